@@ -1,0 +1,140 @@
+//! What replicas of one group say to each other, and the configuration they agree on.
+//! Payload bytes are not here: an append names its entries by header content; the engine puts the bytes beside it.
+
+use crate::segment::{EntryMeta, Epoch, Index, LogId, LogStart, ReplicaId};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// Members of a group, derived from the log alone (design section 5).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Voters (of the new half while joint).
+    pub voters: Vec<ReplicaId>,
+    /// Voters of the old half while joint; empty otherwise (Raft §6).
+    pub old_voters: Vec<ReplicaId>,
+    /// Non-voting members.
+    pub learners: Vec<ReplicaId>,
+}
+
+impl Configuration {
+    /// Bytes of a Configuration entry (version byte + JSON).
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = vec![1u8];
+        serde_json::to_writer(&mut bytes, self).expect("plain data serialises");
+        Bytes::from(bytes)
+    }
+    /// Reads what [`Configuration::encode`] wrote; None if it is not that.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, body) = bytes.split_first()?;
+        if *version != 1 {
+            return None;
+        }
+        serde_json::from_slice(body).ok()
+    }
+    /// Whether `replica` votes in either half.
+    pub fn is_voter(&self, replica: ReplicaId) -> bool {
+        self.voters.contains(&replica) || self.old_voters.contains(&replica)
+    }
+    /// Everyone the leader replicates to.
+    pub fn members(&self) -> impl Iterator<Item = ReplicaId> + '_ {
+        let old = self.old_voters.iter().filter(|r| !self.voters.contains(r));
+        let voters = self.voters.iter().chain(old);
+        voters.chain(self.learners.iter()).copied()
+    }
+}
+
+/// One message between two replicas. The engine adds group, both replica ids and both incarnations,
+/// and drops what does not match (safety.md F6).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Sender's epoch; for pre-votes the epoch asked for.
+    pub epoch: Epoch,
+    /// What is said.
+    pub body: Body,
+}
+
+/// The kinds of message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Would you vote for me? (thesis §9.6)
+    PreVote {
+        /// Last entry of the asker.
+        last: LogId,
+        /// Number of this round, echoed in the answer.
+        round: u64,
+    },
+    /// Answer to a pre-vote.
+    PreVoteReply {
+        /// Yes or no.
+        granted: bool,
+        /// Echo.
+        round: u64,
+    },
+    /// Vote for me (Raft §5.2).
+    Vote {
+        /// Last entry of the candidate.
+        last: LogId,
+        /// Leadership transfer: ignore stickiness (thesis §4.2.3).
+        transfer: bool,
+    },
+    /// Answer to a vote.
+    VoteReply {
+        /// Yes or no.
+        granted: bool,
+    },
+    /// Entries after `prev` (may be none).
+    Append {
+        /// The entry before the first one.
+        prev: LogId,
+        /// Header content of each.
+        entries: Vec<EntryMeta>,
+        /// Leader's commit index.
+        commit: Index,
+    },
+    /// Entries up to `last` are durable here and match the leader's log.
+    AppendAccepted {
+        /// The last durable entry verified against this leader's log.
+        last: LogId,
+    },
+    /// The append did not fit.
+    AppendRejected {
+        /// The `prev` index that was refused.
+        probed: Index,
+        /// Where the follower suggests to go on: its best guess of the last common entry (conflict-term backtracking).
+        hint: LogId,
+        /// The follower's last entry.
+        last: LogId,
+    },
+    /// Leader's beat, carried in the coalesced message of a broker pair.
+    Beat {
+        /// Leader's commit index, capped at what the follower is known to hold.
+        commit: Index,
+        /// Read/quorum sequence, echoed by the answer.
+        sequence: u64,
+    },
+    /// Answer to a beat.
+    BeatReply {
+        /// Echo.
+        sequence: u64,
+        /// Follower's last durable entry that matches this leader's log, as last acknowledged (0 if none).
+        matched: LogId,
+        /// Follower's last entry of any kind (lets the leader see a follower that lost its tail or lags).
+        last: LogId,
+    },
+    /// Replace your log by one that starts here (the leader no longer has the entries before).
+    InstallLogStart {
+        /// The leader's log start state.
+        start: LogStart,
+    },
+    /// The log start is installed and durable; its `prev` is the match.
+    LogStartInstalled {
+        /// Identity of the entry before the log start.
+        prev: LogId,
+    },
+    /// Start an election at once (thesis §3.10).
+    TimeoutNow,
+    /// Sealed in this generation: step down (safety.md F2).
+    Sealed,
+    /// A higher epoch exists; carries it in `Message::epoch`.
+    Fenced,
+}
