@@ -35,6 +35,9 @@ const ATTRIBUTES_AT: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;
 /// Where the part of the CRC ends that LogAppendTime rewrites.
 const AFTER_MAX_TIMESTAMP: usize = 43;
+const PRODUCER_EPOCH_AT: usize = 51;
+const BASE_SEQUENCE_AT: usize = 53;
+const RECORD_COUNT_AT: usize = 57;
 
 const LOG_APPEND_TIME_BIT: i16 = 1 << 3;
 const TRANSACTIONAL_BIT: i16 = 1 << 4;
@@ -86,9 +89,9 @@ impl BatchHeader {
             base_timestamp: i64::from_be_bytes(field(head, 27)),
             max_timestamp: i64::from_be_bytes(field(head, MAX_TIMESTAMP_AT)),
             producer_id: i64::from_be_bytes(field(head, AFTER_MAX_TIMESTAMP)),
-            producer_epoch: i16::from_be_bytes(field(head, 51)),
-            base_sequence: i32::from_be_bytes(field(head, 53)),
-            record_count: i32::from_be_bytes(field(head, 57)),
+            producer_epoch: i16::from_be_bytes(field(head, PRODUCER_EPOCH_AT)),
+            base_sequence: i32::from_be_bytes(field(head, BASE_SEQUENCE_AT)),
+            record_count: i32::from_be_bytes(field(head, RECORD_COUNT_AT)),
         })
     }
 
@@ -322,6 +325,18 @@ fn stamp(batch: &mut [u8], header: &mut BatchHeader, now_ms: i64, records_crc: u
 pub fn assign(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
     batch[..8].copy_from_slice(&base_offset.to_be_bytes());
     batch[LEADER_EPOCH_AT..MAGIC_AT].copy_from_slice(&leader_epoch.to_be_bytes());
+}
+
+/// Stamps a finished batch with a producer id, epoch and sequence, and renews its CRC: a producer builds batches before it
+/// knows in which order they go.
+///
+/// # Panics
+/// If the batch is shorter than a header.
+pub fn set_producer(batch: &mut [u8], id: i64, epoch: i16, base_sequence: i32) {
+    batch[AFTER_MAX_TIMESTAMP..PRODUCER_EPOCH_AT].copy_from_slice(&id.to_be_bytes());
+    batch[PRODUCER_EPOCH_AT..BASE_SEQUENCE_AT].copy_from_slice(&epoch.to_be_bytes());
+    batch[BASE_SEQUENCE_AT..RECORD_COUNT_AT].copy_from_slice(&base_sequence.to_be_bytes());
+    seal(batch);
 }
 
 /// Checks the CRC-32C and lengths of a stored batch (one batch, nothing after it).

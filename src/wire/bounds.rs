@@ -124,14 +124,14 @@ impl Walk<'_> {
 
     fn tags(&mut self, known: &[Tagged]) -> Result<(), FrameError> {
         let count = self.reader.tag_count()?;
-        let mut unknown = 0;
+        let mut first_unknown = true;
         for _ in 0..count {
             let tag = self.reader.unsigned_varint()?;
             let size = self.reader.unsigned_varint()? as usize;
             let Some(field) = known.iter().find(|field| field.tag == tag) else {
                 self.reader.take(size)?;
-                self.charge(1, if unknown == 0 { FIRST_TAG_MEMORY } else { TAG_MEMORY })?;
-                unknown += 1;
+                self.charge(1, if first_unknown { FIRST_TAG_MEMORY } else { TAG_MEMORY })?;
+                first_unknown = false;
                 continue;
             };
             if self.version < field.from {
@@ -295,6 +295,32 @@ mod tests {
         names.put_bytes(0, COUNT as usize * 2);
         names.put_i32(1000);
         assert!(matches!(check(DELETE_TOPICS, 1, &names), Err(FrameError::Memory { .. })));
+    }
+
+    /// The worst body that still passes: what the codec really reserves for it stays within the limit.
+    #[test]
+    fn largest_request_that_passes_reserves_no_more_than_the_limit() {
+        use kafka_protocol::messages::MetadataRequest;
+        use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+        use kafka_protocol::protocol::Decodable;
+        let bomb = |count: usize| {
+            let mut bytes = BytesMut::new();
+            bytes.put_i32(count as i32);
+            bytes.put_bytes(0, count * 2);
+            bytes.freeze()
+        };
+        let (mut passes, mut fails) = (1, 1 << 22);
+        while fails - passes > 1 {
+            let count = (passes + fails) / 2;
+            if check(METADATA, 0, &bomb(count)).is_ok() { passes = count } else { fails = count }
+        }
+        let mut bytes = bomb(passes);
+        let length = bytes.len();
+        let topics = MetadataRequest::decode(&mut bytes, 0).unwrap().topics.unwrap();
+        let reserved = topics.capacity() * size_of::<MetadataRequestTopic>();
+        assert_eq!(topics.len(), passes);
+        assert!(reserved <= memory_limit(length), "{reserved} bytes for {length}");
+        assert!(reserved > memory_limit(length) / 2, "the limit is the one that stopped it");
     }
 
     #[test]

@@ -164,7 +164,7 @@ pub(crate) fn unzigzag(value: u64) -> i64 {
 
 /// A string, cut at a character boundary where the protocol could not carry it.
 pub(crate) fn put_string(out: &mut BytesMut, value: Option<&str>, flexible: bool) {
-    let value = value.map(|text| &text[..text.floor_char_boundary(MAX_STRING)]);
+    let value = value.map(cut_to_max);
     match (value, flexible) {
         (Some(text), true) => put_unsigned_varint(out, text.len() as u32 + 1),
         (Some(text), false) => out.put_i16(text.len() as i16),
@@ -172,6 +172,14 @@ pub(crate) fn put_string(out: &mut BytesMut, value: Option<&str>, flexible: bool
         (None, false) => out.put_i16(-1),
     }
     out.put_slice(value.unwrap_or_default().as_bytes());
+}
+
+fn cut_to_max(text: &str) -> &str {
+    let mut end = text.len().min(MAX_STRING);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Element count of an array that is not null.

@@ -302,3 +302,12 @@ fn log_append_time_checks_the_old_crc_first() {
         assert_eq!(validate(&mut bytes, &stamp), Err(BatchError::Corrupt("CRC-32C does not match")), "{at}");
     }
 }
+
+#[test]
+fn producer_set_afterwards_leaves_the_batch_valid() {
+    let mut bytes = batch(2);
+    set_producer(&mut bytes, 1 << 33, 4, 99);
+    let header = validate(&mut bytes, &rules()).unwrap();
+    assert_eq!((header.producer_id, header.producer_epoch, header.base_sequence), (1 << 33, 4, 99));
+    assert_eq!((header.record_count, header.max_timestamp), (2, NOW + 1));
+}
