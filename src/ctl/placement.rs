@@ -147,7 +147,8 @@ fn replicas_per_broker(
     let mut totals = vec![0; candidates.len()];
     let mut per_rack = vec![0; racks.members.len()];
     let key = |b: usize, taken: usize| {
-        Reverse((candidates[b].topic_replicas + taken, candidates[b].replicas + taken, ties[b], b))
+        let c = &candidates[b];
+        Reverse((c.topic_replicas + taken, c.replicas + taken, c.leaders, ties[b], b))
     };
     // What a rack must hold comes first, then the rest goes to whoever has least and whose rack has room.
     for (rack, members) in racks.members.iter().enumerate() {
