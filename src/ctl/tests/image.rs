@@ -168,6 +168,24 @@ fn entry_out_of_order_or_of_another_version_is_refused() {
 }
 
 #[test]
+fn records_of_one_entry_build_on_one_another_and_share_its_number() {
+    let mut image = Image::default();
+    let records = vec![
+        Record::Cluster { id: "c".into() },
+        broker_record(0, 0),
+        topic_record("a", 1, vec![vec![0], vec![0]]),
+        Record::Partitions { id: Uuid::from_u128(1), replicas: vec![vec![NodeId(0)]] },
+    ];
+    let changes = image.apply_with_changes(5, &Batch::new(records)).unwrap();
+    assert_eq!((image.cluster_id.as_str(), image.applied), ("c", 5));
+    assert_eq!(image.brokers[&NodeId(0)].incarnation, 5);
+    let placed: Vec<_> =
+        image.topics["a"].partitions.iter().map(|p| (p.group.0, p.replicas[0].assignment)).collect();
+    assert_eq!(placed, [(1, 5), (2, 5), (3, 5)]);
+    assert_eq!(changes.len(), 4, "one broker, three groups");
+}
+
+#[test]
 fn internal_topics_are_known_by_name() {
     let mut log = Log::with_brokers(&[None]);
     log.create("__consumer_offsets", 1, 1);
