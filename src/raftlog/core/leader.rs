@@ -92,6 +92,10 @@ impl Core {
             transfer: None,
             quorum_due: (!alone).then_some(now + self.config.check_quorum_ms),
         }));
+        if !alone {
+            // Votes were asked for `after_storage`, so whoever answered one saw the new term durable here.
+            self.unproven = None;
+        }
         self.role = Role::Leader;
         self.leader = Some(self.replica);
         self.timer = None;
@@ -157,8 +161,16 @@ impl Core {
         out.push(Effect::Append { metas, own: true });
     }
 
-    fn pump_all(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        if let Some(leading) = &mut self.leading {
+    /// A leader without other voters asked nobody, so its term may not be durable yet: were its entries seen by a
+    /// learner and the term then lost in a crash, the next leader could give the same identities to other entries.
+    fn is_held_back(&self) -> bool {
+        self.unproven.is_some()
+    }
+
+    pub(super) fn pump_all(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if !self.is_held_back()
+            && let Some(leading) = &mut self.leading
+        {
             for peer in &mut leading.peers {
                 peer.pump(now, &self.log, &self.config, out);
             }
@@ -250,6 +262,9 @@ impl Core {
 
     /// As leader: the beat for this peer, every `beat_ms` for all peers. May also push repair work (Replicate) into `out`.
     pub fn beat(&mut self, now: Millis, to: ReplicaId, out: &mut Vec<Effect>) -> Option<Message> {
+        if self.is_held_back() {
+            return None;
+        }
         let leading = self.leading.as_mut()?;
         let peer = leading.peers.iter_mut().find(|peer| peer.replica == to)?;
         peer.repair(now, self.config.election_min_ms, out);
@@ -290,11 +305,11 @@ impl Core {
         for peer in leading.peers.iter_mut().filter(|peer| peer.replica.node == node) {
             if anew {
                 peer.reset(self.log.last().index);
-                peer.pump(now, &self.log, &self.config, out);
             } else {
                 peer.connection_lost();
             }
         }
+        self.pump_all(now, out);
     }
 
     pub(super) fn add_observer(&mut self, now: Millis, replica: ReplicaId, out: &mut Vec<Effect>) {
@@ -306,9 +321,8 @@ impl Core {
         if let Some(leading) = &mut self.leading
             && leading.peer(replica).is_none()
         {
-            let mut peer = Progress::new(replica, self.log.last().index, now);
-            peer.pump(now, &self.log, &self.config, out);
-            leading.peers.push(peer);
+            leading.peers.push(Progress::new(replica, self.log.last().index, now));
+            self.pump_all(now, out);
         }
     }
 

@@ -559,6 +559,7 @@ impl Core {
         }
         if self.unproven.is_some_and(|first| self.log.durable() >= first) {
             self.unproven = None;
+            self.pump_all(now, out);
         }
         if self.leading.is_some() {
             self.advance_commit(now, out);
