@@ -220,7 +220,8 @@ impl Cluster {
         node.incarnation += 1;
         node.commit = node.disk.start.prev.index;
         node.view = node.disk.clone();
-        let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(node.incarnation * 1_000 + node.id.node.0 as u64);
+        let seed =
+            self.seed.wrapping_mul(1_000_003).wrapping_add(node.incarnation * 1_000 + node.id.node.0 as u64);
         let mut restored = node.disk.restored(node.id, seed);
         change(&mut restored);
         let mut out = Vec::new();
@@ -350,7 +351,8 @@ impl Cluster {
         }
         let Some(prev) = view.id_at(index) else { return };
         let held = view.configurations.iter().rev().find(|(id, _)| id.index <= index).cloned();
-        let base_offset = view.metas.iter().find(|meta| meta.id.index == index).map_or(Offset(0), |m| m.next_offset());
+        let base_offset =
+            view.metas.iter().find(|meta| meta.id.index == index).map_or(Offset(0), |m| m.next_offset());
         let (configuration_id, configuration) = held.map_or_else(
             || (view.start.configuration_id, view.start.configuration.clone()),
             |(id, configuration)| (id, configuration.encode()),
@@ -383,7 +385,8 @@ impl Cluster {
                 Effect::Append { metas, .. } => {
                     for meta in metas {
                         let configuration = (meta.kind == EntryKind::Configuration).then(|| {
-                            self.known_configuration(meta.id).expect("only received configurations are appended")
+                            self.known_configuration(meta.id)
+                                .expect("only received configurations are appended")
                         });
                         self.write(at, Op::Append(meta, configuration));
                     }
@@ -399,7 +402,8 @@ impl Cluster {
                 }
                 Effect::SendLogStart { to } => {
                     let start = self.nodes[at].view.start.clone();
-                    let message = Message { epoch: self.core(at).epoch(), body: Body::InstallLogStart { start } };
+                    let message =
+                        Message { epoch: self.core(at).epoch(), body: Body::InstallLogStart { start } };
                     self.post(at, to, message, Vec::new());
                 }
                 Effect::Committed { index } => self.check_committed(at, index),
@@ -428,7 +432,14 @@ impl Cluster {
         all.find(|(known, _)| *known == id).map(|(_, configuration)| configuration.clone())
     }
 
-    fn replicate(&mut self, at: usize, to: ReplicaId, prev: LogId, max_bytes: usize, commit: Index) -> Option<Event> {
+    fn replicate(
+        &mut self,
+        at: usize,
+        to: ReplicaId,
+        prev: LogId,
+        max_bytes: usize,
+        commit: Index,
+    ) -> Option<Event> {
         let view = &self.nodes[at].view;
         assert_eq!(view.id_at(prev.index), Some(prev), "replicates after an entry that is not in the log");
         let mut entries = Vec::new();
@@ -442,14 +453,21 @@ impl Cluster {
             entries.push(*meta);
         }
         let find = |meta: &EntryMeta| view.configurations.iter().find(|(id, _)| *id == meta.id);
-        let decoded = entries.iter().filter_map(find).map(|(_, configuration)| configuration.clone()).collect();
+        let decoded =
+            entries.iter().filter_map(find).map(|(_, configuration)| configuration.clone()).collect();
         let last = entries.last().map(|meta| meta.id.index);
         let message = Message { epoch: self.core(at).epoch(), body: Body::Append { prev, entries, commit } };
         self.post(at, to, message, decoded);
         last.map(|last| Event::Sent { to, last, bytes })
     }
 
-    fn envelope(&self, at: usize, to: ReplicaId, message: Message, decoded: Vec<Configuration>) -> Option<Envelope> {
+    fn envelope(
+        &self,
+        at: usize,
+        to: ReplicaId,
+        message: Message,
+        decoded: Vec<Configuration>,
+    ) -> Option<Envelope> {
         let target = self.nodes.iter().find(|node| node.id == to)?;
         let incarnations = (self.nodes[at].incarnation, target.incarnation);
         Some(Envelope { from: self.nodes[at].id, to, incarnations, message, decoded })
@@ -480,17 +498,20 @@ impl Cluster {
             Body::Append { entries, .. } => entries.iter().for_each(|meta| self.checker.register(meta)),
             Body::AppendAccepted { last } | Body::LogStartInstalled { prev: last } => {
                 assert!(durable_epoch >= epoch, "acknowledges in {epoch}, which is not durable");
-                let kept = last.index <= node.disk.start.prev.index || node.disk.id_at(last.index) == Some(*last);
+                let kept =
+                    last.index <= node.disk.start.prev.index || node.disk.id_at(last.index) == Some(*last);
                 let moved_on = node.view.hard.epoch > epoch;
                 assert!(kept || moved_on, "{} acknowledges {last}, which is not durable", node.id);
             }
             Body::BeatReply { matched, .. } if matched.index.0 > 0 => {
-                let kept =
-                    matched.index <= node.disk.start.prev.index || node.disk.id_at(matched.index) == Some(*matched);
+                let kept = matched.index <= node.disk.start.prev.index
+                    || node.disk.id_at(matched.index) == Some(*matched);
                 assert!(kept, "beat reply names {matched}, which is not durable");
             }
             Body::Vote { .. } => self.checker.vote(epoch, node.id, node.id, node.disk.hard),
-            Body::VoteReply { granted: true } => self.checker.vote(epoch, node.id, envelope.to, node.disk.hard),
+            Body::VoteReply { granted: true } => {
+                self.checker.vote(epoch, node.id, envelope.to, node.disk.hard)
+            }
             _ => {}
         }
         if self.trace.is_some() {
@@ -512,7 +533,10 @@ impl Cluster {
         assert_eq!(leader, node.id, "two leaders in {epoch}");
         for (index, (id, known_in)) in &self.checker.committed {
             let kept = *index <= node.view.start.prev.index || node.view.id_at(*index) == Some(*id);
-            assert!(kept || *known_in >= epoch, "leader of {epoch} lacks committed {id} (known in {known_in})");
+            assert!(
+                kept || *known_in >= epoch,
+                "leader of {epoch} lacks committed {id} (known in {known_in})"
+            );
         }
     }
 
@@ -538,7 +562,10 @@ impl Cluster {
                     disk.start.prev.index >= index || disk.id_at(index) == Some(id)
                 };
                 let holders = half.iter().filter(holds).count();
-                assert!(2 * holders > half.len() || half.is_empty(), "{id} committed, but {holders} voters hold it");
+                assert!(
+                    2 * holders > half.len() || half.is_empty(),
+                    "{id} committed, but {holders} voters hold it"
+                );
             }
         }
     }

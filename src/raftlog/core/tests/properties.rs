@@ -12,8 +12,11 @@ fn half() -> impl Strategy<Value = Vec<ReplicaId>> {
 }
 
 fn configuration() -> impl Strategy<Value = Configuration> {
-    (half(), prop_oneof![Just(Vec::new()), half()])
-        .prop_map(|(voters, old_voters)| Configuration { voters, old_voters, learners: vec![replica(9)] })
+    (half(), prop_oneof![Just(Vec::new()), half()]).prop_map(|(voters, old_voters)| Configuration {
+        voters,
+        old_voters,
+        learners: vec![replica(9)],
+    })
 }
 
 /// The definition: more than half of each half.

@@ -42,7 +42,8 @@ fn show_metas(metas: &[EntryMeta]) -> String {
 }
 
 fn show_members(configuration: &Configuration) -> String {
-    let list = |members: &[ReplicaId]| members.iter().map(|r| r.node.to_string()).collect::<Vec<_>>().join(",");
+    let list =
+        |members: &[ReplicaId]| members.iter().map(|r| r.node.to_string()).collect::<Vec<_>>().join(",");
     let mut text = format!("voters={}", list(&configuration.voters));
     if !configuration.old_voters.is_empty() {
         let _ = write!(text, " old={}", list(&configuration.old_voters));
@@ -165,12 +166,12 @@ fn parse_body(words: &[&str]) -> Body {
             Body::Append { prev: parse_id(prev), entries, commit: Index(number(commit)) }
         }
         ["accepted", last] => Body::AppendAccepted { last: parse_id(last) },
-        ["rejected", probed, hint] => Body::AppendRejected {
-            probed: Index(number(probed)),
-            hint: parse_id(hint),
-            last: parse_id(hint),
-        },
-        ["beat", commit, sequence] => Body::Beat { commit: Index(number(commit)), sequence: number(sequence) },
+        ["rejected", probed, hint] => {
+            Body::AppendRejected { probed: Index(number(probed)), hint: parse_id(hint), last: parse_id(hint) }
+        }
+        ["beat", commit, sequence] => {
+            Body::Beat { commit: Index(number(commit)), sequence: number(sequence) }
+        }
         ["beatreply", sequence, matched, last] => {
             Body::BeatReply { sequence: number(sequence), matched: parse_id(matched), last: parse_id(last) }
         }
@@ -203,8 +204,10 @@ impl Script {
         let has = |key: &str, id: ReplicaId| find(key).is_some_and(|value| nodes(value).contains(&id));
         let learners = find("learners").map(nodes).unwrap_or_default();
         let strangers = find("strangers").map(nodes).unwrap_or_default();
-        let voters = (1..=count).map(replica).filter(|r| !learners.contains(r) && !strangers.contains(r)).collect();
-        let configuration = Configuration { voters, old_voters: find("joint").map(nodes).unwrap_or_default(), learners };
+        let voters =
+            (1..=count).map(replica).filter(|r| !learners.contains(r) && !strangers.contains(r)).collect();
+        let configuration =
+            Configuration { voters, old_voters: find("joint").map(nodes).unwrap_or_default(), learners };
         let config = &mut self.cluster.config;
         config.window_bytes = find("window").map_or(config.window_bytes, number);
         config.append_bytes = find("append").map_or(config.append_bytes, number);
@@ -373,7 +376,8 @@ impl Script {
     }
 
     fn block(&mut self, commands: &str) -> String {
-        for line in commands.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        for line in commands.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
             for command in line.split(';') {
                 let words: Vec<&str> = command.split_whitespace().collect();
                 self.run(&words);

@@ -150,7 +150,8 @@ impl Simulation {
     fn load(&mut self) {
         let mut at = self.dice.below(self.cluster.nodes.len() as u64) as usize;
         if self.dice.one_in(2) {
-            let leads = |node: &super::harness::Node| node.core.as_ref().is_some_and(|c| c.role() == Role::Leader);
+            let leads =
+                |node: &super::harness::Node| node.core.as_ref().is_some_and(|c| c.role() == Role::Leader);
             at = self.cluster.nodes.iter().rposition(leads).unwrap_or(at);
         }
         if self.cluster.nodes[at].core.is_none() {
@@ -160,7 +161,8 @@ impl Simulation {
             0..=11 => {
                 let count = 1 + self.dice.below(4);
                 let payload = self.dice.below(80) as u32;
-                let entries = vec![(EntryKind::Records, 1 + self.dice.below(5) as u32, payload); count as usize];
+                let entries =
+                    vec![(EntryKind::Records, 1 + self.dice.below(5) as u32, payload); count as usize];
                 self.cluster.feed(at, Event::Propose { entries });
             }
             12..=14 => {
@@ -264,7 +266,12 @@ impl Simulation {
             let same = |disk: &Disk, core: &crate::raftlog::core::Core| {
                 disk.last() == last && core.commit() == last.index && core.durable() == last.index
             };
-            if self.cluster.nodes.iter().all(|node| node.core.as_ref().is_some_and(|core| same(&node.disk, core))) {
+            if self
+                .cluster
+                .nodes
+                .iter()
+                .all(|node| node.core.as_ref().is_some_and(|core| same(&node.disk, core)))
+            {
                 let progress = self.cluster.core(leader).progress();
                 // The last acknowledgements may still be on their way, but they must come.
                 if progress.iter().all(|peer| peer.matched == last.index) {
