@@ -38,6 +38,8 @@ struct Simulation {
     sync: u64,
     /// One fault in about so many steps.
     calm: u64,
+    /// A node that just started goes down again at this time.
+    doomed: Option<(usize, u64)>,
     faults: bool,
     digest: u64,
 }
@@ -84,6 +86,7 @@ impl Simulation {
             delay: [2, 20, 120][dice.below(3) as usize],
             sync: [2, 10, 60][dice.below(3) as usize],
             calm: [30, 100, 400][dice.below(3) as usize],
+            doomed: None,
             faults: true,
             digest: 0,
             cluster,
@@ -190,7 +193,16 @@ impl Simulation {
     fn harm(&mut self) {
         let count = self.cluster.nodes.len() as u64;
         let at = self.dice.below(count) as usize;
+        if let Some((at, when)) = self.doomed
+            && when <= self.cluster.now
+        {
+            self.doomed = None;
+            self.crash(at);
+        }
         if self.cluster.nodes[at].core.is_none() && self.dice.one_in(60) {
+            if self.dice.one_in(4) {
+                self.doomed = Some((at, self.cluster.now + self.dice.below(60)));
+            }
             return self.restart(at);
         }
         if self.dice.one_in(150) {
@@ -200,11 +212,7 @@ impl Simulation {
             return;
         }
         match self.dice.below(6) {
-            0..=1 if self.cluster.nodes[at].core.is_some() => {
-                let kept = self.dice.below(8) as usize;
-                self.cluster.crash(at, kept);
-                self.syncs[at] = None;
-            }
+            0..=1 => self.crash(at),
             2..=3 => {
                 for side in &mut self.sides {
                     *side = self.dice.below(2) as u8;
@@ -214,13 +222,17 @@ impl Simulation {
             // Everyone loses power.
             5 if self.dice.one_in(5) => {
                 for at in 0..self.cluster.nodes.len() {
-                    let kept = self.dice.below(8) as usize;
-                    self.cluster.crash(at, kept);
-                    self.syncs[at] = None;
+                    self.crash(at);
                 }
             }
             _ => {}
         }
+    }
+
+    fn crash(&mut self, at: usize) {
+        let kept = if self.dice.one_in(2) { 0 } else { self.dice.below(8) as usize };
+        self.cluster.crash(at, kept);
+        self.syncs[at] = None;
     }
 
     fn restart(&mut self, at: usize) {
