@@ -3,8 +3,8 @@
 //!
 //! Commands (nodes are numbers, messages arrive only when delivered, writes are durable only when synced):
 //! `cluster N [learners=2,3] [joint=1,2] [term3=5] [log2=1x3,2x1] [window=B] [append=B] [uncommitted=B] [down=3]
-//!   [closed=2] [damaged=2] [sealed=2] [eager=1]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
-//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `stabilize`, `cut N`, `heal`, `crash N`, `restart N`,
+//!   [closed=2] [damaged=2] [sealed=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
+//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `heal`, `crash N`, `restart N`,
 //! `reset N PEER`, `transfer N [TO]`, `read N`, `gate N`, `fail N`, `damage N`, `observe N WHO`, `start N INDEX`,
 //! `inject FROM TO TERM BODY...`, `status`, `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
 
@@ -216,6 +216,14 @@ impl Script {
             let log = find(&format!("log{node}")).or(find("log")).map(terms).unwrap_or_default();
             let term = find(&format!("term{node}")).map_or(0, number);
             let mut disk = disk_with(&configuration, term, &log);
+            if let Some((index, voters)) =
+                find(&format!("conf{node}")).and_then(|value| value.split_once(':'))
+            {
+                let at = number::<usize>(index) - 1;
+                disk.metas[at].kind = EntryKind::Configuration;
+                let configuration = Configuration { voters: nodes(voters), ..Configuration::default() };
+                disk.configurations.push((disk.metas[at].id, configuration));
+            }
             disk.hard.sealed = has("sealed", replica(node)).then_some(1);
             disk.hard.vote = find(&format!("vote{node}")).map(|vote| replica(number(vote)));
             self.cluster.add(replica(node), disk);

@@ -341,7 +341,7 @@ fn cluster_under_faults_keeps_every_invariant_and_converges() {
         return;
     }
     let (mut committed, mut elections, mut reads) = (0, 0, 0);
-    let seeds = number("KONTIKI_SEEDS").unwrap_or(300);
+    let seeds = number("KONTIKI_SEEDS").unwrap_or(if cfg!(debug_assertions) { 100 } else { 400 });
     for seed in 0..seeds {
         let _named = Named(seed);
         let (_, c, e, r) = Simulation::new(seed).run(6_000);
