@@ -205,10 +205,6 @@ impl NodeHandle {
         self.inner.killed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn kill_switch(&self) -> KillSwitch {
-        self.inner.killed.clone()
-    }
-
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> shard::Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.inner.commands.send(make(reply)).await.ok()?;

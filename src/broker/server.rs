@@ -65,6 +65,7 @@ pub struct RunningNode {
     pub peer: SocketAddr,
     /// Bound admin address.
     pub admin: Option<SocketAddr>,
+    drain: CancellationToken,
     clients: CancellationToken,
     rest: CancellationToken,
     node_loop: JoinHandle<IoHandle>,
@@ -77,7 +78,7 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
     let killed: KillSwitch = Arc::new(AtomicBool::new(false));
     let opened = segment::open(store_options(&config))?;
     let sockets = Sockets::bind(&config).await?;
-    let (clients, rest) = (CancellationToken::new(), CancellationToken::new());
+    let (drain, clients, rest) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let (kafka, peer, admin) = sockets.addresses()?;
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
@@ -95,7 +96,7 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
     let node = NodeLoop { shard, peers, io, completions, commands, inputs, images, published, clock };
     let node_loop = tokio::spawn(node.run(rest.clone()));
     if let Some(listener) = sockets.kafka {
-        tokio::spawn(listener::serve(listener, handle.clone(), clients.clone()));
+        tokio::spawn(listener::serve_until(listener, handle.clone(), drain.clone(), clients.clone()));
     }
     if let Some(listener) = sockets.admin {
         let router = http::router(handle.clone());
@@ -107,7 +108,7 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
             }
         });
     }
-    Ok(RunningNode { handle, kafka, peer, admin, clients, rest, node_loop, killed })
+    Ok(RunningNode { handle, kafka, peer, admin, drain, clients, rest, node_loop, killed })
 }
 
 impl RunningNode {
@@ -118,7 +119,8 @@ impl RunningNode {
             tracing::warn!("leadership not handed over in time; stopping all the same");
         }
         // Clients learn the new leaders from the answers of a moment more.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.drain.cancel();
+        tokio::time::sleep(Duration::from_millis(100)).await;
         self.clients.cancel();
         self.rest.cancel();
         if let Ok(io) = self.node_loop.await

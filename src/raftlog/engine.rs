@@ -478,6 +478,15 @@ impl Engine {
                 // As if lost on the way: beats keep the leader known, entries come again when there is space.
                 return;
             }
+            let decoded: Vec<_> = entries
+                .iter()
+                .zip(&payloads)
+                .filter(|(meta, _)| meta.kind == EntryKind::Configuration)
+                .filter_map(|(_, payload)| Configuration::decode(payload))
+                .collect();
+            if !decoded.is_empty() {
+                self.step(now, slot, Event::Configurations { decoded }, Payloads::None);
+            }
             received = Payloads::Received { first: prev.index.next(), payloads };
         }
         self.step(now, slot, Event::Receive { from, message }, received);

@@ -226,7 +226,6 @@ pub struct Shard {
     dials: Vec<(NodeId, String)>,
     outgoing: Vec<(NodeId, Vec<bytes::Bytes>)>,
     drain: Option<oneshot::Sender<()>>,
-    turn_ended: bool,
 }
 
 impl Shard {
@@ -255,7 +254,6 @@ impl Shard {
             dials: Vec::new(),
             outgoing: Vec::new(),
             drain: None,
-            turn_ended: false,
         };
         for (id, address) in &node.controllers {
             if *id != node.node_id {
@@ -391,6 +389,8 @@ impl Shard {
                 if let Some(p) = self.partitions.get_mut(&group) {
                     p.on_durable(last.index, &mut self.done);
                 }
+                // The leader is one of the voters that min.insync.replicas counts.
+                self.on_progress(group);
             }
             GroupEvent::Progress { group } => self.on_progress(group),
             GroupEvent::Role { group: CONTROLLER, role, leader, .. } => {
