@@ -1,3 +1,9 @@
 //! What a Kafka client can see, and the assembly of a node. (contract stub)
 pub mod api;
 pub mod config;
+pub mod dispatch;
+pub mod error;
+pub mod handlers;
+pub mod http;
+pub mod metrics;
+pub mod net;
