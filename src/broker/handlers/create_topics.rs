@@ -7,8 +7,9 @@
 use super::{Call, admin_timeout, join_all, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::{self, code};
-use crate::ctl::command::{Command, CreateTopic, Error as ControllerError, Reply};
-use crate::ctl::configs::{ConfigEntry, describe_topic};
+use crate::ctl::command::{Command, CreateTopic, Defaults, Error as ControllerError, Reply};
+use crate::ctl::configs::describe::{ConfigEntry, describe_overrides, describe_topic};
+use crate::ctl::image::Image;
 use crate::segment::NodeId;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
@@ -29,9 +30,8 @@ pub async fn handle(mut call: Call) -> Outcome {
     let results = join_all(request.topics.iter().map(create).collect()).await;
     let image = call.node.image();
     let rows = request.topics.iter().zip(results).map(|(asked, result)| {
-        let created = image.topics.get(asked.name.as_str()).filter(|_| !request.validate_only);
-        let configs = created.map(|topic| describe_topic(&image, topic, &call.config.defaults));
-        row(asked, result, configs.unwrap_or_default(), call.version)
+        let configs = || configs(asked, &image, &call.config.defaults);
+        row(asked, result, configs, call.version)
     });
     call.respond(&CreateTopicsResponse::default().with_topics(rows.collect()))
 }
@@ -82,10 +82,21 @@ fn assignments(topic: &CreatableTopic) -> Result<Option<Vec<Vec<NodeId>>>, Contr
     Ok(Some(by_partition.into_iter().flatten().collect()))
 }
 
+/// Configuration the topic has, or would have.
+fn configs(asked: &CreatableTopic, image: &Image, defaults: &Defaults) -> Vec<ConfigEntry> {
+    if let Some(topic) = image.topics.get(asked.name.as_str()) {
+        return describe_topic(image, topic, defaults);
+    }
+    let overrides = asked.configs.iter().filter_map(|entry| {
+        Some((entry.name.as_str().to_owned(), entry.value.as_ref()?.as_str().to_owned()))
+    });
+    describe_overrides(image, &overrides.collect(), defaults)
+}
+
 fn row(
     asked: &CreatableTopic,
     result: Result<Reply, ControllerError>,
-    configs: Vec<ConfigEntry>,
+    configs: impl FnOnce() -> Vec<ConfigEntry>,
     version: i16,
 ) -> CreatableTopicResult {
     let row = CreatableTopicResult::default().with_name(asked.name.clone()).with_error_message(None);
@@ -99,7 +110,7 @@ fn row(
             let row = row.with_replication_factor(replication_factor);
             // Never null on success: Java's admin client walks the list unasked.
             row.with_configs(Some(if version >= 5 {
-                configs.into_iter().map(config_row).collect()
+                configs().into_iter().map(config_row).collect()
             } else {
                 Vec::new()
             }))
@@ -113,13 +124,14 @@ fn config_row(entry: ConfigEntry) -> CreatableTopicConfigs {
         .with_value(entry.value.filter(|_| !entry.sensitive).map(text))
         .with_name(text(entry.name))
         .with_read_only(entry.read_only)
-        .with_config_source(entry.source)
+        .with_config_source(entry.source as i8)
         .with_is_sensitive(entry.sensitive)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ctl::configs::{Kind, Source};
     use kafka_protocol::messages::create_topics_request::CreatableReplicaAssignment;
     use kafka_protocol::messages::{BrokerId, TopicName};
     use kafka_protocol::protocol::{Encodable, StrBytes};
@@ -172,16 +184,16 @@ mod tests {
         let entry = ConfigEntry {
             name: "retention.ms".into(),
             value: Some("1".into()),
-            source: 1,
+            source: Source::Topic,
             read_only: false,
             sensitive: false,
-            config_type: 5,
-            documentation: None,
+            kind: Kind::Long,
+            documentation: String::new(),
             synonyms: Vec::new(),
         };
         for version in 2..=7 {
-            let ok = row(&topic("a"), created.clone(), vec![entry.clone()], version);
-            let failed = row(&topic("b"), Err(ControllerError::TopicExists("b".into())), Vec::new(), version);
+            let ok = row(&topic("a"), created.clone(), || vec![entry.clone()], version);
+            let failed = row(&topic("b"), Err(ControllerError::TopicExists("b".into())), Vec::new, version);
             assert_eq!((ok.error_code, failed.error_code), (0, 36));
             assert!(ok.configs.is_some() && failed.configs.is_some());
             let response = CreateTopicsResponse::default().with_topics(vec![ok, failed]);

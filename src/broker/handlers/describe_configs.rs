@@ -8,7 +8,8 @@ use super::{Call, is_valid_topic, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::code;
 use crate::ctl::command::Defaults;
-use crate::ctl::configs::{ConfigEntry, describe_broker, describe_topic};
+use crate::ctl::configs::Source;
+use crate::ctl::configs::describe::{ConfigEntry, ConfigSynonym, describe_broker, describe_topic};
 use crate::ctl::image::Image;
 use crate::segment::NodeId;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -21,8 +22,6 @@ use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 pub(super) const TOPIC: i8 = 2;
 /// Resource type of brokers.
 pub(super) const BROKER: i8 = 4;
-/// Source of cluster-wide dynamic broker configuration (`ConfigSource`).
-const DYNAMIC_DEFAULT_BROKER: i8 = 3;
 
 /// Answers a DescribeConfigs request.
 pub async fn handle(mut call: Call) -> Outcome {
@@ -54,7 +53,7 @@ fn entries(
         },
         BROKER if name.is_empty() => {
             let all = describe_broker(image, defaults).into_iter();
-            Ok(all.filter(|entry| entry.source == DYNAMIC_DEFAULT_BROKER).collect())
+            Ok(all.filter(|entry| entry.source == Source::DynamicDefaultBroker).collect())
         }
         BROKER if name.parse() == Ok(node.0) => Ok(describe_broker(image, defaults)),
         BROKER => {
@@ -87,8 +86,11 @@ fn result(
 
 fn config_row(entry: ConfigEntry, request: &DescribeConfigsRequest) -> DescribeConfigsResourceResult {
     let hide = |value: Option<String>| value.filter(|_| !entry.sensitive).map(text);
-    let synonym = |(name, value, source): (String, Option<String>, i8)| {
-        DescribeConfigsSynonym::default().with_name(text(name)).with_value(hide(value)).with_source(source)
+    let synonym = |ConfigSynonym { name, value, source }: ConfigSynonym| {
+        DescribeConfigsSynonym::default()
+            .with_name(text(name))
+            .with_value(hide(value))
+            .with_source(source as i8)
     };
     let synonyms = entry.synonyms.into_iter().filter(|_| request.include_synonyms).map(synonym).collect();
     DescribeConfigsResourceResult::default()
@@ -96,16 +98,17 @@ fn config_row(entry: ConfigEntry, request: &DescribeConfigsRequest) -> DescribeC
         .with_value(hide(entry.value))
         .with_name(text(entry.name))
         .with_read_only(entry.read_only)
-        .with_config_source(entry.source)
+        .with_config_source(entry.source as i8)
         .with_is_sensitive(entry.sensitive)
-        .with_config_type(entry.config_type)
-        .with_documentation(entry.documentation.filter(|_| request.include_documentation).map(text))
+        .with_config_type(entry.kind as i8)
+        .with_documentation(request.include_documentation.then(|| text(entry.documentation)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::broker::handlers::tests::image;
+    use crate::ctl::configs::Kind;
     use kafka_protocol::protocol::{Encodable, StrBytes};
     use std::collections::BTreeMap;
 
@@ -113,12 +116,16 @@ mod tests {
         ConfigEntry {
             name: name.into(),
             value: Some("secret".into()),
-            source: 4,
+            source: Source::StaticBroker,
             read_only: true,
             sensitive,
-            config_type: 2,
-            documentation: Some("what it does".into()),
-            synonyms: vec![(name.into(), Some("secret".into()), 4)],
+            kind: Kind::String,
+            documentation: "what it does".into(),
+            synonyms: vec![ConfigSynonym {
+                name: name.into(),
+                value: Some("secret".into()),
+                source: Source::StaticBroker,
+            }],
         }
     }
 

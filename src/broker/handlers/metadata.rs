@@ -9,7 +9,7 @@ use crate::broker::api::{NodeHandle, PartitionState};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::{self, code};
 use crate::ctl::command::{Command, CreateTopic, Error as ControllerError};
-use crate::ctl::image::{Image, Partition, Topic};
+use crate::ctl::image::{Broker, Image, Partition, Topic};
 use crate::segment::{GroupId, NodeId};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::{
@@ -235,15 +235,14 @@ fn partition_row(
 
 /// All brokers that are alive.
 fn brokers(image: &Image) -> Vec<MetadataResponseBroker> {
-    let live = image.brokers.values().filter(|broker| !broker.fenced);
-    let row = |broker: &crate::ctl::image::Broker| {
+    let row = |broker: &Broker| {
         MetadataResponseBroker::default()
             .with_node_id(BrokerId(broker.node.0))
             .with_host(text(broker.kafka.host.clone()))
             .with_port(i32::from(broker.kafka.port))
             .with_rack(broker.rack.clone().map(text))
     };
-    live.map(row).collect()
+    image.live_brokers().map(row).collect()
 }
 
 #[cfg(test)]

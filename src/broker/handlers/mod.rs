@@ -25,6 +25,7 @@ use super::config::NodeConfig;
 use super::dispatch::{Answer, Outcome};
 use super::error::CloseReason;
 use crate::ctl::image::Image;
+use crate::ctl::names;
 use crate::segment::{GroupId, NodeId};
 use crate::wire::frame::{self, Request};
 use bytes::{Bytes, BytesMut};
@@ -33,8 +34,6 @@ use std::future::Future;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// Longest topic name: a directory name must hold it with a suffix.
-const MAX_TOPIC_NAME: usize = 249;
 /// Shortest and longest time an admin request waits, whatever it says.
 const ADMIN_TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1_000..=120_000;
 
@@ -133,10 +132,9 @@ fn admin_timeout(timeout_ms: i32) -> u64 {
     asked.clamp(*ADMIN_TIMEOUT_MS.start(), *ADMIN_TIMEOUT_MS.end())
 }
 
-/// Kafka's rule for topic names (`Topic.validate`).
+/// Whether a topic could have this name.
 fn is_valid_topic(name: &str) -> bool {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    !name.is_empty() && name.len() <= MAX_TOPIC_NAME && name != "." && name != ".." && name.bytes().all(legal)
+    names::validate(name).is_ok()
 }
 
 /// Group of a partition.
@@ -147,9 +145,9 @@ fn group_of(image: &Image, topic: &str, partition: i32) -> Option<GroupId> {
 
 /// The broker that clients are told to send admin requests to: any live one forwards, so best the one they talk to.
 fn controller_id(image: &Image, node: NodeId) -> i32 {
-    let live = |id: &NodeId| image.brokers.get(id).is_some_and(|broker| !broker.fenced);
-    let any = || image.brokers.keys().copied().find(|id| live(id));
-    Some(node).filter(|id| live(id)).or_else(any).map_or(-1, |id| id.0)
+    let mut live = image.live_brokers().map(|broker| broker.node);
+    let first = live.next();
+    if first == Some(node) || live.any(|id| id == node) { node.0 } else { first.map_or(-1, |id| id.0) }
 }
 
 /// Node id, host, port and rack of a leader named in a response.

@@ -20,9 +20,11 @@ fn batch(attributes: i16) -> BytesMut {
     bytes.extend_from_slice(&0i32.to_be_bytes());
     bytes.extend_from_slice(&NOW.to_be_bytes());
     bytes.extend_from_slice(&NOW.to_be_bytes());
-    bytes.extend_from_slice(&(-1i64).to_be_bytes());
-    bytes.extend_from_slice(&(-1i16).to_be_bytes());
-    bytes.extend_from_slice(&(-1i32).to_be_bytes());
+    // A transactional batch always has a producer.
+    let producer: i32 = if attributes & 0x10 == 0 { -1 } else { 0 };
+    bytes.extend_from_slice(&i64::from(producer).to_be_bytes());
+    bytes.extend_from_slice(&(producer as i16).to_be_bytes());
+    bytes.extend_from_slice(&producer.to_be_bytes());
     bytes.extend_from_slice(&1i32.to_be_bytes());
     bytes.extend_from_slice(&record);
     let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[21..]) as u32;

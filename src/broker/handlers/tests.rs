@@ -50,16 +50,6 @@ pub(crate) fn image() -> Image {
 }
 
 #[test]
-fn topic_name_follows_kafkas_rule() {
-    for name in ["a", "a.b_c-D9", &"x".repeat(249), "...", "__internal"] {
-        assert!(is_valid_topic(name), "{name}");
-    }
-    for name in ["", ".", "..", "a b", "a/b", "ü", &"x".repeat(250)] {
-        assert!(!is_valid_topic(name), "{name}");
-    }
-}
-
-#[test]
 fn partition_out_of_range_has_no_group() {
     let image = image();
     assert_eq!(group_of(&image, "orders", 2), Some(GroupId(12)));

@@ -52,11 +52,13 @@ fn echo(frame: BytesMut) -> Result<Work, CloseReason> {
     Ok(Box::pin(async move { Ok(answer(id)) }))
 }
 
+type Gate = (i32, oneshot::Sender<()>);
+
 /// Work that a test finishes when it likes; notes the order in which requests were started.
 #[derive(Clone, Default)]
 struct Gates {
     started: Arc<Mutex<Vec<i32>>>,
-    open: Arc<Mutex<Vec<(i32, oneshot::Sender<()>)>>>,
+    open: Arc<Mutex<Vec<Gate>>>,
 }
 
 impl Gates {
