@@ -1,10 +1,18 @@
-//! What request handlers may ask of the node: partitions, metadata, controller. (contract stub)
+//! What request handlers may ask of the node: partitions, metadata, controller.
+//!
 //! A `NodeHandle` is a cheap clone; its channels are private. Every queue behind it is bounded.
+use super::config::NodeConfig;
+use super::node::Published;
+use super::peer::KillSwitch;
+use super::shard;
 use crate::ctl::command::{Command, Error as CtlError, Reply};
 use crate::ctl::image::Image;
 use crate::segment::{FrameCheck, GroupId, NodeId};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
 /// Why a partition operation failed; `broker::error` is the only map to Kafka codes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,87 +140,190 @@ pub struct PartitionState {
     pub needs_repair: bool,
 }
 
+/// Bytes of produce requests admitted and not yet answered.
+const PRODUCE_BYTES: usize = 256 << 20;
+/// Longest wait for an answer of the shard beyond the request's own deadline.
+const CONTROLLER_GRACE_MS: u64 = 5_000;
+
+struct Inner {
+    config: Arc<NodeConfig>,
+    commands: mpsc::Sender<shard::Command>,
+    images: watch::Receiver<Arc<Image>>,
+    published: watch::Receiver<Published>,
+    admitted: Arc<Semaphore>,
+    /// Producer ids of the current block: next and end.
+    producer_ids: Mutex<(i64, i64)>,
+    killed: KillSwitch,
+}
+
 /// Handle to one node.
 #[derive(Clone)]
-pub struct NodeHandle {}
+pub struct NodeHandle {
+    inner: Arc<Inner>,
+}
+
 impl NodeHandle {
+    pub(super) fn new(
+        config: Arc<NodeConfig>,
+        commands: mpsc::Sender<shard::Command>,
+        images: watch::Receiver<Arc<Image>>,
+        published: watch::Receiver<Published>,
+        killed: KillSwitch,
+    ) -> Self {
+        let admitted = Arc::new(Semaphore::new(PRODUCE_BYTES));
+        let producer_ids = Mutex::new((0, 0));
+        Self { inner: Arc::new(Inner { config, commands, images, published, admitted, producer_ids, killed }) }
+    }
+
     /// This node.
     pub fn node_id(&self) -> NodeId {
-        unimplemented!()
+        self.inner.config.node_id
     }
+
     /// The current metadata image (a snapshot).
     pub fn image(&self) -> Arc<Image> {
-        unimplemented!()
+        self.inner.images.borrow().clone()
     }
+
     /// Waits until the image has applied entry `number` or the time is over.
-    pub async fn image_at(&self, _number: u64, _timeout_ms: u64) -> Arc<Image> {
-        unimplemented!()
+    pub async fn image_at(&self, number: u64, timeout_ms: u64) -> Arc<Image> {
+        let mut images = self.inner.images.clone();
+        let applied = images.wait_for(|image| image.applied >= number);
+        match tokio::time::timeout(Duration::from_millis(timeout_ms), applied).await {
+            Ok(Ok(image)) => image.clone(),
+            _ => self.image(),
+        }
     }
+
     /// Effective configuration and defaults of this node.
-    pub fn config(&self) -> Arc<super::config::NodeConfig> {
-        unimplemented!()
+    pub fn config(&self) -> Arc<NodeConfig> {
+        self.inner.config.clone()
     }
+
+    /// Whether the node was killed (its sockets are to be reset).
+    pub fn is_killed(&self) -> bool {
+        self.inner.killed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn kill_switch(&self) -> KillSwitch {
+        self.inner.killed.clone()
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> shard::Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.commands.send(make(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
     /// Leadership of these groups as this node knows it.
-    pub async fn partition_states(&self, _groups: &[GroupId]) -> Vec<PartitionState> {
-        unimplemented!()
+    pub async fn partition_states(&self, groups: &[GroupId]) -> Vec<PartitionState> {
+        let groups = groups.to_vec();
+        self.ask(|reply| shard::Command::States { groups, reply }).await.unwrap_or_default()
     }
-    /// Appends; one result per item, in order. acks 0/1 resolve on the leader's own sync (0: on append), -1 on commit held by min_insync voters.
+
+    /// Appends; one result per item, in order. acks 1 resolves on the leader's own sync (0: on append), -1 on commit
+    /// held by min_insync voters. Waits for admission when too many bytes are unanswered.
     pub async fn produce(
         &self,
-        _items: Vec<ProduceItem>,
-        _acks: i16,
-        _timeout_ms: u64,
+        items: Vec<ProduceItem>,
+        acks: i16,
+        timeout_ms: u64,
     ) -> Vec<Result<Produced, PartitionError>> {
-        unimplemented!()
+        let count = items.len();
+        let bytes: usize = items.iter().map(|item| item.batch.len()).sum();
+        let wanted = bytes.min(PRODUCE_BYTES) as u32;
+        let permit = self.inner.admitted.clone().acquire_many_owned(wanted).await.ok();
+        let command = |reply| shard::Command::Produce { items, acks, timeout_ms, permit, reply };
+        let stopping = || vec![Err(PartitionError::NotLeader { leader: None }); count];
+        self.ask(command).await.unwrap_or_else(stopping)
     }
+
     /// Reads; one result per item, in order; waits up to max_wait_ms for min_bytes.
-    pub async fn fetch(&self, _items: Vec<FetchItem>, _limits: FetchLimits) -> Vec<Fetched> {
-        unimplemented!()
+    pub async fn fetch(&self, items: Vec<FetchItem>, limits: FetchLimits) -> Vec<Fetched> {
+        let count = items.len();
+        let stopping = || {
+            let error = || Some(PartitionError::NotLeader { leader: None });
+            (0..count).map(|_| Fetched { error: error(), ..Fetched::default() }).collect()
+        };
+        self.ask(|reply| shard::Command::Fetch { items, limits, reply }).await.unwrap_or_else(stopping)
     }
+
     /// ListOffsets of one partition (after a ReadIndex round).
     pub async fn list_offset(
         &self,
-        _group: GroupId,
-        _spec: OffsetSpec,
-        _current_leader_epoch: i32,
+        group: GroupId,
+        spec: OffsetSpec,
+        current_leader_epoch: i32,
     ) -> Result<ListedOffset, PartitionError> {
-        unimplemented!()
+        let epoch = current_leader_epoch;
+        let answer = self.ask(|reply| shard::Command::ListOffset { group, spec, epoch, reply }).await;
+        answer.unwrap_or(Err(PartitionError::NotLeader { leader: None }))
     }
+
     /// OffsetForLeaderEpoch (after a ReadIndex round): (epoch, end offset), (-1,-1) if undefined.
     pub async fn epoch_end(
         &self,
-        _group: GroupId,
-        _epoch: i32,
-        _current_leader_epoch: i32,
+        group: GroupId,
+        epoch: i32,
+        current_leader_epoch: i32,
     ) -> Result<(i32, i64), PartitionError> {
-        unimplemented!()
+        let (asked, epoch) = (epoch, current_leader_epoch);
+        let answer = self.ask(|reply| shard::Command::EpochEnd { group, asked, epoch, reply }).await;
+        answer.unwrap_or(Err(PartitionError::NotLeader { leader: None }))
     }
+
     /// DeleteRecords below `offset` (-1: the high watermark); answers the new log start once committed.
     pub async fn delete_records(
         &self,
-        _group: GroupId,
-        _offset: i64,
-        _timeout_ms: u64,
+        group: GroupId,
+        offset: i64,
+        timeout_ms: u64,
     ) -> Result<i64, PartitionError> {
-        unimplemented!()
+        let answer =
+            self.ask(|reply| shard::Command::DeleteRecords { group, offset, timeout_ms, reply }).await;
+        answer.unwrap_or(Err(PartitionError::NotLeader { leader: None }))
     }
+
     /// Asks the controller leader (forwarded if that is another node). On success the local image has applied the change.
-    pub async fn controller(&self, _command: Command, _timeout_ms: u64) -> Result<Reply, CtlError> {
-        unimplemented!()
+    pub async fn controller(&self, command: Command, timeout_ms: u64) -> Result<Reply, CtlError> {
+        let asked = self.ask(|reply| shard::Command::Controller { command, timeout_ms, reply });
+        let patience = Duration::from_millis(timeout_ms + CONTROLLER_GRACE_MS);
+        let answer = tokio::time::timeout(patience, asked).await.map_err(|_| CtlError::TimedOut)?;
+        let (reply, number) = answer.ok_or(CtlError::NotController)??;
+        self.image_at(number, timeout_ms.max(1000)).await;
+        Ok(reply)
     }
+
     /// Next producer id (block from the controller, handed out one by one).
     pub async fn producer_id(&self) -> Result<i64, CtlError> {
-        unimplemented!()
+        let mut block = self.inner.producer_ids.lock().await;
+        if block.0 == block.1 {
+            let command = Command::AllocateProducerIds { node: self.node_id() };
+            match self.controller(command, 10_000).await? {
+                Reply::ProducerIds { first, count } => *block = (first, first + i64::from(count)),
+                other => return Err(CtlError::Refused(format!("unexpected answer {other:?}"))),
+            }
+        }
+        block.0 += 1;
+        Ok(block.0 - 1)
     }
+
+    /// Hands leadership over and waits until storage is quiet; for an orderly stop.
+    pub async fn drain(&self) {
+        let _drained = self.ask(|reply| shard::Command::Drain { reply }).await;
+    }
+
     /// Who leads the controller group, if known.
     pub fn controller_leader(&self) -> Option<NodeId> {
-        unimplemented!()
+        self.inner.published.borrow().controller
     }
+
     /// Node health: registered, storage failure text, disk full.
     pub fn status(&self) -> NodeStatus {
-        unimplemented!()
+        self.inner.published.borrow().status.clone()
     }
 }
+
 /// For /health, /ready and `cluster health`.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs)]

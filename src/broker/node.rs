@@ -1,0 +1,139 @@
+//! The loop that drives a shard: tokio around a poll-driven state machine.
+//!
+//! One task owns the shard. It waits for whichever comes first (a storage completion, a peer's frame, a request, a deadline), takes
+//! everything else that is at hand, and ends the turn: one message per peer, one storage round. Nothing else touches the shard.
+
+use super::api::NodeStatus;
+use super::peer::Peers;
+use super::shard::{Command, Input, Now, Shard};
+use crate::ctl::image::Image;
+use crate::raftlog::engine::Disk;
+use crate::segment::io_thread::IoHandle;
+use crate::segment::{NodeId, Round, RoundDone};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Inputs taken in one turn before frames and storage get their share.
+const TURN_INPUTS: usize = 512;
+
+/// The clocks of a node: the only place that reads them.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock that starts at one second, so that "0" is always past.
+    pub fn start() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// Both times.
+    pub fn now(&self) -> Now {
+        let mono = self.start.elapsed().as_millis() as u64 + 1000;
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Now { mono, wall_ms: wall.as_millis() as i64 }
+    }
+
+    fn instant(&self, mono: u64) -> tokio::time::Instant {
+        // A far deadline is looked at again in an hour; Instant arithmetic must not overflow.
+        let ahead = mono.saturating_sub(1000).min(self.start.elapsed().as_millis() as u64 + 3_600_000);
+        tokio::time::Instant::from_std(self.start + Duration::from_millis(ahead))
+    }
+}
+
+/// What the rest of the node sees of the shard.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// Health.
+    pub status: NodeStatus,
+    /// Leader of the controller group.
+    pub controller: Option<NodeId>,
+}
+
+/// Everything the loop owns.
+pub struct NodeLoop {
+    /// The state machine.
+    pub shard: Shard,
+    /// Connections to peers.
+    pub peers: Peers,
+    /// The IO thread.
+    pub io: IoHandle,
+    /// Its completions.
+    pub completions: mpsc::Receiver<RoundDone>,
+    /// Requests of handles.
+    pub commands: mpsc::Receiver<Command>,
+    /// Frames and connection news.
+    pub inputs: mpsc::Receiver<Input>,
+    /// The metadata image for handlers.
+    pub images: watch::Sender<Arc<Image>>,
+    /// Health for handlers.
+    pub published: watch::Sender<Published>,
+    /// The clocks.
+    pub clock: Clock,
+}
+
+struct IoDisk<'a>(&'a IoHandle);
+
+impl Disk for IoDisk<'_> {
+    fn submit(&mut self, round: Round) {
+        self.0.submit(round);
+    }
+}
+
+impl NodeLoop {
+    /// Runs until cancelled; gives back the IO thread's handle.
+    pub async fn run(mut self, cancel: CancellationToken) -> IoHandle {
+        self.end_turn(self.clock.now());
+        loop {
+            let wake = self.clock.instant(self.shard.deadline());
+            // Every arm is cancel safe: `recv` takes a message or nothing.
+            let input = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return self.io,
+                Some(done) = self.completions.recv() => Some(Input::RoundDone(done)),
+                Some(input) = self.inputs.recv() => Some(input),
+                Some(command) = self.commands.recv() => Some(Input::Command(command)),
+                () = tokio::time::sleep_until(wake) => None,
+            };
+            let now = self.clock.now();
+            if let Some(input) = input {
+                self.shard.handle(now, input);
+            }
+            self.take_what_is_there(now);
+            if now.mono >= self.shard.deadline() {
+                self.shard.tick(now);
+                let controller = self.shard.controller_leader();
+                self.published.send_replace(Published { status: self.shard.status().clone(), controller });
+            }
+            self.end_turn(now);
+        }
+    }
+
+    fn take_what_is_there(&mut self, now: Now) {
+        for _ in 0..TURN_INPUTS {
+            if let Ok(done) = self.completions.try_recv() {
+                self.shard.handle(now, Input::RoundDone(done));
+            } else if let Ok(input) = self.inputs.try_recv() {
+                self.shard.handle(now, input);
+            } else if let Ok(command) = self.commands.try_recv() {
+                self.shard.handle(now, Input::Command(command));
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn end_turn(&mut self, now: Now) {
+        self.shard.finish_turn(now, &mut self.peers, &mut IoDisk(&self.io));
+        for (node, address) in self.shard.take_dials() {
+            self.peers.connect(node, address);
+        }
+        if let Some(image) = self.shard.take_image() {
+            self.peers.set_hello(self.shard.hello());
+            self.images.send_replace(image);
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! One replica of one Kafka partition: what the Raft log means to clients.
+//!
+//! Keeps the high watermark, the log start, the producer state and everyone who waits for a commit. A plain state machine
+//! fed by `broker::shard` in log order; it owns no storage and reads no clock.
+//! Invariants: the high watermark never goes back and always stands at a batch boundary; a waiter is answered exactly once.
+
+pub mod producer_state;
+
+use super::api::{PartitionError, Produced};
+use crate::ctl::command::TopicConfig;
+use crate::raftlog::core::{Millis, Role};
+use crate::segment::{
+    Entry, EntryKind, EntryMeta, Epoch, GroupId, Index, LogStart, NodeId, Offset, RecoveredGroup, ReplicaId,
+    Result as StoreResult, Store,
+};
+use crate::wire::batch::BatchHeader;
+use producer_state::ProducerState;
+use std::collections::VecDeque;
+use tokio::sync::oneshot;
+
+/// Bytes read per step while the producer state is rebuilt.
+const REPLAY_BYTES: usize = 4 << 20;
+/// A new producer snapshot is stored after this much log, so that a restart replays at most that.
+pub const SNAPSHOT_BYTES: u64 = 64 << 20;
+
+/// Where the answer of a produced batch goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    /// The pending request.
+    pub request: u64,
+    /// Its item.
+    pub item: usize,
+}
+
+/// A produced batch that waits.
+#[derive(Debug)]
+struct Waiter {
+    index: Index,
+    ticket: Ticket,
+    produced: Produced,
+    /// Voters that must hold it durably besides the commit (safety.md F15); 0: the leader's own sync is enough.
+    min_insync: usize,
+}
+
+/// A DeleteRecords that waits for its control entry.
+struct DeleteWaiter {
+    index: Index,
+    deadline: Millis,
+    reply: oneshot::Sender<Result<i64, PartitionError>>,
+}
+
+/// An answered item.
+pub type Done = (Ticket, Result<Produced, PartitionError>);
+
+/// The replica.
+pub struct Partition {
+    /// Its group.
+    pub group: GroupId,
+    /// Its identity.
+    pub replica: ReplicaId,
+    /// Effective topic configuration.
+    pub config: TopicConfig,
+    /// Raft role.
+    pub role: Role,
+    /// Raft epoch.
+    pub epoch: Epoch,
+    /// Known leader.
+    pub leader: Option<ReplicaId>,
+    /// Commit index.
+    pub commit: Index,
+    /// Offset after the last committed record.
+    pub high_watermark: Offset,
+    /// Offset after the last record.
+    pub end: Offset,
+    /// First offset consumers may read.
+    pub start: Offset,
+    /// In-sync replicas as the leader sees them, itself included.
+    pub in_sync: Vec<NodeId>,
+    /// Long polls to look at when the high watermark moves.
+    pub fetch_waiters: Vec<u64>,
+    /// Fenced off or damaged: serves nothing.
+    pub out_of_service: Option<String>,
+    /// Bytes appended since the last producer snapshot.
+    pub since_snapshot: u64,
+    producers: ProducerState,
+    uncommitted: VecDeque<(Index, Offset)>,
+    starts: VecDeque<(Index, Offset)>,
+    commit_waiters: VecDeque<Waiter>,
+    durable_waiters: VecDeque<Waiter>,
+    delete_waiters: Vec<DeleteWaiter>,
+}
+
+impl Partition {
+    /// A brand-new, empty replica.
+    pub fn new(group: GroupId, replica: ReplicaId, config: TopicConfig) -> Self {
+        Self {
+            group,
+            replica,
+            config,
+            role: Role::Follower,
+            epoch: Epoch::default(),
+            leader: None,
+            commit: Index(0),
+            high_watermark: Offset(0),
+            end: Offset(0),
+            start: Offset(0),
+            in_sync: vec![replica.node],
+            fetch_waiters: Vec::new(),
+            out_of_service: None,
+            since_snapshot: 0,
+            producers: ProducerState::default(),
+            uncommitted: VecDeque::new(),
+            starts: VecDeque::new(),
+            commit_waiters: VecDeque::new(),
+            durable_waiters: VecDeque::new(),
+            delete_waiters: Vec::new(),
+        }
+    }
+
+    /// Rebuilds a replica from what recovery found: producer state from its snapshot and the log after it.
+    pub fn recover(found: &RecoveredGroup, config: TopicConfig, store: &mut Store) -> Self {
+        let mut partition = Self::new(found.group, found.replica, config);
+        partition.adopt_start(&found.log_start);
+        partition.end = found.next_offset;
+        if let Some((from, to)) = found.needs_repair {
+            partition.out_of_service = Some(format!("entries {from} to {to} are damaged"));
+        }
+        if let Err(error) = partition.replay(found.log_start.producers_at.next(), store) {
+            partition.out_of_service = Some(error.to_string());
+        }
+        partition
+    }
+
+    fn adopt_start(&mut self, start: &LogStart) {
+        self.start = start.start_offset;
+        self.high_watermark = self.high_watermark.max(start.base_offset);
+        self.commit = self.commit.max(start.prev.index);
+        self.end = start.base_offset;
+        match ProducerState::decode(&start.producers, start.producers_at) {
+            Ok(producers) => self.producers = producers,
+            Err(error) => self.out_of_service = Some(format!("producer snapshot: {error}")),
+        }
+    }
+
+    /// Applies the log from `from` on.
+    fn replay(&mut self, from: Index, store: &mut Store) -> StoreResult<()> {
+        let (last, _) = store.last(self.group)?;
+        let first = store.log_start(self.group)?.prev.index.next();
+        let mut next = from.max(first);
+        while next <= last.index {
+            for entry in store.read(self.group, next, REPLAY_BYTES)? {
+                self.since_snapshot += entry.payload.len() as u64;
+                next = entry.meta.id.index.next();
+                self.apply(&entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        match entry.meta.kind {
+            EntryKind::Records => {
+                if let Some(header) = BatchHeader::read(&entry.payload) {
+                    self.producers.apply(entry.meta.id.index, entry.meta.base_offset, &header);
+                }
+            }
+            EntryKind::LogStart => {
+                if let Some(offset) = decode_log_start(&entry.payload) {
+                    self.starts.push_back((entry.meta.id.index, offset));
+                }
+            }
+            EntryKind::Noop | EntryKind::Configuration | EntryKind::Metadata => {}
+        }
+    }
+
+    /// Entries were appended, own or received.
+    pub fn on_appended(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            self.apply(entry);
+            self.uncommitted.push_back((entry.meta.id.index, entry.meta.next_offset()));
+            self.end = entry.meta.next_offset();
+            self.since_snapshot += entry.payload.len() as u64;
+        }
+    }
+
+    /// Entries at or above `from` are gone: whoever waited for them hears it.
+    pub fn on_truncated(&mut self, from: Index, store: &mut Store, done: &mut Vec<Done>) {
+        assert!(from > self.commit, "truncation at {from} below commit {}", self.commit);
+        self.uncommitted.retain(|(index, _)| *index < from);
+        self.starts.retain(|(index, _)| *index < from);
+        self.fail_waiters(from, done);
+        if let Ok((_, end)) = store.last(self.group) {
+            self.end = end;
+        }
+        if !self.producers.truncate(from)
+            && let Err(error) = self.rebuild(store)
+        {
+            self.out_of_service = Some(error.to_string());
+        }
+    }
+
+    /// Starts the producer state over from the snapshot and the log.
+    fn rebuild(&mut self, store: &mut Store) -> StoreResult<()> {
+        let start = store.log_start(self.group)?.clone();
+        if let Ok(producers) = ProducerState::decode(&start.producers, start.producers_at) {
+            self.producers = producers;
+        }
+        self.starts.clear();
+        self.since_snapshot = 0;
+        self.replay(start.producers_at.next(), store)
+    }
+
+    /// The log was replaced by an empty one.
+    pub fn on_installed(&mut self, start: &LogStart, done: &mut Vec<Done>) {
+        self.uncommitted.clear();
+        self.starts.clear();
+        self.fail_waiters(Index(0), done);
+        self.adopt_start(start);
+    }
+
+    /// Entries up to `index` are committed. `holders` counts the voters that hold an index durably.
+    /// Returns the new log start if a committed control entry moved it.
+    pub fn on_committed(
+        &mut self,
+        index: Index,
+        store: &mut Store,
+        holders: &dyn Fn(Index) -> usize,
+        done: &mut Vec<Done>,
+    ) -> Option<Offset> {
+        assert!(index >= self.commit, "commit went back from {} to {index}", self.commit);
+        self.commit = index;
+        let mut reached = None;
+        while self.uncommitted.front().is_some_and(|(at, _)| *at <= index) {
+            reached = self.uncommitted.pop_front();
+        }
+        let offset = match reached {
+            Some((at, offset)) if at == index => Some(offset),
+            // Recovered entries are not in the queue: their header says it.
+            _ => store.meta_at(self.group, index).ok().map(|meta| meta.next_offset()),
+        };
+        if let Some(offset) = offset {
+            self.high_watermark = self.high_watermark.max(offset);
+        }
+        self.producers.committed(index);
+        self.release_committed(holders, done);
+        let mut moved = None;
+        while self.starts.front().is_some_and(|(at, _)| *at <= index) {
+            if let Some((_, offset)) = self.starts.pop_front()
+                && offset > self.start
+            {
+                self.start = offset;
+                moved = Some(offset);
+            }
+        }
+        self.answer_deletes(index);
+        moved
+    }
+
+    /// Answers every committed batch that enough voters hold.
+    pub fn release_committed(&mut self, holders: &dyn Fn(Index) -> usize, done: &mut Vec<Done>) {
+        while let Some(front) = self.commit_waiters.front() {
+            if front.index > self.commit || (front.min_insync > 1 && holders(front.index) < front.min_insync) {
+                break;
+            }
+            if let Some(w) = self.commit_waiters.pop_front() {
+                done.push((w.ticket, Ok(self.produced(w.produced))));
+            }
+        }
+    }
+
+    /// Whether a committed batch still waits for more voters.
+    pub fn waits_for_holders(&self) -> bool {
+        self.commit_waiters.front().is_some_and(|w| w.index <= self.commit)
+    }
+
+    /// The leader's own sync reached `index`: acks=1.
+    pub fn on_durable(&mut self, index: Index, done: &mut Vec<Done>) {
+        while self.durable_waiters.front().is_some_and(|w| w.index <= index) {
+            if let Some(w) = self.durable_waiters.pop_front() {
+                done.push((w.ticket, Ok(self.produced(w.produced))));
+            }
+        }
+    }
+
+    fn produced(&self, produced: Produced) -> Produced {
+        Produced { log_start_offset: self.start.0, ..produced }
+    }
+
+    /// Registers an appended (or duplicate) batch that is answered later. acks as in Produce.
+    pub fn wait(&mut self, index: Index, base_offset: Offset, ticket: Ticket, acks: i16, min_insync: i32) {
+        let produced = Produced { base_offset: base_offset.0, log_start_offset: self.start.0 };
+        let min_insync = if acks == -1 { min_insync.max(1) as usize } else { 0 };
+        let waiter = Waiter { index, ticket, produced, min_insync };
+        let queue = if acks == -1 { &mut self.commit_waiters } else { &mut self.durable_waiters };
+        // Duplicates of older batches come out of order; the queue stays sorted by index.
+        let at = queue.partition_point(|w| w.index <= index);
+        queue.insert(at, waiter);
+    }
+
+    /// The request of this ticket timed out: forget it. Tells whether the batch was committed all the same.
+    pub fn forget(&mut self, ticket: Ticket) -> Option<PartitionError> {
+        let same = |w: &Waiter| w.ticket.request == ticket.request && w.ticket.item == ticket.item;
+        if let Some(at) = self.commit_waiters.iter().position(same) {
+            let waiter = self.commit_waiters.remove(at)?;
+            return Some(if waiter.index <= self.commit {
+                PartitionError::NotEnoughReplicasAfterAppend
+            } else {
+                PartitionError::TimedOut
+            });
+        }
+        let at = self.durable_waiters.iter().position(same)?;
+        self.durable_waiters.remove(at)?;
+        Some(PartitionError::TimedOut)
+    }
+
+    fn fail_waiters(&mut self, from: Index, done: &mut Vec<Done>) {
+        for queue in [&mut self.commit_waiters, &mut self.durable_waiters] {
+            let keep = queue.partition_point(|w| w.index < from);
+            for w in queue.drain(keep..) {
+                done.push((w.ticket, Err(PartitionError::NotLeader { leader: None })));
+            }
+        }
+    }
+
+    /// Role, leader or epoch changed; a deposed leader's waiters get a retriable error.
+    pub fn on_role(
+        &mut self,
+        role: Role,
+        epoch: Epoch,
+        leader: Option<ReplicaId>,
+        now: Millis,
+        done: &mut Vec<Done>,
+    ) {
+        (self.role, self.epoch, self.leader) = (role, epoch, leader);
+        if role != Role::Leader {
+            self.fail_waiters(Index(0), done);
+            self.expire_deletes(now, true);
+        }
+    }
+
+    /// Checks a batch against the producer state.
+    pub fn check_producer(
+        &self,
+        header: &BatchHeader,
+        now_ms: i64,
+        expiration_ms: i64,
+    ) -> Result<producer_state::Verdict, PartitionError> {
+        self.producers.check(header, now_ms, expiration_ms)
+    }
+
+    /// Producer snapshot as of the commit index, if it can be told.
+    pub fn producer_snapshot(&self) -> Option<(Vec<u8>, Index)> {
+        Some((self.producers.encode(self.commit)?, self.commit))
+    }
+
+    /// Waits for the control entry at `meta` to commit, then answers the log start.
+    pub fn wait_delete(
+        &mut self,
+        meta: &EntryMeta,
+        deadline: Millis,
+        reply: oneshot::Sender<Result<i64, PartitionError>>,
+    ) {
+        self.delete_waiters.push(DeleteWaiter { index: meta.id.index, deadline, reply });
+    }
+
+    fn answer_deletes(&mut self, commit: Index) {
+        for w in self.delete_waiters.extract_if(.., |w| w.index <= commit) {
+            let _gone_client = w.reply.send(Ok(self.start.0));
+        }
+    }
+
+    /// Answers DeleteRecords that waited too long, or all of them when leadership is lost.
+    pub fn expire_deletes(&mut self, now: Millis, all: bool) {
+        for w in self.delete_waiters.extract_if(.., |w| all || w.deadline <= now) {
+            let error =
+                if all { PartitionError::NotLeader { leader: None } } else { PartitionError::TimedOut };
+            let _gone_client = w.reply.send(Err(error));
+        }
+    }
+}
+
+/// Payload of a LogStart entry.
+pub fn encode_log_start(offset: Offset) -> [u8; 8] {
+    offset.0.to_be_bytes()
+}
+
+fn decode_log_start(payload: &[u8]) -> Option<Offset> {
+    Some(Offset(i64::from_be_bytes(payload.try_into().ok()?)))
+}

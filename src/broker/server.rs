@@ -1,0 +1,275 @@
+//! Assembly of one node: storage, engine, shard, sockets, and their orderly end. The only place that wires all parts.
+//!
+//! Start: open storage (recovery) -> bind sockets -> spawn the node loop -> accept peers, clients, HTTP.
+//! Orderly stop: stop accepting -> hand leadership over -> let storage finish -> checkpoint and mark clean.
+//! Kill (`dev kill`): everything is dropped where it stands and sockets are reset, as `kill -9` would.
+
+use super::api::NodeHandle;
+use super::config::NodeConfig;
+use super::http;
+use super::net::listener;
+use super::node::{Clock, NodeLoop, Published};
+use super::peer::{KillSwitch, Peers};
+use super::shard::{Shard, ShardConfig};
+use crate::ctl::image::Image;
+use crate::ctl::record::Endpoint;
+use crate::raftlog::core::CoreConfig;
+use crate::raftlog::engine::{Engine, EngineConfig};
+use crate::segment::io_thread::{self, IoHandle};
+use crate::segment::{self, Identity, Opened, StoreOptions};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const COMMANDS: usize = 4_096;
+/// Frames of peers that wait for the node loop; each is at most a mebibyte or one entry.
+const INPUTS: usize = 128;
+const COMPLETIONS: usize = 16;
+
+/// Why a node does not start. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be opened.
+    #[error("data directory: {0}")]
+    Storage(#[from] segment::Error),
+    /// A listener cannot be bound.
+    #[error("cannot listen on {address} for {what}: {source}; is another process using it?")]
+    Listen {
+        /// Which address.
+        address: String,
+        /// What for.
+        what: &'static str,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The configuration does not make a node.
+    #[error("{0}")]
+    Config(String),
+    /// Signals or threads cannot be set up.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A node that runs.
+pub struct RunningNode {
+    /// For requests.
+    pub handle: NodeHandle,
+    /// Bound Kafka address.
+    pub kafka: Option<SocketAddr>,
+    /// Bound peer address.
+    pub peer: SocketAddr,
+    /// Bound admin address.
+    pub admin: Option<SocketAddr>,
+    clients: CancellationToken,
+    rest: CancellationToken,
+    node_loop: JoinHandle<IoHandle>,
+    killed: KillSwitch,
+}
+
+/// Starts a node on the current runtime.
+pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
+    let config = Arc::new(config);
+    let killed: KillSwitch = Arc::new(AtomicBool::new(false));
+    let opened = segment::open(store_options(&config))?;
+    let sockets = Sockets::bind(&config).await?;
+    let (clients, rest) = (CancellationToken::new(), CancellationToken::new());
+    let (kafka, peer, admin) = sockets.addresses()?;
+    let (commands_in, commands) = mpsc::channel(COMMANDS);
+    let (inputs_in, inputs) = mpsc::channel(INPUTS);
+    let (images, images_out) = watch::channel(Arc::new(Image::default()));
+    let (published, published_out) = watch::channel(Published::default());
+    let clock = Clock::start();
+    let (io, completions, shard) = build_shard(&config, opened, kafka, peer, clock)?;
+    let peers = Peers::new(shard.hello(), inputs_in, rest.clone(), killed.clone());
+    let acceptor = peers.acceptor(sockets.peer);
+    tokio::spawn({
+        let rest = rest.clone();
+        async move { rest.run_until_cancelled(acceptor.run()).await }
+    });
+    let handle = NodeHandle::new(config.clone(), commands_in, images_out, published_out, killed.clone());
+    let node = NodeLoop { shard, peers, io, completions, commands, inputs, images, published, clock };
+    let node_loop = tokio::spawn(node.run(rest.clone()));
+    if let Some(listener) = sockets.kafka {
+        tokio::spawn(listener::serve(listener, handle.clone(), clients.clone()));
+    }
+    if let Some(listener) = sockets.admin {
+        let router = http::router(handle.clone());
+        let stop = rest.clone();
+        tokio::spawn(async move {
+            let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+            if let Err(error) = served {
+                tracing::warn!(%error, "admin address ended");
+            }
+        });
+    }
+    Ok(RunningNode { handle, kafka, peer, admin, clients, rest, node_loop, killed })
+}
+
+impl RunningNode {
+    /// Orderly stop: leadership is handed over, storage finishes and is marked clean.
+    pub async fn stop(self) {
+        let patience = self.handle.config().shutdown_timeout;
+        if tokio::time::timeout(patience, self.handle.drain()).await.is_err() {
+            tracing::warn!("leadership not handed over in time; stopping all the same");
+        }
+        // Clients learn the new leaders from the answers of a moment more.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.clients.cancel();
+        self.rest.cancel();
+        if let Ok(io) = self.node_loop.await
+            && let Err(error) = tokio::task::spawn_blocking(move || io.stop_clean()).await
+        {
+            tracing::warn!(%error, "storage did not end in order");
+        }
+    }
+
+    /// Drops everything where it stands, without flush or hand-over, and resets the sockets.
+    pub async fn kill(self) {
+        self.killed.store(true, Ordering::Relaxed);
+        self.rest.cancel();
+        self.clients.cancel();
+        if let Ok(io) = self.node_loop.await {
+            io.kill();
+        }
+    }
+}
+
+/// Runs one node until SIGTERM or SIGINT, then stops it in order; a second signal stops at once.
+pub async fn run_node(config: NodeConfig) -> Result<(), StartError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let node = start_node(config).await?;
+    tracing::info!(
+        node = %node.handle.node_id(),
+        kafka = ?node.kafka,
+        peer = %node.peer,
+        admin = ?node.admin,
+        "node runs; acks=all means fsynced by a majority"
+    );
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: handing leadership over");
+    tokio::select! {
+        () = node.stop() => tracing::info!("stopped"),
+        _ = terminate.recv() => tracing::warn!("second signal: stopped at once"),
+        _ = interrupt.recv() => tracing::warn!("second signal: stopped at once"),
+    }
+    Ok(())
+}
+
+struct Sockets {
+    kafka: Option<TcpListener>,
+    peer: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+type Addresses = (Option<SocketAddr>, SocketAddr, Option<SocketAddr>);
+
+impl Sockets {
+    async fn bind(config: &NodeConfig) -> Result<Self, StartError> {
+        if !config.is_broker && !config.is_controller {
+            return Err(StartError::Config("a node needs role broker, controller or both".to_owned()));
+        }
+        if config.is_controller && !config.controllers.contains_key(&config.node_id) {
+            let text = format!("node {} has role controller but --controllers does not name it", config.node_id);
+            return Err(StartError::Config(text));
+        }
+        let kafka = match (&config.listen, config.is_broker) {
+            (Some(address), true) => Some(bind(address, "Kafka clients").await?),
+            (None, true) => return Err(StartError::Config("role broker needs --listen host:port".to_owned())),
+            (_, false) => None,
+        };
+        let peer = bind(&config.peer_listen, "peers").await?;
+        let admin = match &config.admin_listen {
+            Some(address) => Some(bind(address, "HTTP admin").await?),
+            None => None,
+        };
+        Ok(Self { kafka, peer, admin })
+    }
+
+    fn addresses(&self) -> std::io::Result<Addresses> {
+        let kafka = self.kafka.as_ref().map(TcpListener::local_addr).transpose()?;
+        let admin = self.admin.as_ref().map(TcpListener::local_addr).transpose()?;
+        Ok((kafka, self.peer.local_addr()?, admin))
+    }
+}
+
+async fn bind(address: &str, what: &'static str) -> Result<TcpListener, StartError> {
+    let listen = |source| StartError::Listen { address: address.to_owned(), what, source };
+    TcpListener::bind(address).await.map_err(listen)
+}
+
+fn build_shard(
+    config: &Arc<NodeConfig>,
+    opened: Opened,
+    kafka: Option<SocketAddr>,
+    peer: SocketAddr,
+    clock: Clock,
+) -> Result<(IoHandle, mpsc::Receiver<segment::RoundDone>, Shard), StartError> {
+    let boot = uuid::Uuid::new_v4().as_u128();
+    let seed = boot as u64;
+    let now = clock.now();
+    let engine_config = EngineConfig { node: config.node_id, boot, core: core_config(config), seed };
+    let engine = Engine::new(engine_config, opened.store, now.mono);
+    let shard_config = ShardConfig {
+        node: config.clone(),
+        directory: opened.directory,
+        boot,
+        kafka: kafka.map(|bound| advertised(&config.advertise, config.listen.as_deref(), bound)),
+        peer: advertised(&config.peer_advertise, Some(&config.peer_listen), peer),
+        cluster: opened.cluster,
+        seed,
+    };
+    let shard = Shard::new(shard_config, engine, opened.groups, now);
+    let (done_in, completions) = mpsc::channel(COMPLETIONS);
+    let io = io_thread::spawn(opened.writer, move |done| {
+        // The loop is gone when the node was killed: nobody waits for this round any more.
+        let _killed = done_in.blocking_send(done);
+    })?;
+    Ok((io, completions, shard))
+}
+
+/// The configured address, else the host as configured with the bound port.
+fn advertised(explicit: &Option<Endpoint>, listen: Option<&str>, bound: SocketAddr) -> Endpoint {
+    if let Some(endpoint) = explicit {
+        return endpoint.clone();
+    }
+    let host = listen.and_then(|l| l.rsplit_once(':')).map(|(host, _)| host.trim_matches(['[', ']']));
+    let host = match host {
+        Some(host) if !host.is_empty() && !bound.ip().is_unspecified() => host.to_owned(),
+        _ if bound.ip().is_unspecified() => {
+            tracing::warn!("listening on every interface but advertising 127.0.0.1; set an advertised address");
+            "127.0.0.1".to_owned()
+        }
+        _ => bound.ip().to_string(),
+    };
+    Endpoint { host, port: bound.port() }
+}
+
+fn store_options(config: &NodeConfig) -> StoreOptions {
+    let identity = Identity { node: config.node_id, cluster: None };
+    StoreOptions::new(config.data_dir.clone(), identity)
+}
+
+fn core_config(config: &NodeConfig) -> CoreConfig {
+    let ms = |d: Duration| d.as_millis() as u64;
+    CoreConfig {
+        beat_ms: ms(config.beat),
+        election_min_ms: ms(config.election_min),
+        election_max_ms: ms(config.election_max).max(ms(config.election_min) + 1),
+        check_quorum_ms: ms(config.election_max),
+        stickiness_ms: ms(config.election_min),
+        window_bytes: 8 << 20,
+        append_bytes: 1 << 20,
+        uncommitted_bytes: 64 << 20,
+        reset_jitter_ms: 50,
+    }
+}

@@ -1,0 +1,381 @@
+//! The controller leader's duties on group 0, and every node's way to the controller leader.
+//!
+//! One command at a time: it is decided on an image that has applied everything before it, written as one entry, and answered
+//! when that entry is applied. Decisions themselves are pure (`ctl`). A request that meets no leader waits and is routed again;
+//! one that may have been taken by a deposed leader is answered with an error, never repeated behind the asker's back.
+
+use super::rpc::{Answer, Ask};
+use super::{CONTROLLER, CtlAnswer, Now, Shard};
+use crate::ctl::balance;
+use crate::ctl::command::{self, Command as CtlCommand, Error as CtlError, Reply as CtlReply};
+use crate::ctl::image::Image;
+use crate::ctl::liveness::{Beat, Sessions};
+use crate::ctl::record::{Batch, Record};
+use crate::raftlog::core::{Millis, Role};
+use crate::raftlog::engine::Proposal;
+use crate::segment::{EntryKind, GroupId, Index, NodeId, ReplicaId};
+use bytes::BytesMut;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use tokio::sync::oneshot;
+
+/// How often requests without a leader are routed again.
+const RETRY_MS: u64 = 50;
+/// How often preferred leaders are looked after.
+const BALANCE_MS: u64 = 5_000;
+/// How long a fence or unfence decision may take.
+const INTERNAL_MS: u64 = 5_000;
+
+/// Who asked.
+pub enum Target {
+    /// A handle of this node.
+    Local(oneshot::Sender<CtlAnswer>),
+    /// Another node.
+    Remote {
+        /// Which.
+        node: NodeId,
+        /// Number of its question.
+        rpc: u64,
+    },
+    /// This node's own registration.
+    Registration,
+    /// The controller itself.
+    Internal,
+}
+
+struct Request {
+    command: CtlCommand,
+    deadline: Millis,
+    target: Target,
+}
+
+/// What waits for which entry.
+struct InFlight {
+    index: Index,
+    number: u64,
+    asked: Option<(Request, CtlReply)>,
+}
+
+/// State of the controller role.
+pub struct Control {
+    sessions: Option<Sessions>,
+    queue: VecDeque<Request>,
+    in_flight: Option<InFlight>,
+    asked: HashMap<u64, Request>,
+    waiting: Vec<Request>,
+    next: Millis,
+    next_balance: Millis,
+}
+
+impl Control {
+    pub(super) fn new(now: Millis) -> Self {
+        Self {
+            sessions: None,
+            queue: VecDeque::new(),
+            in_flight: None,
+            asked: HashMap::new(),
+            waiting: Vec::new(),
+            next: now,
+            next_balance: now + BALANCE_MS,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Millis {
+        self.next
+    }
+}
+
+impl Shard {
+    pub(super) fn ask_controller(
+        &mut self,
+        now: Now,
+        command: CtlCommand,
+        timeout_ms: u64,
+        reply: oneshot::Sender<CtlAnswer>,
+    ) {
+        self.route(now, command, now.mono + timeout_ms, Target::Local(reply));
+    }
+
+    /// Brings a request to the controller leader, wherever that is.
+    pub(super) fn route(&mut self, now: Now, command: CtlCommand, deadline: Millis, target: Target) {
+        let request = Request { command, deadline, target };
+        match self.controller_leader() {
+            Some(leader) if leader == self.node() => {
+                self.control.queue.push_back(request);
+                self.pump(now);
+            }
+            Some(leader) => {
+                let rpc = self.next_id();
+                let timeout_ms = request.deadline.saturating_sub(now.mono);
+                let ask = Ask::Command { command: request.command.clone(), timeout_ms };
+                self.control.asked.insert(rpc, request);
+                self.send_rpc(leader, rpc, &ask);
+            }
+            None => self.control.waiting.push(request),
+        }
+    }
+
+    fn finish_request(&mut self, now: Now, target: Target, answer: CtlAnswer) {
+        match target {
+            Target::Local(reply) => {
+                let _gone_client = reply.send(answer);
+            }
+            Target::Remote { node, rpc } => self.answer_rpc(node, rpc, &Answer::Outcome(answer)),
+            Target::Registration => self.on_registered(now, answer),
+            Target::Internal => {
+                if let Err(error) = answer {
+                    tracing::debug!(%error, "controller's own decision was not taken");
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_request(&mut self, now: Now, from: NodeId, id: u64, body: &[u8]) {
+        let Ok(ask) = serde_json::from_slice::<Ask>(body) else {
+            return self.answer_rpc(from, id, &Answer::Unknown);
+        };
+        let leads = self.controller_leader() == Some(self.node());
+        match ask {
+            Ask::WhoAreYou { .. } => {
+                let answer = self.who_are_we();
+                self.answer_rpc(from, id, &answer);
+            }
+            Ask::Command { .. } | Ask::Heartbeat { .. } if !leads => {
+                let leader = self.controller_leader();
+                self.answer_rpc(from, id, &Answer::NotLeader { leader });
+            }
+            Ask::Command { command, timeout_ms } => {
+                if let CtlCommand::RegisterBroker { directory, .. } = &command {
+                    // It has to see its own registration in the log before it may do anything.
+                    self.observe(now, from, directory.as_u128());
+                }
+                let deadline = now.mono + timeout_ms;
+                let target = Target::Remote { node: from, rpc: id };
+                self.control.queue.push_back(Request { command, deadline, target });
+                self.pump(now);
+            }
+            Ask::Heartbeat { incarnation, stopping } => {
+                let known = self.on_heartbeat(now, from, incarnation, stopping);
+                self.answer_rpc(from, id, &Answer::Session { known });
+            }
+            Ask::Transfer { group, to } => {
+                let target = self.partitions.get(&group).and_then(|_| {
+                    let core = self.engine.core(group)?;
+                    core.configuration().0.voters.iter().find(|v| v.node == to).copied()
+                });
+                if let Some(target) = target {
+                    self.engine.transfer(now.mono, group, Some(target));
+                }
+                self.answer_rpc(from, id, &Answer::Ok);
+            }
+        }
+    }
+
+    pub(super) fn on_response(&mut self, now: Now, from: NodeId, id: u64, body: &[u8]) {
+        let Ok(answer) = serde_json::from_slice::<Answer>(body) else { return };
+        match answer {
+            Answer::Empty { .. } | Answer::Member { .. } => self.on_who_answer(now, from, answer),
+            Answer::Outcome(outcome) => {
+                if let Some(request) = self.control.asked.remove(&id) {
+                    self.finish_request(now, request.target, outcome);
+                }
+            }
+            Answer::NotLeader { .. } => {
+                if let Some(request) = self.control.asked.remove(&id) {
+                    self.control.waiting.push(request);
+                }
+            }
+            Answer::Session { known: false } => self.on_session_unknown(),
+            Answer::Session { known: true } | Answer::Ok | Answer::Unknown => {}
+        }
+    }
+
+    /// A broker renews its session; false: it has to register again.
+    pub(super) fn on_heartbeat(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        incarnation: u64,
+        stopping: bool,
+    ) -> bool {
+        let Some(sessions) = &mut self.control.sessions else { return true };
+        if stopping {
+            sessions.on_stop(node, incarnation, now.mono);
+            self.control.next = now.mono;
+            return true;
+        }
+        let beat = sessions.on_heartbeat(node, incarnation, now.mono);
+        if beat == Beat::Fenced {
+            self.control.next = now.mono;
+        }
+        beat != Beat::Unknown
+    }
+
+    /// Replicates group 0 to a broker that is not one of its voters.
+    fn observe(&mut self, now: Now, node: NodeId, directory: u128) {
+        let replica = ReplicaId { node, assignment: 0, directory };
+        let voter = self.engine.core(CONTROLLER).is_some_and(|c| c.configuration().0.is_voter(replica));
+        if !voter && node != self.node() {
+            self.engine.add_observer(now.mono, CONTROLLER, replica);
+        }
+    }
+
+    pub(super) fn on_controller_role(&mut self, now: Now, role: Role, leader: Option<ReplicaId>) {
+        tracing::info!(?role, leader = ?leader.map(|l| l.node.0), "controller group");
+        if role == Role::Leader {
+            let image = self.image.clone();
+            for broker in image.brokers.values() {
+                self.observe(now, broker.node, broker.directory.as_u128());
+            }
+            self.control.next = now.mono;
+            return;
+        }
+        self.engine.clear_observers(CONTROLLER);
+        self.control.sessions = None;
+        if let Some(InFlight { asked: Some((request, _)), .. }) = self.control.in_flight.take() {
+            // It may still be committed by the next leader: the asker has to look.
+            self.finish_request(now, request.target, Err(CtlError::TimedOut));
+        }
+        let queue = std::mem::take(&mut self.control.queue);
+        self.control.waiting.extend(queue);
+    }
+
+    fn leads_established(&self) -> bool {
+        self.engine
+            .core(CONTROLLER)
+            .is_some_and(|c| c.role() == Role::Leader && c.is_established())
+            && !self.membership.is_broken()
+    }
+
+    /// Decides the next command, if the image has applied everything before it.
+    fn pump(&mut self, now: Now) {
+        while self.control.in_flight.is_none() && self.leads_established() {
+            let Some(core) = self.engine.core(CONTROLLER) else { return };
+            let (last, epoch) = (core.last().index, core.epoch());
+            if self.membership.applied() < last {
+                return;
+            }
+            let number = Image::number(epoch.generation.0, last.next().0);
+            if self.image.cluster_id.is_empty() {
+                let Some(id) = self.membership.cluster().map(str::to_owned) else { return };
+                self.write(now, number, Batch::new(vec![Record::Cluster { id }]), None);
+                continue;
+            }
+            let Some(request) = self.control.queue.pop_front() else { return };
+            if request.deadline <= now.mono {
+                self.finish_request(now, request.target, Err(CtlError::TimedOut));
+                continue;
+            }
+            let seed = self.config.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let defaults = &self.config.node.defaults;
+            match command::decide(&self.image, defaults, &request.command, number, seed) {
+                Err(error) => self.finish_request(now, request.target, Err(error)),
+                Ok((batch, reply)) if batch.is_empty() => {
+                    self.finish_request(now, request.target, Ok((reply, self.image.applied)));
+                }
+                Ok((batch, reply)) => self.write(now, number, batch, Some((request, reply))),
+            }
+        }
+    }
+
+    fn write(&mut self, now: Now, number: u64, batch: Batch, asked: Option<(Request, CtlReply)>) {
+        let payload = BytesMut::from(&batch.encode()[..]);
+        let proposal = Proposal { kind: EntryKind::Metadata, offset_span: 0, payload };
+        match self.engine.propose(now.mono, CONTROLLER, vec![proposal], &mut |_, _| {}) {
+            Ok(metas) => {
+                let meta = metas.last().expect("an accepted proposal has its header");
+                let written = Image::number(meta.id.epoch.generation.0, meta.id.index.0);
+                assert_eq!(written, number, "a decision is written at the number it was made for");
+                self.control.in_flight = Some(InFlight { index: meta.id.index, number, asked });
+            }
+            Err(error) => {
+                if let Some((request, _)) = asked {
+                    self.finish_request(now, request.target, Err(CtlError::Refused(error.to_string())));
+                }
+                self.control.next = now.mono + RETRY_MS;
+            }
+        }
+    }
+
+    /// The image moved on: answers what waited for it, decides what comes next.
+    pub(super) fn on_metadata_applied(&mut self, now: Now) {
+        let applied = self.membership.applied();
+        if let Some(sessions) = &mut self.control.sessions {
+            sessions.on_image(&self.image, now.mono);
+        }
+        if self.control.in_flight.as_ref().is_some_and(|f| f.index <= applied)
+            && let Some(done) = self.control.in_flight.take()
+            && let Some((request, reply)) = done.asked
+        {
+            self.finish_request(now, request.target, Ok((reply, done.number)));
+        }
+        self.pump(now);
+    }
+
+    pub(super) fn tick_control(&mut self, now: Now) {
+        if now.mono < self.control.next {
+            return;
+        }
+        self.control.next = now.mono + RETRY_MS;
+        let waiting = std::mem::take(&mut self.control.waiting);
+        for request in waiting {
+            if request.deadline <= now.mono {
+                self.finish_request(now, request.target, Err(CtlError::NotController));
+            } else {
+                self.route(now, request.command, request.deadline, request.target);
+            }
+        }
+        let late: Vec<u64> =
+            self.control.asked.iter().filter(|(_, r)| r.deadline <= now.mono).map(|(id, _)| *id).collect();
+        for id in late {
+            if let Some(request) = self.control.asked.remove(&id) {
+                self.finish_request(now, request.target, Err(CtlError::TimedOut));
+            }
+        }
+        if self.leads_established() {
+            self.tick_leader(now);
+        }
+    }
+
+    fn tick_leader(&mut self, now: Now) {
+        let timeout = self.config.node.broker_session_timeout.as_millis() as u64;
+        let image = &self.image;
+        let sessions = self.control.sessions.get_or_insert_with(|| Sessions::new(now.mono, image, timeout));
+        let expired = sessions.expired(now.mono);
+        let resumed = sessions.resumed(now.mono);
+        let fence = expired.into_iter().map(|(node, incarnation)| CtlCommand::Fence { node, incarnation });
+        let unfence = resumed.into_iter().map(|(node, incarnation)| CtlCommand::Unfence { node, incarnation });
+        for command in fence.chain(unfence) {
+            tracing::info!(?command, "broker session");
+            let deadline = now.mono + INTERNAL_MS;
+            self.control.queue.push_back(Request { command, deadline, target: Target::Internal });
+        }
+        self.pump(now);
+        if now.mono >= self.control.next_balance {
+            self.control.next_balance = now.mono + BALANCE_MS;
+            self.balance_leaders(now);
+        }
+    }
+
+    /// Leaderships go back to the preferred replicas that are in sync again (auto.leader.rebalance.enable).
+    fn balance_leaders(&mut self, now: Now) {
+        let auto = self.image.configs.get("auto.leader.rebalance.enable");
+        let auto = auto.or_else(|| self.config.node.defaults.broker.get("auto.leader.rebalance.enable"));
+        if auto.is_some_and(|v| v == "false") {
+            return;
+        }
+        let leaders: BTreeMap<GroupId, NodeId> =
+            self.image.groups.keys().filter_map(|g| Some((*g, self.leader_of(*g)?.node))).collect();
+        let in_sync = |group: GroupId| self.in_sync_of(group);
+        for (group, from, to) in balance::plan_preferred(&self.image, &leaders, &in_sync) {
+            tracing::debug!(%group, %from, %to, "preferred leader");
+            if from == self.node() {
+                let rpc = self.next_id();
+                let body = serde_json::to_vec(&Ask::Transfer { group, to }).expect("plain data serialises");
+                self.on_request(now, from, rpc, &body);
+            } else {
+                let rpc = self.next_id();
+                self.send_rpc(from, rpc, &Ask::Transfer { group, to });
+            }
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! The controller log applied: replicas created and deleted, peers known, this broker registered.
+//!
+//! How a node finds its cluster: a directory that is empty asks every controller `WhoAreYou`. Whoever belongs to a cluster answers
+//! with it; only when *all* controllers answer "empty" does the lowest of them found a new one (design section 6).
+//! A replica is created when the log places it here and deleted when the log holds the topic's tombstone, never because something
+//! is absent (reliability.md I13). Registration opens the boot gate (safety.md F16).
+
+use super::control::Target;
+use super::rpc::{Answer, Ask};
+use super::{CONTROLLER, Now, Shard, ShardConfig};
+use crate::broker::partition::Partition;
+use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
+use crate::ctl::image::{Change, Image};
+use crate::ctl::record::Batch;
+use crate::raftlog::core::Millis;
+use crate::raftlog::message::Configuration;
+use crate::segment::{
+    Entry, EntryKind, Epoch, Generation, GroupId, GroupOptions, GroupSpec, HardState, Index, LogStart,
+    NodeId, RecoveredGroup, ReplicaId, Term,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use uuid::Uuid;
+
+const ASK_MS: u64 = 100;
+const REGISTER_MS: u64 = 3_000;
+/// Controller entries read at once.
+const APPLY_BYTES: usize = 4 << 20;
+
+/// What this node is to its cluster.
+pub struct Membership {
+    cluster: Option<String>,
+    voters: Vec<ReplicaId>,
+    /// Directories of controllers that answered "empty".
+    empty: BTreeMap<NodeId, u128>,
+    joined: bool,
+    applied: Index,
+    registration: Registration,
+    next: Millis,
+    stopping: bool,
+    /// The log holds something this version cannot apply: nothing is acted on any more.
+    broken: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Registration {
+    None,
+    Asked,
+    Known(u64),
+    Open(u64),
+}
+
+impl Membership {
+    pub(super) fn new(config: &ShardConfig) -> Self {
+        Self {
+            cluster: config.cluster.clone(),
+            voters: Vec::new(),
+            empty: BTreeMap::new(),
+            joined: false,
+            applied: Index(0),
+            registration: Registration::None,
+            next: 0,
+            stopping: false,
+            broken: false,
+        }
+    }
+
+    pub(super) fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
+    pub(super) fn deadline(&self) -> Millis {
+        self.next
+    }
+
+    pub(super) fn applied(&self) -> Index {
+        self.applied
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+}
+
+impl Shard {
+    /// Takes up group 0 if it is here; partitions wait until the image names them.
+    pub(super) fn start_membership(&mut self, now: Now, recovered: Vec<RecoveredGroup>) {
+        for found in recovered {
+            if found.group == CONTROLLER {
+                self.membership.voters =
+                    Configuration::decode(&found.log_start.configuration).map(|c| c.voters).unwrap_or_default();
+                self.membership.joined = true;
+                self.membership.applied = found.log_start.prev.index;
+                self.engine.adopt(now.mono, found);
+            } else {
+                self.orphans.insert(found.group, found);
+            }
+        }
+        let controllers = &self.config.node.controllers;
+        if !self.membership.joined && controllers.keys().eq([&self.node()]) {
+            self.found_cluster(now);
+        }
+        self.process_events(now);
+    }
+
+    /// This node's identity in group 0.
+    fn own_voter(&self) -> ReplicaId {
+        ReplicaId { node: self.node(), assignment: 0, directory: self.config.directory }
+    }
+
+    /// All controllers are empty and this is the lowest: a new cluster.
+    fn found_cluster(&mut self, now: Now) {
+        let mut voters = vec![self.own_voter()];
+        let others = self.membership.empty.iter();
+        voters.extend(others.map(|(node, directory)| ReplicaId {
+            node: *node,
+            assignment: 0,
+            directory: *directory,
+        }));
+        voters.sort();
+        let id = Uuid::from_u128(self.config.boot);
+        let cluster = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, id.as_bytes());
+        tracing::info!(cluster, voters = voters.len(), "founding a new cluster");
+        self.join_cluster(now, cluster, voters);
+    }
+
+    fn join_cluster(&mut self, now: Now, cluster: String, voters: Vec<ReplicaId>) {
+        if let Err(error) = self.engine.store().set_cluster(&cluster) {
+            tracing::error!(%error, "this data directory belongs to another cluster");
+            self.status.storage_failure = Some(error.to_string());
+            self.membership.broken = true;
+            return;
+        }
+        let configuration = Configuration { voters: voters.clone(), ..Configuration::default() };
+        let spec = GroupSpec {
+            group: CONTROLLER,
+            name: "controller".to_owned(),
+            replica: self.own_voter(),
+            log_start: LogStart { configuration: configuration.encode(), ..LogStart::default() },
+            hard_state: HardState::default(),
+            options: GroupOptions { segment_bytes: 64 << 20, index_interval_bytes: 4096 },
+        };
+        let campaign = voters.first() == Some(&self.own_voter());
+        if let Err(error) = self.engine.create(now.mono, spec, campaign) {
+            tracing::error!(%error, "the controller group cannot be created here");
+            return;
+        }
+        self.membership.cluster = Some(cluster);
+        self.membership.voters = voters;
+        self.membership.joined = true;
+    }
+
+    pub(super) fn who_are_we(&self) -> Answer {
+        match (&self.membership.cluster, self.membership.joined) {
+            (Some(cluster), true) => {
+                Answer::Member { cluster: cluster.clone(), voters: self.membership.voters.clone() }
+            }
+            _ => Answer::Empty { directory: format!("{:032x}", self.config.directory) },
+        }
+    }
+
+    pub(super) fn on_who_answer(&mut self, now: Now, from: NodeId, answer: Answer) {
+        if self.membership.joined {
+            return;
+        }
+        match answer {
+            Answer::Member { cluster, voters } => {
+                if self.membership.cluster.as_ref().is_some_and(|mine| *mine != cluster) {
+                    tracing::error!(cluster, "the controllers belong to another cluster than this directory");
+                    return;
+                }
+                let wiped = voters.iter().any(|v| v.node == self.node() && *v != self.own_voter());
+                if wiped && !self.config.node.is_broker {
+                    tracing::error!("this controller's directory is new; it may not vote until it is admitted");
+                    return;
+                }
+                self.join_cluster(now, cluster, voters);
+            }
+            Answer::Empty { directory } => {
+                if let Ok(directory) = u128::from_str_radix(&directory, 16) {
+                    self.membership.empty.insert(from, directory);
+                }
+                let controllers = &self.config.node.controllers;
+                let lowest = controllers.keys().next() == Some(&self.node());
+                let others = controllers.keys().filter(|id| **id != self.node());
+                let fresh = self.membership.cluster.is_none() && self.config.node.is_controller;
+                if lowest && fresh && others.clone().all(|id| self.membership.empty.contains_key(id)) {
+                    self.found_cluster(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn tick_membership(&mut self, now: Now) {
+        if now.mono < self.membership.next {
+            return;
+        }
+        self.membership.next = now.mono + ASK_MS;
+        if self.membership.broken {
+            return;
+        }
+        if !self.membership.joined {
+            let directory = format!("{:032x}", self.config.directory);
+            let controllers: Vec<NodeId> = self.config.node.controllers.keys().copied().collect();
+            for id in controllers {
+                if id != self.node() {
+                    let rpc = self.next_id();
+                    self.send_rpc(id, rpc, &Ask::WhoAreYou { directory: directory.clone() });
+                }
+            }
+            return;
+        }
+        if !self.config.node.is_broker || self.membership.stopping {
+            return;
+        }
+        match self.membership.registration {
+            Registration::None => self.register(now),
+            Registration::Asked => {}
+            Registration::Known(number) | Registration::Open(number) => {
+                self.membership.next = now.mono + self.heartbeat_ms();
+                self.send_heartbeat(now, number, false);
+            }
+        }
+    }
+
+    fn heartbeat_ms(&self) -> u64 {
+        (self.config.node.broker_session_timeout.as_millis() as u64 / 6).max(ASK_MS)
+    }
+
+    fn register(&mut self, now: Now) {
+        let Some(kafka) = self.config.kafka.clone() else { return };
+        let command = CtlCommand::RegisterBroker {
+            node: self.node(),
+            directory: Uuid::from_u128(self.config.directory),
+            kafka,
+            peer: self.config.peer.clone(),
+            rack: self.config.node.rack.clone(),
+            cluster: self.membership.cluster.clone(),
+        };
+        self.membership.registration = Registration::Asked;
+        self.route(now, command, now.mono + REGISTER_MS, Target::Registration);
+    }
+
+    pub(super) fn on_registered(&mut self, now: Now, answer: super::CtlAnswer) {
+        match answer {
+            Ok((CtlReply::Registered { incarnation }, _)) => {
+                tracing::info!(incarnation, "registered with the controller");
+                self.membership.registration = Registration::Known(incarnation);
+                self.status.incarnation = incarnation;
+                self.membership.next = now.mono;
+                self.check_gate(now);
+            }
+            Ok((other, _)) => tracing::error!(?other, "registration got an answer that is none"),
+            Err(error) => {
+                tracing::debug!(%error, "registration failed; trying again");
+                self.membership.registration = Registration::None;
+            }
+        }
+    }
+
+    /// The session lapsed and somebody registered this node anew, or the controllers forgot it.
+    pub(super) fn on_session_unknown(&mut self) {
+        self.membership.registration = Registration::None;
+    }
+
+    /// Opens the boot gate once the image reflects the registration (safety.md F16).
+    fn check_gate(&mut self, now: Now) {
+        if let Registration::Known(number) = self.membership.registration
+            && self.image.applied >= number
+        {
+            self.membership.registration = Registration::Open(number);
+            self.engine.set_incarnation(number);
+            self.engine.open_gate(now.mono);
+            self.status.registered = true;
+        }
+    }
+
+    pub(super) fn send_heartbeat(&mut self, now: Now, incarnation: u64, stopping: bool) {
+        match self.controller_leader() {
+            Some(leader) if leader == self.node() => {
+                self.on_heartbeat(now, leader, incarnation, stopping);
+            }
+            Some(leader) => {
+                let rpc = self.next_id();
+                self.send_rpc(leader, rpc, &Ask::Heartbeat { incarnation, stopping });
+            }
+            None => {}
+        }
+    }
+
+    /// Announces an orderly stop: the session ends, no registration follows.
+    pub(super) fn announce_stop(&mut self, now: Now) {
+        self.membership.stopping = true;
+        if let Registration::Known(number) | Registration::Open(number) = self.membership.registration {
+            self.send_heartbeat(now, number, true);
+        }
+    }
+
+    /// Entries of the controller log up to `index` are committed: applies them and acts on the difference.
+    pub(super) fn apply_metadata(&mut self, now: Now, index: Index) {
+        let mut removed = BTreeSet::new();
+        let mut changes = Vec::new();
+        while self.membership.applied < index && !self.membership.broken {
+            let from = self.membership.applied.next();
+            let entries = match self.engine.store().read(CONTROLLER, from, APPLY_BYTES) {
+                Ok(entries) => entries,
+                Err(error) => return self.break_membership(format!("controller log cannot be read: {error}")),
+            };
+            for entry in entries.into_iter().take_while(|e| e.meta.id.index <= index) {
+                self.membership.applied = entry.meta.id.index;
+                if entry.meta.kind == EntryKind::Metadata
+                    && let Err(reason) = self.apply_entry(&entry, &mut changes)
+                {
+                    return self.break_membership(reason);
+                }
+            }
+        }
+        for change in &changes {
+            if let Change::GroupRemoved { group, .. } = change {
+                removed.insert(*group);
+            }
+        }
+        for group in removed {
+            self.remove_replica(group);
+        }
+        for change in changes {
+            self.on_change(now, change);
+        }
+        self.check_gate(now);
+        self.on_metadata_applied(now);
+    }
+
+    fn break_membership(&mut self, reason: String) {
+        tracing::error!(reason, "the controller log cannot be applied; this node acts on it no further");
+        self.membership.broken = true;
+    }
+
+    fn apply_entry(&mut self, entry: &Entry, changes: &mut Vec<Change>) -> Result<(), String> {
+        let batch = Batch::decode(&entry.payload)?;
+        let number = Image::number(entry.meta.id.epoch.generation.0, entry.meta.id.index.0);
+        changes.extend(Arc::make_mut(&mut self.image).apply_with_changes(number, &batch)?);
+        self.image_changed = true;
+        Ok(())
+    }
+
+    fn remove_replica(&mut self, group: GroupId) {
+        self.hints.remove(&group);
+        if let Some(mut p) = self.partitions.remove(&group) {
+            let leader = Epoch { generation: p.epoch.generation, term: Term(u64::MAX) };
+            p.on_role(crate::raftlog::core::Role::Follower, leader, None, 0, &mut self.done);
+            self.engine.remove(group);
+            tracing::info!(%group, "replica deleted with its topic");
+        } else if self.orphans.remove(&group).is_some()
+            && let Err(error) = self.engine.store().remove_group(group)
+        {
+            tracing::warn!(%group, %error, "replica of a deleted topic could not be removed");
+        }
+    }
+
+    fn on_change(&mut self, now: Now, change: Change) {
+        match change {
+            Change::GroupAdded { group, topic, partition } => self.place_replica(now, group, topic, partition),
+            Change::BrokerChanged { node } => self.on_broker_changed(now, node),
+            Change::TopicConfigChanged { topic } => self.refresh_configs(Some(topic)),
+            Change::ClusterConfigChanged => self.refresh_configs(None),
+            _ => {}
+        }
+    }
+
+    fn on_broker_changed(&mut self, now: Now, node: NodeId) {
+        let Some(broker) = self.image.brokers.get(&node).cloned() else { return };
+        if node != self.node() {
+            self.engine.set_peer_incarnation(now.mono, node, broker.incarnation);
+            self.dials.push((node, format!("{}:{}", broker.peer.host, broker.peer.port)));
+        }
+        self.upkeep.in_sync_now();
+    }
+
+    /// Creates (or takes up) the replica of this group that the log places here.
+    fn place_replica(&mut self, now: Now, group: GroupId, topic_id: Uuid, number: i32) {
+        let image = self.image.clone();
+        let Some((topic, _, partition)) = image.group(group) else { return };
+        let me = |r: &&ReplicaId| r.node == self.node() && r.directory == self.config.directory;
+        let Some(replica) = partition.replicas.iter().find(me).copied() else { return };
+        let config = image.topic_config(topic, &self.config.node.defaults);
+        let options = group_options(&config);
+        if let Some(found) = self.orphans.remove(&group) {
+            if let Err(error) = self.engine.store().set_options(group, options) {
+                tracing::warn!(%group, %error, "options of a recovered replica");
+            }
+            let p = Partition::recover(&found, config, self.engine.store());
+            self.partitions.insert(group, p);
+            self.engine.adopt(now.mono, found);
+            return;
+        }
+        let configuration = Configuration { voters: partition.replicas.clone(), ..Configuration::default() };
+        let generation = Generation(partition.generation);
+        let spec = GroupSpec {
+            group,
+            name: format!("{topic_id}-{number}"),
+            replica,
+            log_start: LogStart { configuration: configuration.encode(), ..LogStart::default() },
+            hard_state: HardState { epoch: Epoch { generation, term: Term(0) }, ..HardState::default() },
+            options,
+        };
+        let campaign = partition.replicas.first() == Some(&replica);
+        self.partitions.insert(group, Partition::new(group, replica, config));
+        if let Err(error) = self.engine.create(now.mono, spec, campaign) {
+            tracing::error!(%group, %error, "replica cannot be created");
+            if let Some(p) = self.partitions.get_mut(&group) {
+                p.out_of_service = Some(error.to_string());
+            }
+        }
+    }
+
+    fn refresh_configs(&mut self, only: Option<Uuid>) {
+        let image = self.image.clone();
+        for (group, p) in &mut self.partitions {
+            let Some((topic, ..)) = image.group(*group) else { continue };
+            if only.is_some_and(|id| id != topic.id) {
+                continue;
+            }
+            p.config = image.topic_config(topic, &self.config.node.defaults);
+            if let Err(error) = self.engine.store().set_options(*group, group_options(&p.config)) {
+                tracing::warn!(%group, %error, "changed options not taken");
+            }
+        }
+    }
+}
+
+fn group_options(config: &TopicConfig) -> GroupOptions {
+    GroupOptions { segment_bytes: config.segment_bytes, index_interval_bytes: config.index_interval_bytes }
+}

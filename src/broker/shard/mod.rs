@@ -1,0 +1,512 @@
+//! One shard: the single owner of a node's groups, partitions and waiting requests.
+//!
+//! A poll-driven state machine: `handle` takes one [`Input`], `finish_turn` ends a turn (one message per peer, one
+//! storage round, answers to whoever waited). No locks, no tasks, no clock of its own: `node` drives it with tokio, a simulator
+//! could drive the same code. Requests come as [`Command`]s with a oneshot to answer; nothing here awaits.
+//! - `produce`, `fetch`, `reads`: what clients ask of partitions.
+//! - `metadata`: the controller log applied; replicas created and deleted; registration.
+//! - `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
+
+mod control;
+mod fetch;
+mod metadata;
+mod produce;
+mod reads;
+pub mod rpc;
+mod upkeep;
+
+use super::api::{
+    FetchItem, FetchLimits, Fetched, LeaderHint, ListedOffset, NodeStatus, OffsetSpec, PartitionError,
+    PartitionState, ProduceItem, Produced,
+};
+use super::config::NodeConfig;
+use super::partition::{Done, Partition};
+use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as CtlReply};
+use crate::ctl::image::Image;
+use crate::ctl::record::Endpoint;
+use crate::raftlog::codec::{self, Envelope, Hello, Hint};
+use crate::raftlog::core::{Millis, Role};
+use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
+use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// The controller group.
+pub const CONTROLLER: GroupId = GroupId(0);
+
+/// A controller request's answer: the reply and the number of the entry that must be applied to see it.
+pub type CtlAnswer = Result<(CtlReply, u64), CtlError>;
+
+/// What handles ask.
+pub enum Command {
+    /// Append batches.
+    Produce {
+        /// One per partition.
+        items: Vec<ProduceItem>,
+        /// 0, 1 or -1.
+        acks: i16,
+        /// How long to wait.
+        timeout_ms: u64,
+        /// Bytes admitted; returned when the request is answered.
+        permit: Option<OwnedSemaphorePermit>,
+        /// One result per item.
+        reply: oneshot::Sender<Vec<Result<Produced, PartitionError>>>,
+    },
+    /// Read batches.
+    Fetch {
+        /// One per partition.
+        items: Vec<FetchItem>,
+        /// Of the whole request.
+        limits: FetchLimits,
+        /// One result per item.
+        reply: oneshot::Sender<Vec<Fetched>>,
+    },
+    /// ListOffsets of one partition.
+    ListOffset {
+        /// Group.
+        group: GroupId,
+        /// Which offset.
+        spec: OffsetSpec,
+        /// Epoch the client knows, -1 for none.
+        epoch: i32,
+        /// Answer.
+        reply: oneshot::Sender<Result<ListedOffset, PartitionError>>,
+    },
+    /// OffsetForLeaderEpoch.
+    EpochEnd {
+        /// Group.
+        group: GroupId,
+        /// Asked epoch.
+        asked: i32,
+        /// Epoch the client knows, -1 for none.
+        epoch: i32,
+        /// Answer.
+        reply: oneshot::Sender<Result<(i32, i64), PartitionError>>,
+    },
+    /// DeleteRecords.
+    DeleteRecords {
+        /// Group.
+        group: GroupId,
+        /// New start, -1 for the high watermark.
+        offset: i64,
+        /// How long to wait.
+        timeout_ms: u64,
+        /// Answer: the log start.
+        reply: oneshot::Sender<Result<i64, PartitionError>>,
+    },
+    /// Leadership and sizes as known here.
+    States {
+        /// Which groups.
+        groups: Vec<GroupId>,
+        /// In the same order.
+        reply: oneshot::Sender<Vec<PartitionState>>,
+    },
+    /// Ask the controller leader.
+    Controller {
+        /// What.
+        command: CtlCommand,
+        /// How long to try.
+        timeout_ms: u64,
+        /// Answer.
+        reply: oneshot::Sender<CtlAnswer>,
+    },
+    /// Orderly stop: hand leadership over; answered when nothing is led any more.
+    Drain {
+        /// Done.
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// What a shard is fed.
+pub enum Input {
+    /// A request.
+    Command(Command),
+    /// A peer connected to us.
+    Hello(Hello),
+    /// Raft messages.
+    Raft {
+        /// Sender.
+        from: NodeId,
+        /// Messages.
+        envelopes: Vec<Envelope>,
+    },
+    /// Leadership news.
+    Hints(Vec<Hint>),
+    /// A node asks.
+    Request {
+        /// Sender.
+        from: NodeId,
+        /// Its number.
+        id: u64,
+        /// JSON.
+        body: bytes::Bytes,
+    },
+    /// A node answers.
+    Response {
+        /// Sender.
+        from: NodeId,
+        /// Number of our question.
+        id: u64,
+        /// JSON.
+        body: bytes::Bytes,
+    },
+    /// The connection we dialled is up (or down).
+    Dialled {
+        /// Peer.
+        node: NodeId,
+        /// Up or down.
+        up: bool,
+    },
+    /// The last connection from this peer was reset or closed: its process died.
+    PeerReset {
+        /// Peer.
+        node: NodeId,
+    },
+    /// A storage round ended.
+    RoundDone(RoundDone),
+}
+
+/// The time, both ways.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic milliseconds: timers.
+    pub mono: Millis,
+    /// Wall clock milliseconds: record timestamps, retention.
+    pub wall_ms: i64,
+}
+
+/// How a shard starts.
+pub struct ShardConfig {
+    /// The node's configuration.
+    pub node: Arc<NodeConfig>,
+    /// The data directory's uuid.
+    pub directory: u128,
+    /// Random id of this process start.
+    pub boot: u128,
+    /// Advertised Kafka address, if a broker.
+    pub kafka: Option<Endpoint>,
+    /// Advertised peer address.
+    pub peer: Endpoint,
+    /// Cluster id stored in the directory.
+    pub cluster: Option<String>,
+    /// Seed of placement and jitter.
+    pub seed: u64,
+}
+
+struct PendingProduce {
+    results: Vec<Option<Result<Produced, PartitionError>>>,
+    groups: Vec<GroupId>,
+    missing: usize,
+    deadline: Millis,
+    _permit: Option<OwnedSemaphorePermit>,
+    reply: oneshot::Sender<Vec<Result<Produced, PartitionError>>>,
+}
+
+/// The owner of everything a node keeps.
+pub struct Shard {
+    config: ShardConfig,
+    engine: Engine,
+    partitions: HashMap<GroupId, Partition>,
+    image: Arc<Image>,
+    image_changed: bool,
+    hints: HashMap<GroupId, Hint>,
+    next_id: u64,
+    produces: HashMap<u64, PendingProduce>,
+    produce_deadlines: BTreeMap<(Millis, u64), ()>,
+    fetches: HashMap<u64, fetch::PendingFetch>,
+    fetch_deadlines: BTreeMap<(Millis, u64), ()>,
+    reads: HashMap<u64, reads::PendingRead>,
+    control: control::Control,
+    membership: metadata::Membership,
+    upkeep: upkeep::Upkeep,
+    orphans: HashMap<GroupId, RecoveredGroup>,
+    status: NodeStatus,
+    done: Vec<Done>,
+    dials: Vec<(NodeId, String)>,
+    outgoing: Vec<(NodeId, Vec<bytes::Bytes>)>,
+    drain: Option<oneshot::Sender<()>>,
+    turn_ended: bool,
+}
+
+impl Shard {
+    /// A shard over an engine that holds no group yet; takes up the recovered ones.
+    pub fn new(config: ShardConfig, engine: Engine, recovered: Vec<RecoveredGroup>, now: Now) -> Self {
+        let node = config.node.clone();
+        let mut shard = Self {
+            control: control::Control::new(now.mono),
+            membership: metadata::Membership::new(&config),
+            upkeep: upkeep::Upkeep::new(now.mono, &node),
+            config,
+            engine,
+            partitions: HashMap::new(),
+            image: Arc::new(Image::default()),
+            image_changed: true,
+            hints: HashMap::new(),
+            next_id: 1,
+            produces: HashMap::new(),
+            produce_deadlines: BTreeMap::new(),
+            fetches: HashMap::new(),
+            fetch_deadlines: BTreeMap::new(),
+            reads: HashMap::new(),
+            orphans: HashMap::new(),
+            status: NodeStatus::default(),
+            done: Vec::new(),
+            dials: Vec::new(),
+            outgoing: Vec::new(),
+            drain: None,
+            turn_ended: false,
+        };
+        for (id, address) in &node.controllers {
+            if *id != node.node_id {
+                shard.dials.push((*id, address.clone()));
+            }
+        }
+        shard.start_membership(now, recovered);
+        shard
+    }
+
+    fn node(&self) -> NodeId {
+        self.config.node.node_id
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Feeds one input. Call `finish_turn` when no more is at hand.
+    pub fn handle(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Command(command) => self.on_command(now, command),
+            Input::Raft { from, envelopes } => self.engine.receive(now.mono, from, envelopes),
+            Input::RoundDone(done) => self.engine.on_round_done(now.mono, done),
+            Input::Hints(hints) => self.on_hints(hints),
+            Input::Hello(hello) => self.on_hello(now, hello),
+            Input::Request { from, id, body } => self.on_request(now, from, id, &body),
+            Input::Response { from, id, body } => self.on_response(now, from, id, &body),
+            Input::Dialled { node, up } => {
+                self.engine.set_connected(now.mono, node, up);
+                if up {
+                    self.send_all_hints(node);
+                }
+            }
+            Input::PeerReset { node } => self.engine.peer_reset(now.mono, node),
+        }
+        self.process_events(now);
+    }
+
+    fn on_command(&mut self, now: Now, command: Command) {
+        match command {
+            Command::Produce { items, acks, timeout_ms, permit, reply } => {
+                self.on_produce(now, items, acks, timeout_ms, permit, reply)
+            }
+            Command::Fetch { items, limits, reply } => self.on_fetch(now, items, limits, reply),
+            Command::ListOffset { group, spec, epoch, reply } => {
+                self.on_read(now, group, epoch, reads::Ask::Offset { spec, reply })
+            }
+            Command::EpochEnd { group, asked, epoch, reply } => {
+                self.on_read(now, group, epoch, reads::Ask::EpochEnd { asked, reply })
+            }
+            Command::DeleteRecords { group, offset, timeout_ms, reply } => {
+                self.on_delete_records(now, group, offset, timeout_ms, reply)
+            }
+            Command::States { groups, reply } => {
+                let states = groups.iter().map(|group| self.partition_state(*group)).collect();
+                let _gone_client = reply.send(states);
+            }
+            Command::Controller { command, timeout_ms, reply } => {
+                self.ask_controller(now, command, timeout_ms, reply)
+            }
+            Command::Drain { reply } => self.start_drain(now, reply),
+        }
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now: Now) {
+        self.engine.tick(now.mono);
+        self.process_events(now);
+        self.expire_requests(now);
+        self.tick_control(now);
+        self.tick_membership(now);
+        self.tick_upkeep(now);
+        self.process_events(now);
+    }
+
+    /// When `tick` is due next.
+    pub fn deadline(&self) -> Millis {
+        let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
+        next = next.min(self.control.deadline());
+        for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
+            if let Some(((at, _), ())) = queue.first_key_value() {
+                next = next.min(*at);
+            }
+        }
+        next
+    }
+
+    /// Ends a turn: frames to peers, a storage round.
+    pub fn finish_turn(&mut self, now: Now, net: &mut dyn Net, disk: &mut dyn Disk) {
+        for (node, frame) in self.outgoing.drain(..) {
+            net.send(node, frame);
+        }
+        self.engine.flush(now.mono, net, disk);
+        self.check_drain();
+    }
+
+    fn process_events(&mut self, now: Now) {
+        let mut events = Vec::new();
+        loop {
+            self.engine.take_events(&mut events);
+            if events.is_empty() {
+                break;
+            }
+            for event in events.drain(..) {
+                self.on_event(now, event);
+            }
+        }
+        self.answer_produces();
+    }
+
+    fn on_event(&mut self, now: Now, event: GroupEvent) {
+        match event {
+            GroupEvent::Appended { group, entries } => {
+                if let Some(p) = self.partitions.get_mut(&group) {
+                    p.on_appended(&entries);
+                }
+            }
+            GroupEvent::Truncated { group, from } => {
+                if let Some(p) = self.partitions.get_mut(&group) {
+                    p.on_truncated(from, self.engine.store(), &mut self.done);
+                }
+            }
+            GroupEvent::Installed { group, start } => {
+                if let Some(p) = self.partitions.get_mut(&group) {
+                    p.on_installed(&start, &mut self.done);
+                }
+            }
+            GroupEvent::Committed { group: CONTROLLER, index } => self.apply_metadata(now, index),
+            GroupEvent::Committed { group, index } => self.on_committed(now, group, index),
+            GroupEvent::Durable { group, last } => {
+                if let Some(p) = self.partitions.get_mut(&group) {
+                    p.on_durable(last.index, &mut self.done);
+                }
+            }
+            GroupEvent::Progress { group } => self.on_progress(group),
+            GroupEvent::Role { group: CONTROLLER, role, leader, .. } => {
+                self.on_controller_role(now, role, leader)
+            }
+            GroupEvent::Role { group, epoch, role, leader } => {
+                if let Some(p) = self.partitions.get_mut(&group) {
+                    p.on_role(role, epoch, leader, now.mono, &mut self.done);
+                    self.on_leadership(now, group);
+                }
+            }
+            GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
+            GroupEvent::Poisoned { group, reason } => {
+                if let Some(p) = self.partitions.get_mut(&group) {
+                    p.out_of_service = Some(reason);
+                }
+            }
+            GroupEvent::StorageFailed { reason } => {
+                tracing::error!(reason, "data directory failed; it is offline, leadership goes to others");
+                self.status.storage_failure = Some(reason);
+            }
+        }
+    }
+
+    fn on_committed(&mut self, now: Now, group: GroupId, index: crate::segment::Index) {
+        let Some(p) = self.partitions.get_mut(&group) else { return };
+        let before = p.high_watermark;
+        let holders = self.engine.core(group).map_or(Vec::new(), |core| core.progress());
+        let durable = self.engine.core(group).map_or(0, |core| core.durable().0);
+        let count = |index: crate::segment::Index| {
+            let peers = holders.iter().filter(|h| h.voter && h.matched >= index).count();
+            peers + usize::from(durable >= index.0)
+        };
+        let moved = p.on_committed(index, self.engine.store(), &count, &mut self.done);
+        let advanced = p.high_watermark > before;
+        let waiting = if advanced { std::mem::take(&mut p.fetch_waiters) } else { Vec::new() };
+        if let Some(offset) = moved {
+            self.move_start(now, group, offset);
+        }
+        for id in waiting {
+            self.retry_fetch(now, id, false);
+        }
+    }
+
+    fn on_progress(&mut self, group: GroupId) {
+        let Some(p) = self.partitions.get_mut(&group) else { return };
+        if p.role == Role::Leader && p.waits_for_holders() {
+            let core = self.engine.core(group);
+            p.release_committed(&|index| core.map_or(0, |c| c.holders(index)), &mut self.done);
+        }
+    }
+
+    /// Who leads the group as known here: the local replica's word, else the news.
+    pub(super) fn leader_of(&self, group: GroupId) -> Option<LeaderHint> {
+        let local = self.partitions.get(&group).and_then(|p| Some((p.epoch, p.leader?.node)));
+        let heard = self.hints.get(&group).map(|h| (h.epoch, h.leader));
+        let (epoch, node) = match (local, heard) {
+            (Some(local), Some(heard)) => local.max(heard),
+            (local, heard) => local.or(heard)?,
+        };
+        Some(LeaderHint { node, epoch: leader_epoch(epoch) })
+    }
+
+    /// The image as of the last applied entry, if it changed since the last call.
+    pub fn take_image(&mut self) -> Option<Arc<Image>> {
+        std::mem::take(&mut self.image_changed).then(|| self.image.clone())
+    }
+
+    /// Peers to dial that were not known before.
+    pub fn take_dials(&mut self) -> Vec<(NodeId, String)> {
+        std::mem::take(&mut self.dials)
+    }
+
+    /// Health of the node.
+    pub fn status(&self) -> &NodeStatus {
+        &self.status
+    }
+
+    /// Leader of the controller group, if known.
+    pub fn controller_leader(&self) -> Option<NodeId> {
+        self.engine.core(CONTROLLER).and_then(|c| c.leader()).map(|r| r.node)
+    }
+
+    /// Whether storage still works on something (an orderly stop waits for it).
+    pub fn is_writing(&self) -> bool {
+        self.engine.is_writing()
+    }
+
+    /// Our introduction on every connection we dial.
+    pub fn hello(&self) -> Hello {
+        Hello {
+            cluster: self.membership.cluster().unwrap_or_default().to_owned(),
+            node: self.node(),
+            directory: self.config.directory,
+            boot: self.config.boot,
+            address: format!("{}:{}", self.config.peer.host, self.config.peer.port),
+        }
+    }
+
+    fn on_hello(&mut self, now: Now, hello: Hello) {
+        self.engine.set_peer_boot(now.mono, hello.node, hello.boot);
+        self.dials.push((hello.node, hello.address));
+    }
+
+    fn send_rpc(&mut self, to: NodeId, id: u64, body: &rpc::Ask) {
+        let json = serde_json::to_vec(body).expect("plain data serialises");
+        self.outgoing.push((to, codec::encode_request(id, &json)));
+    }
+
+    fn answer_rpc(&mut self, to: NodeId, id: u64, body: &rpc::Answer) {
+        let json = serde_json::to_vec(body).expect("plain data serialises");
+        self.outgoing.push((to, codec::encode_response(id, &json)));
+    }
+}
+
+/// Kafka's leader epoch of a Raft epoch: the term (safety.md F4). The only place that converts.
+pub fn leader_epoch(epoch: crate::segment::Epoch) -> i32 {
+    i32::try_from(epoch.term.0).unwrap_or(i32::MAX)
+}

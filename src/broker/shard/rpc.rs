@@ -1,0 +1,70 @@
+//! Questions nodes ask each other outside Raft, as JSON on the peer protocol.
+//! New variants and fields may be added; an unknown question is answered `Unknown`.
+
+use crate::ctl::command::{Command, Error, Reply};
+use crate::segment::{GroupId, NodeId, ReplicaId};
+use serde::{Deserialize, Serialize};
+
+/// A question.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Ask {
+    /// A node that knows no cluster yet introduces its directory.
+    WhoAreYou {
+        /// The asker's directory uuid, hexadecimal.
+        directory: String,
+    },
+    /// A request to the controller leader.
+    Command {
+        /// Which.
+        command: Command,
+        /// How long the asker waits.
+        timeout_ms: u64,
+    },
+    /// A broker renews its session.
+    Heartbeat {
+        /// Its registration number.
+        incarnation: u64,
+        /// It is about to stop in order.
+        stopping: bool,
+    },
+    /// The controller asks a leader to hand a group to a preferred replica.
+    Transfer {
+        /// Which group.
+        group: GroupId,
+        /// To which node.
+        to: NodeId,
+    },
+}
+
+/// An answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Neither do I know a cluster; this is my directory uuid, hexadecimal.
+    Empty {
+        /// Directory.
+        directory: String,
+    },
+    /// I belong to this cluster, whose controller group began with these voters.
+    Member {
+        /// Cluster id.
+        cluster: String,
+        /// Initial voters of group 0.
+        voters: Vec<ReplicaId>,
+    },
+    /// Outcome of a command: reply and entry number.
+    Outcome(Result<(Reply, u64), Error>),
+    /// Ask that node instead.
+    NotLeader {
+        /// If known.
+        leader: Option<NodeId>,
+    },
+    /// The session is renewed; false: register again.
+    Session {
+        /// Whether the incarnation is the registered one.
+        known: bool,
+    },
+    /// Done.
+    Ok,
+    /// The question is not understood.
+    Unknown,
+}

@@ -1,0 +1,370 @@
+//! What a shard does now and then: in-sync sets, leadership news, retention, producer snapshots, the orderly stop.
+//! Retention decides on the leader only and moves the log start by a committed control entry (safety.md F23).
+
+use super::{CONTROLLER, Now, Shard};
+use crate::broker::api::PartitionState;
+use crate::broker::config::NodeConfig;
+use crate::broker::partition::SNAPSHOT_BYTES;
+use crate::raftlog::codec::{self, Hint};
+use crate::raftlog::core::{Millis, Role};
+use crate::segment::{GroupId, LogStart, NodeId, Offset, SegmentInfo};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use tokio::sync::oneshot;
+
+const IN_SYNC_MS: u64 = 500;
+const SNAPSHOT_MS: u64 = 2_000;
+/// All hints are repeated this often: a lost one heals.
+const REPEAT_MS: u64 = 10_000;
+/// Hints in one frame.
+const HINTS_PER_FRAME: usize = 1_000;
+
+/// Timers of the upkeep.
+pub struct Upkeep {
+    next_in_sync: Millis,
+    next_retention: Millis,
+    next_snapshot: Millis,
+    next_repeat: Millis,
+    retention_ms: u64,
+    draining: bool,
+}
+
+impl Upkeep {
+    pub(super) fn new(now: Millis, node: &NodeConfig) -> Self {
+        let configured = node.defaults.broker.get("log.retention.check.interval.ms");
+        let retention_ms = configured.and_then(|v| v.parse().ok()).unwrap_or(300_000);
+        Self {
+            next_in_sync: now,
+            next_retention: now + retention_ms.min(10_000),
+            next_snapshot: now + SNAPSHOT_MS,
+            next_repeat: now + REPEAT_MS,
+            retention_ms,
+            draining: false,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Millis {
+        self.next_in_sync.min(self.next_retention).min(self.next_snapshot).min(self.next_repeat)
+    }
+
+    pub(super) fn in_sync_now(&mut self) {
+        self.next_in_sync = 0;
+    }
+}
+
+impl Shard {
+    pub(super) fn tick_upkeep(&mut self, now: Now) {
+        if now.mono >= self.upkeep.next_in_sync {
+            self.upkeep.next_in_sync = now.mono + IN_SYNC_MS;
+            self.refresh_in_sync(now);
+            self.refresh_status();
+        }
+        if now.mono >= self.upkeep.next_retention {
+            self.upkeep.next_retention = now.mono + self.upkeep.retention_ms.max(100);
+            self.retain(now);
+        }
+        if now.mono >= self.upkeep.next_snapshot {
+            self.upkeep.next_snapshot = now.mono + SNAPSHOT_MS;
+            self.snapshot_producers(now, SNAPSHOT_BYTES);
+        }
+        if now.mono >= self.upkeep.next_repeat {
+            self.upkeep.next_repeat = now.mono + REPEAT_MS;
+            let hints = self.own_hints();
+            self.broadcast_hints(&hints);
+        }
+    }
+
+    /// Recomputes who is in sync, tells everyone about changes.
+    fn refresh_in_sync(&mut self, now: Now) {
+        let lag = self.config.node.replica_lag_time_max.as_millis() as u64;
+        let mut changed = Vec::new();
+        for (group, p) in &mut self.partitions {
+            if p.role != Role::Leader {
+                continue;
+            }
+            let mut in_sync = vec![p.replica.node];
+            for peer in self.engine.progress(*group) {
+                let live = self.image.brokers.get(&peer.replica.node).is_some_and(|b| !b.fenced);
+                if peer.voter && live && now.mono.saturating_sub(peer.caught_up_ms) <= lag {
+                    in_sync.push(peer.replica.node);
+                }
+            }
+            in_sync.sort_unstable();
+            if in_sync != p.in_sync {
+                p.in_sync = in_sync;
+                changed.push(*group);
+            }
+        }
+        let hints: Vec<Hint> = changed.into_iter().filter_map(|group| self.own_hint(group)).collect();
+        self.broadcast_hints(&hints);
+    }
+
+    fn own_hint(&self, group: GroupId) -> Option<Hint> {
+        let p = self.partitions.get(&group).filter(|p| p.role == Role::Leader)?;
+        Some(Hint { group, epoch: p.epoch, leader: self.node(), in_sync: p.in_sync.clone() })
+    }
+
+    fn own_hints(&self) -> Vec<Hint> {
+        self.partitions.keys().filter_map(|group| self.own_hint(*group)).collect()
+    }
+
+    /// Role or leader of a partition changed.
+    pub(super) fn on_leadership(&mut self, now: Now, group: GroupId) {
+        let image = self.image.clone();
+        let Some(p) = self.partitions.get_mut(&group) else { return };
+        if p.role == Role::Leader {
+            // Optimistic until the first look: a voter that is dead drops out when its broker is fenced or lags.
+            let live = |node: &NodeId| image.brokers.get(node).is_some_and(|b| !b.fenced);
+            let voters = image.group(group).map(|(_, _, p)| p.replicas.iter().map(|r| r.node).collect());
+            let mut in_sync: Vec<NodeId> = voters.unwrap_or_default();
+            in_sync.retain(|node| *node == p.replica.node || live(node));
+            in_sync.sort_unstable();
+            p.in_sync = in_sync;
+            let hint = self.own_hint(group);
+            self.broadcast_hints(hint.as_slice());
+        }
+        let waiting = self.partitions.get_mut(&group).map(|p| std::mem::take(&mut p.fetch_waiters));
+        for id in waiting.unwrap_or_default() {
+            self.retry_fetch(now, id, false);
+        }
+    }
+
+    pub(super) fn on_hints(&mut self, hints: Vec<Hint>) {
+        for hint in hints {
+            let newer = self.hints.get(&hint.group).is_none_or(|known| hint.epoch >= known.epoch);
+            if newer {
+                self.hints.insert(hint.group, hint);
+            }
+        }
+    }
+
+    fn broadcast_hints(&mut self, hints: &[Hint]) {
+        if hints.is_empty() {
+            return;
+        }
+        let brokers = self.image.brokers.keys().copied();
+        let everyone: BTreeSet<NodeId> =
+            brokers.chain(self.config.node.controllers.keys().copied()).filter(|n| *n != self.node()).collect();
+        for chunk in hints.chunks(HINTS_PER_FRAME) {
+            let frame: Vec<Bytes> = codec::encode_hints(chunk);
+            for node in &everyone {
+                self.outgoing.push((*node, frame.clone()));
+            }
+        }
+    }
+
+    pub(super) fn send_all_hints(&mut self, node: NodeId) {
+        for chunk in self.own_hints().chunks(HINTS_PER_FRAME) {
+            self.outgoing.push((node, codec::encode_hints(chunk)));
+        }
+    }
+
+    /// In-sync replicas as the group's leader last said.
+    pub(super) fn in_sync_of(&self, group: GroupId) -> Vec<NodeId> {
+        let own = self.partitions.get(&group).filter(|p| p.role == Role::Leader).map(|p| p.in_sync.clone());
+        own.or_else(|| self.hints.get(&group).map(|h| h.in_sync.clone())).unwrap_or_default()
+    }
+
+    pub(super) fn partition_state(&mut self, group: GroupId) -> PartitionState {
+        let mut state = PartitionState {
+            leader: self.leader_of(group),
+            in_sync: self.in_sync_of(group),
+            high_watermark: -1,
+            log_start: -1,
+            log_end: -1,
+            size_bytes: 0,
+            local: false,
+            needs_repair: false,
+        };
+        let dead = |node: &NodeId| self.image.brokers.get(node).is_none_or(|b| b.fenced);
+        if state.leader.is_some_and(|l| dead(&l.node)) {
+            state.leader = None;
+        }
+        state.in_sync.retain(|node| !dead(node));
+        if let Some(p) = self.partitions.get(&group) {
+            state.local = true;
+            state.high_watermark = p.high_watermark.0;
+            state.log_start = p.start.0;
+            state.log_end = p.end.0;
+            state.needs_repair = p.out_of_service.is_some();
+            state.size_bytes = self.engine.store().size_bytes(group).unwrap_or(0);
+        }
+        state
+    }
+
+    fn refresh_status(&mut self) {
+        let mut damaged = Vec::new();
+        for (group, p) in &mut self.partitions {
+            if p.out_of_service.is_none()
+                && let Some((from, to)) = self.engine.store_ref().needs_repair(*group)
+            {
+                tracing::error!(%group, %from, %to, "entries are damaged on disk; this replica is held out");
+                p.out_of_service = Some(format!("entries {from} to {to} are damaged"));
+            }
+            if p.out_of_service.is_some() {
+                damaged.push(*group);
+            }
+        }
+        damaged.sort_unstable();
+        self.status.damaged = damaged;
+        self.status.replicas = self.partitions.len();
+        self.status.led = self.partitions.values().filter(|p| p.role == Role::Leader).count();
+        self.status.disk_full = self.engine.store_ref().is_full();
+        let groups = self.image.groups.keys();
+        self.status.leaderless = groups.filter(|g| self.leader_of(**g).is_none()).count();
+    }
+
+    /// Retention by time and size, by whole segments; rolls active segments that are old (segment.ms).
+    fn retain(&mut self, now: Now) {
+        let led: Vec<GroupId> =
+            self.partitions.values().filter(|p| p.role == Role::Leader).map(|p| p.group).collect();
+        for group in led {
+            let Some(p) = self.partitions.get(&group) else { continue };
+            let config = p.config.clone();
+            let (start, high) = (p.start, p.high_watermark);
+            let Ok(segments) = self.engine.store_ref().segments(group) else { continue };
+            if let Some(active) = segments.last().filter(|s| s.active && s.next_offset > s.base_offset)
+                && config.segment_ms > 0
+                && now.wall_ms.saturating_sub(active.max_timestamp) > config.segment_ms
+                && let Err(error) = self.engine.store().roll(group)
+            {
+                tracing::warn!(%group, %error, "active segment could not be rolled");
+            }
+            let keep = retained_from(&segments, config.retention_ms, config.retention_bytes, now.wall_ms);
+            let keep = keep.min(high);
+            if keep > start
+                && let Err(error) = self.propose_log_start(now, group, keep)
+            {
+                tracing::debug!(%group, %error, "log start not moved");
+            }
+        }
+    }
+
+    /// A committed control entry moved the log start: drops whole segments before it.
+    pub(super) fn move_start(&mut self, now: Now, group: GroupId, offset: Offset) {
+        if let Err(error) = self.try_move_start(now, group, offset) {
+            tracing::warn!(%group, %offset, %error, "log start not moved on disk");
+        }
+    }
+
+    fn try_move_start(&mut self, now: Now, group: GroupId, offset: Offset) -> crate::segment::Result<()> {
+        let old = self.engine.store().log_start(group)?.clone();
+        let segments = self.engine.store_ref().segments(group)?;
+        // The last segment that begins at or before the new start is the first one kept.
+        let kept = segments.iter().rev().find(|s| s.base_offset <= offset);
+        let mut start = LogStart { start_offset: offset, ..old };
+        if let Some(segment) = kept.filter(|s| s.first > start.prev.index) {
+            let first = self.engine.store().meta_at(group, segment.first)?;
+            start.prev = first.predecessor();
+            start.base_offset = first.base_offset;
+        }
+        if let Some(p) = self.partitions.get_mut(&group)
+            && let Some((producers, at)) = p.producer_snapshot()
+        {
+            start.producers = Bytes::from(producers);
+            start.producers_at = at;
+            p.since_snapshot = 0;
+        }
+        if start.producers_at < start.prev.index {
+            // The entries the producer state would be rebuilt from must stay (design section 4).
+            return Ok(());
+        }
+        self.engine.move_log_start(now.mono, group, start)
+    }
+
+    /// Stores the producer state of partitions that grew, so that a restart reads little of the log.
+    fn snapshot_producers(&mut self, now: Now, threshold: u64) {
+        let grown: Vec<(GroupId, Offset)> = self
+            .partitions
+            .values()
+            .filter(|p| p.since_snapshot >= threshold && p.out_of_service.is_none())
+            .map(|p| (p.group, p.start))
+            .collect();
+        for (group, start) in grown {
+            self.move_start(now, group, start);
+        }
+    }
+
+    pub(super) fn start_drain(&mut self, now: Now, reply: oneshot::Sender<()>) {
+        self.upkeep.draining = true;
+        self.announce_stop(now);
+        self.snapshot_producers(now, 1);
+        for group in self.engine.group_ids() {
+            self.engine.transfer(now.mono, group, None);
+        }
+        self.process_events(now);
+        self.drain = Some(reply);
+    }
+
+    /// Answers the drain when nothing that others could lead is led here and storage is quiet.
+    pub(super) fn check_drain(&mut self) {
+        if self.drain.is_none() || self.engine.is_writing() {
+            return;
+        }
+        let leads = |group: GroupId| {
+            self.engine.core(group).is_some_and(|core| {
+                core.role() == Role::Leader && core.configuration().0.voters.len() > 1
+            })
+        };
+        if !self.partitions.keys().any(|group| leads(*group))
+            && !leads(CONTROLLER)
+            && let Some(reply) = self.drain.take()
+        {
+            let _gone = reply.send(());
+        }
+    }
+}
+
+/// First offset that retention keeps.
+fn retained_from(segments: &[SegmentInfo], retention_ms: i64, retention_bytes: i64, now_ms: i64) -> Offset {
+    let mut total: u64 = segments.iter().map(|s| s.bytes).sum();
+    let mut keep = segments.first().map_or(Offset(0), |s| s.base_offset);
+    for segment in segments.iter().filter(|s| !s.active) {
+        let old = retention_ms >= 0
+            && segment.max_timestamp >= 0
+            && now_ms.saturating_sub(segment.max_timestamp) > retention_ms;
+        let big = retention_bytes >= 0 && total.saturating_sub(segment.bytes) >= retention_bytes as u64;
+        if !old && !big {
+            break;
+        }
+        total -= segment.bytes;
+        keep = segment.next_offset;
+    }
+    keep
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::Index;
+
+    fn segment(base: i64, bytes: u64, timestamp: i64, active: bool) -> SegmentInfo {
+        SegmentInfo {
+            first: Index(base as u64 + 1),
+            base_offset: Offset(base),
+            next_offset: Offset(base + 10),
+            bytes,
+            max_timestamp: timestamp,
+            active,
+        }
+    }
+
+    #[test]
+    fn retention_by_time_drops_whole_old_segments_and_never_the_active_one() {
+        let segments = [segment(0, 5, 100, false), segment(10, 5, 200, false), segment(20, 5, 50, true)];
+        assert_eq!(retained_from(&segments, 1000, -1, 1150), Offset(10));
+        assert_eq!(retained_from(&segments, 1000, -1, 5000), Offset(20));
+        assert_eq!(retained_from(&segments, -1, -1, 5000), Offset(0));
+        // A segment without a timestamp is never old; nothing behind it goes before it.
+        let unknown = [segment(0, 5, -1, false), segment(10, 5, 1, false)];
+        assert_eq!(retained_from(&unknown, 1, -1, 5000), Offset(0));
+    }
+
+    #[test]
+    fn retention_by_size_keeps_at_least_the_limit() {
+        let segments = [segment(0, 5, 1, false), segment(10, 5, 2, false), segment(20, 5, 3, true)];
+        assert_eq!(retained_from(&segments, -1, 10, 0), Offset(10));
+        assert_eq!(retained_from(&segments, -1, 11, 0), Offset(0));
+        assert_eq!(retained_from(&segments, -1, 0, 0), Offset(20));
+    }
+}

@@ -1,0 +1,907 @@
+//! The engine: owns the groups of one node outright and drives their cores.
+//!
+//! A poll-driven state machine over [`Net`], [`Disk`] and a passed-in clock: no tasks, no threads, no locks, so that a simulator
+//! drives this very code. Everything emitted in one turn is batched: one message per peer, one storage round.
+//! Called by: `broker::shard`, which feeds it events and takes its [`GroupEvent`]s. Not here: what entries mean.
+//! Invariants:
+//! - a message marked `after_storage` leaves only when every storage change its group made before it is durable (Raft §5.1, §5.3:
+//!   persist before you answer);
+//! - a message whose replica ids or incarnations do not match is dropped (safety.md F6);
+//! - one storage round is in flight at most; what gathers meanwhile is the next one (group commit, no timer).
+
+use super::codec::{Envelope, RaftFrame};
+use super::core::{Core, CoreConfig, Effect, Event, Millis, PeerProgress, Refusal, Restored, Role};
+use super::message::{Body, Configuration, Message};
+use super::wheel::Wheel;
+use crate::segment::{
+    Durable, Entry, EntryKind, EntryMeta, Epoch, Error as StoreError, GroupId, GroupSpec, Index, LogId,
+    LogStart, NodeId, RecoveredGroup, ReplicaId, Round, RoundDone, Store,
+};
+use bytes::{Bytes, BytesMut};
+use slab::Slab;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// Sends frames to peers. Never blocks; a frame that does not fit is dropped (Raft repairs it).
+pub trait Net {
+    /// Queues the slices of one frame; false if it was dropped.
+    fn send(&mut self, to: NodeId, frame: Vec<Bytes>) -> bool;
+    /// Bytes queued for this peer and not yet written to its socket.
+    fn queued_bytes(&self, to: NodeId) -> usize;
+}
+
+/// Takes storage rounds to the IO thread; completions come back as `Engine::on_round_done`.
+pub trait Disk {
+    /// Starts a round; at most one is in flight.
+    fn submit(&mut self, round: Round);
+}
+
+/// Frames are cut at this size so that a beat never waits behind much data.
+const FRAME_BYTES: usize = 1 << 20;
+/// Beyond this backlog towards one peer no more entries are read for it.
+const BACKLOG_BYTES: usize = 32 << 20;
+/// Messages for groups that are not here yet (their creation is on the way), kept for a moment.
+const EARLY_MESSAGES: usize = 4096;
+const EARLY_MS: u64 = 500;
+
+/// Something to append, in order.
+#[derive(Debug)]
+pub struct Proposal {
+    /// What it is.
+    pub kind: EntryKind,
+    /// Offsets it occupies.
+    pub offset_span: u32,
+    /// Its bytes; base offset and epoch are patched in by the caller's `assign` before it is frozen.
+    pub payload: BytesMut,
+}
+
+/// Why nothing was appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// The core refused.
+    #[error("refused: {0:?}")]
+    Refused(Refusal),
+    /// Below the disk reserve.
+    #[error("data directory is full")]
+    DiskFull,
+    /// Storage has failed for good.
+    #[error("storage failed: {0}")]
+    Failed(String),
+    /// No such group here.
+    #[error("unknown group")]
+    Unknown,
+}
+
+/// What happened to a group, for the layer above, in order.
+#[derive(Debug)]
+pub enum GroupEvent {
+    /// Entries were appended (own or received), not yet durable.
+    Appended {
+        /// Group.
+        group: GroupId,
+        /// Entries in order.
+        entries: Vec<Entry>,
+    },
+    /// Entries at or above `from` are gone.
+    Truncated {
+        /// Group.
+        group: GroupId,
+        /// First removed.
+        from: Index,
+    },
+    /// The log was replaced by an empty one.
+    Installed {
+        /// Group.
+        group: GroupId,
+        /// Where it starts.
+        start: LogStart,
+    },
+    /// Entries up to `index` are committed.
+    Committed {
+        /// Group.
+        group: GroupId,
+        /// Commit index.
+        index: Index,
+    },
+    /// Entries up to `last` are durable here.
+    Durable {
+        /// Group.
+        group: GroupId,
+        /// Last durable entry.
+        last: LogId,
+    },
+    /// Some follower now holds more (leader only).
+    Progress {
+        /// Group.
+        group: GroupId,
+    },
+    /// Role, leader or epoch changed.
+    Role {
+        /// Group.
+        group: GroupId,
+        /// Epoch.
+        epoch: Epoch,
+        /// Role.
+        role: Role,
+        /// Leader if known.
+        leader: Option<ReplicaId>,
+    },
+    /// A read index is confirmed (`ok`), or leadership is gone.
+    Read {
+        /// Group.
+        group: GroupId,
+        /// Token given to `read_index`.
+        token: u64,
+        /// Whether it may be served.
+        ok: bool,
+    },
+    /// The group fenced itself off.
+    Poisoned {
+        /// Group.
+        group: GroupId,
+        /// Why.
+        reason: String,
+    },
+    /// The data directory failed for good.
+    StorageFailed {
+        /// Why.
+        reason: String,
+    },
+}
+
+struct Group {
+    id: GroupId,
+    core: Core,
+    /// Everyone the leader talks to, without this replica.
+    peers: Vec<ReplicaId>,
+    observers: Vec<ReplicaId>,
+    /// Round that makes the last storage change of this group durable.
+    stored_round: u64,
+    /// Deadline the wheel holds for it.
+    armed: Millis,
+    poisoned: bool,
+}
+
+/// What a step carries beside the event: payload bytes never enter the core.
+enum Payloads<'a> {
+    None,
+    Own { proposals: Vec<Proposal>, assign: &'a mut dyn FnMut(&EntryMeta, &mut BytesMut) },
+    Received { first: Index, payloads: Vec<Bytes> },
+}
+
+/// How an engine starts.
+pub struct EngineConfig {
+    /// This node.
+    pub node: NodeId,
+    /// Random id of this process start.
+    pub boot: u128,
+    /// Raft timing.
+    pub core: CoreConfig,
+    /// Seed of all election jitter.
+    pub seed: u64,
+}
+
+/// All groups of one node.
+pub struct Engine {
+    config: EngineConfig,
+    store: Store,
+    groups: Slab<Group>,
+    by_id: HashMap<GroupId, usize>,
+    incarnation: u64,
+    incarnations: BTreeMap<NodeId, u64>,
+    boots: BTreeMap<NodeId, u128>,
+    connected: BTreeSet<NodeId>,
+    saturated: BTreeSet<NodeId>,
+    gate_open: bool,
+    outboxes: BTreeMap<NodeId, RaftFrame>,
+    ready: VecDeque<(NodeId, Vec<Bytes>)>,
+    held: BTreeMap<u64, Vec<(NodeId, Envelope)>>,
+    completed_round: u64,
+    io_busy: bool,
+    wheel: Wheel,
+    next_beat: Millis,
+    urgent: Vec<usize>,
+    early: VecDeque<(Millis, NodeId, Envelope)>,
+    events: Vec<GroupEvent>,
+    refusal: Option<Refusal>,
+    appended: Vec<EntryMeta>,
+    effects: Vec<Effect>,
+    failed: bool,
+}
+
+impl Engine {
+    /// An engine over an opened store; groups are adopted or created afterwards.
+    pub fn new(config: EngineConfig, store: Store, now: Millis) -> Self {
+        Self {
+            config,
+            store,
+            groups: Slab::new(),
+            by_id: HashMap::new(),
+            incarnation: 0,
+            incarnations: BTreeMap::new(),
+            boots: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            saturated: BTreeSet::new(),
+            gate_open: false,
+            outboxes: BTreeMap::new(),
+            ready: VecDeque::new(),
+            held: BTreeMap::new(),
+            completed_round: 0,
+            io_busy: false,
+            wheel: Wheel::new(now),
+            next_beat: now,
+            urgent: Vec::new(),
+            early: VecDeque::new(),
+            events: Vec::new(),
+            refusal: None,
+            appended: Vec::new(),
+            effects: Vec::new(),
+            failed: false,
+        }
+    }
+
+    /// Takes up a group that recovery found.
+    pub fn adopt(&mut self, now: Millis, found: RecoveredGroup) {
+        let configurations = found
+            .configurations
+            .iter()
+            .filter_map(|(id, bytes)| Configuration::decode(bytes).map(|c| (*id, c)))
+            .collect();
+        let restored = Restored {
+            replica: found.replica,
+            hard_state: found.hard_state,
+            log_start: found.log_start,
+            epochs: found.epochs,
+            last: found.last,
+            next_offset: found.next_offset,
+            configurations,
+            gate_open: self.gate_open || found.group == GroupId(0),
+            needs_repair: found.needs_repair.is_some(),
+            campaign_at_once: false,
+            seed: self.seed_of(found.group),
+        };
+        self.start(now, found.group, restored);
+    }
+
+    /// Creates a group. `campaign`: it is the first replica of a brand-new partition.
+    pub fn create(&mut self, now: Millis, spec: GroupSpec, campaign: bool) -> Result<(), StoreError> {
+        let restored = Restored {
+            replica: spec.replica,
+            hard_state: spec.hard_state,
+            log_start: spec.log_start.clone(),
+            epochs: Vec::new(),
+            last: spec.log_start.prev,
+            next_offset: spec.log_start.base_offset,
+            configurations: Vec::new(),
+            gate_open: self.gate_open || spec.group == GroupId(0),
+            needs_repair: false,
+            campaign_at_once: campaign,
+            seed: self.seed_of(spec.group),
+        };
+        let group = spec.group;
+        self.store.create_group(spec)?;
+        self.start(now, group, restored);
+        let (early, rest): (Vec<_>, Vec<_>) = self.early.drain(..).partition(|(_, _, e)| e.group == group);
+        self.early = rest.into();
+        for (at, node, envelope) in early {
+            if now < at + EARLY_MS {
+                self.receive_one(now, node, envelope);
+            }
+        }
+        Ok(())
+    }
+
+    fn seed_of(&self, group: GroupId) -> u64 {
+        let mixed = group.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (self.config.node.0 as u64) << 48;
+        self.config.seed ^ mixed
+    }
+
+    fn start(&mut self, now: Millis, id: GroupId, restored: Restored) {
+        let mut effects = std::mem::take(&mut self.effects);
+        let core = Core::new(self.config.core.clone(), restored, now, &mut effects);
+        let group = Group {
+            id,
+            core,
+            peers: Vec::new(),
+            observers: Vec::new(),
+            stored_round: self.store.next_round(),
+            armed: Millis::MAX,
+            poisoned: false,
+        };
+        let slot = self.groups.insert(group);
+        self.by_id.insert(id, slot);
+        self.effects = effects;
+        self.run_effects(now, slot, Payloads::None);
+        if self.failed {
+            self.step(now, slot, Event::StorageFailed, Payloads::None);
+        }
+    }
+
+    /// Forgets a group and its data.
+    pub fn remove(&mut self, group: GroupId) {
+        if let Some(slot) = self.by_id.remove(&group) {
+            self.groups.remove(slot);
+            self.urgent.retain(|s| *s != slot);
+            if let Err(error) = self.store.remove_group(group) {
+                tracing::warn!(%group, %error, "replica could not be removed");
+            }
+        }
+    }
+
+    /// Appends as leader. `assign` sees each complete header and patches the payload (base offset, epoch).
+    pub fn propose(
+        &mut self,
+        now: Millis,
+        group: GroupId,
+        proposals: Vec<Proposal>,
+        assign: &mut dyn FnMut(&EntryMeta, &mut BytesMut),
+    ) -> Result<Vec<EntryMeta>, ProposeError> {
+        let slot = *self.by_id.get(&group).ok_or(ProposeError::Unknown)?;
+        if let Some(reason) = self.store.failure() {
+            return Err(ProposeError::Failed(reason.to_owned()));
+        }
+        // Control entries (log start, metadata) may use the reserve: they are what frees space.
+        if self.store.is_full() && proposals.iter().any(|p| p.kind == EntryKind::Records) {
+            return Err(ProposeError::DiskFull);
+        }
+        let entries = proposals.iter().map(|p| (p.kind, p.offset_span, p.payload.len() as u32)).collect();
+        self.refusal = None;
+        self.appended.clear();
+        self.step(now, slot, Event::Propose { entries }, Payloads::Own { proposals, assign });
+        match self.refusal.take() {
+            Some(reason) => Err(ProposeError::Refused(reason)),
+            None if self.appended.is_empty() => Err(ProposeError::Refused(Refusal::NotLeader)),
+            None => Ok(std::mem::take(&mut self.appended)),
+        }
+    }
+
+    /// Asks for a confirmed read; answered by `GroupEvent::Read` with the token. False: no such group.
+    pub fn read_index(&mut self, now: Millis, group: GroupId, token: u64) -> bool {
+        self.step_group(now, group, Event::ReadIndex { token })
+    }
+
+    /// Hands leadership over.
+    pub fn transfer(&mut self, now: Millis, group: GroupId, to: Option<ReplicaId>) -> bool {
+        self.step_group(now, group, Event::Transfer { to })
+    }
+
+    /// Replicates group 0 to a broker that is not in its configuration.
+    pub fn add_observer(&mut self, now: Millis, group: GroupId, replica: ReplicaId) {
+        if let Some(slot) = self.by_id.get(&group).copied() {
+            let g = &mut self.groups[slot];
+            if g.observers.contains(&replica) {
+                return;
+            }
+            g.observers.retain(|r| r.node != replica.node);
+            g.observers.push(replica);
+            self.step(now, slot, Event::AddObserver { replica }, Payloads::None);
+        }
+    }
+
+    /// Nobody observes any more (leadership of group 0 was lost).
+    pub fn clear_observers(&mut self, group: GroupId) {
+        if let Some(slot) = self.by_id.get(&group) {
+            self.groups[*slot].observers.clear();
+        }
+    }
+
+    /// Moves a group's log start forward after the committed control entry.
+    pub fn move_log_start(
+        &mut self,
+        now: Millis,
+        group: GroupId,
+        start: LogStart,
+    ) -> Result<(), StoreError> {
+        self.store.set_log_start(group, start.clone())?;
+        if let Some(slot) = self.by_id.get(&group).copied() {
+            self.groups[slot].stored_round = self.store.next_round();
+            self.step(now, slot, Event::LogStartMoved { start }, Payloads::None);
+        }
+        Ok(())
+    }
+
+    /// This node is registered: its incarnation in every message from now on.
+    pub fn set_incarnation(&mut self, incarnation: u64) {
+        self.incarnation = incarnation;
+    }
+
+    /// Opens the boot gate of all groups (safety.md F16).
+    pub fn open_gate(&mut self, now: Millis) {
+        self.gate_open = true;
+        for slot in self.slots() {
+            self.step(now, slot, Event::OpenGate, Payloads::None);
+        }
+    }
+
+    /// A peer's registration number, from the controller log.
+    pub fn set_peer_incarnation(&mut self, now: Millis, node: NodeId, incarnation: u64) {
+        let known = self.incarnations.entry(node).or_default();
+        if incarnation <= *known {
+            return;
+        }
+        *known = incarnation;
+        for slot in self.slots() {
+            if self.groups[slot].id != GroupId(0) {
+                self.step(now, slot, Event::PeerIncarnation { node }, Payloads::None);
+            }
+        }
+    }
+
+    /// A peer said hello: its boot id fences group 0.
+    pub fn set_peer_boot(&mut self, now: Millis, node: NodeId, boot: u128) {
+        if self.boots.insert(node, boot) != Some(boot) {
+            self.step_group(now, GroupId(0), Event::PeerIncarnation { node });
+        }
+    }
+
+    /// The outgoing connection to a peer is up or down.
+    pub fn set_connected(&mut self, now: Millis, node: NodeId, up: bool) {
+        if !up {
+            self.connected.remove(&node);
+            return;
+        }
+        if self.connected.insert(node) {
+            // Do not wait for the next beat: a peer that came back should hear its leaders at once.
+            self.next_beat = now;
+        }
+    }
+
+    /// The peer's process died (its connection was reset): its followers look for another leader (safety.md F22).
+    pub fn peer_reset(&mut self, now: Millis, node: NodeId) {
+        for slot in self.slots() {
+            self.step(now, slot, Event::PeerReset { node }, Payloads::None);
+        }
+    }
+
+    /// Messages from one peer.
+    pub fn receive(&mut self, now: Millis, from: NodeId, envelopes: Vec<Envelope>) {
+        for envelope in envelopes {
+            self.receive_one(now, from, envelope);
+        }
+    }
+
+    fn receive_one(&mut self, now: Millis, from: NodeId, envelope: Envelope) {
+        let Some(slot) = self.by_id.get(&envelope.group).copied() else {
+            if self.early.len() == EARLY_MESSAGES {
+                self.early.pop_front();
+            }
+            self.early.push_back((now, from, envelope));
+            return;
+        };
+        if !self.is_for_us(now, slot, from, &envelope) {
+            return;
+        }
+        let Envelope { group, from, message, payloads, .. } = envelope;
+        let mut received = Payloads::None;
+        let accepted = matches!(message.body, Body::AppendAccepted { .. } | Body::BeatReply { .. });
+        if let Body::Append { prev, entries, .. } = &message.body {
+            if !entries.is_empty() && self.store.is_full() {
+                // As if lost on the way: beats keep the leader known, entries come again when there is space.
+                return;
+            }
+            received = Payloads::Received { first: prev.index.next(), payloads };
+        }
+        self.step(now, slot, Event::Receive { from, message }, received);
+        if accepted && self.groups.get(slot).is_some_and(|g| g.core.role() == Role::Leader) {
+            self.events.push(GroupEvent::Progress { group });
+        }
+    }
+
+    /// Whether ids and incarnations fit (safety.md F6).
+    fn is_for_us(&mut self, now: Millis, slot: usize, from: NodeId, e: &Envelope) -> bool {
+        let g = &self.groups[slot];
+        if e.to != g.core.replica() || e.from.node != from {
+            return false;
+        }
+        if g.id == GroupId(0) {
+            return e.to_incarnation == self.config.boot && self.boots.get(&from) == Some(&e.from_incarnation);
+        }
+        if self.incarnation == 0 || e.to_incarnation != self.incarnation as u128 {
+            return false;
+        }
+        let Ok(theirs) = u64::try_from(e.from_incarnation) else { return false };
+        let known = self.incarnations.get(&from).copied().unwrap_or(0);
+        if theirs > known {
+            self.set_peer_incarnation(now, from, theirs);
+        }
+        theirs >= known && theirs != 0
+    }
+
+    /// A storage round is complete (or has failed).
+    pub fn on_round_done(&mut self, now: Millis, done: RoundDone) {
+        self.io_busy = false;
+        let mut durables: Vec<Durable> = Vec::new();
+        match self.store.complete(done, &mut durables) {
+            Ok(round) => self.completed_round = self.completed_round.max(round),
+            Err(error) => return self.fail(now, error.to_string()),
+        }
+        let waiting = self.held.split_off(&(self.completed_round + 1));
+        for (node, envelope) in std::mem::replace(&mut self.held, waiting).into_values().flatten() {
+            self.push(node, envelope);
+        }
+        for Durable { group, last } in durables {
+            self.step_group(now, group, Event::Durable { last });
+            self.events.push(GroupEvent::Durable { group, last });
+        }
+    }
+
+    /// A failed write or fsync is final: nothing that waits for it is ever sent.
+    fn fail(&mut self, now: Millis, reason: String) {
+        if self.failed {
+            return;
+        }
+        self.failed = true;
+        self.held.clear();
+        self.events.push(GroupEvent::StorageFailed { reason });
+        for slot in self.slots() {
+            self.step(now, slot, Event::StorageFailed, Payloads::None);
+        }
+    }
+
+    /// Time has passed: timers and beats.
+    pub fn tick(&mut self, now: Millis) {
+        let mut due = Vec::new();
+        self.wheel.fire(now, &mut due);
+        for slot in due {
+            let slot = slot as usize;
+            let Some(g) = self.groups.get_mut(slot) else { continue };
+            g.armed = Millis::MAX;
+            if g.core.deadline().is_some_and(|d| d <= now) {
+                self.step(now, slot, Event::Tick, Payloads::None);
+            } else {
+                self.arm(slot);
+            }
+        }
+        if now >= self.next_beat {
+            self.next_beat = now + self.config.core.beat_ms;
+            for slot in self.slots() {
+                self.beat(now, slot);
+            }
+            self.early.retain(|(at, ..)| now < at + EARLY_MS);
+        }
+    }
+
+    /// When `tick` has something to do next.
+    pub fn deadline(&self) -> Millis {
+        self.wheel.deadline().map_or(self.next_beat, |d| d.min(self.next_beat))
+    }
+
+    fn beat(&mut self, now: Millis, slot: usize) {
+        let g = &mut self.groups[slot];
+        if g.core.role() != Role::Leader || g.poisoned {
+            return;
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut beats = Vec::with_capacity(g.peers.len() + g.observers.len());
+        for peer in g.peers.iter().chain(g.observers.iter()) {
+            if let Some(message) = g.core.beat(now, *peer, &mut effects) {
+                beats.push((*peer, message));
+            }
+        }
+        self.effects = effects;
+        for (to, message) in beats {
+            self.send(slot, to, message, Vec::new(), false);
+        }
+        self.run_effects(now, slot, Payloads::None);
+    }
+
+    fn step_group(&mut self, now: Millis, group: GroupId, event: Event) -> bool {
+        match self.by_id.get(&group).copied() {
+            Some(slot) => {
+                self.step(now, slot, event, Payloads::None);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn step(&mut self, now: Millis, slot: usize, event: Event, payloads: Payloads<'_>) {
+        let g = &mut self.groups[slot];
+        if g.poisoned {
+            return;
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        g.core.step(now, event, &mut effects);
+        self.effects = effects;
+        self.run_effects(now, slot, payloads);
+    }
+
+    /// Carries out effects in order; what they lead to is appended and carried out too.
+    fn run_effects(&mut self, now: Millis, slot: usize, mut payloads: Payloads<'_>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut more = Vec::new();
+        while !effects.is_empty() {
+            for effect in effects.drain(..) {
+                self.run_effect(now, slot, effect, &mut payloads, &mut more);
+            }
+            std::mem::swap(&mut effects, &mut more);
+        }
+        self.effects = effects;
+        self.arm(slot);
+        if self.groups[slot].core.wants_beat() && !self.urgent.contains(&slot) {
+            self.urgent.push(slot);
+        }
+    }
+
+    fn run_effect(
+        &mut self,
+        now: Millis,
+        slot: usize,
+        effect: Effect,
+        payloads: &mut Payloads<'_>,
+        more: &mut Vec<Effect>,
+    ) {
+        let group = self.groups[slot].id;
+        match effect {
+            Effect::Append { metas, own } => self.append(now, slot, metas, own, payloads, more),
+            Effect::Truncate { from } => {
+                let result = self.store.truncate(group, from);
+                self.stored(now, slot, result, more);
+                self.events.push(GroupEvent::Truncated { group, from });
+            }
+            Effect::SaveHardState(state) => {
+                let result = self.store.save_hard_state(group, state);
+                self.stored(now, slot, result, more);
+            }
+            Effect::Install { start } => {
+                let result = self.store.install_log_start(group, start.clone());
+                self.stored(now, slot, result, more);
+                self.events.push(GroupEvent::Installed { group, start });
+            }
+            Effect::Send { to, message, after_storage } => {
+                self.send(slot, to, message, Vec::new(), after_storage)
+            }
+            Effect::Replicate { to, prev, max_bytes, commit } => {
+                self.replicate(now, slot, to, prev, max_bytes, commit, more)
+            }
+            Effect::SendLogStart { to } => {
+                let epoch = self.groups[slot].core.epoch();
+                if let Ok(start) = self.store.log_start(group) {
+                    let body = Body::InstallLogStart { start: start.clone() };
+                    self.send(slot, to, Message { epoch, body }, Vec::new(), false);
+                }
+            }
+            Effect::Committed { index } => {
+                self.events.push(GroupEvent::Committed { group, index });
+                if group == GroupId(0) && self.groups[slot].core.role() == Role::Leader {
+                    // Brokers act on metadata: they should not learn of it a beat later.
+                    self.urgent.push(slot);
+                }
+            }
+            Effect::Role { epoch, role, leader } => {
+                self.events.push(GroupEvent::Role { group, epoch, role, leader })
+            }
+            Effect::Configured { configuration, .. } => {
+                let g = &mut self.groups[slot];
+                let me = g.core.replica();
+                g.peers = configuration.members().filter(|r| *r != me).collect();
+            }
+            Effect::ReadReady { token, .. } => {
+                self.events.push(GroupEvent::Read { group, token, ok: true })
+            }
+            Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
+            Effect::Refused { reason } => self.refusal = Some(reason),
+            Effect::Poisoned { reason } => {
+                tracing::error!(%group, reason, "group fences itself off");
+                self.groups[slot].poisoned = true;
+                self.events.push(GroupEvent::Poisoned { group, reason });
+            }
+        }
+    }
+
+    /// Notes that the group's storage changed, or that it could not.
+    fn stored(
+        &mut self,
+        now: Millis,
+        slot: usize,
+        result: Result<(), StoreError>,
+        more: &mut Vec<Effect>,
+    ) {
+        self.groups[slot].stored_round = self.store.next_round();
+        if let Err(error) = result {
+            let g = &mut self.groups[slot];
+            tracing::error!(group = %g.id, %error, "storage refused a change; the replica stands down");
+            // What could not be stored never becomes durable: nothing that waits for it may leave.
+            g.stored_round = u64::MAX;
+            g.core.step(now, Event::StorageFailed, more);
+        }
+    }
+
+    fn append(
+        &mut self,
+        now: Millis,
+        slot: usize,
+        metas: Vec<EntryMeta>,
+        own: bool,
+        payloads: &mut Payloads<'_>,
+        more: &mut Vec<Effect>,
+    ) {
+        let group = self.groups[slot].id;
+        let mut entries = Vec::with_capacity(metas.len());
+        match payloads {
+            Payloads::Own { proposals, assign } if own && !proposals.is_empty() => {
+                for (meta, proposal) in metas.iter().zip(proposals.drain(..)) {
+                    let mut payload = proposal.payload;
+                    assign(meta, &mut payload);
+                    entries.push(Entry { meta: *meta, payload: payload.freeze() });
+                }
+                self.appended.extend_from_slice(&metas);
+            }
+            Payloads::Received { first, payloads } if !own => {
+                for meta in &metas {
+                    let at = (meta.id.index.0 - first.0) as usize;
+                    entries.push(Entry { meta: *meta, payload: payloads[at].clone() });
+                }
+            }
+            _ => {
+                entries.extend(metas.iter().map(|meta| Entry { meta: *meta, payload: Bytes::new() }));
+            }
+        }
+        assert_eq!(entries.len(), metas.len(), "every appended header has its payload");
+        self.events.push(GroupEvent::Appended { group, entries: entries.clone() });
+        let result = self.store.append(group, entries);
+        self.stored(now, slot, result, more);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn replicate(
+        &mut self,
+        now: Millis,
+        slot: usize,
+        to: ReplicaId,
+        prev: LogId,
+        max_bytes: usize,
+        commit: Index,
+        more: &mut Vec<Effect>,
+    ) {
+        let group = self.groups[slot].id;
+        if !self.connected.contains(&to.node) || (max_bytes > 0 && self.saturated.contains(&to.node)) {
+            return;
+        }
+        let mut entries = Vec::new();
+        if max_bytes > 0 && prev.index < self.groups[slot].core.last().index {
+            match self.store.read(group, prev.index.next(), max_bytes) {
+                Ok(read) => entries = read,
+                Err(StoreError::OutOfRange) => {}
+                Err(error) => {
+                    // A read error must never look like the end of the log.
+                    tracing::error!(%group, %error, "entries cannot be read for replication");
+                    self.groups[slot].core.step(now, Event::Damaged, more);
+                    return;
+                }
+            }
+        }
+        let epoch = self.groups[slot].core.epoch();
+        let last = entries.last().map(|e| e.meta.id.index);
+        let bytes = entries.iter().map(|e| e.payload.len()).sum();
+        let (metas, payloads) = entries.into_iter().map(|e| (e.meta, e.payload)).unzip();
+        let body = Body::Append { prev, entries: metas, commit };
+        self.send(slot, to, Message { epoch, body }, payloads, false);
+        if let Some(last) = last {
+            self.groups[slot].core.step(now, Event::Sent { to, last, bytes }, more);
+        }
+    }
+
+    fn send(
+        &mut self,
+        slot: usize,
+        to: ReplicaId,
+        message: Message,
+        payloads: Vec<Bytes>,
+        after_storage: bool,
+    ) {
+        let g = &self.groups[slot];
+        let node = to.node;
+        let (from_incarnation, to_incarnation) = if g.id == GroupId(0) {
+            let Some(theirs) = self.boots.get(&node) else { return };
+            (self.config.boot, *theirs)
+        } else {
+            let theirs = self.incarnations.get(&node).copied().unwrap_or(0);
+            (self.incarnation as u128, theirs as u128)
+        };
+        let from = g.core.replica();
+        let envelope = Envelope { group: g.id, from, to, from_incarnation, to_incarnation, message, payloads };
+        if after_storage && g.stored_round > self.completed_round {
+            if g.stored_round != u64::MAX {
+                self.held.entry(g.stored_round).or_default().push((node, envelope));
+            }
+        } else {
+            self.push(node, envelope);
+        }
+    }
+
+    fn push(&mut self, node: NodeId, envelope: Envelope) {
+        let outbox = self.outboxes.entry(node).or_default();
+        outbox.push(envelope);
+        if outbox.len() >= FRAME_BYTES {
+            let frame = outbox.take();
+            self.ready.push_back((node, frame));
+        }
+    }
+
+    fn arm(&mut self, slot: usize) {
+        let g = &mut self.groups[slot];
+        if let Some(deadline) = g.core.deadline()
+            && deadline < g.armed
+            && !g.poisoned
+        {
+            g.armed = deadline;
+            self.wheel.insert(slot as u64, deadline);
+        }
+    }
+
+    /// Ends a turn: urgent beats, one frame per peer, one storage round.
+    pub fn flush(&mut self, now: Millis, net: &mut dyn Net, disk: &mut dyn Disk) {
+        let urgent = std::mem::take(&mut self.urgent);
+        for slot in urgent {
+            if self.groups.contains(slot) {
+                self.beat(now, slot);
+            }
+        }
+        for (node, frame) in self.ready.drain(..) {
+            net.send(node, frame);
+        }
+        for (node, outbox) in &mut self.outboxes {
+            if !outbox.is_empty() {
+                net.send(*node, outbox.take());
+            }
+        }
+        self.saturated.clear();
+        for node in &self.connected {
+            if net.queued_bytes(*node) > BACKLOG_BYTES {
+                self.saturated.insert(*node);
+            }
+        }
+        if !self.io_busy
+            && !self.failed
+            && self.store.has_work()
+            && let Some(round) = self.store.take_round()
+        {
+            self.io_busy = true;
+            disk.submit(round);
+        }
+    }
+
+    /// Takes what happened since the last call.
+    pub fn take_events(&mut self, into: &mut Vec<GroupEvent>) {
+        into.append(&mut self.events);
+    }
+
+    /// Whether a storage round is under way or waits to be taken.
+    pub fn is_writing(&self) -> bool {
+        self.io_busy || self.store.has_work()
+    }
+
+    fn slots(&self) -> Vec<usize> {
+        self.groups.iter().map(|(slot, _)| slot).collect()
+    }
+
+    /// The storage of all groups (reads, retention, sizes).
+    pub fn store(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    /// The storage, to look at.
+    pub fn store_ref(&self) -> &Store {
+        &self.store
+    }
+
+    /// A group's core, to look at.
+    pub fn core(&self, group: GroupId) -> Option<&Core> {
+        self.by_id.get(&group).map(|slot| &self.groups[*slot].core)
+    }
+
+    /// What the leader of this group knows of its peers.
+    pub fn progress(&self, group: GroupId) -> Vec<PeerProgress> {
+        self.core(group).map(|core| core.progress()).unwrap_or_default()
+    }
+
+    /// Ids of all groups here.
+    pub fn group_ids(&self) -> Vec<GroupId> {
+        self.groups.iter().map(|(_, g)| g.id).collect()
+    }
+
+    /// Whether the group fenced itself off.
+    pub fn is_poisoned(&self, group: GroupId) -> bool {
+        self.by_id.get(&group).is_some_and(|slot| self.groups[*slot].poisoned)
+    }
+}
