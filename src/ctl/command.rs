@@ -1,34 +1,47 @@
-//! What may be asked of the controller leader, and the pure decision: request -> records or refusal. (contract stub)
-use super::image::Image;
-use super::record::{Batch, Endpoint};
+//! What may be asked of the controller leader, and what it answers: the vocabulary of [`decide`].
+//!
+//! Not here: the deciding itself (`decide`), Kafka's requests and error codes (`broker` maps both ways). Commands and
+//! answers travel as JSON between brokers and the controller leader, so fields are only ever added.
+use super::record::Endpoint;
 use crate::segment::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
+pub use super::decide::decide;
+
 /// Cluster defaults that placement and configuration need.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct Defaults {
+    /// `num.partitions`: for topics that name no count.
     pub num_partitions: i32,
-    /// None: min(3, brokers).
+    /// `default.replication.factor`. None: min(3, registered brokers).
     pub replication_factor: Option<i16>,
     /// Static broker configuration by Kafka key (values as text), e.g. log.retention.ms.
     pub broker: BTreeMap<String, String>,
 }
 /// A topic's effective configuration, typed.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
 pub struct TopicConfig {
+    /// `min.insync.replicas`.
     pub min_insync_replicas: i32,
+    /// `retention.ms`; -1 = no limit.
     pub retention_ms: i64,
+    /// `retention.bytes`; -1 = no limit.
     pub retention_bytes: i64,
+    /// `segment.bytes` (or the hidden `internal.segment.bytes`).
     pub segment_bytes: u64,
+    /// `segment.ms`.
     pub segment_ms: i64,
+    /// `index.interval.bytes`.
     pub index_interval_bytes: u32,
+    /// `max.message.bytes`.
     pub max_message_bytes: usize,
+    /// `message.timestamp.type` is `LogAppendTime`.
     pub log_append_time: bool,
+    /// `message.timestamp.before.max.ms`.
     pub timestamp_before_max_ms: i64,
+    /// `message.timestamp.after.max.ms`.
     pub timestamp_after_max_ms: i64,
 }
 /// A request to the controller; JSON on the peer protocol.
@@ -36,6 +49,7 @@ pub struct TopicConfig {
 #[non_exhaustive]
 #[allow(missing_docs)]
 pub enum Command {
+    /// A broker process has started, or lost its registration. Always makes a record: its number is the incarnation.
     RegisterBroker {
         node: NodeId,
         directory: Uuid,
@@ -44,60 +58,57 @@ pub enum Command {
         rack: Option<String>,
         cluster: Option<String>,
     },
-    Fence {
-        node: NodeId,
-        incarnation: u64,
-    },
-    Unfence {
-        node: NodeId,
-        incarnation: u64,
-    },
+    /// Its session lapsed, or it is stopping in order.
+    Fence { node: NodeId, incarnation: u64 },
+    /// Its session is alive again.
+    Unfence { node: NodeId, incarnation: u64 },
+    /// CreateTopics, one topic.
     CreateTopic(CreateTopic),
-    DeleteTopic {
-        name: Option<String>,
-        id: Option<Uuid>,
-    },
-    CreatePartitions {
-        topic: String,
-        count: i32,
-        assignments: Option<Vec<Vec<NodeId>>>,
-        validate_only: bool,
-    },
+    /// DeleteTopics, one topic, by name or by id.
+    DeleteTopic { name: Option<String>, id: Option<Uuid> },
+    /// CreatePartitions, one topic. `count` is the new total; `assignments` are those of the new partitions.
+    CreatePartitions { topic: String, count: i32, assignments: Option<Vec<Vec<NodeId>>>, validate_only: bool },
     /// IncrementalAlterConfigs of one resource; `topic` None = cluster-wide broker configs.
-    AlterConfigs {
-        topic: Option<String>,
-        changes: Vec<ConfigChange>,
-        validate_only: bool,
-    },
-    AllocateProducerIds {
-        node: NodeId,
-    },
+    AlterConfigs { topic: Option<String>, changes: Vec<ConfigChange>, validate_only: bool },
+    /// A block of producer ids for this broker to give out.
+    AllocateProducerIds { node: NodeId },
 }
+/// One topic to create.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct CreateTopic {
+    /// Its name.
     pub name: String,
     /// -1 = default.
     pub partitions: i32,
     /// -1 = default.
     pub replication_factor: i16,
+    /// Brokers of each partition, preferred leader first; None or empty: placed by the controller.
     pub assignments: Option<Vec<Vec<NodeId>>>,
+    /// Configuration of the topic; a null value is refused, as Kafka does.
     pub configs: BTreeMap<String, Option<String>>,
+    /// Check only.
     pub validate_only: bool,
 }
+/// One step of IncrementalAlterConfigs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct ConfigChange {
+    /// Configuration key.
     pub name: String,
+    /// What to do with it.
     pub op: ConfigOp,
+    /// The value; none for `Delete`.
     pub value: Option<String>,
 }
+/// What IncrementalAlterConfigs does to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub enum ConfigOp {
+    /// Replace.
     Set,
+    /// Back to the default.
     Delete,
+    /// Add items to a list.
     Append,
+    /// Take items out of a list.
     Subtract,
 }
 /// What a command led to.
@@ -105,9 +116,13 @@ pub enum ConfigOp {
 #[non_exhaustive]
 #[allow(missing_docs)]
 pub enum Reply {
+    /// Nothing to add.
     Done,
+    /// The registration's number.
     Registered { incarnation: u64 },
+    /// The id is nil when the request was only to be checked.
     TopicCreated { id: Uuid, partitions: i32, replication_factor: i16 },
+    /// `count` ids from `first` on.
     ProducerIds { first: i64, count: i32 },
 }
 /// Why a command was refused; `broker::error` maps each to a Kafka code.
@@ -141,15 +156,4 @@ pub enum Error {
     NotController,
     #[error("timed out waiting for the controller")]
     TimedOut,
-}
-/// Decides a command on the image. `number` = number the entry will get; `seed` = randomness for placement's start and topic ids.
-/// An empty batch = nothing to write, answer at once.
-pub fn decide(
-    _image: &Image,
-    _defaults: &Defaults,
-    _command: &Command,
-    _number: u64,
-    _seed: u64,
-) -> Result<(Batch, Reply), Error> {
-    unimplemented!()
 }

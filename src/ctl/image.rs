@@ -1,79 +1,511 @@
-//! The metadata image: `apply` is pure; same log, same image on every node. (contract stub)
-use super::record::{Batch, Endpoint};
+//! The metadata image: `apply` is pure; same log, same image on every node.
+//!
+//! Not here: who decides what is written (`decide`), how an entry reaches a node (`raftlog`), the typed meaning of
+//! configuration values (`configs`). Called by every node for each committed controller entry, and by the controller
+//! leader's deciding. Invariants (checked by property tests):
+//! - an entry is applied whole or not at all; what does not fit is an error, never skipped, and changes nothing;
+//! - every number is taken from the entry: incarnation and assignment = its number, group ids count on from
+//!   `max(next_group, generation * 2^40 + 1)`, so that a recovered group 0 starts above anything handed out (F20);
+//! - `topics`, `topic_names` and `groups` name exactly the same partitions;
+//! - a replica id never changes once placed: neither a registration nor a wiped disk touches it (F6).
+use super::command::{Defaults, TopicConfig};
+use super::record::{Batch, Endpoint, Record, VERSION};
+use super::{configs, names};
 use crate::segment::{GroupId, NodeId, ReplicaId};
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
+/// Bits of a number that hold the index; the generation stands above them.
+pub const INDEX_BITS: u32 = 40;
+
 /// Everything the controller log says.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[allow(missing_docs)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Image {
+    /// Empty until entry 1.
     pub cluster_id: String,
     /// Number (generation * 2^40 + index) of the last applied entry.
     pub applied: u64,
+    /// Every broker that ever registered.
     pub brokers: BTreeMap<NodeId, Broker>,
+    /// Topics by name. A deleted topic is gone: its record is the tombstone.
     pub topics: BTreeMap<String, Topic>,
+    /// Name of each topic id.
     pub topic_names: BTreeMap<Uuid, String>,
     /// Which topic and partition a group is.
     pub groups: BTreeMap<GroupId, (Uuid, i32)>,
+    /// Cluster-wide dynamic broker configuration.
     pub configs: BTreeMap<String, String>,
+    /// Lower bound of the next group id.
     pub next_group: u64,
+    /// Lower bound of the next producer id.
     pub next_producer_id: i64,
 }
+
 /// A registered broker.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Broker {
+    /// Kafka's broker id.
     pub node: NodeId,
+    /// Number of its last registration.
     pub incarnation: u64,
+    /// Uuid of the data directory it registered with.
     pub directory: Uuid,
+    /// Where clients reach it.
     pub kafka: Endpoint,
+    /// Where brokers and controllers reach it.
     pub peer: Endpoint,
+    /// Failure domain, if told.
     pub rack: Option<String>,
+    /// Clients are steered away; it gets no new replicas. It never stops a Raft leader (safety.md F19).
     pub fenced: bool,
 }
+
 /// A topic.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Topic {
+    /// Its name.
     pub name: String,
+    /// Its id, new after re-creation.
     pub id: Uuid,
+    /// By partition number.
     pub partitions: Vec<Partition>,
+    /// What was set on the topic itself.
     pub configs: BTreeMap<String, String>,
+    /// One of the brokers' own.
     pub internal: bool,
 }
+
 /// A partition.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Partition {
+    /// Its Raft group.
     pub group: GroupId,
+    /// Its voters at creation, preferred leader first.
     pub replicas: Vec<ReplicaId>,
+    /// Recovery generation the controllers last opened for it.
     pub generation: u64,
+}
+
+/// A difference between two images that a node has to act on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Change {
+    /// A group is gone: its replicas may be deleted.
+    GroupRemoved {
+        /// The group.
+        group: GroupId,
+        /// The topic it was part of.
+        topic: Uuid,
+        /// The partition it was.
+        partition: i32,
+    },
+    /// A broker is new, or anything about it changed (a new incarnation included).
+    BrokerChanged {
+        /// Which.
+        node: NodeId,
+    },
+    /// A broker is gone.
+    BrokerRemoved {
+        /// Which.
+        node: NodeId,
+    },
+    /// Cluster-wide broker configuration changed: every topic's effective configuration may have.
+    ClusterConfigChanged,
+    /// A group is new.
+    GroupAdded {
+        /// The group.
+        group: GroupId,
+        /// Its topic.
+        topic: Uuid,
+        /// Its partition.
+        partition: i32,
+    },
+    /// Replicas or generation of a group changed.
+    GroupChanged {
+        /// The group.
+        group: GroupId,
+    },
+    /// The topic's own configuration changed.
+    TopicConfigChanged {
+        /// The topic.
+        topic: Uuid,
+    },
 }
 
 impl Image {
     /// Number of an entry of the controller log: generation * 2^40 + index.
-    pub fn number(_generation: u64, _index: u64) -> u64 {
-        unimplemented!()
+    ///
+    /// # Panics
+    /// A generation of 2^23 or an index of 2^40 does not fit an int64 (a million entries a second for 12 days).
+    pub fn number(generation: u64, index: u64) -> u64 {
+        assert!(generation < 1 << (63 - INDEX_BITS), "controller generation {generation} does not fit");
+        assert!(index < 1 << INDEX_BITS, "controller index {index} does not fit");
+        (generation << INDEX_BITS) | index
     }
+
     /// Applies the entry with this number. Pure; records that do not fit are errors in the log, never silently skipped.
-    pub fn apply(&mut self, _number: u64, _batch: &Batch) -> Result<(), String> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// Says which record does not fit and why; the image is then as before.
+    pub fn apply(&mut self, number: u64, batch: &Batch) -> Result<(), String> {
+        self.apply_with_changes(number, batch).map(drop)
     }
+
+    /// [`Image::apply`], also saying what a node has to act on: the cheap way to what [`Image::diff`] would say.
+    ///
+    /// # Errors
+    /// As `apply`.
+    pub fn apply_with_changes(&mut self, number: u64, batch: &Batch) -> Result<Vec<Change>, String> {
+        if number <= self.applied {
+            return Err(format!("entry {number} comes after {}, which is applied already", self.applied));
+        }
+        if number > i64::MAX as u64 {
+            return Err(format!("entry number {number} does not fit an int64"));
+        }
+        if batch.v != VERSION {
+            return Err(format!("entry {number} has format version {}, this node reads {VERSION}", batch.v));
+        }
+        let mut changes = Vec::new();
+        match &batch.records[..] {
+            // One record checks itself before it changes anything; several may depend on one another, so they are
+            // tried on a copy first.
+            [record] => self.apply_record(number, record, &mut changes)?,
+            records => {
+                let mut next = self.clone();
+                for (at, record) in records.iter().enumerate() {
+                    next.apply_record(number, record, &mut changes)
+                        .map_err(|e| format!("record {at} of entry {number}: {e}"))?;
+                }
+                *self = next;
+            }
+        }
+        self.applied = number;
+        Ok(changes)
+    }
+
     /// Topic by id.
-    pub fn topic_by_id(&self, _id: Uuid) -> Option<&Topic> {
-        unimplemented!()
+    pub fn topic_by_id(&self, id: Uuid) -> Option<&Topic> {
+        self.topics.get(self.topic_names.get(&id)?)
     }
+
     /// Partition of a topic.
-    pub fn partition(&self, _topic: &str, _partition: i32) -> Option<&Partition> {
-        unimplemented!()
+    pub fn partition(&self, topic: &str, partition: i32) -> Option<&Partition> {
+        self.topics.get(topic)?.partitions.get(usize::try_from(partition).ok()?)
     }
+
+    /// Topic, partition number and partition of a group.
+    pub fn group(&self, group: GroupId) -> Option<(&Topic, i32, &Partition)> {
+        let (id, number) = *self.groups.get(&group)?;
+        let topic = self.topic_by_id(id)?;
+        Some((topic, number, topic.partitions.get(usize::try_from(number).ok()?)?))
+    }
+
+    /// Brokers that are not fenced.
+    pub fn live_brokers(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.values().filter(|b| !b.fenced)
+    }
+
+    /// Whether the replica is on the disk its broker registered with. A broker whose disk was wiped keeps its name but
+    /// no longer holds the replicas placed on the old disk (safety.md F6).
+    pub fn holds(&self, replica: &ReplicaId) -> bool {
+        self.brokers.get(&replica.node).is_some_and(|b| b.directory.as_u128() == replica.directory)
+    }
+
     /// Effective topic configuration: topic, else cluster-wide dynamic, else `defaults`.
-    pub fn topic_config(
-        &self,
-        _topic: &Topic,
-        _defaults: &super::command::Defaults,
-    ) -> super::command::TopicConfig {
-        unimplemented!()
+    ///
+    /// Parses a dozen short texts: callers on the produce path keep the result until the image changes.
+    pub fn topic_config(&self, topic: &Topic, defaults: &Defaults) -> TopicConfig {
+        configs::typed(&topic.configs, &self.configs, defaults)
     }
+
+    /// What a node that has acted on `old` must act on to have acted on `new`: removals first, then brokers, then
+    /// the rest. Costs a walk over both.
+    pub fn diff(old: &Image, new: &Image) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (&group, &(topic, partition)) in &old.groups {
+            if !new.groups.contains_key(&group) {
+                changes.push(Change::GroupRemoved { group, topic, partition });
+            }
+        }
+        for (&node, broker) in &new.brokers {
+            if old.brokers.get(&node) != Some(broker) {
+                changes.push(Change::BrokerChanged { node });
+            }
+        }
+        for &node in old.brokers.keys() {
+            if !new.brokers.contains_key(&node) {
+                changes.push(Change::BrokerRemoved { node });
+            }
+        }
+        if old.configs != new.configs {
+            changes.push(Change::ClusterConfigChanged);
+        }
+        for topic in new.topics.values() {
+            Self::diff_topic(old.topic_by_id(topic.id), topic, &mut changes);
+        }
+        changes
+    }
+
+    fn diff_topic(old: Option<&Topic>, new: &Topic, changes: &mut Vec<Change>) {
+        for (number, partition) in new.partitions.iter().enumerate() {
+            match old.and_then(|t| t.partitions.get(number)) {
+                None => changes.push(Change::GroupAdded {
+                    group: partition.group,
+                    topic: new.id,
+                    partition: number as i32,
+                }),
+                Some(before) if before != partition => {
+                    changes.push(Change::GroupChanged { group: partition.group });
+                }
+                Some(_) => {}
+            }
+        }
+        if old.is_some_and(|t| t.configs != new.configs) {
+            changes.push(Change::TopicConfigChanged { topic: new.id });
+        }
+    }
+
+    /// One record: checked whole, then done. On an error nothing has changed.
+    fn apply_record(
+        &mut self,
+        number: u64,
+        record: &Record,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), String> {
+        match record {
+            Record::Cluster { id } => self.apply_cluster(id),
+            Record::Broker { node, directory, kafka, peer, rack } => {
+                let broker = Broker {
+                    node: *node,
+                    incarnation: number,
+                    directory: *directory,
+                    kafka: kafka.clone(),
+                    peer: peer.clone(),
+                    rack: rack.clone(),
+                    fenced: false,
+                };
+                self.apply_broker(broker, changes)
+            }
+            Record::Fence { node, incarnation } => self.apply_fenced(*node, *incarnation, true, changes),
+            Record::Unfence { node, incarnation } => self.apply_fenced(*node, *incarnation, false, changes),
+            Record::Topic { name, id, replicas, configs } => {
+                self.apply_topic(number, name, *id, replicas, configs, changes)
+            }
+            Record::Partitions { id, replicas } => self.apply_partitions(number, *id, replicas, changes),
+            Record::DeleteTopic { id } => self.apply_delete(*id, changes),
+            Record::TopicConfig { id, changes: settings } => {
+                let topic = self.topic_mut(*id)?;
+                if set_all(&mut topic.configs, settings) {
+                    changes.push(Change::TopicConfigChanged { topic: *id });
+                }
+                Ok(())
+            }
+            Record::ClusterConfig { changes: settings } => {
+                if set_all(&mut self.configs, settings) {
+                    changes.push(Change::ClusterConfigChanged);
+                }
+                Ok(())
+            }
+            Record::ProducerIds { node, first, count } => self.apply_producer_ids(*node, *first, *count),
+            Record::Group { group } => Err(format!("group record of a later version (group {group})")),
+        }
+    }
+
+    fn apply_cluster(&mut self, id: &str) -> Result<(), String> {
+        if id.is_empty() {
+            return Err("cluster id is empty".into());
+        }
+        if !self.cluster_id.is_empty() {
+            return Err(format!("cluster {} is born already, got {id}", self.cluster_id));
+        }
+        self.cluster_id = id.to_owned();
+        Ok(())
+    }
+
+    fn apply_broker(&mut self, broker: Broker, changes: &mut Vec<Change>) -> Result<(), String> {
+        let node = broker.node;
+        if node.0 < 0 {
+            return Err(format!("broker id {node} is negative"));
+        }
+        // Two registrations in one entry would share an incarnation.
+        if self.brokers.get(&node).is_some_and(|b| b.incarnation == broker.incarnation) {
+            return Err(format!("broker {node} registers twice in entry {}", broker.incarnation));
+        }
+        self.brokers.insert(node, broker);
+        changes.push(Change::BrokerChanged { node });
+        Ok(())
+    }
+
+    fn apply_fenced(
+        &mut self,
+        node: NodeId,
+        incarnation: u64,
+        fenced: bool,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), String> {
+        let broker = self.brokers.get_mut(&node).ok_or_else(|| format!("broker {node} is not registered"))?;
+        if broker.incarnation != incarnation {
+            return Err(format!(
+                "broker {node} is registered with incarnation {}, not {incarnation}",
+                broker.incarnation
+            ));
+        }
+        if broker.fenced != fenced {
+            broker.fenced = fenced;
+            changes.push(Change::BrokerChanged { node });
+        }
+        Ok(())
+    }
+
+    fn apply_topic(
+        &mut self,
+        number: u64,
+        name: &str,
+        id: Uuid,
+        replicas: &[Vec<NodeId>],
+        configs: &BTreeMap<String, String>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), String> {
+        if self.topics.contains_key(name) {
+            return Err(format!("topic `{name}` exists already"));
+        }
+        if id.is_nil() {
+            return Err(format!("topic `{name}` has no id"));
+        }
+        if let Some(other) = self.topic_names.get(&id) {
+            return Err(format!("topic id {id} is `{other}` already"));
+        }
+        let partitions = self.new_partitions(number, 0, replicas)?;
+        let mut topic = Topic {
+            name: name.to_owned(),
+            id,
+            partitions: Vec::new(),
+            configs: configs.clone(),
+            internal: names::is_internal(name),
+        };
+        self.take_partitions(&mut topic, partitions, changes);
+        self.topic_names.insert(id, name.to_owned());
+        self.topics.insert(name.to_owned(), topic);
+        Ok(())
+    }
+
+    fn apply_partitions(
+        &mut self,
+        number: u64,
+        id: Uuid,
+        replicas: &[Vec<NodeId>],
+        changes: &mut Vec<Change>,
+    ) -> Result<(), String> {
+        let have = self.topic_mut(id)?.partitions.len();
+        let partitions = self.new_partitions(number, have, replicas)?;
+        let name = self.topic_names[&id].clone();
+        let mut topic = self.topics.remove(&name).expect("topic_mut found it under this name");
+        self.take_partitions(&mut topic, partitions, changes);
+        self.topics.insert(name, topic);
+        Ok(())
+    }
+
+    fn apply_delete(&mut self, id: Uuid, changes: &mut Vec<Change>) -> Result<(), String> {
+        let name = self.topic_names.remove(&id).ok_or_else(|| format!("unknown topic id {id}"))?;
+        let topic = self.topics.remove(&name).expect("every id in topic_names is a topic");
+        for (number, partition) in topic.partitions.iter().enumerate() {
+            self.groups.remove(&partition.group);
+            changes.push(Change::GroupRemoved {
+                group: partition.group,
+                topic: id,
+                partition: number as i32,
+            });
+        }
+        Ok(())
+    }
+
+    fn apply_producer_ids(&mut self, node: NodeId, first: i64, count: i32) -> Result<(), String> {
+        if !self.brokers.contains_key(&node) {
+            return Err(format!("broker {node} is not registered"));
+        }
+        if count <= 0 {
+            return Err(format!("a block of {count} producer ids"));
+        }
+        if first < self.next_producer_id {
+            return Err(format!(
+                "producer ids from {first} on, but ids below {} are given out",
+                self.next_producer_id
+            ));
+        }
+        self.next_producer_id = first
+            .checked_add(i64::from(count))
+            .ok_or_else(|| format!("producer ids from {first} on exceed an int64"))?;
+        Ok(())
+    }
+
+    fn topic_mut(&mut self, id: Uuid) -> Result<&mut Topic, String> {
+        let name = self.topic_names.get(&id).ok_or_else(|| format!("unknown topic id {id}"))?;
+        Ok(self.topics.get_mut(name).expect("every id in topic_names is a topic"))
+    }
+
+    /// The partitions these lists make, checked; `have` exist already. Nothing is changed yet.
+    fn new_partitions(
+        &self,
+        number: u64,
+        have: usize,
+        replicas: &[Vec<NodeId>],
+    ) -> Result<Vec<Partition>, String> {
+        if replicas.is_empty() {
+            return Err("no partitions".into());
+        }
+        if have + replicas.len() > i32::MAX as usize {
+            return Err(format!("{} partitions exceed an int32", have + replicas.len()));
+        }
+        let first = self.next_group.max(((number >> INDEX_BITS) << INDEX_BITS) | 1);
+        first.checked_add(replicas.len() as u64).ok_or("group ids are used up")?;
+        let mut partitions = Vec::with_capacity(replicas.len());
+        for (at, nodes) in replicas.iter().enumerate() {
+            let ids = self.replica_ids(number, nodes).map_err(|e| format!("partition {}: {e}", have + at))?;
+            partitions.push(Partition { group: GroupId(first + at as u64), replicas: ids, generation: 0 });
+        }
+        Ok(partitions)
+    }
+
+    /// Replica ids of a partition placed by entry `number` on the disks these brokers have now.
+    fn replica_ids(&self, number: u64, nodes: &[NodeId]) -> Result<Vec<ReplicaId>, String> {
+        if nodes.is_empty() {
+            return Err("no replicas".into());
+        }
+        let mut seen = BTreeSet::new();
+        nodes
+            .iter()
+            .map(|&node| {
+                if !seen.insert(node) {
+                    return Err(format!("broker {node} twice"));
+                }
+                let broker =
+                    self.brokers.get(&node).ok_or_else(|| format!("broker {node} is not registered"))?;
+                Ok(ReplicaId { node, assignment: number, directory: broker.directory.as_u128() })
+            })
+            .collect()
+    }
+
+    /// Adds checked partitions to a topic and to the index of groups.
+    fn take_partitions(&mut self, topic: &mut Topic, partitions: Vec<Partition>, changes: &mut Vec<Change>) {
+        for partition in partitions {
+            let (group, number) = (partition.group, topic.partitions.len() as i32);
+            self.groups.insert(group, (topic.id, number));
+            self.next_group = group.0 + 1;
+            topic.partitions.push(partition);
+            changes.push(Change::GroupAdded { group, topic: topic.id, partition: number });
+        }
+    }
+}
+
+/// Sets (Some) or removes (None) each; says whether anything is different now.
+fn set_all(into: &mut BTreeMap<String, String>, settings: &BTreeMap<String, Option<String>>) -> bool {
+    let mut changed = false;
+    for (key, value) in settings {
+        changed |= match value {
+            Some(value) => into.insert(key.clone(), value.clone()).as_ref() != Some(value),
+            None => into.remove(key).is_some(),
+        };
+    }
+    changed
 }

@@ -1,4 +1,21 @@
-//! The shard controller: pure decisions over the metadata image. (contract stub)
+//! The shard controller: pure decisions over the metadata image.
+//!
+//! One log (group 0), one state ([`image::Image`]), three kinds of question:
+//! - *What does this request do?* [`command::decide`]: image + request -> records or refusal.
+//! - *What does this entry change?* [`image::Image::apply`]: the same log gives the same image on every node.
+//! - *What should happen next?* [`liveness::Sessions`] (who is dead), [`balance`] (which leaders go home).
+//!
+//! Not here: consensus and replication of the log (`raftlog`), sockets, Kafka messages and error codes (`broker`).
+//! Nothing in this module reads a clock, draws a random number or does IO: time and seeds are arguments.
+pub mod balance;
 pub mod command;
+pub mod configs;
+pub mod decide;
 pub mod image;
+pub mod liveness;
+pub mod names;
+pub mod placement;
 pub mod record;
+
+#[cfg(test)]
+mod tests;

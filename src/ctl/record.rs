@@ -1,8 +1,17 @@
-//! What the controller log holds. One log entry = one `Batch`, JSON, applied whole. (contract stub)
+//! What the controller log holds. One log entry = one [`Batch`], JSON, applied whole.
+//!
+//! Not here: what the records mean for the state (`image`), or who may write them (`decide`).
+//! Written by the controller leader, read by every node. Invariants:
+//! - a record names *what was decided*, never how: placement is in the record, so that no node ever places again;
+//! - numbers (incarnations, group ids, assignments) are not in the records: they follow from the entry's own number;
+//! - `v` is 1; a reader refuses any other version and any record it does not know.
 use crate::segment::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
+
+/// The only format version there is.
+pub const VERSION: u8 = 1;
 
 /// Payload of a Metadata entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,11 +22,56 @@ pub struct Batch {
     pub records: Vec<Record>,
 }
 
+impl Batch {
+    /// A batch of these records in the current format.
+    pub fn new(records: Vec<Record>) -> Self {
+        Self { v: VERSION, records }
+    }
+
+    /// A batch without records: a decision that needs nothing written.
+    pub fn empty() -> Self {
+        Self::new(Vec::new())
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The entry's payload.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self)
+            .expect("maps have string keys and nothing in a record can refuse to serialise")
+    }
+
+    /// Reads an entry's payload.
+    ///
+    /// # Errors
+    /// The payload is not JSON of this shape, of another version, or holds a record this version does not know.
+    pub fn decode(payload: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u8,
+        }
+        // The version comes first: a later one may hold anything.
+        let version: Version =
+            serde_json::from_slice(payload).map_err(|e| format!("controller entry is not a batch: {e}"))?;
+        if version.v != VERSION {
+            return Err(format!(
+                "controller entry has format version {}, this node reads {VERSION}",
+                version.v
+            ));
+        }
+        serde_json::from_slice(payload).map_err(|e| format!("controller entry does not decode: {e}"))
+    }
+}
+
 /// Where a broker can be reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct Endpoint {
+    /// Name or address, without brackets.
     pub host: String,
+    /// TCP port.
     pub port: u16,
 }
 

@@ -1,0 +1,166 @@
+//! The table of broker configurations under Kafka's names: the static ones a node's file, environment and flags may
+//! hold, and the dynamic ones that can be changed at run time for the whole cluster.
+//!
+//! Not here: Kontiki's own start-up settings (`broker::config`). Sorted by name (a test says so). A key that gives the
+//! default of a topic key is dynamic exactly where Kafka lets it be: the strongest synonym, not its coarser twins.
+//! Keys of parts that do not exist (groups, transactions, quotas, TLS) are left out rather than shown with values
+//! nothing acts on.
+use super::{BrokerKey, Effect, Kind, Rule};
+
+const MAX: &str = "9223372036854775807";
+const INT_MAX: &str = "2147483647";
+
+const NO_COMPACTION: Effect = Effect::Stored("compaction is not built yet");
+const NO_RECOMPRESSION: Effect = Effect::Stored("the broker never recompresses");
+const NO_TIERS: Effect = Effect::Stored("tiered storage is not built");
+const SYNCED: Effect = Effect::Stored("every acknowledged record is synced already");
+
+/// A key that is read when the broker starts.
+const fn fixed(
+    name: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    rule: Rule,
+    doc: &'static str,
+) -> BrokerKey {
+    BrokerKey { name, kind, default, rule, effect: Effect::Applied, dynamic: false, doc }
+}
+
+/// A key that can be changed at run time, for all brokers: the default of a topic key.
+const fn dynamic(
+    name: &'static str,
+    kind: Kind,
+    default: Option<&'static str>,
+    rule: Rule,
+    doc: &'static str,
+) -> BrokerKey {
+    BrokerKey { name, kind, default, rule, effect: Effect::Applied, dynamic: true, doc }
+}
+
+/// A key that is taken and stored, and does nothing.
+const fn stored(effect: Effect, key: BrokerKey) -> BrokerKey {
+    BrokerKey { effect, ..key }
+}
+
+/// Every broker configuration there is, by name.
+#[rustfmt::skip]
+pub static BROKER_KEYS: &[BrokerKey] = &[
+    fixed("advertised.listeners", Kind::String, None, Rule::Any,
+        "Address told to clients, where it is not the bound one."),
+    fixed("auto.create.topics.enable", Kind::Boolean, Some("true"), Rule::Any,
+        "Whether asking for the metadata of a topic that does not exist creates it."),
+    fixed("auto.leader.rebalance.enable", Kind::Boolean, Some("true"), Rule::Any,
+        "Whether leadership goes back to the preferred replica once that is in sync again."),
+    fixed("broker.heartbeat.interval.ms", Kind::Int, Some("2000"), Rule::AtLeast(1),
+        "How often a broker renews its session with the controllers."),
+    fixed("broker.id", Kind::Int, None, Rule::AtLeast(0),
+        "The same as node.id."),
+    fixed("broker.rack", Kind::String, None, Rule::Any,
+        "Failure domain of the broker; replicas of a partition are spread over racks."),
+    fixed("broker.session.timeout.ms", Kind::Int, Some("9000"), Rule::AtLeast(1),
+        "Silence after which a broker is fenced: clients are steered away and it gets no new replicas."),
+    stored(NO_RECOMPRESSION, dynamic("compression.gzip.level", Kind::Int, Some("-1"), Rule::GzipLevel,
+        "Default of the topic's compression.gzip.level.")),
+    stored(NO_RECOMPRESSION, dynamic("compression.lz4.level", Kind::Int, Some("9"), Rule::Between(1, 17),
+        "Default of the topic's compression.lz4.level.")),
+    dynamic("compression.type", Kind::String, Some("producer"),
+        Rule::Built { now: &["producer"], later: &["uncompressed", "gzip", "snappy", "lz4", "zstd"] },
+        "Default of the topic's compression.type."),
+    stored(NO_RECOMPRESSION, dynamic("compression.zstd.level", Kind::Int, Some("3"), Rule::Between(-131_072, 22),
+        "Default of the topic's compression.zstd.level.")),
+    fixed("connections.max.idle.ms", Kind::Long, Some("600000"), Rule::AtLeast(1),
+        "Idle time after which a client's connection is closed."),
+    fixed("default.replication.factor", Kind::Int, None, Rule::Between(1, 32767),
+        "Replicas of a partition where the request names no count; not set = 3, or as many as there are brokers."),
+    fixed("delete.topic.enable", Kind::Boolean, Some("true"), Rule::Any,
+        "Whether topics can be deleted."),
+    stored(Effect::Stored("versions are agreed on by ApiVersions; tools read this key to guess the level"),
+        fixed("inter.broker.protocol.version", Kind::String, Some("4.1-IV1"), Rule::Any,
+        "The Kafka level whose behaviour is followed.")),
+    fixed("listeners", Kind::String, None, Rule::Any,
+        "Address bound for clients."),
+    stored(NO_COMPACTION, dynamic("log.cleaner.delete.retention.ms", Kind::Long, Some("86400000"), Rule::AtLeast(0),
+        "Default of the topic's delete.retention.ms.")),
+    stored(NO_COMPACTION, dynamic("log.cleaner.max.compaction.lag.ms", Kind::Long, Some(MAX), Rule::AtLeast(1),
+        "Default of the topic's max.compaction.lag.ms.")),
+    stored(NO_COMPACTION, dynamic("log.cleaner.min.cleanable.ratio", Kind::Double, Some("0.5"), Rule::Fraction,
+        "Default of the topic's min.cleanable.dirty.ratio.")),
+    stored(NO_COMPACTION, dynamic("log.cleaner.min.compaction.lag.ms", Kind::Long, Some("0"), Rule::AtLeast(0),
+        "Default of the topic's min.compaction.lag.ms.")),
+    dynamic("log.cleanup.policy", Kind::List, Some("delete"), Rule::Built { now: &["delete"], later: &["compact"] },
+        "Default of the topic's cleanup.policy."),
+    fixed("log.dirs", Kind::String, None, Rule::Any,
+        "The data directory."),
+    stored(SYNCED, dynamic("log.flush.interval.messages", Kind::Long, Some(MAX), Rule::AtLeast(1),
+        "Default of the topic's flush.messages.")),
+    stored(SYNCED, dynamic("log.flush.interval.ms", Kind::Long, None, Rule::AtLeast(0),
+        "Default of the topic's flush.ms; not set = log.flush.scheduler.interval.ms.")),
+    stored(SYNCED, fixed("log.flush.scheduler.interval.ms", Kind::Long, Some(MAX), Rule::AtLeast(0),
+        "Default of the topic's flush.ms where log.flush.interval.ms is not set.")),
+    dynamic("log.index.interval.bytes", Kind::Int, Some("4096"), Rule::AtLeast(0),
+        "Default of the topic's index.interval.bytes."),
+    stored(Effect::Stored("indexes grow with their segment"),
+        dynamic("log.index.size.max.bytes", Kind::Int, Some("10485760"), Rule::AtLeast(4),
+        "Default of the topic's segment.index.bytes.")),
+    stored(NO_TIERS, dynamic("log.local.retention.bytes", Kind::Long, Some("-2"), Rule::AtLeast(-2),
+        "Default of the topic's local.retention.bytes.")),
+    stored(NO_TIERS, dynamic("log.local.retention.ms", Kind::Long, Some("-2"), Rule::AtLeast(-2),
+        "Default of the topic's local.retention.ms.")),
+    dynamic("log.message.timestamp.after.max.ms", Kind::Long, Some("3600000"), Rule::AtLeast(0),
+        "Default of the topic's message.timestamp.after.max.ms."),
+    dynamic("log.message.timestamp.before.max.ms", Kind::Long, Some(MAX), Rule::AtLeast(0),
+        "Default of the topic's message.timestamp.before.max.ms."),
+    dynamic("log.message.timestamp.type", Kind::String, Some("CreateTime"),
+        Rule::OneOf(&["CreateTime", "LogAppendTime"]),
+        "Default of the topic's message.timestamp.type."),
+    stored(Effect::Stored("segments are always preallocated, in steps"),
+        dynamic("log.preallocate", Kind::Boolean, Some("false"), Rule::Any,
+        "Default of the topic's preallocate.")),
+    dynamic("log.retention.bytes", Kind::Long, Some("-1"), Rule::Any,
+        "Default of the topic's retention.bytes."),
+    fixed("log.retention.check.interval.ms", Kind::Long, Some("300000"), Rule::AtLeast(1),
+        "How often segments are looked through for what can be deleted."),
+    fixed("log.retention.hours", Kind::Int, Some("168"), Rule::Any,
+        "Default of the topic's retention.ms, in hours, where neither log.retention.ms nor log.retention.minutes is \
+         set."),
+    fixed("log.retention.minutes", Kind::Int, None, Rule::Any,
+        "Default of the topic's retention.ms, in minutes, where log.retention.ms is not set."),
+    dynamic("log.retention.ms", Kind::Long, None, Rule::AtLeast(-1),
+        "Default of the topic's retention.ms."),
+    fixed("log.roll.hours", Kind::Int, Some("168"), Rule::AtLeast(1),
+        "Default of the topic's segment.ms, in hours, where log.roll.ms is not set."),
+    stored(Effect::Stored("segments roll one by one as their records come"),
+        fixed("log.roll.jitter.hours", Kind::Int, Some("0"), Rule::AtLeast(0),
+        "Default of the topic's segment.jitter.ms, in hours, where log.roll.jitter.ms is not set.")),
+    stored(Effect::Stored("segments roll one by one as their records come"),
+        dynamic("log.roll.jitter.ms", Kind::Long, None, Rule::AtLeast(0),
+        "Default of the topic's segment.jitter.ms.")),
+    dynamic("log.roll.ms", Kind::Long, None, Rule::AtLeast(1),
+        "Default of the topic's segment.ms."),
+    dynamic("log.segment.bytes", Kind::Int, Some("1073741824"), Rule::AtLeast(1024 * 1024),
+        "Default of the topic's segment.bytes."),
+    stored(Effect::Stored("files are unlinked once no reader holds them"),
+        dynamic("log.segment.delete.delay.ms", Kind::Long, Some("60000"), Rule::AtLeast(0),
+        "Default of the topic's file.delete.delay.ms.")),
+    fixed("max.connections", Kind::Int, Some(INT_MAX), Rule::AtLeast(0),
+        "Most client connections at a time."),
+    fixed("max.connections.per.ip", Kind::Int, Some(INT_MAX), Rule::AtLeast(0),
+        "Most client connections at a time from one address."),
+    dynamic("message.max.bytes", Kind::Int, Some("1048588"), Rule::AtLeast(0),
+        "Default of the topic's max.message.bytes."),
+    dynamic("min.insync.replicas", Kind::Int, Some("1"), Rule::AtLeast(1),
+        "Default of the topic's min.insync.replicas."),
+    fixed("node.id", Kind::Int, None, Rule::AtLeast(0),
+        "The node's number in the cluster."),
+    fixed("num.partitions", Kind::Int, Some("1"), Rule::AtLeast(1),
+        "Partitions of a topic where the request names no count."),
+    fixed("process.roles", Kind::List, None, Rule::OneOf(&["broker", "controller"]),
+        "What the node is: `broker`, `controller`, or both."),
+    fixed("replica.lag.time.max.ms", Kind::Long, Some("30000"), Rule::AtLeast(1),
+        "Time after which a replica that does not keep up with the leader's end is no longer in sync."),
+    fixed("socket.request.max.bytes", Kind::Int, Some("104857600"), Rule::AtLeast(1),
+        "Largest request; a connection that announces a larger one is closed."),
+    stored(Effect::Stored("there are no unclean elections; see the topic's recovery.policy"),
+        dynamic("unclean.leader.election.enable", Kind::Boolean, Some("false"), Rule::Any,
+        "Default of the topic's unclean.leader.election.enable.")),
+];

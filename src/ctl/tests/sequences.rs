@@ -1,0 +1,175 @@
+//! Any sequence of joins, deaths, returns, wiped disks, topics created, extended and deleted: what must hold after
+//! every step, and that a replay gives the same image.
+use super::*;
+use crate::segment::{GroupId, ReplicaId};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+/// `topics`, `topic_names` and `groups` name the same partitions; replicas of one are on distinct brokers.
+pub(super) fn check_indexes(image: &Image) {
+    assert_eq!(image.topics.len(), image.topic_names.len());
+    let mut groups = BTreeMap::new();
+    for (name, topic) in &image.topics {
+        assert_eq!(name, &topic.name);
+        assert_eq!(image.topic_names.get(&topic.id), Some(name));
+        assert!(!topic.partitions.is_empty());
+        for (number, partition) in topic.partitions.iter().enumerate() {
+            assert!(groups.insert(partition.group, (topic.id, number as i32)).is_none(), "a group twice");
+            assert!(partition.group > GroupId(0) && partition.group.0 < image.next_group);
+            let nodes: BTreeSet<_> = partition.replicas.iter().map(|r| r.node).collect();
+            assert_eq!(nodes.len(), partition.replicas.len());
+            assert!(!nodes.is_empty());
+            assert!(nodes.iter().all(|n| image.brokers.contains_key(n)));
+            assert!(partition.replicas.iter().all(|r| r.assignment <= image.applied));
+        }
+    }
+    assert_eq!(groups, image.groups);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join { node: i32, rack: u8 },
+    Wipe { node: i32 },
+    Die { node: i32 },
+    Return { node: i32 },
+    Create { topic: u8, partitions: i32, factor: i16 },
+    Extend { topic: u8, by: i32 },
+    Delete { topic: u8 },
+    ProducerIds { node: i32 },
+    NewGeneration,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let node = || 0..7i32;
+    prop_oneof![
+        4 => (node(), 0..4u8).prop_map(|(node, rack)| Step::Join { node, rack }),
+        1 => node().prop_map(|node| Step::Wipe { node }),
+        2 => node().prop_map(|node| Step::Die { node }),
+        2 => node().prop_map(|node| Step::Return { node }),
+        5 => (0..6u8, 1..14i32, 1..5i16).prop_map(|(topic, partitions, factor)| Step::Create {
+            topic, partitions, factor
+        }),
+        3 => (0..6u8, 1..9i32).prop_map(|(topic, by)| Step::Extend { topic, by }),
+        2 => (0..6u8).prop_map(|topic| Step::Delete { topic }),
+        1 => node().prop_map(|node| Step::ProducerIds { node }),
+        1 => Just(Step::NewGeneration),
+    ]
+}
+
+/// Runs a step; refusals are part of it.
+fn run(log: &mut Log, step: &Step) {
+    let name = |topic: &u8| format!("topic-{topic}");
+    let incarnation =
+        |log: &Log, node: &i32| log.image.brokers.get(&NodeId(*node)).map_or(0, |b| b.incarnation);
+    let _refused_or_done = match step {
+        Step::Join { node, rack } => {
+            let rack = ["a", "b", "c"].get(usize::from(*rack)).copied();
+            log.run(&registration(*node, 0, rack))
+        }
+        Step::Wipe { node } => log.run(&registration(*node, log.index, None)),
+        Step::Die { node } => {
+            let incarnation = incarnation(log, node);
+            log.run(&Command::Fence { node: NodeId(*node), incarnation })
+        }
+        Step::Return { node } => {
+            let incarnation = incarnation(log, node);
+            log.run(&Command::Unfence { node: NodeId(*node), incarnation })
+        }
+        Step::Create { topic, partitions, factor } => {
+            log.run(&Command::CreateTopic(creation(&name(topic), *partitions, *factor)))
+        }
+        Step::Extend { topic, by } => {
+            let have = log.image.topics.get(&name(topic)).map_or(0, |t| t.partitions.len() as i32);
+            log.run(&Command::CreatePartitions {
+                topic: name(topic),
+                count: have + by,
+                assignments: None,
+                validate_only: false,
+            })
+        }
+        Step::Delete { topic } => log.run(&Command::DeleteTopic { name: Some(name(topic)), id: None }),
+        Step::ProducerIds { node } => log.run(&Command::AllocateProducerIds { node: NodeId(*node) }),
+        Step::NewGeneration => {
+            log.generation += 1;
+            log.index = 0;
+            Ok(Reply::Done)
+        }
+    };
+}
+
+/// New partitions went to live brokers, on the disks these have now, under the number of this entry.
+fn check_placed(before: &Image, after: &Image) {
+    for (group, _) in after.groups.iter().filter(|(g, _)| !before.groups.contains_key(g)) {
+        let (_, _, partition) = after.group(*group).unwrap();
+        for replica in &partition.replicas {
+            assert!(!before.brokers[&replica.node].fenced, "new replica on a fenced broker");
+            assert_eq!(replica.assignment, after.applied);
+            assert!(after.holds(replica));
+        }
+    }
+    for (group, _) in before.groups.iter().filter(|(g, _)| after.groups.contains_key(g)) {
+        assert_eq!(before.group(*group).unwrap().2, after.group(*group).unwrap().2, "placed once, for good");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_keeps_every_invariant_and_replays_to_the_same_image(
+        steps in prop::collection::vec(any_step(), 0..60)
+    ) {
+        let mut log = Log::born();
+        let mut groups_seen = BTreeSet::new();
+        let mut incarnations_seen = BTreeSet::new();
+        let mut ids_seen: BTreeSet<(GroupId, ReplicaId)> = BTreeSet::new();
+        for step in &steps {
+            let before = log.image.clone();
+            run(&mut log, step);
+            check_indexes(&log.image);
+            check_placed(&before, &log.image);
+            for (&group, &(topic, number)) in &log.image.groups {
+                if !before.groups.contains_key(&group) {
+                    prop_assert!(groups_seen.insert(group), "a group id was used twice");
+                    let topic = log.image.topic_by_id(topic).unwrap();
+                    for &replica in &topic.partitions[number as usize].replicas {
+                        prop_assert!(ids_seen.insert((group, replica)), "a replica id was used twice");
+                    }
+                }
+            }
+            for (node, broker) in &log.image.brokers {
+                let known = before.brokers.get(node).map(|b| b.incarnation);
+                if known != Some(broker.incarnation) {
+                    prop_assert!(incarnations_seen.insert(broker.incarnation), "an incarnation twice");
+                    prop_assert!(known.is_none_or(|k| k < broker.incarnation));
+                }
+            }
+            prop_assert!(log.image.next_producer_id >= before.next_producer_id);
+        }
+        let mut replayed = Image::default();
+        for (number, batch) in &log.entries {
+            replayed.apply(*number, &Batch::decode(&batch.encode()).unwrap()).unwrap();
+        }
+        prop_assert_eq!(replayed, log.image);
+    }
+
+    /// Replicas over the whole cluster stay within one of each other while topics are only added, and so do leaders
+    /// within two where every topic has the same factor (with mixed factors the single replicas decide).
+    #[test]
+    fn topics_that_are_only_added_keep_the_whole_cluster_level(
+        brokers in 1..7usize,
+        same in prop::option::of(1..4i16),
+        topics in prop::collection::vec((1..20i32, 1..4i16), 1..12)
+    ) {
+        let mut log = Log::with_brokers(&vec![None; brokers]);
+        for (at, (partitions, factor)) in topics.into_iter().enumerate() {
+            log.create(&format!("t{at}"), partitions, same.unwrap_or(factor).min(brokers as i16));
+        }
+        let all = crate::ctl::placement::candidates(&log.image, None);
+        let spread = |of: fn(&crate::ctl::placement::Candidate) -> usize| {
+            all.iter().map(of).max().unwrap() - all.iter().map(of).min().unwrap()
+        };
+        prop_assert!(spread(|c| c.replicas) <= 1);
+        prop_assert!(same.is_none() || spread(|c| c.leaders) <= 2, "{:?}", all);
+    }
+}
