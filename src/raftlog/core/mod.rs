@@ -1,9 +1,37 @@
-//! The pure state machine of one Raft group. (contract stub)
-//! No IO, no clock, no randomness of its own, no async, no payload bytes.
+//! The pure state machine of one Raft group: `step(now, event, &mut effects)`.
+//!
+//! No IO, no clock, no randomness of its own (jitter comes from `Restored::seed`), no async, no payload bytes, no maps:
+//! the same events give the same effects. The engine (`raftlog::engine`) feeds it and carries its effects out *in
+//! order*; storage completions come back as `Event::Durable`, any number in flight.
+//!
+//! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
+//! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
+//! `quorum` (majorities), `read_index`, `transfer`. This file holds the types and the dispatch.
+//!
+//! Invariants:
+//! - term and vote go to storage before anything that depends on them (Raft figure 2): `SaveHardState` precedes it, and
+//!   what promises something (vote, acknowledgement) is `after_storage`;
+//! - nothing is acknowledged or counted that is not durable, the leader's own copy included;
+//! - epochs compare generation first (safety.md F4); a message of a higher generation changes nothing here;
+//! - a broken invariant yields `Effect::Poisoned` and a deaf group, never a panic.
 
-use super::message::{Configuration, Message};
+mod election;
+mod follower;
+mod leader;
+mod log;
+mod progress;
+mod quorum;
+mod read_index;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use self::election::Votes;
+use self::leader::Leading;
+use self::log::LogView;
+use super::message::{Body, Configuration, Message};
 use crate::segment::{
-    EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    Doubt, EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
 };
 
 /// Milliseconds of a monotonic clock.
@@ -130,6 +158,12 @@ pub enum Event {
     LogStartMoved {
         /// New start.
         start: LogStart,
+    },
+    /// What the Configuration entries of the next event say, in order: step it right before the `Receive` of an append
+    /// that holds such entries (payloads never enter the core, but a configuration is in force from its append on).
+    Configurations {
+        /// One for each Configuration entry of the append.
+        decoded: Vec<Configuration>,
     },
 }
 
@@ -271,74 +305,391 @@ pub struct PeerProgress {
 }
 
 /// One replica of one group.
-pub struct Core {}
+pub struct Core {
+    config: CoreConfig,
+    replica: ReplicaId,
+    hard: HardState,
+    /// `hard` differs from what was last emitted.
+    hard_dirty: bool,
+    /// `SaveHardState` was emitted in this step: even answers that promise nothing wait for it.
+    saved_in_step: bool,
+    /// Hard state was emitted when the log ended before this index and no entry from there on is known durable yet: so
+    /// neither is that hard state (storage is one ordered stream, [or] io_ordering).
+    unproven: Option<Index>,
+    log: LogView,
+    role: Role,
+    leader: Option<ReplicaId>,
+    announced: Option<(Epoch, Role, Option<ReplicaId>)>,
+    /// When a message of `leader` last came.
+    heard: Option<Millis>,
+    /// When to give up on the leader, or on the present round of votes.
+    timer: Option<Millis>,
+    random: u64,
+    gate_open: bool,
+    /// Damaged, storage failed, or its vote may be lost: takes no entries, acknowledges nothing, never leads.
+    held_out: bool,
+    poisoned: bool,
+    /// Pre-vote rounds still to come in quick succession (a leader known dead, a brand-new group).
+    hurry: u8,
+    round: u64,
+    votes: Votes,
+    /// Last entry that the leader of the present epoch has shown to be its own.
+    verified: Index,
+    /// Last entry acknowledged to the leader of the present epoch.
+    acked: Index,
+    leading: Option<Box<Leading>>,
+    observers: Vec<ReplicaId>,
+    decoded: Vec<Configuration>,
+}
+
+/// Quick pre-vote rounds after a reset and in a brand-new group.
+const HURRY_RESET: u8 = 4;
+const HURRY_NEW: u8 = 20;
+
 impl Core {
     /// Starts from what storage recovered; emits initial Role/Configured.
-    pub fn new(_config: CoreConfig, _restored: Restored, _now: Millis, _out: &mut Vec<Effect>) -> Self {
-        unimplemented!()
+    pub fn new(config: CoreConfig, restored: Restored, now: Millis, out: &mut Vec<Effect>) -> Self {
+        let Restored { hard_state, log_start, epochs, last, next_offset, configurations, .. } = restored;
+        let base = decode(&log_start);
+        let undecodable = base.is_none();
+        let mut log = LogView::new(
+            log_start.prev,
+            log_start.base_offset,
+            (log_start.configuration_id, base.unwrap_or_default()),
+        );
+        let consistent = log.restore(epochs, last, next_offset, configurations);
+        let mut core = Self {
+            replica: restored.replica,
+            hard: hard_state,
+            hard_dirty: false,
+            saved_in_step: false,
+            unproven: None,
+            verified: log.commit(),
+            acked: Index(0),
+            log,
+            role: Role::Follower,
+            leader: None,
+            announced: None,
+            heard: None,
+            timer: None,
+            random: restored.seed,
+            gate_open: restored.gate_open,
+            held_out: restored.needs_repair || hard_state.doubt == Doubt::Vote,
+            poisoned: false,
+            hurry: if restored.campaign_at_once { HURRY_NEW } else { 0 },
+            round: 0,
+            votes: Votes::default(),
+            leading: None,
+            observers: Vec::new(),
+            decoded: Vec::new(),
+            config,
+        };
+        if core.log.last().epoch > core.hard.epoch {
+            // An entry of a newer epoch is durable but the hard state before it is not: the log wins and the vote given
+            // in the older term means nothing any more.
+            core.hard.epoch = core.log.last().epoch;
+            core.hard.vote = None;
+            core.hard_dirty = true;
+        }
+        core.role = core.resting_role();
+        core.arm_first_timer(now);
+        core.persist(out);
+        core.announce(out);
+        core.announce_configuration(out);
+        if undecodable {
+            core.poison("log start holds no readable configuration".into(), out);
+        } else if !consistent {
+            core.poison("recovered epochs, last entry and configurations contradict each other".into(), out);
+        }
+        core
     }
+
     /// Feeds one event.
-    pub fn step(&mut self, _now: Millis, _event: Event, _out: &mut Vec<Effect>) {
-        unimplemented!()
+    pub fn step(&mut self, now: Millis, event: Event, out: &mut Vec<Effect>) {
+        if self.poisoned {
+            return Self::refuse(event, out);
+        }
+        self.saved_in_step = false;
+        let decoded = !matches!(event, Event::Configurations { .. });
+        match event {
+            Event::Tick => self.tick(now, out),
+            Event::Receive { from, message } => self.receive(now, from, message, out),
+            Event::Propose { entries } => self.propose(now, &entries, out),
+            Event::Durable { last } => self.note_durable(now, last, out),
+            Event::Sent { to, last, bytes } => self.note_sent(now, to, last, bytes, out),
+            Event::ReadIndex { token } => self.read_index(token, out),
+            Event::Transfer { to } => self.start_transfer(now, to, out),
+            Event::PeerReset { node } => self.note_reset(now, node, false, out),
+            Event::PeerIncarnation { node } => self.note_reset(now, node, true, out),
+            Event::OpenGate => {
+                self.gate_open = true;
+                self.arm_first_timer(now);
+            }
+            Event::StorageFailed | Event::Damaged => self.hold_out(now, out),
+            Event::AddObserver { replica } => self.add_observer(now, replica, out),
+            Event::RemoveObserver { node } => self.remove_observer(node),
+            Event::LogStartMoved { start } => self.move_log_start(&start, out),
+            Event::Configurations { decoded } => self.decoded = decoded,
+        }
+        if decoded && !self.decoded.is_empty() {
+            self.decoded.clear();
+        }
+        self.persist(out);
+        self.announce(out);
     }
+
     /// When `Event::Tick` is due next (election timeout, check-quorum, transfer abort...). Beats are not included: the engine calls `beat`.
     pub fn deadline(&self) -> Option<Millis> {
-        unimplemented!()
+        match &self.leading {
+            Some(leading) => leading.deadline(),
+            None => self.timer,
+        }
     }
-    /// As leader: the beat for this peer, every `beat_ms` for all peers. May also push repair work (Replicate) into `out`.
-    pub fn beat(&mut self, _now: Millis, _to: ReplicaId, _out: &mut Vec<Effect>) -> Option<Message> {
-        unimplemented!()
-    }
-    /// As leader with pending reads: a beat should go out now rather than at the next interval.
-    pub fn wants_beat(&self) -> bool {
-        unimplemented!()
-    }
+
     /// This replica.
     pub fn replica(&self) -> ReplicaId {
-        unimplemented!()
+        self.replica
     }
     /// Role now.
     pub fn role(&self) -> Role {
-        unimplemented!()
+        self.role
     }
     /// Epoch now.
     pub fn epoch(&self) -> Epoch {
-        unimplemented!()
+        self.hard.epoch
     }
     /// Leader, if known.
     pub fn leader(&self) -> Option<ReplicaId> {
-        unimplemented!()
+        self.leader
     }
     /// Commit index.
     pub fn commit(&self) -> Index {
-        unimplemented!()
+        self.log.commit()
     }
     /// Leader with an entry of its own term committed (may answer end-of-log questions after a read index).
     pub fn is_established(&self) -> bool {
-        unimplemented!()
+        self.leading.as_ref().is_some_and(|leading| self.log.commit() >= leading.first_own)
     }
     /// Last entry.
     pub fn last(&self) -> LogId {
-        unimplemented!()
+        self.log.last()
     }
     /// Last locally durable entry.
     pub fn durable(&self) -> Index {
-        unimplemented!()
+        self.log.durable()
     }
     /// Configuration in force and its id.
     pub fn configuration(&self) -> (&Configuration, LogId) {
-        unimplemented!()
-    }
-    /// As leader: every voter holding `index` durably, itself included (acks=all with min.insync.replicas, safety.md F15).
-    pub fn holders(&self, _index: Index) -> usize {
-        unimplemented!()
-    }
-    /// As leader: what is known of the peers.
-    pub fn progress(&self) -> Vec<PeerProgress> {
-        unimplemented!()
+        self.log.configuration()
     }
     /// Persisted state.
     pub fn hard_state(&self) -> HardState {
-        unimplemented!()
+        self.hard
     }
+
+    fn receive(&mut self, now: Millis, from: ReplicaId, message: Message, out: &mut Vec<Effect>) {
+        let Message { epoch, body } = message;
+        if from == self.replica || epoch.generation > self.hard.epoch.generation {
+            // A higher generation reaches a replica through its own copy of the controller log, never by message (F2).
+            return;
+        }
+        if self.hard.sealed.is_some() && epoch.generation == self.hard.epoch.generation {
+            if !is_answer(&body) {
+                self.send(from, Body::Sealed, false, out);
+            }
+            return;
+        }
+        match body {
+            Body::PreVote { last, round } => self.on_pre_vote(now, from, epoch, last, round, out),
+            Body::PreVoteReply { granted, round } => {
+                self.on_pre_vote_reply(now, from, epoch, granted, round, out);
+            }
+            Body::Vote { last, transfer } => self.on_vote(now, from, epoch, last, transfer, out),
+            Body::VoteReply { granted } => self.on_vote_reply(now, from, epoch, granted, out),
+            Body::Append { prev, entries, commit } => {
+                if self.follow(now, from, epoch, out) {
+                    self.on_append(from, prev, entries, commit, out);
+                }
+            }
+            Body::Beat { commit, sequence } => {
+                if self.follow(now, from, epoch, out) {
+                    self.on_beat(from, commit, sequence, out);
+                }
+            }
+            Body::InstallLogStart { start } => {
+                if self.follow(now, from, epoch, out) {
+                    self.on_install(from, start, out);
+                }
+            }
+            Body::TimeoutNow => {
+                if self.follow(now, from, epoch, out) {
+                    self.on_timeout_now(now, out);
+                }
+            }
+            Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::BeatReply { .. }
+            | Body::LogStartInstalled { .. } => {
+                if self.is_current(now, epoch, out) {
+                    self.on_answer(now, from, body, out);
+                }
+            }
+            Body::Sealed => {
+                if self.is_current(now, epoch, out) {
+                    self.on_sealed(now, from, out);
+                }
+            }
+            Body::Fenced => {
+                self.is_current(now, epoch, out);
+            }
+        }
+    }
+
+    /// Whether an answer belongs to the present epoch; a higher term makes us follow it, a lower one is left over.
+    fn is_current(&mut self, now: Millis, epoch: Epoch, out: &mut Vec<Effect>) -> bool {
+        if epoch > self.hard.epoch {
+            self.become_follower(now, epoch, None, out);
+        }
+        epoch == self.hard.epoch
+    }
+
+    fn note_durable(&mut self, now: Millis, last: LogId, out: &mut Vec<Effect>) {
+        if !self.log.set_durable(last) {
+            return;
+        }
+        if self.unproven.is_some_and(|first| self.log.durable() >= first) {
+            self.unproven = None;
+            self.pump_all(now, out);
+        }
+        if self.leading.is_some() {
+            self.advance_commit(now, out);
+        } else {
+            self.acknowledge_durable(out);
+        }
+    }
+
+    /// The process on `node` is gone (`anew`: and another one has taken its place): if the leader lived there, forget
+    /// it, and ask for pre-votes soon; others still refuse while they hear it (safety.md F22).
+    fn note_reset(&mut self, now: Millis, node: NodeId, anew: bool, out: &mut Vec<Effect>) {
+        self.reset_progress(now, node, anew, out);
+        if self.leading.is_none() && self.leader.is_some_and(|leader| leader.node == node) {
+            self.leader = None;
+            self.heard = None;
+            if self.may_campaign() {
+                self.hurry = HURRY_RESET;
+                self.timer = Some(now + self.draw(self.config.reset_jitter_ms + 1));
+            }
+        }
+    }
+
+    fn hold_out(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        self.held_out = true;
+        if self.leading.is_some() {
+            self.start_transfer(now, None, out);
+        } else if self.role == Role::PreCandidate || self.role == Role::Candidate {
+            self.become_follower(now, self.hard.epoch, None, out);
+        }
+    }
+
+    fn move_log_start(&mut self, start: &LogStart, out: &mut Vec<Effect>) {
+        if start.prev.index <= self.log.start().index {
+            return;
+        }
+        if start.prev.index > self.log.commit() || !self.log.contains(start.prev) {
+            return self
+                .poison(format!("log start moved to {}, which is not committed here", start.prev), out);
+        }
+        match decode(start) {
+            Some(base) => self.log.advance_start(start.prev, (start.configuration_id, base)),
+            None => self.poison("log start holds no readable configuration".into(), out),
+        }
+    }
+
+    /// What a poisoned group still owes its callers.
+    fn refuse(event: Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::Propose { .. } => out.push(Effect::Refused { reason: Refusal::NotLeader }),
+            Event::ReadIndex { token } => out.push(Effect::ReadFailed { token }),
+            _ => {}
+        }
+    }
+
+    fn poison(&mut self, reason: String, out: &mut Vec<Effect>) {
+        self.stop_leading(out);
+        self.poisoned = true;
+        self.role = self.resting_role();
+        self.leader = None;
+        self.timer = None;
+        self.persist(out);
+        self.announce(out);
+        out.push(Effect::Poisoned { reason });
+    }
+
+    fn persist(&mut self, out: &mut Vec<Effect>) {
+        if self.hard_dirty {
+            self.hard_dirty = false;
+            self.saved_in_step = true;
+            self.unproven = Some(self.log.last().index.next());
+            out.push(Effect::SaveHardState(self.hard));
+        }
+    }
+
+    fn announce(&mut self, out: &mut Vec<Effect>) {
+        let now = (self.hard.epoch, self.role, self.leader);
+        if self.announced != Some(now) {
+            self.announced = Some(now);
+            out.push(Effect::Role { epoch: now.0, role: now.1, leader: now.2 });
+        }
+    }
+
+    fn announce_configuration(&self, out: &mut Vec<Effect>) {
+        let (configuration, id) = self.log.configuration();
+        out.push(Effect::Configured { id, configuration: configuration.clone() });
+    }
+
+    /// Sends in the present epoch. Whatever was saved in this step must be durable before anything is said of it.
+    fn send(&mut self, to: ReplicaId, body: Body, after_storage: bool, out: &mut Vec<Effect>) {
+        self.persist(out);
+        let message = Message { epoch: self.hard.epoch, body };
+        out.push(Effect::Send { to, message, after_storage: after_storage || self.saved_in_step });
+    }
+
+    fn is_voter(&self) -> bool {
+        self.log.configuration().0.is_voter(self.replica)
+    }
+
+    fn resting_role(&self) -> Role {
+        if self.is_voter() { Role::Follower } else { Role::Learner }
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood 2014), scaled to `0..bound` by the high half of the product.
+    fn draw(&mut self, bound: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        ((u128::from(z) * u128::from(bound)) >> 64) as u64
+    }
+}
+
+/// The configuration a log start carries; none yet is an empty one.
+fn decode(start: &LogStart) -> Option<Configuration> {
+    if start.configuration.is_empty() {
+        return Some(Configuration::default());
+    }
+    Configuration::decode(&start.configuration)
+}
+
+/// Answers are never answered, or two sealed replicas would talk for ever.
+fn is_answer(body: &Body) -> bool {
+    !matches!(
+        body,
+        Body::PreVote { .. }
+            | Body::Vote { .. }
+            | Body::Append { .. }
+            | Body::Beat { .. }
+            | Body::InstallLogStart { .. }
+            | Body::TimeoutNow
+    )
 }

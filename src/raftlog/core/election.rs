@@ -1,0 +1,310 @@
+//! Elections: timers, pre-votes, votes, stickiness, check-quorum's follower side, and who may take part.
+//!
+//! Not here: what a leader does once elected (`leader`). Called by the dispatch in `mod`. Invariants:
+//! - a pre-vote changes nothing at its receiver: no term, no vote, no timer (thesis §9.6);
+//! - no real vote without a majority of pre-votes, except on `TimeoutNow` and in a group of one voter;
+//! - while the leader is heard nobody helps to replace it, unless it asked for that itself (thesis §4.2.3);
+//! - one vote per epoch, durable before it is told; every candidacy is in a new term (also alone, also after a restart).
+
+use super::{Core, Effect, Millis, Role, quorum};
+use crate::raftlog::message::{Body, Message};
+use crate::segment::{Doubt, Epoch, LogId, ReplicaId};
+
+/// Answers of the present round.
+#[derive(Debug, Default)]
+pub(super) struct Votes {
+    granted: Vec<ReplicaId>,
+    refused: Vec<ReplicaId>,
+}
+
+impl Votes {
+    fn clear(&mut self) {
+        self.granted.clear();
+        self.refused.clear();
+    }
+    fn note(&mut self, from: ReplicaId, granted: bool) {
+        if self.granted.contains(&from) || self.refused.contains(&from) {
+            return;
+        }
+        if granted { &mut self.granted } else { &mut self.refused }.push(from);
+    }
+}
+
+impl Core {
+    /// Whether its word counts in elections: not before the boot gate (safety.md F16), nor damaged, sealed or in doubt
+    /// (F11; the unanimous exception comes with asynchronous flushing).
+    fn may_vote(&self) -> bool {
+        self.gate_open
+            && !self.held_out
+            && !self.poisoned
+            && self.hard.sealed.is_none()
+            && self.hard.doubt == Doubt::None
+    }
+
+    pub(super) fn may_campaign(&self) -> bool {
+        self.may_vote() && self.is_voter()
+    }
+
+    /// The leader lives, as far as we know: it is ourselves, or was heard within the window.
+    fn hears_leader(&self, now: Millis) -> bool {
+        match self.role {
+            Role::Leader => true,
+            _ => {
+                let window = self.config.stickiness_ms;
+                self.leader.is_some() && self.heard.is_some_and(|at| now.saturating_sub(at) < window)
+            }
+        }
+    }
+
+    pub(super) fn restart_timer(&mut self, now: Millis) {
+        let spread = self.config.election_max_ms.saturating_sub(self.config.election_min_ms).max(1);
+        self.timer = Some(now + self.config.election_min_ms + self.draw(spread));
+    }
+
+    /// At start and when the gate opens: a group of one, or the first replica of a brand-new one, need not wait.
+    pub(super) fn arm_first_timer(&mut self, now: Millis) {
+        if self.leading.is_some() || !matches!(self.role, Role::Follower | Role::Learner) {
+            return;
+        }
+        let alone = quorum::is_quorum(self.log.configuration().0, |replica| replica == self.replica);
+        if self.may_campaign() && self.leader.is_none() && (alone || self.hurry > 0) {
+            self.timer = Some(now);
+        } else if self.timer.is_none() {
+            self.restart_timer(now);
+        }
+    }
+
+    /// The timer of a replica that does not lead has fired.
+    pub(super) fn on_election_timeout(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if self.may_campaign() {
+            self.pre_campaign(now, out);
+        } else {
+            // Nothing to do but to stop naming a leader that is silent; any leader's message arms the timer again.
+            self.leader = None;
+            self.timer = None;
+        }
+    }
+
+    fn pre_campaign(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        self.round += 1;
+        self.votes.clear();
+        self.votes.note(self.replica, true);
+        self.leader = None;
+        if self.have_votes() {
+            return self.campaign(now, false, out);
+        }
+        self.role = Role::PreCandidate;
+        if self.hurry > 0 {
+            self.hurry -= 1;
+            let pause = self.config.reset_jitter_ms + 1;
+            self.timer = Some(now + pause + self.draw(pause));
+        } else {
+            self.restart_timer(now);
+        }
+        self.announce(out);
+        let body = Body::PreVote { last: self.log.last(), round: self.round };
+        self.ask_voters(&Message { epoch: self.next_epoch(), body }, false, out);
+    }
+
+    pub(super) fn campaign(&mut self, now: Millis, transfer: bool, out: &mut Vec<Effect>) {
+        self.enter_epoch(self.next_epoch(), Some(self.replica));
+        self.role = Role::Candidate;
+        self.leader = None;
+        self.votes.clear();
+        self.votes.note(self.replica, true);
+        self.restart_timer(now);
+        self.persist(out);
+        self.announce(out);
+        if self.have_votes() {
+            return self.become_leader(now, out);
+        }
+        let body = Body::Vote { last: self.log.last(), transfer };
+        self.ask_voters(&Message { epoch: self.hard.epoch, body }, true, out);
+    }
+
+    fn next_epoch(&self) -> Epoch {
+        Epoch { term: self.hard.epoch.term.next(), ..self.hard.epoch }
+    }
+
+    fn ask_voters(&self, message: &Message, after_storage: bool, out: &mut Vec<Effect>) {
+        let (configuration, _) = self.log.configuration();
+        for to in configuration.members().filter(|r| *r != self.replica && configuration.is_voter(*r)) {
+            out.push(Effect::Send { to, message: message.clone(), after_storage });
+        }
+    }
+
+    fn have_votes(&self) -> bool {
+        quorum::is_quorum(self.log.configuration().0, |replica| self.votes.granted.contains(&replica))
+    }
+
+    fn votes_lost(&self) -> bool {
+        quorum::is_lost(self.log.configuration().0, |replica| self.votes.refused.contains(&replica))
+    }
+
+    pub(super) fn on_pre_vote(
+        &mut self,
+        now: Millis,
+        from: ReplicaId,
+        asked: Epoch,
+        last: LogId,
+        round: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let granted =
+            self.may_vote() && asked > self.hard.epoch && !self.hears_leader(now) && last >= self.log.last();
+        // A grant speaks of the epoch asked for, a refusal of our own, so that a stray asker learns it.
+        let epoch = if granted { asked } else { self.hard.epoch };
+        let message = Message { epoch, body: Body::PreVoteReply { granted, round } };
+        out.push(Effect::Send { to: from, message, after_storage: false });
+    }
+
+    pub(super) fn on_pre_vote_reply(
+        &mut self,
+        now: Millis,
+        from: ReplicaId,
+        epoch: Epoch,
+        granted: bool,
+        round: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        if !granted && epoch > self.hard.epoch {
+            return self.become_follower(now, epoch, None, out);
+        }
+        let asked = if granted { self.next_epoch() } else { epoch };
+        if self.role != Role::PreCandidate || round != self.round || epoch != asked {
+            return;
+        }
+        self.votes.note(from, granted);
+        if self.have_votes() {
+            self.campaign(now, false, out);
+        } else if self.votes_lost() {
+            self.rest(out);
+        }
+    }
+
+    pub(super) fn on_vote(
+        &mut self,
+        now: Millis,
+        from: ReplicaId,
+        epoch: Epoch,
+        last: LogId,
+        transfer: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        if epoch > self.hard.epoch {
+            if self.hears_leader(now) && !transfer {
+                // Not even its term is taken (thesis §4.2.3): a removed or cut-off server disturbs nobody.
+                return;
+            }
+            self.become_follower(now, epoch, None, out);
+        }
+        let free = match self.hard.vote {
+            Some(vote) => vote == from,
+            None => self.leader.is_none() && !matches!(self.role, Role::Leader | Role::Candidate),
+        };
+        let granted = epoch == self.hard.epoch && self.may_vote() && free && last >= self.log.last();
+        if granted {
+            if self.hard.vote != Some(from) {
+                self.hard.vote = Some(from);
+                self.hard_dirty = true;
+            }
+            self.hurry = 0;
+            if self.role == Role::PreCandidate {
+                self.rest(out);
+            }
+            self.restart_timer(now);
+        }
+        self.send(from, Body::VoteReply { granted }, true, out);
+    }
+
+    pub(super) fn on_vote_reply(
+        &mut self,
+        now: Millis,
+        from: ReplicaId,
+        epoch: Epoch,
+        granted: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.is_current(now, epoch, out) && self.role == Role::Candidate {
+            self.votes.note(from, granted);
+            if self.have_votes() {
+                self.become_leader(now, out);
+            } else if self.votes_lost() {
+                self.rest(out);
+            }
+        }
+    }
+
+    /// A sealed replica answered: this generation ends (safety.md F2). A leader steps down at once.
+    pub(super) fn on_sealed(&mut self, now: Millis, from: ReplicaId, out: &mut Vec<Effect>) {
+        match self.role {
+            Role::Leader => self.become_follower(now, self.hard.epoch, None, out),
+            Role::Candidate | Role::PreCandidate => {
+                self.votes.note(from, false);
+                if self.votes_lost() {
+                    self.rest(out);
+                }
+            }
+            Role::Follower | Role::Learner => {}
+        }
+    }
+
+    /// The leader hands over to us: a real election at once (thesis §3.10).
+    pub(super) fn on_timeout_now(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if self.may_campaign() {
+            self.campaign(now, true, out);
+        }
+    }
+
+    /// Ends a round of votes; the timer keeps running towards the next.
+    fn rest(&mut self, out: &mut Vec<Effect>) {
+        self.votes.clear();
+        self.role = self.resting_role();
+        self.announce(out);
+    }
+
+    fn enter_epoch(&mut self, epoch: Epoch, vote: Option<ReplicaId>) {
+        self.hard.epoch = epoch;
+        self.hard.vote = vote;
+        self.hard_dirty = true;
+        // Whatever is committed is in the log of every later leader (Raft §5.4.3); more must be shown.
+        self.verified = self.log.commit();
+        self.acked = crate::segment::Index(0);
+    }
+
+    /// Follows `epoch`, and `leader` in it if it is known. The vote of an epoch is kept when stepping down within it.
+    pub(super) fn become_follower(
+        &mut self,
+        now: Millis,
+        epoch: Epoch,
+        leader: Option<ReplicaId>,
+        out: &mut Vec<Effect>,
+    ) {
+        if epoch != self.hard.epoch {
+            self.enter_epoch(epoch, None);
+        }
+        let rested = matches!(self.role, Role::Follower | Role::Learner);
+        self.stop_leading(out);
+        self.votes.clear();
+        self.role = self.resting_role();
+        self.leader = leader;
+        if leader.is_some() {
+            self.hurry = 0;
+        }
+        // Only a leader's message or a vote given puts a follower's own candidacy off.
+        if !rested || self.timer.is_none() {
+            self.restart_timer(now);
+        }
+        self.persist(out);
+        self.announce(out);
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if self.leading.is_some() {
+            self.tick_leader(now, out);
+        } else if self.timer.is_some_and(|at| at <= now) {
+            self.on_election_timeout(now, out);
+        }
+    }
+}

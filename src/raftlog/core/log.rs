@@ -1,0 +1,229 @@
+//! What the core knows of its log without holding it: epoch runs, the ends, what is durable and committed, and the
+//! stack of configurations.
+//!
+//! Not here: payloads and positions (`segment`). Only `Core` calls this. Invariants, asserted by the tests against a
+//! naive model:
+//! - `start.index <= commit <= last.index`, `durable <= last.index` (right after an install, before it is durable,
+//!   `durable` is 0 and so below `start.index`);
+//! - `runs` is ascending in epoch and index, and its first run begins at the first entry;
+//! - `configurations` is never empty: its bottom is the configuration in force at `start`, the rest are entries of
+//!   the log, each in force from its append on (thesis §4.1) until truncated.
+
+use crate::raftlog::message::Configuration;
+use crate::segment::{EntryMeta, Epoch, Index, LogId, Offset};
+
+/// The index-to-epoch view of one log.
+#[derive(Clone, Debug)]
+pub struct LogView {
+    start: LogId,
+    runs: Vec<(Epoch, Index)>,
+    last: LogId,
+    next_offset: Offset,
+    durable: Index,
+    commit: Index,
+    configurations: Vec<(LogId, Configuration)>,
+}
+
+impl LogView {
+    /// An empty log that begins after `start`, all of it durable.
+    pub fn new(start: LogId, next_offset: Offset, base: (LogId, Configuration)) -> Self {
+        Self {
+            start,
+            runs: Vec::new(),
+            last: start,
+            next_offset,
+            durable: start.index,
+            commit: start.index,
+            configurations: vec![base],
+        }
+    }
+
+    /// Takes over what recovery found after the start. False if it contradicts itself.
+    pub fn restore(
+        &mut self,
+        epochs: Vec<(Epoch, Index)>,
+        last: LogId,
+        next_offset: Offset,
+        configurations: Vec<(LogId, Configuration)>,
+    ) -> bool {
+        if last.index > self.start.index {
+            let ascending = epochs.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
+            let begins = epochs.first().is_some_and(|(epoch, first)| {
+                *first == self.start.index.next() && *epoch >= self.start.epoch
+            });
+            let ends =
+                epochs.last().is_some_and(|(epoch, first)| *epoch == last.epoch && *first <= last.index);
+            if !(ascending && begins && ends) {
+                return false;
+            }
+            self.runs = epochs;
+            self.last = last;
+            self.durable = last.index;
+        } else if last != self.start || !epochs.is_empty() {
+            return false;
+        }
+        self.next_offset = next_offset;
+        for (id, configuration) in configurations {
+            if id.index <= self.start.index {
+                continue;
+            }
+            if !self.contains(id) || self.configurations.last().is_some_and(|(top, _)| top.index >= id.index)
+            {
+                return false;
+            }
+            self.configurations.push((id, configuration));
+        }
+        true
+    }
+
+    /// Identity of the entry before the first one.
+    pub fn start(&self) -> LogId {
+        self.start
+    }
+    /// Last entry.
+    pub fn last(&self) -> LogId {
+        self.last
+    }
+    /// Offset of the next record.
+    pub fn next_offset(&self) -> Offset {
+        self.next_offset
+    }
+    /// Last locally durable entry.
+    pub fn durable(&self) -> Index {
+        self.durable
+    }
+    /// Commit index.
+    pub fn commit(&self) -> Index {
+        self.commit
+    }
+    /// The configuration in force and the entry it came from.
+    pub fn configuration(&self) -> (&Configuration, LogId) {
+        let (id, configuration) = self.configurations.last().expect("the bottom is never popped");
+        (configuration, *id)
+    }
+
+    /// Epoch of the entry at `index`; known for `start` too, None elsewhere.
+    pub fn epoch_at(&self, index: Index) -> Option<Epoch> {
+        if index == self.start.index {
+            return Some(self.start.epoch);
+        }
+        if index < self.start.index || index > self.last.index {
+            return None;
+        }
+        let after = self.runs.partition_point(|(_, first)| *first <= index);
+        self.runs.get(after.checked_sub(1)?).map(|(epoch, _)| *epoch)
+    }
+
+    /// Identity of the entry at `index`, where known.
+    pub fn id_at(&self, index: Index) -> Option<LogId> {
+        self.epoch_at(index).map(|epoch| LogId { epoch, index })
+    }
+
+    /// Whether exactly this entry is in the log (or is `start`).
+    pub fn contains(&self, id: LogId) -> bool {
+        self.epoch_at(id.index) == Some(id.epoch)
+    }
+
+    /// The largest entry at or below `index` whose epoch is at most `epoch`: the best guess of a common entry, since
+    /// epochs ascend in every log. None if even `start` is of a later epoch, or `index` lies before it.
+    pub fn guess(&self, index: Index, epoch: Epoch) -> Option<LogId> {
+        if index < self.start.index {
+            return None;
+        }
+        let mut end = index.min(self.last.index);
+        for (run, first) in self.runs.iter().rev() {
+            if *first > end {
+                continue;
+            }
+            if *run <= epoch {
+                return Some(LogId { epoch: *run, index: end });
+            }
+            end = first.prev();
+        }
+        (self.start.epoch <= epoch).then_some(self.start)
+    }
+
+    /// Adds one entry, which must continue the log.
+    pub fn append(&mut self, meta: &EntryMeta) {
+        debug_assert_eq!(meta.id.index, self.last.index.next());
+        debug_assert!(meta.id.epoch >= self.last.epoch);
+        if self.runs.last().is_none_or(|(epoch, _)| *epoch != meta.id.epoch) {
+            self.runs.push((meta.id.epoch, meta.id.index));
+        }
+        self.last = meta.id;
+        self.next_offset = meta.next_offset();
+    }
+
+    /// Puts the configuration of the entry just appended in force.
+    pub fn activate(&mut self, id: LogId, configuration: Configuration) {
+        self.configurations.push((id, configuration));
+    }
+
+    /// Removes every entry at or above `from`; true if that rolled a configuration back. The offset of the next record
+    /// is that of the entry that takes the place of the first removed one (truncation happens for no other reason).
+    pub fn truncate(&mut self, from: Index, next_offset: Offset) -> bool {
+        debug_assert!(from > self.commit && from <= self.last.index);
+        while self.runs.last().is_some_and(|(_, first)| *first >= from) {
+            self.runs.pop();
+        }
+        let epoch = self.runs.last().map_or(self.start.epoch, |(epoch, _)| *epoch);
+        self.last = LogId { epoch, index: from.prev() };
+        self.next_offset = next_offset;
+        self.durable = self.durable.min(self.last.index);
+        let before = self.configurations.len();
+        while self.configurations.len() > 1
+            && self.configurations.last().is_some_and(|(id, _)| id.index >= from)
+        {
+            self.configurations.pop();
+        }
+        self.configurations.len() != before
+    }
+
+    /// Everything up to `last` is durable. An entry that is no longer in the log says nothing (it was cut while the
+    /// write was on its way, etcd's ABA race). True if the mark moved.
+    pub fn set_durable(&mut self, last: LogId) -> bool {
+        let moved = last.index > self.durable && self.contains(last);
+        if moved {
+            self.durable = last.index;
+        }
+        moved
+    }
+
+    /// Moves the commit index forward; true if it moved.
+    pub fn set_commit(&mut self, index: Index) -> bool {
+        debug_assert!(index <= self.last.index);
+        let moved = index > self.commit;
+        if moved {
+            self.commit = index;
+        }
+        moved
+    }
+
+    /// Forgets everything at or below `start`, which must be a committed entry of this log.
+    pub fn advance_start(&mut self, start: LogId, base: (LogId, Configuration)) {
+        debug_assert!(start.index >= self.start.index && start.index <= self.commit);
+        let first = start.index.next();
+        let keep = self.runs.partition_point(|(_, begins)| *begins <= first).saturating_sub(1);
+        self.runs.drain(..keep);
+        if start.index == self.last.index {
+            self.runs.clear();
+        } else if let Some(run) = self.runs.first_mut() {
+            run.1 = run.1.max(first);
+        }
+        self.start = start;
+        let gone = self.configurations.iter().take_while(|(id, _)| id.index <= start.index).count();
+        self.configurations.splice(..gone.max(1), [base]);
+    }
+
+    /// Replaces the whole log by an empty one after `start`. It is committed by definition, but not durable yet.
+    pub fn install(&mut self, start: LogId, next_offset: Offset, base: (LogId, Configuration)) {
+        self.start = start;
+        self.runs.clear();
+        self.last = start;
+        self.next_offset = next_offset;
+        self.durable = Index(0);
+        self.commit = start.index;
+        self.configurations.clear();
+        self.configurations.push(base);
+    }
+}

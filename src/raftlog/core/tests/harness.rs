@@ -1,0 +1,631 @@
+//! A miniature engine: cores on disks that lose what is not synced, a network that is a list of envelopes, and the
+//! invariants of Raft checked at every effect.
+//!
+//! Deterministic: whoever drives it (a script, a seeded simulation) decides when messages arrive, rounds complete and
+//! time passes. Effects are carried out in order, `after_storage` as the engine does it.
+
+use super::super::{Core, CoreConfig, Effect, Event, Millis, Restored, Role};
+use crate::raftlog::message::{Body, Configuration, Message};
+use crate::segment::{
+    EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+};
+use std::collections::{BTreeMap, VecDeque};
+
+pub fn replica(node: i32) -> ReplicaId {
+    ReplicaId { node: NodeId(node), assignment: 0, directory: 0 }
+}
+
+pub fn default_config() -> CoreConfig {
+    CoreConfig {
+        beat_ms: 100,
+        election_min_ms: 600,
+        election_max_ms: 1_200,
+        check_quorum_ms: 1_200,
+        stickiness_ms: 600,
+        window_bytes: 8 << 20,
+        append_bytes: 1 << 20,
+        uncommitted_bytes: 64 << 20,
+        reset_jitter_ms: 50,
+    }
+}
+
+/// One log with its hard state: what a disk holds, or what reads see.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    pub hard: HardState,
+    pub start: LogStart,
+    pub metas: Vec<EntryMeta>,
+    pub configurations: Vec<(LogId, Configuration)>,
+}
+
+impl Disk {
+    pub fn last(&self) -> LogId {
+        self.metas.last().map_or(self.start.prev, |meta| meta.id)
+    }
+    pub fn next_offset(&self) -> Offset {
+        self.metas.last().map_or(self.start.base_offset, EntryMeta::next_offset)
+    }
+    pub fn id_at(&self, index: Index) -> Option<LogId> {
+        if index == self.start.prev.index {
+            return Some(self.start.prev);
+        }
+        let at = index.0.checked_sub(self.start.prev.index.0 + 1)?;
+        self.metas.get(at as usize).map(|meta| meta.id)
+    }
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Truncate(from) => {
+                self.metas.retain(|meta| meta.id.index < *from);
+                self.configurations.retain(|(id, _)| id.index < *from);
+            }
+            Op::Append(meta, configuration) => {
+                assert_eq!(meta.predecessor(), self.last(), "append does not continue the log");
+                assert_eq!(meta.base_offset, self.next_offset(), "offset does not continue the log");
+                self.metas.push(*meta);
+                self.configurations.extend(configuration.iter().map(|c| (meta.id, c.clone())));
+            }
+            Op::Hard(hard) => self.hard = *hard,
+            Op::Install(start) => {
+                self.start = start.clone();
+                self.metas.clear();
+                self.configurations.clear();
+            }
+            Op::Start(start) => {
+                self.metas.retain(|meta| meta.id.index > start.prev.index);
+                self.configurations.retain(|(id, _)| id.index > start.prev.index);
+                self.start = start.clone();
+            }
+        }
+    }
+    fn epochs(&self) -> Vec<(Epoch, Index)> {
+        let mut epochs: Vec<(Epoch, Index)> = Vec::new();
+        for meta in &self.metas {
+            if epochs.last().is_none_or(|(epoch, _)| *epoch != meta.id.epoch) {
+                epochs.push((meta.id.epoch, meta.id.index));
+            }
+        }
+        epochs
+    }
+    pub fn restored(&self, replica: ReplicaId, seed: u64) -> Restored {
+        Restored {
+            replica,
+            hard_state: self.hard,
+            log_start: self.start.clone(),
+            epochs: self.epochs(),
+            last: self.last(),
+            next_offset: self.next_offset(),
+            configurations: self.configurations.clone(),
+            gate_open: true,
+            needs_repair: false,
+            campaign_at_once: false,
+            seed,
+        }
+    }
+}
+
+/// One write, in the order of the group's storage stream.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Truncate(Index),
+    Append(EntryMeta, Option<Configuration>),
+    Hard(HardState),
+    Install(LogStart),
+    Start(LogStart),
+}
+
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    pub from: ReplicaId,
+    pub to: ReplicaId,
+    pub incarnations: (u64, u64),
+    pub message: Message,
+    pub decoded: Vec<Configuration>,
+}
+
+pub struct Node {
+    pub id: ReplicaId,
+    pub incarnation: u64,
+    pub core: Option<Core>,
+    /// What survives a crash.
+    pub disk: Disk,
+    /// What reads see.
+    pub view: Disk,
+    pub queue: Vec<Op>,
+    pub flying: Option<Vec<Op>>,
+    /// Sends that wait for the round in flight (false) or for the one after it (true).
+    waiting: Vec<(bool, Envelope)>,
+    pub poisoned: Option<String>,
+    /// Highest index it said is committed since it started.
+    commit: Index,
+}
+
+/// What must hold whatever happens (Raft figure 3, and ours).
+#[derive(Default)]
+pub struct Checker {
+    leaders: BTreeMap<Epoch, ReplicaId>,
+    entries: BTreeMap<LogId, EntryMeta>,
+    /// Committed entry and the lowest epoch of a replica that knew of it.
+    pub committed: BTreeMap<Index, (LogId, Epoch)>,
+    votes: BTreeMap<(Epoch, ReplicaId), ReplicaId>,
+    reads: BTreeMap<u64, Index>,
+    pub reads_ready: u64,
+    pub reads_failed: u64,
+    pub elections: u64,
+}
+
+pub struct Cluster {
+    pub config: CoreConfig,
+    pub now: Millis,
+    pub nodes: Vec<Node>,
+    pub network: VecDeque<Envelope>,
+    pub checker: Checker,
+    /// Where a script's trace goes.
+    pub trace: Option<Vec<String>>,
+    pub seed: u64,
+    /// Poison is a failure unless a script provokes it.
+    pub poison_allowed: bool,
+    tokens: u64,
+}
+
+impl Cluster {
+    pub fn new(config: CoreConfig, seed: u64) -> Self {
+        Self {
+            config,
+            now: 0,
+            nodes: Vec::new(),
+            network: VecDeque::new(),
+            checker: Checker::default(),
+            trace: None,
+            seed,
+            poison_allowed: false,
+            tokens: 0,
+        }
+    }
+
+    /// Adds a replica with this disk, not started yet.
+    pub fn add(&mut self, id: ReplicaId, disk: Disk) {
+        for meta in &disk.metas {
+            self.checker.register(meta);
+        }
+        self.nodes.push(Node {
+            id,
+            incarnation: 0,
+            core: None,
+            view: disk.clone(),
+            disk,
+            queue: Vec::new(),
+            flying: None,
+            waiting: Vec::new(),
+            poisoned: None,
+            commit: Index(0),
+        });
+    }
+
+    pub fn position(&self, id: ReplicaId) -> usize {
+        self.nodes.iter().position(|node| node.id == id).expect("known replica")
+    }
+
+    pub fn core(&self, at: usize) -> &Core {
+        self.nodes[at].core.as_ref().expect("node is up")
+    }
+
+    pub fn say(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(line());
+        }
+    }
+
+    pub fn start(&mut self, at: usize, change: impl FnOnce(&mut Restored)) {
+        let node = &mut self.nodes[at];
+        node.incarnation += 1;
+        node.commit = node.disk.start.prev.index;
+        node.view = node.disk.clone();
+        let seed =
+            self.seed.wrapping_mul(1_000_003).wrapping_add(node.incarnation * 1_000 + node.id.node.0 as u64);
+        let mut restored = node.disk.restored(node.id, seed);
+        change(&mut restored);
+        let mut out = Vec::new();
+        node.core = Some(Core::new(self.config.clone(), restored, self.now, &mut out));
+        let (id, incarnation) = (node.id, node.incarnation);
+        self.carry_out(at, out);
+        if incarnation > 1 {
+            for other in 0..self.nodes.len() {
+                if other != at && self.nodes[other].core.is_some() {
+                    self.feed(other, Event::PeerIncarnation { node: id.node });
+                }
+            }
+        }
+    }
+
+    /// Power off: of the round in flight the first `kept` writes reach the disk.
+    pub fn crash(&mut self, at: usize, kept: usize) {
+        let node = &mut self.nodes[at];
+        for op in node.flying.take().unwrap_or_default().iter().take(kept) {
+            self.checker.register_durable(op);
+            node.disk.apply(op);
+        }
+        node.core = None;
+        node.queue.clear();
+        node.waiting.clear();
+    }
+
+    pub fn feed(&mut self, at: usize, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let commit_before = self.core(at).commit();
+            let mut out = Vec::new();
+            let now = self.now;
+            let Some(core) = &mut self.nodes[at].core else { return };
+            core.step(now, event, &mut out);
+            assert!(core.commit() >= commit_before, "commit went back");
+            events.extend(self.carry_out(at, out));
+        }
+    }
+
+    pub fn beat(&mut self, at: usize) {
+        let peers: Vec<_> = self.core(at).progress().iter().map(|peer| peer.replica).collect();
+        for to in peers {
+            let mut out = Vec::new();
+            let now = self.now;
+            let Some(core) = &mut self.nodes[at].core else { return };
+            let message = core.beat(now, to, &mut out);
+            for event in self.carry_out(at, out) {
+                self.feed(at, event);
+            }
+            if let Some(message) = message {
+                self.post(at, to, message, Vec::new());
+            }
+        }
+    }
+
+    pub fn read(&mut self, at: usize) -> u64 {
+        self.tokens += 1;
+        let highest = self.checker.committed.keys().next_back().copied().unwrap_or_default();
+        self.checker.reads.insert(self.tokens, highest);
+        self.feed(at, Event::ReadIndex { token: self.tokens });
+        self.tokens
+    }
+
+    pub fn deliver(&mut self, envelope: Envelope) {
+        let at = self.position(envelope.to);
+        let from = self.position(envelope.from);
+        let current = (self.nodes[from].incarnation, self.nodes[at].incarnation);
+        if self.nodes[at].core.is_none() || envelope.incarnations != current {
+            return;
+        }
+        if !envelope.decoded.is_empty() {
+            self.feed(at, Event::Configurations { decoded: envelope.decoded });
+        }
+        self.feed(at, Event::Receive { from: envelope.from, message: envelope.message });
+    }
+
+    /// Takes what is queued as a round.
+    pub fn take_round(&mut self, at: usize) -> bool {
+        let node = &mut self.nodes[at];
+        if node.flying.is_some() || node.queue.is_empty() || node.core.is_none() {
+            return false;
+        }
+        node.flying = Some(std::mem::take(&mut node.queue));
+        for (later, _) in &mut node.waiting {
+            *later = false;
+        }
+        true
+    }
+
+    /// The round in flight is durable.
+    pub fn complete_round(&mut self, at: usize) -> bool {
+        let node = &mut self.nodes[at];
+        let Some(ops) = node.flying.take() else { return false };
+        let mut last = None;
+        for op in &ops {
+            self.checker.register_durable(op);
+            node.disk.apply(op);
+            match op {
+                Op::Append(meta, _) => last = Some(meta.id),
+                Op::Install(start) => last = Some(start.prev),
+                _ => {}
+            }
+        }
+        let (ready, waiting) = std::mem::take(&mut node.waiting).into_iter().partition(|(later, _)| !later);
+        node.waiting = waiting;
+        let ready: Vec<(bool, Envelope)> = ready;
+        for (_, envelope) in ready {
+            self.release(at, envelope);
+        }
+        if let Some(last) = last {
+            self.feed(at, Event::Durable { last });
+        }
+        true
+    }
+
+    fn write(&mut self, at: usize, op: Op) {
+        let node = &mut self.nodes[at];
+        node.view.apply(&op);
+        node.queue.push(op);
+    }
+
+    pub fn move_start(&mut self, at: usize, index: Index) {
+        let view = &self.nodes[at].view;
+        if index <= view.start.prev.index || index > self.core(at).commit() {
+            return;
+        }
+        let Some(prev) = view.id_at(index) else { return };
+        let held = view.configurations.iter().rev().find(|(id, _)| id.index <= index).cloned();
+        let base_offset =
+            view.metas.iter().find(|meta| meta.id.index == index).map_or(Offset(0), |m| m.next_offset());
+        let (configuration_id, configuration) = held.map_or_else(
+            || (view.start.configuration_id, view.start.configuration.clone()),
+            |(id, configuration)| (id, configuration.encode()),
+        );
+        let start = LogStart {
+            prev,
+            base_offset,
+            start_offset: base_offset,
+            configuration,
+            configuration_id,
+            ..LogStart::default()
+        };
+        self.write(at, Op::Start(start.clone()));
+        self.feed(at, Event::LogStartMoved { start });
+    }
+
+    fn carry_out(&mut self, at: usize, out: Vec<Effect>) -> Vec<Event> {
+        let mut events = Vec::new();
+        for effect in out {
+            if self.trace.is_some() && !matches!(effect, Effect::Send { .. } | Effect::Replicate { .. }) {
+                let line = format!("{} {}", name(self.nodes[at].id), super::scripts::show_effect(&effect));
+                self.say(|| line);
+            }
+            match effect {
+                Effect::Truncate { from } => {
+                    let commit = self.checker.committed_at(&self.nodes[at], from);
+                    assert!(!commit, "truncates committed entry {from}");
+                    self.write(at, Op::Truncate(from));
+                }
+                Effect::Append { metas, .. } => {
+                    for meta in metas {
+                        let configuration = (meta.kind == EntryKind::Configuration).then(|| {
+                            self.known_configuration(meta.id)
+                                .expect("only received configurations are appended")
+                        });
+                        self.write(at, Op::Append(meta, configuration));
+                    }
+                }
+                Effect::SaveHardState(hard) => {
+                    assert!(hard.epoch >= self.nodes[at].view.hard.epoch, "epoch went back");
+                    self.write(at, Op::Hard(hard));
+                }
+                Effect::Install { start } => self.write(at, Op::Install(start)),
+                Effect::Send { to, message, after_storage } => self.send(at, to, message, after_storage),
+                Effect::Replicate { to, prev, max_bytes, commit } => {
+                    events.extend(self.replicate(at, to, prev, max_bytes, commit));
+                }
+                Effect::SendLogStart { to } => {
+                    let start = self.nodes[at].view.start.clone();
+                    let message =
+                        Message { epoch: self.core(at).epoch(), body: Body::InstallLogStart { start } };
+                    self.post(at, to, message, Vec::new());
+                }
+                Effect::Committed { index } => self.check_committed(at, index),
+                Effect::Role { epoch, role, .. } => self.check_role(at, epoch, role),
+                Effect::ReadReady { token, index } => {
+                    let least = self.checker.reads.remove(&token).expect("a read is answered once");
+                    assert!(index >= least, "read {token} at {index}, but {least} was committed before it");
+                    self.checker.reads_ready += 1;
+                }
+                Effect::ReadFailed { token } => {
+                    self.checker.reads.remove(&token).expect("a read is answered once");
+                    self.checker.reads_failed += 1;
+                }
+                Effect::Poisoned { reason } => {
+                    assert!(self.poison_allowed, "poisoned: {reason}");
+                    self.nodes[at].poisoned = Some(reason);
+                }
+                Effect::Configured { .. } | Effect::Refused { .. } => {}
+            }
+        }
+        events
+    }
+
+    fn known_configuration(&self, id: LogId) -> Option<Configuration> {
+        let mut all = self.nodes.iter().flat_map(|node| &node.view.configurations);
+        all.find(|(known, _)| *known == id).map(|(_, configuration)| configuration.clone())
+    }
+
+    fn replicate(
+        &mut self,
+        at: usize,
+        to: ReplicaId,
+        prev: LogId,
+        max_bytes: usize,
+        commit: Index,
+    ) -> Option<Event> {
+        let view = &self.nodes[at].view;
+        assert_eq!(view.id_at(prev.index), Some(prev), "replicates after an entry that is not in the log");
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for meta in view.metas.iter().filter(|meta| meta.id.index > prev.index) {
+            let over = bytes + meta.payload_len as usize > max_bytes;
+            if max_bytes == 0 || (over && !entries.is_empty()) {
+                break;
+            }
+            bytes += meta.payload_len as usize;
+            entries.push(*meta);
+        }
+        let find = |meta: &EntryMeta| view.configurations.iter().find(|(id, _)| *id == meta.id);
+        let decoded =
+            entries.iter().filter_map(find).map(|(_, configuration)| configuration.clone()).collect();
+        let last = entries.last().map(|meta| meta.id.index);
+        let message = Message { epoch: self.core(at).epoch(), body: Body::Append { prev, entries, commit } };
+        self.post(at, to, message, decoded);
+        last.map(|last| Event::Sent { to, last, bytes })
+    }
+
+    fn envelope(
+        &self,
+        at: usize,
+        to: ReplicaId,
+        message: Message,
+        decoded: Vec<Configuration>,
+    ) -> Option<Envelope> {
+        let target = self.nodes.iter().find(|node| node.id == to)?;
+        let incarnations = (self.nodes[at].incarnation, target.incarnation);
+        Some(Envelope { from: self.nodes[at].id, to, incarnations, message, decoded })
+    }
+
+    fn send(&mut self, at: usize, to: ReplicaId, message: Message, after_storage: bool) {
+        let Some(envelope) = self.envelope(at, to, message, Vec::new()) else { return };
+        let node = &mut self.nodes[at];
+        if after_storage && (!node.queue.is_empty() || node.flying.is_some()) {
+            node.waiting.push((!node.queue.is_empty(), envelope));
+        } else {
+            self.release(at, envelope);
+        }
+    }
+
+    fn post(&mut self, at: usize, to: ReplicaId, message: Message, decoded: Vec<Configuration>) {
+        if let Some(envelope) = self.envelope(at, to, message, decoded) {
+            self.release(at, envelope);
+        }
+    }
+
+    /// A message leaves the node: what it promises must be on its disk.
+    fn release(&mut self, at: usize, envelope: Envelope) {
+        let node = &self.nodes[at];
+        let epoch = envelope.message.epoch;
+        let durable_epoch = node.disk.hard.epoch.max(node.disk.last().epoch);
+        match &envelope.message.body {
+            Body::Append { entries, .. } => entries.iter().for_each(|meta| self.checker.register(meta)),
+            Body::AppendAccepted { last } | Body::LogStartInstalled { prev: last } => {
+                assert!(durable_epoch >= epoch, "acknowledges in {epoch}, which is not durable");
+                let kept =
+                    last.index <= node.disk.start.prev.index || node.disk.id_at(last.index) == Some(*last);
+                let moved_on = node.view.hard.epoch > epoch;
+                assert!(kept || moved_on, "{} acknowledges {last}, which is not durable", node.id);
+            }
+            Body::BeatReply { matched, .. } if matched.index.0 > 0 => {
+                let kept = matched.index <= node.disk.start.prev.index
+                    || node.disk.id_at(matched.index) == Some(*matched);
+                assert!(kept, "beat reply names {matched}, which is not durable");
+            }
+            Body::Vote { .. } => self.checker.vote(epoch, node.id, node.id, node.disk.hard),
+            Body::VoteReply { granted: true } => {
+                self.checker.vote(epoch, node.id, envelope.to, node.disk.hard)
+            }
+            _ => {}
+        }
+        if self.trace.is_some() {
+            let line = super::scripts::show_envelope(&envelope);
+            self.say(|| line);
+        }
+        self.network.push_back(envelope);
+    }
+
+    fn check_role(&mut self, at: usize, epoch: Epoch, role: Role) {
+        if role != Role::Leader {
+            return;
+        }
+        let node = &self.nodes[at];
+        let leader = *self.checker.leaders.entry(epoch).or_insert_with(|| {
+            self.checker.elections += 1;
+            node.id
+        });
+        assert_eq!(leader, node.id, "two leaders in {epoch}");
+        for (index, (id, known_in)) in &self.checker.committed {
+            let kept = *index <= node.view.start.prev.index || node.view.id_at(*index) == Some(*id);
+            assert!(
+                kept || *known_in >= epoch,
+                "leader of {epoch} lacks committed {id} (known in {known_in})"
+            );
+        }
+    }
+
+    fn check_committed(&mut self, at: usize, index: Index) {
+        let core = self.core(at);
+        let (epoch, leads) = (core.epoch(), core.role() == Role::Leader);
+        assert!(index > self.nodes[at].commit, "commit does not advance");
+        self.nodes[at].commit = index;
+        let node = &self.nodes[at];
+        let first = node.view.start.prev.index.next();
+        for meta in node.view.metas.iter().filter(|meta| meta.id.index <= index) {
+            let (id, known_in) = self.checker.committed.entry(meta.id.index).or_insert((meta.id, epoch));
+            assert_eq!(*id, meta.id, "committed entry changed");
+            *known_in = (*known_in).min(epoch);
+        }
+        if leads && index >= first {
+            let id = node.view.id_at(index).expect("committed entries are in the log");
+            assert_eq!(id.epoch, epoch, "commits by counting an entry of an older epoch (Raft §5.4.2)");
+            let configuration = self.core(at).configuration().0.clone();
+            for half in [&configuration.voters, &configuration.old_voters] {
+                let holds = |voter: &&ReplicaId| {
+                    let disk = &self.nodes[self.position(**voter)].disk;
+                    disk.start.prev.index >= index || disk.id_at(index) == Some(id)
+                };
+                let holders = half.iter().filter(holds).count();
+                assert!(
+                    2 * holders > half.len() || half.is_empty(),
+                    "{id} committed, but {holders} voters hold it"
+                );
+            }
+        }
+    }
+}
+
+impl Checker {
+    /// An entry's identity counts from when anyone could see it again: durable, or sent.
+    fn register_durable(&mut self, op: &Op) {
+        if let Op::Append(meta, _) = op {
+            self.register(meta);
+        }
+    }
+
+    fn register(&mut self, meta: &EntryMeta) {
+        let known = self.entries.entry(meta.id).or_insert(*meta);
+        assert_eq!(known, meta, "two entries with one identity");
+    }
+
+    fn committed_at(&self, node: &Node, index: Index) -> bool {
+        let own = node.view.id_at(index);
+        index <= node.commit
+            || self.committed.get(&index).is_some_and(|(id, known_in)| {
+                // A leader of an older epoch may still cut what a newer one has committed elsewhere, never what was
+                // committed before its time.
+                own == Some(*id) && *known_in < node.view.hard.epoch
+            })
+    }
+
+    fn vote(&mut self, epoch: Epoch, voter: ReplicaId, candidate: ReplicaId, hard: HardState) {
+        assert!(hard.epoch >= epoch, "vote in {epoch} is told before it is durable");
+        if hard.epoch == epoch {
+            assert_eq!(hard.vote, Some(candidate), "vote is told before it is durable");
+        }
+        let given = *self.votes.entry((epoch, voter)).or_insert(candidate);
+        assert_eq!(given, candidate, "{voter} votes twice in {epoch}");
+    }
+}
+
+pub fn name(id: ReplicaId) -> String {
+    format!("n{}", id.node)
+}
+
+/// A disk whose log has these epochs (terms of generation 0), all committed to nobody's knowledge.
+pub fn disk_with(configuration: &Configuration, term: u64, terms: &[u64]) -> Disk {
+    let mut disk = Disk {
+        start: LogStart { configuration: configuration.encode(), ..LogStart::default() },
+        ..Disk::default()
+    };
+    disk.hard.epoch = Epoch::new(0, term.max(terms.last().copied().unwrap_or(0)));
+    for term in terms {
+        let before = disk.last();
+        let meta = EntryMeta {
+            id: LogId { epoch: Epoch::new(0, *term), index: before.index.next() },
+            prev: before.epoch,
+            kind: EntryKind::Records,
+            base_offset: disk.next_offset(),
+            offset_span: 1,
+            payload_len: 10,
+        };
+        disk.apply(&Op::Append(meta, None));
+    }
+    disk
+}

@@ -1,0 +1,232 @@
+//! Quorum arithmetic and the log view against naive models.
+
+use super::super::log::LogView;
+use super::super::quorum;
+use super::harness::replica;
+use crate::raftlog::message::Configuration;
+use crate::segment::{EntryKind, EntryMeta, Epoch, Index, LogId, Offset, ReplicaId};
+use proptest::prelude::*;
+
+fn half() -> impl Strategy<Value = Vec<ReplicaId>> {
+    proptest::collection::btree_set(1..8i32, 1..7).prop_map(|nodes| nodes.into_iter().map(replica).collect())
+}
+
+fn configuration() -> impl Strategy<Value = Configuration> {
+    (half(), prop_oneof![Just(Vec::new()), half()]).prop_map(|(voters, old_voters)| Configuration {
+        voters,
+        old_voters,
+        learners: vec![replica(9)],
+    })
+}
+
+/// The definition: more than half of each half.
+fn naive_quorum(configuration: &Configuration, yes: &[bool]) -> bool {
+    [&configuration.voters, &configuration.old_voters]
+        .iter()
+        .filter(|half| !half.is_empty())
+        .all(|half| 2 * half.iter().filter(|r| yes[r.node.0 as usize]).count() > half.len())
+}
+
+proptest! {
+    #[test]
+    fn quorum_equals_its_definition(configuration in configuration(), yes in proptest::collection::vec(any::<bool>(), 10)) {
+        let says = |r: ReplicaId| yes[r.node.0 as usize];
+        prop_assert_eq!(quorum::is_quorum(&configuration, says), naive_quorum(&configuration, &yes));
+        let others: Vec<bool> = yes.iter().map(|y| !y).collect();
+        prop_assert_eq!(quorum::is_lost(&configuration, says), !naive_quorum(&configuration, &others));
+    }
+
+    #[test]
+    fn two_quorums_of_one_configuration_always_meet(
+        configuration in configuration(),
+        a in proptest::collection::vec(any::<bool>(), 10),
+        b in proptest::collection::vec(any::<bool>(), 10),
+    ) {
+        let a_wins = quorum::is_quorum(&configuration, |r| a[r.node.0 as usize]);
+        let b_wins = quorum::is_quorum(&configuration, |r| b[r.node.0 as usize]);
+        if a_wins && b_wins {
+            for half in [&configuration.voters, &configuration.old_voters].into_iter().filter(|h| !h.is_empty()) {
+                prop_assert!(half.iter().any(|r| a[r.node.0 as usize] && b[r.node.0 as usize]));
+            }
+        }
+    }
+
+    #[test]
+    fn reached_is_the_largest_value_a_quorum_has(configuration in configuration(), values in proptest::collection::vec(0..6u64, 10)) {
+        let reached = quorum::reached(&configuration, |r| values[r.node.0 as usize]).expect("it has voters");
+        for candidate in 0..8 {
+            let has: Vec<bool> = values.iter().map(|v| *v >= candidate).collect();
+            prop_assert_eq!(naive_quorum(&configuration, &has), candidate <= reached);
+        }
+    }
+}
+
+#[test]
+fn configuration_without_voters_has_no_quorum() {
+    let empty = Configuration::default();
+    assert!(!quorum::is_quorum(&empty, |_| true));
+    assert_eq!(quorum::reached(&empty, |_| 5u64), None);
+}
+
+/// A log as a plain list.
+#[derive(Default)]
+struct Model {
+    start: LogId,
+    entries: Vec<(EntryMeta, Option<u64>)>,
+    base: u64,
+    durable: u64,
+    commit: u64,
+}
+
+impl Model {
+    fn last(&self) -> LogId {
+        self.entries.last().map_or(self.start, |(meta, _)| meta.id)
+    }
+    fn id_at(&self, index: Index) -> Option<LogId> {
+        let all = std::iter::once(self.start).chain(self.entries.iter().map(|(meta, _)| meta.id));
+        all.into_iter().find(|id| id.index == index)
+    }
+    fn guess(&self, index: Index, epoch: Epoch) -> Option<LogId> {
+        if index < self.start.index {
+            return None;
+        }
+        let all = std::iter::once(self.start).chain(self.entries.iter().map(|(meta, _)| meta.id));
+        all.into_iter().filter(|id| id.index <= index && id.epoch <= epoch).next_back_by_index()
+    }
+    fn configuration(&self) -> u64 {
+        self.entries.iter().rev().find_map(|(_, tag)| *tag).unwrap_or(self.base)
+    }
+}
+
+trait NextBack: Iterator<Item = LogId> + Sized {
+    fn next_back_by_index(self) -> Option<LogId> {
+        self.max_by_key(|id| id.index)
+    }
+}
+impl<I: Iterator<Item = LogId>> NextBack for I {}
+
+/// A configuration that can be told from others.
+fn tagged(tag: u64) -> Configuration {
+    Configuration { voters: vec![replica(tag as i32)], ..Configuration::default() }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { term_step: u64, span: u32, configuration: bool },
+    Truncate { back: u64 },
+    Durable { back: u64, stale: bool },
+    Commit { back: u64 },
+    Start { back: u64 },
+    Install { ahead: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3u64, 0..4u32, proptest::bool::weighted(0.2))
+            .prop_map(|(term_step, span, configuration)| Step::Append { term_step, span, configuration }),
+        2 => (0..6u64).prop_map(|back| Step::Truncate { back }),
+        2 => (0..4u64, any::<bool>()).prop_map(|(back, stale)| Step::Durable { back, stale }),
+        2 => (0..4u64).prop_map(|back| Step::Commit { back }),
+        1 => (0..4u64).prop_map(|back| Step::Start { back }),
+        1 => (1..9u64).prop_map(|ahead| Step::Install { ahead }),
+    ]
+}
+
+fn play(log: &mut LogView, model: &mut Model, term: &mut u64, tag: &mut u64, step: &Step) {
+    let last = model.last().index.0;
+    match *step {
+        Step::Append { term_step, span, configuration } => {
+            *term += term_step;
+            let before = model.last();
+            let meta = EntryMeta {
+                id: LogId { epoch: Epoch::new(0, *term), index: before.index.next() },
+                prev: before.epoch,
+                kind: if configuration { EntryKind::Configuration } else { EntryKind::Records },
+                base_offset: log.next_offset(),
+                offset_span: span,
+                payload_len: 1,
+            };
+            log.append(&meta);
+            if configuration {
+                *tag += 1;
+                log.activate(meta.id, tagged(*tag));
+            }
+            model.entries.push((meta, configuration.then_some(*tag)));
+        }
+        Step::Truncate { back } => {
+            let from = last.saturating_sub(back).max(model.commit + 1);
+            if from <= last {
+                let at = (from - model.start.index.0 - 1) as usize;
+                let before = model.configuration();
+                let offset = model.entries[at].0.base_offset;
+                model.entries.truncate(at);
+                model.durable = model.durable.min(from - 1);
+                let rolled_back = log.truncate(Index(from), offset);
+                assert!(rolled_back || model.configuration() == before);
+                // A new leader's entries never reuse an identity.
+                *term += 1;
+            }
+        }
+        Step::Durable { back, stale } => {
+            let index = last.saturating_sub(back).max(model.start.index.0);
+            let mut id = model.id_at(Index(index)).expect("within the log");
+            if stale {
+                id.epoch.term.0 += 1_000;
+                assert!(!log.set_durable(id), "an entry that is not in the log became durable");
+            } else {
+                log.set_durable(id);
+                model.durable = model.durable.max(index);
+            }
+        }
+        Step::Commit { back } => {
+            let index = last.saturating_sub(back).max(model.start.index.0);
+            log.set_commit(Index(index));
+            model.commit = model.commit.max(index);
+        }
+        Step::Start { back } => {
+            let index = model.commit.saturating_sub(back);
+            if index > model.start.index.0 {
+                let start = model.id_at(Index(index)).expect("committed");
+                let at = (index - model.start.index.0) as usize;
+                model.base = model.entries[..at].iter().rev().find_map(|(_, tag)| *tag).unwrap_or(model.base);
+                model.entries.drain(..at);
+                model.start = start;
+                log.advance_start(start, (LogId::default(), tagged(model.base)));
+            }
+        }
+        Step::Install { ahead } => {
+            *term += 1;
+            *tag += 1;
+            let start = LogId { epoch: Epoch::new(0, *term), index: Index(last + ahead) };
+            *model = Model { start, base: *tag, commit: start.index.0, ..Model::default() };
+            log.install(start, Offset(1_000), (LogId::default(), tagged(*tag)));
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn log_view_equals_a_plain_list(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut log = LogView::new(LogId::default(), Offset(0), (LogId::default(), tagged(0)));
+        let mut model = Model::default();
+        let (mut term, mut tag) = (1, 0);
+        for step in &steps {
+            play(&mut log, &mut model, &mut term, &mut tag, step);
+            prop_assert_eq!(log.last(), model.last());
+            prop_assert_eq!(log.start(), model.start);
+            prop_assert_eq!(log.durable(), Index(model.durable));
+            prop_assert_eq!(log.commit(), Index(model.commit));
+            prop_assert_eq!(log.configuration().0, &tagged(model.configuration()));
+            if let Some((meta, _)) = model.entries.last() {
+                prop_assert_eq!(log.next_offset(), meta.next_offset());
+            }
+            for index in 0..model.last().index.0 + 3 {
+                prop_assert_eq!(log.id_at(Index(index)), model.id_at(Index(index)), "at {}", index);
+                for asked in [0, term / 2, term, term + 1] {
+                    let epoch = Epoch::new(0, asked);
+                    prop_assert_eq!(log.guess(Index(index), epoch), model.guess(Index(index), epoch));
+                }
+            }
+        }
+    }
+}

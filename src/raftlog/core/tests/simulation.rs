@@ -1,0 +1,352 @@
+//! Seeded clusters under loss, reordering, duplication, partitions, crashes, slow syncs, resets, transfers, reads and
+//! moving log starts; then everything heals and must converge. `harness` checks the invariants at every effect.
+//!
+//! `KONTIKI_SEED=n` runs one seed, `KONTIKI_SEEDS=n` that many. A failure names its seed.
+
+use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, replica};
+use crate::raftlog::core::{Event, Role};
+use crate::raftlog::message::Configuration;
+use crate::segment::{EntryKind, Index};
+
+/// The simulation's own randomness (xorshift64*), apart from the cores'.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound.max(1)
+    }
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+struct Simulation {
+    cluster: Cluster,
+    dice: Dice,
+    flying: Vec<(u64, Envelope)>,
+    syncs: Vec<Option<u64>>,
+    beats: Vec<u64>,
+    /// Nodes cut off from those with another number.
+    sides: Vec<u8>,
+    voters: usize,
+    loss: u64,
+    duplicates: u64,
+    delay: u64,
+    sync: u64,
+    /// One fault in about so many steps.
+    calm: u64,
+    faults: bool,
+    digest: u64,
+}
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let voters = [3, 5, 3, 2, 1, 4][dice.below(6) as usize];
+        let extras = dice.below(3) as usize;
+        let members: Vec<_> = (1..=voters as i32).map(replica).collect();
+        let learner = replica(voters as i32 + 1);
+        let learners = if extras > 0 { vec![learner] } else { Vec::new() };
+        let mut config = default_config();
+        // Small windows and batches, so that they fill.
+        config.window_bytes = 100 + dice.below(900) as usize;
+        config.append_bytes = 50 + dice.below(200) as usize;
+        config.uncommitted_bytes = 2_000;
+        // Half of the runs start from a joint configuration: quorums of both halves count.
+        let old_voters = match voters > 2 && dice.one_in(4) {
+            true => members[..voters - 1].to_vec(),
+            false => Vec::new(),
+        };
+        let configuration = Configuration { voters: members, old_voters, learners };
+        let mut cluster = Cluster::new(config, seed);
+        let count = voters + extras;
+        for node in 1..=count as i32 {
+            cluster.add(replica(node), disk_with(&configuration, 0, &[]));
+        }
+        for at in 0..count {
+            let eager = at == 0 && dice.one_in(2);
+            cluster.start(at, |restored| restored.campaign_at_once = eager);
+            if extras == 2 {
+                cluster.feed(at, Event::AddObserver { replica: replica(count as i32) });
+            }
+        }
+        Self {
+            flying: Vec::new(),
+            syncs: vec![None; count],
+            beats: vec![0; count],
+            sides: vec![0; count],
+            voters,
+            loss: [0, 50, 20, 8][dice.below(4) as usize],
+            duplicates: [0, 40, 10][dice.below(3) as usize],
+            delay: [2, 20, 120][dice.below(3) as usize],
+            sync: [2, 10, 60][dice.below(3) as usize],
+            calm: [30, 100, 400][dice.below(3) as usize],
+            faults: true,
+            digest: 0,
+            cluster,
+            dice,
+        }
+    }
+
+    fn post_all(&mut self) {
+        while let Some(envelope) = self.cluster.network.pop_front() {
+            let (from, to) = (self.cluster.position(envelope.from), self.cluster.position(envelope.to));
+            self.digest = self.digest.rotate_left(5) ^ (self.cluster.now * 31 + (from * 7 + to) as u64);
+            let cut = self.sides[from] != self.sides[to];
+            if cut || (self.faults && self.loss > 0 && self.dice.one_in(self.loss)) {
+                continue;
+            }
+            if self.faults && self.duplicates > 0 && self.dice.one_in(self.duplicates) {
+                let at = self.cluster.now + 1 + self.dice.below(self.delay * 10);
+                self.flying.push((at, envelope.clone()));
+            }
+            let at = self.cluster.now + 1 + self.dice.below(self.delay);
+            self.flying.push((at, envelope));
+        }
+    }
+
+    fn advance(&mut self) {
+        self.cluster.now += self.dice.below(6);
+        let now = self.cluster.now;
+        self.post_all();
+        let mut due = Vec::new();
+        let mut at = 0;
+        while at < self.flying.len() {
+            if self.flying[at].0 <= now {
+                due.push(self.flying.swap_remove(at).1);
+            } else {
+                at += 1;
+            }
+        }
+        for envelope in due {
+            self.cluster.deliver(envelope);
+            self.post_all();
+        }
+        for at in 0..self.cluster.nodes.len() {
+            if self.cluster.nodes[at].core.is_none() {
+                continue;
+            }
+            if self.syncs[at].is_some_and(|done| done <= now) {
+                self.syncs[at] = None;
+                self.cluster.complete_round(at);
+            }
+            if self.syncs[at].is_none() && self.cluster.take_round(at) {
+                self.syncs[at] = Some(now + self.dice.below(self.sync));
+            }
+            if self.cluster.core(at).deadline().is_some_and(|deadline| deadline <= now) {
+                self.cluster.feed(at, Event::Tick);
+            }
+            if self.beats[at] <= now || self.cluster.core(at).wants_beat() {
+                self.beats[at] = now + self.cluster.config.beat_ms;
+                self.cluster.beat(at);
+            }
+        }
+        self.post_all();
+    }
+
+    fn load(&mut self) {
+        let mut at = self.dice.below(self.cluster.nodes.len() as u64) as usize;
+        if self.dice.one_in(2) {
+            let leads =
+                |node: &super::harness::Node| node.core.as_ref().is_some_and(|c| c.role() == Role::Leader);
+            at = self.cluster.nodes.iter().rposition(leads).unwrap_or(at);
+        }
+        if self.cluster.nodes[at].core.is_none() {
+            return;
+        }
+        match self.dice.below(24) {
+            0..=11 => {
+                let count = 1 + self.dice.below(4);
+                let payload = self.dice.below(80) as u32;
+                let entries =
+                    vec![(EntryKind::Records, 1 + self.dice.below(5) as u32, payload); count as usize];
+                self.cluster.feed(at, Event::Propose { entries });
+            }
+            12..=14 => {
+                self.cluster.read(at);
+            }
+            15 if self.dice.one_in(4) => {
+                let to = replica(1 + self.dice.below(self.voters as u64) as i32);
+                let to = if self.dice.one_in(2) { Some(to) } else { None };
+                self.cluster.feed(at, Event::Transfer { to });
+            }
+            16 if self.dice.one_in(3) => {
+                let commit = self.cluster.core(at).commit().0;
+                let index = Index(commit.saturating_sub(self.dice.below(10)));
+                self.cluster.move_start(at, index);
+            }
+            17 if self.dice.one_in(8) => {
+                let peer = self.dice.below(self.cluster.nodes.len() as u64) as usize;
+                let node = self.cluster.nodes[peer].id.node;
+                self.cluster.feed(at, Event::PeerReset { node });
+            }
+            _ => {}
+        }
+    }
+
+    fn harm(&mut self) {
+        let count = self.cluster.nodes.len() as u64;
+        let at = self.dice.below(count) as usize;
+        if self.cluster.nodes[at].core.is_none() && self.dice.one_in(60) {
+            return self.restart(at);
+        }
+        if self.dice.one_in(150) {
+            self.sides.fill(0);
+        }
+        if !self.dice.one_in(self.calm) {
+            return;
+        }
+        match self.dice.below(6) {
+            0..=1 if self.cluster.nodes[at].core.is_some() => {
+                let kept = self.dice.below(8) as usize;
+                self.cluster.crash(at, kept);
+                self.syncs[at] = None;
+            }
+            2..=3 => {
+                for side in &mut self.sides {
+                    *side = self.dice.below(2) as u8;
+                }
+            }
+            4 if self.cluster.nodes[at].core.is_some() => self.cluster.feed(at, Event::OpenGate),
+            // Everyone loses power.
+            5 if self.dice.one_in(5) => {
+                for at in 0..self.cluster.nodes.len() {
+                    let kept = self.dice.below(8) as usize;
+                    self.cluster.crash(at, kept);
+                    self.syncs[at] = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn restart(&mut self, at: usize) {
+        let gated = self.dice.one_in(3);
+        self.cluster.start(at, |restored| restored.gate_open = !gated);
+        if self.voters + 2 == self.cluster.nodes.len() {
+            let replica = replica(self.cluster.nodes.len() as i32);
+            self.cluster.feed(at, Event::AddObserver { replica });
+        }
+        if gated && self.dice.one_in(2) {
+            self.cluster.feed(at, Event::OpenGate);
+        }
+    }
+
+    /// All faults end; a leader must emerge, commit something new, and everyone must hold the same log.
+    fn heal(&mut self) {
+        self.faults = false;
+        self.sides.fill(0);
+        self.delay = self.delay.min(20);
+        self.sync = self.sync.min(20);
+        for at in 0..self.cluster.nodes.len() {
+            if self.cluster.nodes[at].core.is_none() {
+                self.restart(at);
+            }
+            self.cluster.feed(at, Event::OpenGate);
+        }
+        let until = self.cluster.now + 30_000;
+        let mut proposed = None;
+        while self.cluster.now < until {
+            self.advance();
+            let leader = (0..self.cluster.nodes.len()).find(|at| {
+                let core = self.cluster.core(*at);
+                core.role() == Role::Leader && core.is_established()
+            });
+            let Some(leader) = leader else { continue };
+            let epoch = self.cluster.core(leader).epoch();
+            if proposed.is_none_or(|(at, _, _)| at != epoch) {
+                self.cluster.feed(leader, Event::Propose { entries: vec![(EntryKind::Records, 1, 5)] });
+                let token = self.cluster.read(leader);
+                proposed = Some((epoch, self.cluster.core(leader).last(), token));
+            }
+            let (_, last, _) = proposed.expect("just set");
+            let same = |disk: &Disk, core: &crate::raftlog::core::Core| {
+                disk.last() == last && core.commit() == last.index && core.durable() == last.index
+            };
+            if self
+                .cluster
+                .nodes
+                .iter()
+                .all(|node| node.core.as_ref().is_some_and(|core| same(&node.disk, core)))
+            {
+                let progress = self.cluster.core(leader).progress();
+                // The last acknowledgements may still be on their way, but they must come.
+                if progress.iter().all(|peer| peer.matched == last.index) {
+                    return;
+                }
+            }
+        }
+        for node in &self.cluster.nodes {
+            let core = node.core.as_ref().expect("all are up");
+            eprintln!(
+                "{}: {:?} epoch {} leader {:?} last {} durable {} commit {} progress {:?}",
+                node.id,
+                core.role(),
+                core.epoch(),
+                core.leader(),
+                core.last(),
+                core.durable(),
+                core.commit(),
+                core.progress()
+            );
+        }
+        panic!("did not converge within 30 s of healing");
+    }
+
+    fn run(mut self, steps: u64) -> (u64, u64, u64, u64) {
+        for _ in 0..steps {
+            self.advance();
+            self.load();
+            self.harm();
+        }
+        self.heal();
+        let checker = &self.cluster.checker;
+        (self.digest, checker.committed.len() as u64, checker.elections, checker.reads_ready)
+    }
+}
+
+struct Named(u64);
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with KONTIKI_SEED={}", self.0);
+        }
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn cluster_under_faults_keeps_every_invariant_and_converges() {
+    if let Some(seed) = number("KONTIKI_SEED") {
+        let _named = Named(seed);
+        println!("{:?}", Simulation::new(seed).run(6_000));
+        return;
+    }
+    let (mut committed, mut elections, mut reads) = (0, 0, 0);
+    let seeds = number("KONTIKI_SEEDS").unwrap_or(300);
+    for seed in 0..seeds {
+        let _named = Named(seed);
+        let (_, c, e, r) = Simulation::new(seed).run(6_000);
+        committed += c;
+        elections += e;
+        reads += r;
+    }
+    println!("{seeds} seeds: {committed} entries committed, {elections} elections, {reads} reads");
+    // The checks are worth something only if things happen.
+    assert!(committed > 100 * seeds, "only {committed} entries committed");
+    assert!(elections > 2 * seeds, "only {elections} elections");
+    assert!(reads > 20 * seeds, "only {reads} reads confirmed");
+}
+
+#[test]
+fn same_seed_twice_gives_the_same_run() {
+    for seed in [3, 17] {
+        assert_eq!(Simulation::new(seed).run(2_000), Simulation::new(seed).run(2_000));
+    }
+}
