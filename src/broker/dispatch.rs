@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a request leads to.
 #[derive(Debug)]
@@ -27,21 +28,52 @@ pub enum Answer {
 
 /// Result of a handler: an answer, or the reason to close the connection.
 pub type Outcome = Result<Answer, CloseReason>;
-/// A request under way. Its first poll hands appends to their partitions.
+/// A request under way.
 pub type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// Where appends of one connection queue up: the next request is started only when the last one has passed, so that
+/// back-pressure can never let one overtake another.
+#[derive(Clone, Debug, Default)]
+pub struct Turnstile {
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Turnstile {
+    /// A request enters; it has passed when the turn is dropped.
+    pub fn enter(&self) -> Turn {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Turn(self.clone())
+    }
+
+    /// Whether everyone has passed.
+    pub fn is_free(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
+    }
+}
+
+/// One request between entering the turnstile and passing it.
+#[derive(Debug)]
+pub struct Turn(Turnstile);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
 
 /// What one connection carries from request to request.
 pub struct Session {
     pub(super) node: NodeHandle,
     pub(super) config: Arc<NodeConfig>,
+    pub(super) turnstile: Turnstile,
     /// What topics allow, as of the image they were read from.
     pub(super) rules: Rules,
 }
 
 impl Session {
     /// A session of a new connection.
-    pub fn new(node: NodeHandle, config: Arc<NodeConfig>) -> Self {
-        Self { node, config, rules: Rules::default() }
+    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, turnstile: Turnstile) -> Self {
+        Self { node, config, turnstile, rules: Rules::default() }
     }
 
     /// Takes a frame (without length prefix) apart and starts what it asks for.

@@ -4,8 +4,8 @@
 //! partition). Produce never creates a topic; Metadata does.
 //!
 //! Invariants
-//! - Everything up to the append happens without waiting, within the first poll: requests of one connection reach the
-//!   node in arrival order.
+//! - Requests of one connection reach the node in arrival order: each holds the connection's turnstile until it has its
+//!   place in the node's queue. Checking a batch never waits.
 //! - acks=0 is never answered; if anything failed, the connection is closed, as in Kafka.
 //! - A row that fails names no offset; its neighbours are appended all the same.
 
@@ -103,11 +103,15 @@ pub fn start(session: &mut Session, request: Request) -> Result<Work, CloseReaso
         plan(request, terms, &mut session.rules)
     };
     let node = session.node.clone();
+    let turn = session.turnstile.enter();
     Ok(Box::pin(async move {
         let Plan { mut response, items, places } = plan;
         let mut hints = Hints::default();
         if !items.is_empty() {
-            let results = node.produce(items, acks, timeout_ms).await;
+            let submitted = node.submit(items, acks, timeout_ms).await;
+            // The connection may start its next request.
+            drop(turn);
+            let results = submitted.results().await;
             settle(&mut response, &places, results, &mut hints);
         }
         finish(response, hints, &node, acks, version, correlation_id)

@@ -8,13 +8,14 @@
 //!
 //! Invariants
 //! - Answers leave in the order of their requests.
-//! - A request is started, and its work polled for the first time, in arrival order: appends of one connection reach
-//!   their partition in that order. Only Produce and Fetch overlap; any other request runs alone, as in Kafka.
+//! - Requests are started in arrival order, and the next one only when the last has passed the turnstile: appends of one
+//!   connection reach their partition in that order. Only Produce and Fetch overlap; any other request runs alone, as in
+//!   Kafka.
 //! - Bounded: at most `MAX_QUEUED` requests and `MAX_QUEUED_BYTES` of their bytes under way (one request may exceed
 //!   it), at most one answer beyond `OUTPUT_HIGH` waiting to be written; beyond that the socket is not read.
 //! - A claimed frame length is believed up to `TRUSTED_BYTES`; above it memory grows with the bytes that really came.
 
-use super::super::dispatch::{Answer, Work};
+use super::super::dispatch::{Answer, Turnstile, Work};
 use super::super::error::CloseReason;
 use super::super::metrics::Metrics;
 use crate::wire::frame::FrameError;
@@ -82,6 +83,7 @@ enum Stage {
 pub struct Connection<S, H> {
     stream: S,
     start: H,
+    turnstile: Turnstile,
     limits: Limits,
     metrics: Arc<Metrics>,
     input: Input,
@@ -105,11 +107,19 @@ where
     H: FnMut(BytesMut) -> Result<Work, CloseReason>,
 {
     /// A connection over a fresh socket. Once `drain` is cancelled it closes as soon as nothing is under way.
-    pub fn new(stream: S, limits: Limits, metrics: Arc<Metrics>, drain: CancellationToken, start: H) -> Self {
+    pub fn new(
+        stream: S,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        drain: CancellationToken,
+        turnstile: Turnstile,
+        start: H,
+    ) -> Self {
         let opened = Instant::now();
         Self {
             stream,
             start,
+            turnstile,
             limits,
             metrics,
             input: Input::default(),
@@ -200,8 +210,11 @@ where
 
     /// Starts what has arrived whole, and reads on while there is room.
     fn poll_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
-        let mut moved = false;
-        while self.queue.len() < MAX_QUEUED && self.queued_bytes < MAX_QUEUED_BYTES {
+        let mut moved = self.poll_last(cx);
+        while self.turnstile.is_free()
+            && self.queue.len() < MAX_QUEUED
+            && self.queued_bytes < MAX_QUEUED_BYTES
+        {
             let frame = match self.held.take() {
                 Some(frame) => Some(frame),
                 None => self.input.next_frame(self.limits.max_request_bytes)?,
@@ -232,6 +245,20 @@ where
         Ok(moved)
     }
 
+    /// Polls the last request until it has passed the turnstile, for nothing is started behind it before.
+    fn poll_last(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.turnstile.is_free() {
+            return false;
+        }
+        if let Some(slot) = self.queue.back_mut()
+            && let Stage::Working(work) = &mut slot.work
+            && let Poll::Ready(answer) = work.as_mut().poll(cx)
+        {
+            slot.work = Stage::Done(answer);
+        }
+        self.turnstile.is_free()
+    }
+
     /// Produce and Fetch run beside each other; anything else waits for an empty queue and keeps it to itself, so that
     /// a pipelined Metadata sees what the CreateTopics before it did.
     fn may_start(&self, frame: &[u8]) -> bool {
@@ -241,7 +268,7 @@ where
         }
     }
 
-    /// Starts a request and polls its work once, which hands appends to their partitions in arrival order.
+    /// Starts a request and polls its work once.
     fn begin(&mut self, frame: BytesMut, cx: &mut Context<'_>) -> Result<(), CloseReason> {
         let (api_key, bytes) = (api_key(&frame), frame.len());
         let started = Instant::now();

@@ -41,8 +41,20 @@ fn open<H>(limits: Limits, drain: &CancellationToken, start: H) -> (DuplexStream
 where
     H: FnMut(BytesMut) -> Result<Work, CloseReason> + Send + 'static,
 {
+    open_through(Turnstile::default(), limits, drain, start)
+}
+
+fn open_through<H>(
+    turnstile: Turnstile,
+    limits: Limits,
+    drain: &CancellationToken,
+    start: H,
+) -> (DuplexStream, JoinHandle<CloseReason>)
+where
+    H: FnMut(BytesMut) -> Result<Work, CloseReason> + Send + 'static,
+{
     let (client, server) = duplex(64 * 1024);
-    let connection = Connection::new(server, limits, Arc::default(), drain.clone(), start);
+    let connection = Connection::new(server, limits, Arc::default(), drain.clone(), turnstile, start);
     (client, tokio::spawn(connection.run()))
 }
 
@@ -175,6 +187,41 @@ async fn parked_fetch_lets_a_produce_start_but_holds_other_requests_back() {
     gates.started_are(&[1, 2, 3, 4]).await;
     gates.finish(4);
     assert_eq!(ids(&mut client, 2).await, [3, 4]);
+}
+
+#[tokio::test]
+async fn request_behind_the_turnstile_holds_later_ones_back_even_behind_a_parked_fetch() {
+    let (gates, passes) = (Gates::default(), Gates::default());
+    let turnstile = Turnstile::default();
+    let (seen, pass, entrance) = (gates.clone(), passes.clone(), turnstile.clone());
+    // A Produce passes the turnstile when its pass is finished, and is done when its gate is.
+    let start = move |frame: BytesMut| {
+        let work = seen.start(&frame)?;
+        if api_key(&frame) == FETCH {
+            return Ok(work);
+        }
+        let (passing, turn) = (pass.start(&frame)?, entrance.enter());
+        let work: Work = Box::pin(async move {
+            passing.await?;
+            drop(turn);
+            work.await
+        });
+        Ok(work)
+    };
+    let (mut client, _task) = open_through(turnstile, limits(), &CancellationToken::new(), start);
+    for (key, id) in [(FETCH, 1), (PRODUCE, 2), (PRODUCE, 3)] {
+        client.write_all(&frame(key, id, b"")).await.unwrap();
+    }
+    gates.started_are(&[1, 2]).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(gates.started(), [1, 2], "an append could have been overtaken");
+    passes.finish(2);
+    gates.started_are(&[1, 2, 3]).await;
+    passes.finish(3);
+    for id in [3, 2, 1] {
+        gates.finish(id);
+    }
+    assert_eq!(ids(&mut client, 3).await, [1, 2, 3]);
 }
 
 #[tokio::test]

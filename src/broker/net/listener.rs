@@ -11,7 +11,7 @@
 //! - An accept that fails for lack of descriptors or memory waits a moment instead of spinning.
 
 use super::super::api::NodeHandle;
-use super::super::dispatch::{Session, Work};
+use super::super::dispatch::{Session, Turnstile, Work};
 use super::super::error::CloseReason;
 use super::super::metrics::{self, Metrics};
 use super::connection::{Connection, Limits};
@@ -60,7 +60,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Serves Kafka clients until `cancel` is cancelled; then every connection is dropped where it stands.
+/// Serves Kafka clients until `cancel` is cancelled; then every connection is dropped where it stands (and reset, if
+/// the node was killed).
 pub async fn serve(listener: TcpListener, node: NodeHandle, cancel: CancellationToken) {
     serve_until(listener, node, CancellationToken::new(), cancel).await;
 }
@@ -84,11 +85,13 @@ pub async fn serve_until(
         },
     };
     let metrics = metrics::of(node.node_id());
-    let open = move || {
-        let mut session = Session::new(node.clone(), config.clone());
+    let killed = node.clone();
+    let open = move |turnstile| {
+        let mut session = Session::new(node.clone(), config.clone(), turnstile);
         move |frame| session.start(frame)
     };
-    accept_loop(listener, limits, metrics, open, drain, cancel).await;
+    let stop = Stop { drain, cancel, reset: Arc::new(move || killed.is_killed()) };
+    accept_loop(listener, limits, metrics, open, stop).await;
 }
 
 /// The accept loop over whatever `open` makes of a new connection.
@@ -97,36 +100,37 @@ async fn accept_loop<F, H>(
     limits: ListenerLimits,
     metrics: Arc<Metrics>,
     open: F,
-    drain: CancellationToken,
-    cancel: CancellationToken,
+    ends: Stop,
 ) where
-    F: Fn() -> H,
+    F: Fn(Turnstile) -> H,
     H: FnMut(BytesMut) -> Result<Work, CloseReason> + Send + 'static,
 {
     let tasks = TaskTracker::new();
     let slots = Arc::new(Slots { limits, open: Mutex::default(), metrics: metrics.clone() });
     // Dropping this future must end its connections as surely as cancelling it.
-    let stop = cancel.child_token();
-    let _stop_on_drop = stop.clone().drop_guard();
+    let stop = Stop { cancel: ends.cancel.child_token(), ..ends };
+    let _stop_on_drop = stop.cancel.clone().drop_guard();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
-            () = drain.cancelled() => break,
+            () = stop.cancel.cancelled() => break,
+            () = stop.drain.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
                 if let Some(slot) = slots.take(peer.ip()) {
-                    let task = Task { stream, peer, slot, drain: drain.clone(), stop: stop.clone() };
-                    tasks.spawn(task.run(limits.connection, metrics.clone(), open()));
+                    let turnstile = Turnstile::default();
+                    let start = open(turnstile.clone());
+                    let task = Task { stream, peer, slot, turnstile, stop: stop.clone() };
+                    tasks.spawn(task.run(limits.connection, metrics.clone(), start));
                 }
             }
             Err(error) => {
                 if is_exhaustion(&error) {
                     tracing::warn!(%error, "cannot accept connections for now");
                     tokio::select! {
-                        () = stop.cancelled() => {}
+                        () = stop.cancel.cancelled() => {}
                         () = tokio::time::sleep(ACCEPT_BACK_OFF) => {}
                     }
                 } else {
@@ -140,13 +144,24 @@ async fn accept_loop<F, H>(
     tasks.wait().await;
 }
 
+/// How a listener comes to its end.
+#[derive(Clone)]
+struct Stop {
+    /// Accept no more; connections close as soon as they have answered what they have read.
+    drain: CancellationToken,
+    /// Drop everything at once.
+    cancel: CancellationToken,
+    /// Whether dropped connections are reset rather than closed.
+    reset: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
 /// One accepted connection, not yet running.
 struct Task {
     stream: TcpStream,
     peer: SocketAddr,
     slot: Slot,
-    drain: CancellationToken,
-    stop: CancellationToken,
+    turnstile: Turnstile,
+    stop: Stop,
 }
 
 impl Task {
@@ -154,16 +169,23 @@ impl Task {
     where
         H: FnMut(BytesMut) -> Result<Work, CloseReason> + Send + 'static,
     {
-        let Self { stream, peer, slot, drain, stop } = self;
+        let Self { mut stream, peer, slot, turnstile, stop } = self;
         if let Err(error) = prepare(&stream) {
             tracing::debug!(%peer, %error, "socket options not set");
         }
-        let connection = Connection::new(stream, limits, metrics.clone(), drain, start);
-        let reason = tokio::select! {
-            biased;
-            () = stop.cancelled() => CloseReason::Drained,
-            reason = connection.run() => reason,
+        let reason = {
+            let drain = stop.drain.clone();
+            let connection = Connection::new(&mut stream, limits, metrics.clone(), drain, turnstile, start);
+            tokio::select! {
+                biased;
+                () = stop.cancel.cancelled() => CloseReason::Drained,
+                reason = connection.run() => reason,
+            }
         };
+        if stop.cancel.is_cancelled() && (stop.reset)() {
+            // A killed node says nothing more: closing with zero linger resets the connection.
+            let _unset = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
         if reason.is_ordinary() {
             tracing::debug!(%peer, %reason, "connection closed");
         } else {

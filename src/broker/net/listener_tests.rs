@@ -3,6 +3,7 @@
 use super::super::super::dispatch::Answer;
 use super::*;
 use bytes::Bytes;
+use std::sync::atomic::AtomicBool;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -16,6 +17,7 @@ struct Server {
     metrics: Arc<Metrics>,
     drain: CancellationToken,
     cancel: CancellationToken,
+    killed: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -31,14 +33,19 @@ async fn server(max_connections: usize, max_connections_per_ip: usize) -> Server
     let limits = ListenerLimits { max_connections, max_connections_per_ip, connection };
     let (drain, cancel) = (CancellationToken::new(), CancellationToken::new());
     let metrics = Arc::<Metrics>::default();
-    let open = || {
+    let open = |_turnstile: Turnstile| {
         |_frame: BytesMut| -> Result<Work, CloseReason> {
             Ok(Box::pin(async { Ok(Answer::Frame(Bytes::from_static(b"!"))) }))
         }
     };
-    let task =
-        tokio::spawn(accept_loop(listener, limits, metrics.clone(), open, drain.clone(), cancel.clone()));
-    Server { address, metrics, drain, cancel, task }
+    let killed = Arc::new(AtomicBool::new(false));
+    let reset = {
+        let killed = killed.clone();
+        Arc::new(move || killed.load(Relaxed))
+    };
+    let stop = Stop { drain: drain.clone(), cancel: cancel.clone(), reset };
+    let task = tokio::spawn(accept_loop(listener, limits, metrics.clone(), open, stop));
+    Server { address, metrics, drain, cancel, killed, task }
 }
 
 async fn connect(server: &Server) -> TcpStream {
@@ -96,6 +103,17 @@ async fn cancel_drops_every_connection_and_returns() {
         assert!(is_closed(client).await);
     }
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn killed_node_resets_its_connections() {
+    let server = server(10, 10).await;
+    let mut client = connect(&server).await;
+    assert!(is_served(&mut client).await);
+    server.killed.store(true, Relaxed);
+    server.cancel.cancel();
+    let ended = timeout(PATIENCE, client.read(&mut [0])).await.expect("not closed");
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]
