@@ -156,6 +156,24 @@ struct Inner {
     killed: KillSwitch,
 }
 
+/// A Produce request in its place in the queue; dropping it gives up the answer, not the appends.
+pub struct Submitted {
+    answer: Option<oneshot::Receiver<Vec<Result<Produced, PartitionError>>>>,
+    count: usize,
+}
+
+impl Submitted {
+    /// Second half of `produce`: one result per item, in order.
+    pub async fn results(self) -> Vec<Result<Produced, PartitionError>> {
+        let answer = match self.answer {
+            Some(answer) => answer.await.ok(),
+            None => None,
+        };
+        // The node is stopping.
+        answer.unwrap_or_else(|| vec![Err(PartitionError::NotLeader { leader: None }); self.count])
+    }
+}
+
 /// Handle to one node.
 #[derive(Clone)]
 pub struct NodeHandle {
@@ -225,13 +243,20 @@ impl NodeHandle {
         acks: i16,
         timeout_ms: u64,
     ) -> Vec<Result<Produced, PartitionError>> {
+        self.submit(items, acks, timeout_ms).await.results().await
+    }
+
+    /// First half of `produce`: resolves once the request has its place in the queue. Who must keep an order among
+    /// requests submits the next one only then.
+    pub async fn submit(&self, items: Vec<ProduceItem>, acks: i16, timeout_ms: u64) -> Submitted {
         let count = items.len();
         let bytes: usize = items.iter().map(|item| item.batch.len()).sum();
         let wanted = bytes.min(PRODUCE_BYTES) as u32;
         let permit = self.inner.admitted.clone().acquire_many_owned(wanted).await.ok();
-        let command = |reply| shard::Command::Produce { items, acks, timeout_ms, permit, reply };
-        let stopping = || vec![Err(PartitionError::NotLeader { leader: None }); count];
-        self.ask(command).await.unwrap_or_else(stopping)
+        let (reply, answer) = oneshot::channel();
+        let command = shard::Command::Produce { items, acks, timeout_ms, permit, reply };
+        let queued = self.inner.commands.send(command).await.is_ok();
+        Submitted { answer: queued.then_some(answer), count }
     }
 
     /// Reads; one result per item, in order; waits up to max_wait_ms for min_bytes.

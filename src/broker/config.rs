@@ -1,4 +1,10 @@
-//! A node's configuration. (contract stub; owned by the handlers helper)
+//! A node's configuration: every setting typed, with the default it has when nothing is said.
+//!
+//! Not here: reading flags, environment and files (`bin`), topic configuration (`ctl`), dynamic
+//! cluster-wide configuration (the metadata image).
+//! Called by whoever assembles a node; handlers only read it through `NodeHandle::config`.
+//! Invariants: a `NodeConfig` never changes after the node has started; every limit is finite.
+
 use crate::ctl::command::Defaults;
 use crate::ctl::record::Endpoint;
 use crate::segment::NodeId;
@@ -6,12 +12,25 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Kafka's usual port, on loopback: nothing is exposed before somebody says so.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:9092";
+/// Where peers connect by default; port 0 = any free one.
+pub const DEFAULT_PEER_LISTEN: &str = "127.0.0.1:0";
+/// `socket.request.max.bytes`, as in Kafka.
+pub const DEFAULT_MAX_REQUEST_BYTES: usize = 100 * 1024 * 1024;
+/// Most connections of one address.
+pub const DEFAULT_MAX_CONNECTIONS_PER_IP: usize = 1_000;
+/// Upper end of the computed `max.connections`.
+const MOST_CONNECTIONS: usize = 64 * 1024;
+
 /// Everything a node needs to start.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)]
 pub struct NodeConfig {
+    /// This node (Kafka's broker id).
     pub node_id: NodeId,
+    /// Whether it serves Kafka clients and holds partitions.
     pub is_broker: bool,
+    /// Whether it is a voter of the controller group.
     pub is_controller: bool,
     /// Voters of group 0: node id -> peer address.
     pub controllers: BTreeMap<NodeId, String>,
@@ -19,22 +38,96 @@ pub struct NodeConfig {
     pub listen: Option<String>,
     /// Advertised to clients; None = the bound address.
     pub advertise: Option<Endpoint>,
+    /// Where other nodes connect. Port 0 = any.
     pub peer_listen: String,
+    /// Advertised to other nodes; None = the bound address.
     pub peer_advertise: Option<Endpoint>,
+    /// HTTP admin address; None = no HTTP.
     pub admin_listen: Option<String>,
+    /// Journal, segments and identity of this node.
     pub data_dir: PathBuf,
+    /// Failure domain, for placement (`broker.rack`).
     pub rack: Option<String>,
+    /// Cluster defaults for topics, and static broker configuration by Kafka key.
     pub defaults: Defaults,
+    /// `auto.create.topics.enable`: whether Metadata creates what it is asked for.
     pub auto_create_topics: bool,
+    /// `max.connections` of the Kafka listener.
     pub max_connections: usize,
+    /// `max.connections.per.ip`.
     pub max_connections_per_ip: usize,
+    /// `connections.max.idle.ms`: a connection without traffic and without work is closed after this.
     pub connections_max_idle: Duration,
+    /// A connection that has not sent its first byte by then is closed.
     pub first_byte_timeout: Duration,
+    /// `socket.request.max.bytes`: a larger frame closes the connection.
     pub max_request_bytes: usize,
+    /// `replica.lag.time.max.ms`: who counts as in sync.
     pub replica_lag_time_max: Duration,
+    /// `broker.session.timeout.ms`: a broker silent for this long is fenced.
     pub broker_session_timeout: Duration,
+    /// Interval of a leader's heartbeats.
     pub beat: Duration,
+    /// Shortest election timeout.
     pub election_min: Duration,
+    /// Longest election timeout.
     pub election_max: Duration,
+    /// How long an orderly stop may take before it becomes a hard one.
     pub shutdown_timeout: Duration,
+}
+
+impl NodeConfig {
+    /// A combined broker and controller with every setting at its default (design section 6, Kafka's own otherwise).
+    pub fn new(node_id: NodeId, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            node_id,
+            is_broker: true,
+            is_controller: true,
+            controllers: BTreeMap::new(),
+            listen: Some(DEFAULT_LISTEN.to_owned()),
+            advertise: None,
+            peer_listen: DEFAULT_PEER_LISTEN.to_owned(),
+            peer_advertise: None,
+            admin_listen: None,
+            data_dir: data_dir.into(),
+            rack: None,
+            defaults: Defaults { num_partitions: 1, replication_factor: None, broker: BTreeMap::new() },
+            auto_create_topics: true,
+            max_connections: default_max_connections(),
+            max_connections_per_ip: DEFAULT_MAX_CONNECTIONS_PER_IP,
+            connections_max_idle: Duration::from_secs(600),
+            first_byte_timeout: Duration::from_secs(30),
+            max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
+            replica_lag_time_max: Duration::from_secs(30),
+            broker_session_timeout: Duration::from_secs(9),
+            beat: Duration::from_millis(100),
+            election_min: Duration::from_millis(600),
+            election_max: Duration::from_millis(1_200),
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// 60 % of the descriptors this process may open, so that segments, journal and peers keep the rest.
+fn default_max_connections() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let allowed = limit.map_or(MOST_CONNECTIONS, |n| usize::try_from(n).unwrap_or(MOST_CONNECTIONS));
+    (allowed.saturating_mul(6) / 10).clamp(16, MOST_CONNECTIONS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_config_has_kafkas_defaults_and_finite_limits() {
+        let config = NodeConfig::new(NodeId(3), "/tmp/x");
+        assert_eq!(config.defaults.num_partitions, 1);
+        assert_eq!(config.defaults.replication_factor, None);
+        assert!(config.auto_create_topics);
+        assert_eq!(config.max_request_bytes, 104_857_600);
+        assert!((16..=MOST_CONNECTIONS).contains(&config.max_connections));
+        assert!(config.election_min < config.election_max);
+        assert!(config.beat * 3 < config.election_min);
+    }
 }

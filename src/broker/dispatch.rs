@@ -1,0 +1,128 @@
+//! From a frame to work: header off, counts bounded, one match on the API key.
+//!
+//! Not here: what each API does (`handlers`), order and limits of a connection (`net::connection`, the only caller).
+//! Invariants: nothing of a body is decoded before its counts have been checked; an unknown key or version closes the
+//! connection, as Kafka does, except for ApiVersions (KIP-511).
+
+use super::api::NodeHandle;
+use super::config::NodeConfig;
+use super::error::CloseReason;
+use super::handlers::{self, Call, produce::Rules};
+use crate::wire::{bounds, frame, versions};
+use bytes::{Bytes, BytesMut};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What a request leads to.
+#[derive(Debug)]
+pub enum Answer {
+    /// A whole response frame.
+    Frame(Bytes),
+    /// A whole response frame in slices, to be written in order.
+    Slices(Vec<Bytes>),
+    /// No response (Produce with acks=0).
+    Silent,
+}
+
+/// Result of a handler: an answer, or the reason to close the connection.
+pub type Outcome = Result<Answer, CloseReason>;
+/// A request under way.
+pub type Work = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// Where appends of one connection queue up: the next request is started only when the last one has passed, so that
+/// back-pressure can never let one overtake another.
+#[derive(Clone, Debug, Default)]
+pub struct Turnstile {
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Turnstile {
+    /// A request enters; it has passed when the turn is dropped.
+    pub fn enter(&self) -> Turn {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Turn(self.clone())
+    }
+
+    /// Whether everyone has passed.
+    pub fn is_free(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
+    }
+}
+
+/// One request between entering the turnstile and passing it.
+#[derive(Debug)]
+pub struct Turn(Turnstile);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What one connection carries from request to request.
+pub struct Session {
+    pub(super) node: NodeHandle,
+    pub(super) config: Arc<NodeConfig>,
+    pub(super) turnstile: Turnstile,
+    /// What topics allow, as of the image they were read from.
+    pub(super) rules: Rules,
+}
+
+impl Session {
+    /// A session of a new connection.
+    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, turnstile: Turnstile) -> Self {
+        Self { node, config, turnstile, rules: Rules::default() }
+    }
+
+    /// Takes a frame (without length prefix) apart and starts what it asks for.
+    pub fn start(&mut self, frame: BytesMut) -> Result<Work, CloseReason> {
+        let request = frame::split(frame)?;
+        let (key, version) = (request.api_key, request.api_version);
+        tracing::debug!(
+            api = versions::range(key).map_or("?", |range| range.name),
+            version,
+            correlation = request.correlation_id,
+            client = request.client_id.as_deref(),
+            bytes = request.body.len(),
+            "request"
+        );
+        if key == API_VERSIONS && !is_served(key, version) {
+            // The body of a version nobody knows cannot be read; only its prefix counts.
+            let answer = handlers::api_versions::unsupported(request.correlation_id);
+            return Ok(Box::pin(std::future::ready(answer)));
+        }
+        bounds::check(key, version, &request.body)?;
+        match key {
+            PRODUCE => return handlers::produce::start(self, request),
+            FETCH => return handlers::fetch::start(self, request),
+            _ => {}
+        }
+        let call = Call::new(self.node.clone(), self.config.clone(), request);
+        Ok(match key {
+            2 => Box::pin(handlers::list_offsets::handle(call)),
+            3 => Box::pin(handlers::metadata::handle(call)),
+            API_VERSIONS => Box::pin(handlers::api_versions::handle(call)),
+            19 => Box::pin(handlers::create_topics::handle(call)),
+            20 => Box::pin(handlers::delete_topics::handle(call)),
+            21 => Box::pin(handlers::delete_records::handle(call)),
+            22 => Box::pin(handlers::init_producer_id::handle(call)),
+            23 => Box::pin(handlers::offset_for_leader_epoch::handle(call)),
+            32 => Box::pin(handlers::describe_configs::handle(call)),
+            37 => Box::pin(handlers::create_partitions::handle(call)),
+            44 => Box::pin(handlers::incremental_alter_configs::handle(call)),
+            60 => Box::pin(handlers::describe_cluster::handle(call)),
+            _ => return Err(frame::FrameError::Unsupported(key, version).into()),
+        })
+    }
+}
+
+const PRODUCE: i16 = 0;
+const FETCH: i16 = 1;
+const API_VERSIONS: i16 = 18;
+
+/// Whether this version of this API is really decoded.
+fn is_served(key: i16, version: i16) -> bool {
+    versions::range(key).is_some_and(|range| (range.served_min..=range.max).contains(&version))
+}

@@ -1,0 +1,89 @@
+//! DescribeCluster (60): brokers, controller and cluster id (KIP-700, KIP-1073).
+//!
+//! Not here: topics (`metadata`). Controllers have no Kafka listener of their own, so only brokers can be described.
+//! Invariants: fenced brokers are listed only for those who ask for them.
+
+use super::metadata::CLUSTER_OPERATIONS;
+use super::{Call, controller_id, text};
+use crate::broker::dispatch::Outcome;
+use crate::broker::error::code;
+use crate::ctl::image::Image;
+use crate::segment::NodeId;
+use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
+use kafka_protocol::messages::{BrokerId, DescribeClusterRequest, DescribeClusterResponse};
+
+/// Endpoint type of brokers.
+const BROKERS: i8 = 1;
+/// Endpoint type of controllers.
+const CONTROLLERS: i8 = 2;
+
+/// Answers a DescribeCluster request.
+pub async fn handle(mut call: Call) -> Outcome {
+    let request: DescribeClusterRequest = call.decode()?;
+    let response = describe(&call.node.image(), call.node.node_id(), &request, call.version);
+    call.respond(&response)
+}
+
+fn describe(
+    image: &Image,
+    node: NodeId,
+    request: &DescribeClusterRequest,
+    version: i16,
+) -> DescribeClusterResponse {
+    let response = DescribeClusterResponse::default().with_cluster_id(text(image.cluster_id.clone()));
+    let refused = match request.endpoint_type {
+        BROKERS => None,
+        CONTROLLERS => {
+            Some((code::MISMATCHED_ENDPOINT_TYPE, "this is a broker's listener, not a controller's"))
+        }
+        _ => Some((code::UNSUPPORTED_ENDPOINT_TYPE, "unknown endpoint type")),
+    };
+    if let Some((error_code, message)) = refused {
+        return response.with_error_code(error_code).with_error_message(Some(text(message)));
+    }
+    let with_fenced = version >= 2 && request.include_fenced_brokers;
+    let brokers = image.brokers.values().filter(|broker| with_fenced || !broker.fenced);
+    let row = |broker: &crate::ctl::image::Broker| {
+        DescribeClusterBroker::default()
+            .with_broker_id(BrokerId(broker.node.0))
+            .with_host(text(broker.kafka.host.clone()))
+            .with_port(i32::from(broker.kafka.port))
+            .with_rack(broker.rack.clone().map(text))
+            .with_is_fenced(broker.fenced)
+    };
+    let mut response = response
+        .with_controller_id(BrokerId(controller_id(image, node)))
+        .with_brokers(brokers.map(row).collect());
+    if request.include_cluster_authorized_operations {
+        response.cluster_authorized_operations = CLUSTER_OPERATIONS;
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::handlers::tests::image;
+    use kafka_protocol::protocol::Encodable;
+
+    #[test]
+    fn fenced_brokers_are_listed_only_when_asked_for() {
+        let request = DescribeClusterRequest::default().with_endpoint_type(1);
+        let ids = |request: &DescribeClusterRequest, version| {
+            let response = describe(&image(), NodeId(1), request, version);
+            response.encode(&mut Vec::new(), version).unwrap();
+            response.brokers.iter().map(|broker| broker.broker_id.0).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(&request, 2), [1, 2]);
+        let request = request.with_include_fenced_brokers(true);
+        assert_eq!(ids(&request, 2), [1, 2, 3]);
+        assert_eq!(ids(&request, 1), [1, 2]);
+    }
+
+    #[test]
+    fn controllers_cannot_be_described_here() {
+        let request = DescribeClusterRequest::default().with_endpoint_type(2);
+        let response = describe(&image(), NodeId(1), &request, 1);
+        assert_eq!((response.error_code, response.brokers.len()), (114, 0));
+    }
+}

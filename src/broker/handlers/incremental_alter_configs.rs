@@ -1,0 +1,136 @@
+//! IncrementalAlterConfigs (44): changes of topic configuration and of the cluster-wide broker configuration (KIP-339).
+//!
+//! Not here: which keys and values are allowed (`ctl`). A single broker's dynamic configuration does not exist here: only
+//! the empty broker name, the cluster-wide default, can be altered.
+//! Invariants: one row per resource, in the order asked; the changes of a resource are made together or not at all.
+
+use super::describe_configs::{BROKER, TOPIC};
+use super::{Call, join_all, text};
+use crate::broker::dispatch::Outcome;
+use crate::broker::error;
+use crate::ctl::command::{Command, ConfigChange, ConfigOp, Error as ControllerError};
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
+
+/// The request carries no timeout; Kafka's default for admin requests.
+const TIMEOUT_MS: u64 = 30_000;
+
+/// Answers an IncrementalAlterConfigs request.
+pub async fn handle(mut call: Call) -> Outcome {
+    let request: IncrementalAlterConfigsRequest = call.decode()?;
+    let alter = |resource: &AlterConfigsResource| {
+        let command = command(resource, &request);
+        let node = call.node.clone();
+        async move { node.controller(command?, TIMEOUT_MS).await }
+    };
+    let results = join_all(request.resources.iter().map(alter).collect()).await;
+    let row = |(resource, result): (&AlterConfigsResource, Result<_, ControllerError>)| {
+        let row = AlterConfigsResourceResponse::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone())
+            .with_error_message(None);
+        match result {
+            Ok(_) => row,
+            Err(refusal) => row
+                .with_error_code(error::controller(&refusal))
+                .with_error_message(Some(text(refusal.to_string()))),
+        }
+    };
+    let rows = request.resources.iter().zip(results).map(row);
+    call.respond(&IncrementalAlterConfigsResponse::default().with_responses(rows.collect()))
+}
+
+fn command(
+    resource: &AlterConfigsResource,
+    request: &IncrementalAlterConfigsRequest,
+) -> Result<Command, ControllerError> {
+    let invalid = |text: String| Err(ControllerError::InvalidRequest(text));
+    let same = |other: &&AlterConfigsResource| {
+        other.resource_type == resource.resource_type && other.resource_name == resource.resource_name
+    };
+    if request.resources.iter().filter(same).count() > 1 {
+        return invalid("resource is named more than once in the request".to_owned());
+    }
+    let name = resource.resource_name.as_str();
+    let topic = match resource.resource_type {
+        TOPIC => Some(name.to_owned()),
+        BROKER if name.is_empty() => None,
+        BROKER => {
+            let text = "a single broker's configuration cannot be changed at run time, only the cluster-wide default";
+            return invalid(text.to_owned());
+        }
+        other => return invalid(format!("resource type {other} is not supported")),
+    };
+    let changes = resource.configs.iter().map(change).collect::<Result<_, _>>()?;
+    Ok(Command::AlterConfigs { topic, changes, validate_only: request.validate_only })
+}
+
+fn change(config: &AlterableConfig) -> Result<ConfigChange, ControllerError> {
+    let name = config.name.as_str().to_owned();
+    let op = match config.config_operation {
+        0 => ConfigOp::Set,
+        1 => ConfigOp::Delete,
+        2 => ConfigOp::Append,
+        3 => ConfigOp::Subtract,
+        other => {
+            let text = format!("unknown operation {other} on configuration `{name}`");
+            return Err(ControllerError::InvalidRequest(text));
+        }
+    };
+    let value = config.value.as_ref().map(|value| value.as_str().to_owned());
+    if value.is_none() && op != ConfigOp::Delete {
+        return Err(ControllerError::InvalidRequest(format!("null value for configuration `{name}`")));
+    }
+    Ok(ConfigChange { name, op, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::protocol::StrBytes;
+
+    fn config(op: i8, value: Option<&'static str>) -> AlterableConfig {
+        AlterableConfig::default()
+            .with_name(StrBytes::from_static_str("retention.ms"))
+            .with_config_operation(op)
+            .with_value(value.map(StrBytes::from_static_str))
+    }
+
+    fn resource(kind: i8, name: &'static str, configs: Vec<AlterableConfig>) -> AlterConfigsResource {
+        AlterConfigsResource::default()
+            .with_resource_type(kind)
+            .with_resource_name(StrBytes::from_static_str(name))
+            .with_configs(configs)
+    }
+
+    #[test]
+    fn operations_become_changes_in_order() {
+        let configs = vec![config(0, Some("1")), config(1, None), config(2, Some("a")), config(3, Some("b"))];
+        let resource = resource(TOPIC, "t", configs);
+        let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource.clone()]);
+        let Ok(Command::AlterConfigs { topic, changes, validate_only }) = command(&resource, &request) else {
+            panic!("refused")
+        };
+        assert_eq!((topic.as_deref(), validate_only), (Some("t"), false));
+        let ops: Vec<ConfigOp> = changes.iter().map(|change| change.op).collect();
+        assert_eq!(ops, [ConfigOp::Set, ConfigOp::Delete, ConfigOp::Append, ConfigOp::Subtract]);
+    }
+
+    #[test]
+    fn malformed_changes_and_resources_are_refused() {
+        let request = IncrementalAlterConfigsRequest::default();
+        for bad in [
+            resource(TOPIC, "t", vec![config(4, Some("1"))]),
+            resource(TOPIC, "t", vec![config(0, None)]),
+            resource(BROKER, "1", vec![config(0, Some("1"))]),
+            resource(8, "1", Vec::new()),
+        ] {
+            assert!(matches!(command(&bad, &request), Err(ControllerError::InvalidRequest(_))));
+        }
+        let cluster = resource(BROKER, "", vec![config(0, Some("1"))]);
+        assert!(matches!(command(&cluster, &request), Ok(Command::AlterConfigs { topic: None, .. })));
+        let twice = request.with_resources(vec![cluster.clone(), cluster.clone()]);
+        assert!(command(&cluster, &twice).is_err());
+    }
+}

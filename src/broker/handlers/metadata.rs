@@ -1,0 +1,250 @@
+//! Metadata (3): brokers, topics, leaders; creates topics that are asked for where that is allowed.
+//!
+//! Not here: placement and naming collisions (`ctl`), who leads (the node's soft state).
+//! Invariants: all live brokers are listed, whatever topics are asked for; `controller_id` names a live one; a partition
+//! without a leader that clients can reach says LEADER_NOT_AVAILABLE; leader epochs are Raft terms.
+
+use super::{Call, admin_timeout, controller_id, is_valid_topic, join_all, text};
+use crate::broker::api::{NodeHandle, PartitionState};
+use crate::broker::dispatch::Outcome;
+use crate::broker::error::{self, code};
+use crate::ctl::command::{Command, CreateTopic, Error as ControllerError};
+use crate::ctl::image::{Broker, Image, Partition, Topic};
+use crate::segment::{GroupId, NodeId};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long a new topic may take to be led before Metadata answers without a leader.
+const LEADER_PATIENCE: Duration = Duration::from_millis(300);
+const LEADER_POLL: Duration = Duration::from_millis(10);
+/// How long Metadata waits for the controller to create a topic.
+const CREATE_TIMEOUT_MS: i32 = 15_000;
+/// Operations allowed on a topic without an authorizer, as Kafka's bit field: read, write, create, delete, alter,
+/// describe, describe configs, alter configs.
+const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
+/// Likewise on the cluster: create, alter, describe, cluster action, describe configs, alter configs, idempotent write.
+pub(super) const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
+
+/// What one row of the response is about.
+#[derive(Debug, PartialEq)]
+enum Wanted {
+    Topic(String),
+    /// Looked for by id, and not there.
+    UnknownId(Uuid),
+    /// An id where the version does not allow one, or no name at all.
+    Invalid(Uuid),
+}
+
+/// Answers a Metadata request.
+pub async fn handle(mut call: Call) -> Outcome {
+    let request: MetadataRequest = call.decode()?;
+    let mut image = call.node.image();
+    let wanted = wanted(&image, &request, call.version);
+    let may_create = request.allow_auto_topic_creation && call.config.auto_create_topics;
+    let mut failures = BTreeMap::new();
+    if may_create {
+        let missing = missing(&image, &wanted);
+        if !missing.is_empty() {
+            failures = create(&call.node, &missing).await;
+            image = call.node.image();
+            await_leaders(&call.node, &image, &missing).await;
+        }
+    }
+    let groups = groups(&image, &wanted);
+    let states = if groups.is_empty() { Vec::new() } else { call.node.partition_states(&groups).await };
+    let mut topics = rows(&image, &wanted, states, &failures, call.version);
+    if request.include_topic_authorized_operations && call.version >= 8 {
+        for topic in topics.iter_mut().filter(|topic| topic.error_code == code::NONE) {
+            topic.topic_authorized_operations = TOPIC_OPERATIONS;
+        }
+    }
+    let mut response = MetadataResponse::default()
+        .with_brokers(brokers(&image))
+        .with_cluster_id(Some(text(image.cluster_id.clone())))
+        .with_controller_id(BrokerId(controller_id(&image, call.node.node_id())))
+        .with_topics(topics);
+    if request.include_cluster_authorized_operations && (8..=10).contains(&call.version) {
+        response.cluster_authorized_operations = CLUSTER_OPERATIONS;
+    }
+    call.respond(&response)
+}
+
+/// What is asked for: null means all topics, and in v0 the empty list does.
+fn wanted(image: &Image, request: &MetadataRequest, version: i16) -> Vec<Wanted> {
+    let all = || image.topics.keys().cloned().map(Wanted::Topic).collect();
+    match &request.topics {
+        None => all(),
+        Some(topics) if topics.is_empty() && version == 0 => all(),
+        Some(topics) => topics.iter().map(|topic| wanted_topic(image, topic, version)).collect(),
+    }
+}
+
+fn wanted_topic(image: &Image, topic: &MetadataRequestTopic, version: i16) -> Wanted {
+    let id = topic.topic_id;
+    match &topic.name {
+        _ if !id.is_nil() && version >= 12 => match image.topic_by_id(id) {
+            Some(topic) => Wanted::Topic(topic.name.clone()),
+            None => Wanted::UnknownId(id),
+        },
+        Some(name) if id.is_nil() || version < 10 => Wanted::Topic(name.as_str().to_owned()),
+        _ => Wanted::Invalid(id),
+    }
+}
+
+/// Names that are legal and not taken, each once.
+fn missing(image: &Image, wanted: &[Wanted]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for topic in wanted {
+        if let Wanted::Topic(name) = topic
+            && is_valid_topic(name)
+            && !image.topics.contains_key(name)
+            && !names.contains(name)
+        {
+            names.push(name.clone());
+        }
+    }
+    names
+}
+
+/// Creates topics with the cluster's defaults; answers the codes of those that could not be.
+async fn create(node: &NodeHandle, names: &[String]) -> BTreeMap<String, i16> {
+    let create = |name: &String| {
+        let (node, name) = (node.clone(), name.clone());
+        async move {
+            let command = Command::CreateTopic(CreateTopic {
+                name: name.clone(),
+                partitions: -1,
+                replication_factor: -1,
+                assignments: None,
+                configs: BTreeMap::new(),
+                validate_only: false,
+            });
+            match node.controller(command, admin_timeout(CREATE_TIMEOUT_MS)).await {
+                // Somebody else was faster: as good as created.
+                Ok(_) | Err(ControllerError::TopicExists(_)) => None,
+                Err(refusal) => {
+                    tracing::warn!(topic = name, %refusal, "topic not created");
+                    Some((name, error::auto_create(&refusal)))
+                }
+            }
+        }
+    };
+    join_all(names.iter().map(create).collect()).await.into_iter().flatten().collect()
+}
+
+/// Gives the first leaders of new topics a moment: most clients otherwise back off for much longer than it takes.
+async fn await_leaders(node: &NodeHandle, image: &Arc<Image>, names: &[String]) {
+    let created = names.iter().filter_map(|name| image.topics.get(name));
+    let groups: Vec<GroupId> = created.flat_map(|topic| topic.partitions.iter().map(|p| p.group)).collect();
+    let started = tokio::time::Instant::now();
+    while !groups.is_empty() && started.elapsed() < LEADER_PATIENCE {
+        if node.partition_states(&groups).await.iter().all(|state| state.leader.is_some()) {
+            return;
+        }
+        tokio::time::sleep(LEADER_POLL).await;
+    }
+}
+
+/// Groups of all partitions that the rows will name, in their order.
+fn groups(image: &Image, wanted: &[Wanted]) -> Vec<GroupId> {
+    let topics = wanted.iter().filter_map(|topic| match topic {
+        Wanted::Topic(name) => image.topics.get(name),
+        _ => None,
+    });
+    topics.flat_map(|topic| topic.partitions.iter().map(|partition| partition.group)).collect()
+}
+
+/// Rows of the response; `states` stand in the order of `groups`.
+fn rows(
+    image: &Image,
+    wanted: &[Wanted],
+    states: Vec<PartitionState>,
+    failures: &BTreeMap<String, i16>,
+    version: i16,
+) -> Vec<MetadataResponseTopic> {
+    let mut states = states.into_iter();
+    let failed = |name: Option<TopicName>, id: Uuid, code: i16| {
+        // The name may be null from v12 on only.
+        let name = name.or_else(|| (version < 12).then(TopicName::default));
+        MetadataResponseTopic::default().with_error_code(code).with_name(name).with_topic_id(id)
+    };
+    let row = |wanted: &Wanted| match wanted {
+        Wanted::UnknownId(id) => failed(None, *id, code::UNKNOWN_TOPIC_ID),
+        Wanted::Invalid(id) => failed(None, *id, code::INVALID_REQUEST),
+        Wanted::Topic(name) => match image.topics.get(name) {
+            Some(topic) => topic_row(image, topic, &mut states),
+            None => {
+                let unknown = failures.get(name).copied().unwrap_or(code::UNKNOWN_TOPIC_OR_PARTITION);
+                let code = if is_valid_topic(name) { unknown } else { code::INVALID_TOPIC_EXCEPTION };
+                failed(Some(TopicName(text(name.clone()))), Uuid::nil(), code)
+            }
+        },
+    };
+    wanted.iter().map(row).collect()
+}
+
+fn topic_row(
+    image: &Image,
+    topic: &Topic,
+    states: &mut impl Iterator<Item = PartitionState>,
+) -> MetadataResponseTopic {
+    let partitions = topic.partitions.iter().zip(0..);
+    let partitions =
+        partitions.map(|(partition, index)| partition_row(image, partition, index, states.next()));
+    MetadataResponseTopic::default()
+        .with_partitions(partitions.collect())
+        .with_name(Some(TopicName(text(topic.name.clone()))))
+        .with_topic_id(topic.id)
+        .with_is_internal(topic.internal)
+}
+
+fn partition_row(
+    image: &Image,
+    partition: &Partition,
+    index: i32,
+    state: Option<PartitionState>,
+) -> MetadataResponsePartition {
+    let live = |node: &NodeId| image.brokers.get(node).is_some_and(|broker| !broker.fenced);
+    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| BrokerId(node.0)).collect::<Vec<_>>();
+    let replicas: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).collect();
+    let offline: Vec<NodeId> = replicas.iter().copied().filter(|node| !live(node)).collect();
+    let (leader, mut in_sync) = state.map_or((None, Vec::new()), |state| (state.leader, state.in_sync));
+    // Clients can only follow to a broker that is listed.
+    let reachable = leader.filter(|leader| live(&leader.node));
+    if let Some(leader) = reachable
+        && !in_sync.contains(&leader.node)
+    {
+        in_sync.insert(0, leader.node);
+    }
+    MetadataResponsePartition::default()
+        .with_error_code(if reachable.is_some() { code::NONE } else { code::LEADER_NOT_AVAILABLE })
+        .with_partition_index(index)
+        .with_leader_id(BrokerId(reachable.map_or(-1, |leader| leader.node.0)))
+        .with_leader_epoch(leader.map_or(-1, |leader| leader.epoch))
+        .with_replica_nodes(ids(&replicas))
+        .with_isr_nodes(ids(&in_sync))
+        .with_offline_replicas(ids(&offline))
+}
+
+/// All brokers that are alive.
+fn brokers(image: &Image) -> Vec<MetadataResponseBroker> {
+    let row = |broker: &Broker| {
+        MetadataResponseBroker::default()
+            .with_node_id(BrokerId(broker.node.0))
+            .with_host(text(broker.kafka.host.clone()))
+            .with_port(i32::from(broker.kafka.port))
+            .with_rack(broker.rack.clone().map(text))
+    };
+    image.live_brokers().map(row).collect()
+}
+
+#[cfg(test)]
+#[path = "metadata_tests.rs"]
+mod tests;

@@ -1,0 +1,105 @@
+//! Metadata: which topics a request asks for, and the rows it gets.
+
+use super::*;
+use crate::broker::api::LeaderHint;
+use crate::broker::handlers::tests::{ORDERS, image};
+use kafka_protocol::protocol::{Encodable, StrBytes};
+
+fn ask(name: Option<&'static str>, id: Uuid) -> MetadataRequestTopic {
+    let name = name.map(|name| TopicName(StrBytes::from_static_str(name)));
+    MetadataRequestTopic::default().with_name(name).with_topic_id(id)
+}
+
+fn request(topics: Option<Vec<MetadataRequestTopic>>) -> MetadataRequest {
+    MetadataRequest::default().with_topics(topics)
+}
+
+fn topic(name: &str) -> Wanted {
+    Wanted::Topic(name.to_owned())
+}
+
+fn state(leader: Option<(i32, i32)>, in_sync: &[i32]) -> PartitionState {
+    PartitionState {
+        leader: leader.map(|(node, epoch)| LeaderHint { node: NodeId(node), epoch }),
+        in_sync: in_sync.iter().copied().map(NodeId).collect(),
+        high_watermark: 0,
+        log_start: 0,
+        log_end: 0,
+        size_bytes: 0,
+        local: true,
+        needs_repair: false,
+    }
+}
+
+#[test]
+fn null_means_all_and_empty_means_none_but_in_v0() {
+    let image = image();
+    let all = [topic("__internal"), topic("orders")];
+    assert_eq!(wanted(&image, &request(None), 1), all);
+    assert_eq!(wanted(&image, &request(Some(Vec::new())), 0), all);
+    assert_eq!(wanted(&image, &request(Some(Vec::new())), 1), []);
+}
+
+#[test]
+fn ids_are_looked_up_from_v12_on() {
+    let image = image();
+    let unknown = Uuid::from_u128(99);
+    let asked = request(Some(vec![ask(None, ORDERS), ask(None, unknown), ask(None, Uuid::nil())]));
+    let expected = [topic("orders"), Wanted::UnknownId(unknown), Wanted::Invalid(Uuid::nil())];
+    assert_eq!(wanted(&image, &asked, 12), expected);
+    assert_eq!(wanted(&image, &request(Some(vec![ask(Some("x"), ORDERS)])), 10), [Wanted::Invalid(ORDERS)]);
+}
+
+#[test]
+fn only_legal_names_that_are_free_are_created_once() {
+    let image = image();
+    let wanted = [topic("new"), topic("orders"), topic("no good"), topic("new"), Wanted::Invalid(ORDERS)];
+    assert_eq!(missing(&image, &wanted), ["new"]);
+}
+
+#[test]
+fn rows_carry_leader_epoch_and_reachable_leaders_only() {
+    let image = image();
+    let wanted = [topic("orders")];
+    assert_eq!(groups(&image, &wanted), [GroupId(10), GroupId(11), GroupId(12)]);
+    // Led and in sync; led by a fenced broker; not led.
+    let states = vec![state(Some((2, 9)), &[1]), state(Some((3, 4)), &[3, 1]), state(None, &[])];
+    let rows = rows(&image, &wanted, states, &BTreeMap::new(), 12);
+    let found: Vec<_> = rows[0]
+        .partitions
+        .iter()
+        .map(|p| (p.partition_index, p.error_code, p.leader_id.0, p.leader_epoch))
+        .collect();
+    assert_eq!(found, [(0, 0, 2, 9), (1, 5, -1, 4), (2, 5, -1, -1)]);
+    let isr = &rows[0].partitions[0].isr_nodes;
+    assert_eq!(isr, &[BrokerId(2), BrokerId(1)], "the leader is always in sync");
+    assert_eq!(rows[0].partitions[0].offline_replicas, [BrokerId(3)]);
+    assert_eq!(rows[0].partitions[0].replica_nodes, [BrokerId(1), BrokerId(2), BrokerId(3)]);
+    assert_eq!((rows[0].topic_id, rows[0].is_internal), (ORDERS, false));
+}
+
+#[test]
+fn failed_rows_have_their_codes_and_encode_in_every_version() {
+    let image = image();
+    let failures = BTreeMap::from([("refused".to_owned(), 38)]);
+    let wanted = [topic("refused"), topic("nope"), topic("no good"), Wanted::UnknownId(Uuid::from_u128(9))];
+    for version in 0..=13 {
+        let rows = rows(&image, &wanted, Vec::new(), &failures, version);
+        assert_eq!(rows.iter().map(|row| row.error_code).collect::<Vec<_>>(), [38, 3, 17, 100]);
+        let response = MetadataResponse::default().with_brokers(brokers(&image)).with_topics(rows);
+        response.encode(&mut Vec::new(), version).unwrap();
+    }
+}
+
+#[test]
+fn fenced_brokers_are_not_listed() {
+    let listed = brokers(&image());
+    assert_eq!(listed.iter().map(|broker| broker.node_id.0).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!((listed[0].host.as_str(), listed[0].port), ("host1", 9092));
+}
+
+#[test]
+fn operations_are_kafkas_bit_fields() {
+    assert_eq!(TOPIC_OPERATIONS, 3_576);
+    assert_eq!(CLUSTER_OPERATIONS, 8_096);
+}

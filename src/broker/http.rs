@@ -1,0 +1,329 @@
+//! The HTTP admin address: /health, /ready, /metrics.
+//!
+//! Not here: binding the address and serving it (the assembly does; `dev` nests further routes into the same router),
+//! counting (`metrics`).
+//!
+//! Invariants
+//! - /health fails (503) only when the process can do nothing more by itself and had better be replaced: its data
+//!   directory is offline. What a restart would not mend (no controller, leaderless groups, a full disk, damage) is
+//!   reported as `degraded` with 200, or an orchestrator would kill brokers just when they are needed.
+//! - /ready is 200 while the node is registered and serves.
+//! - Figures per partition have kafka_exporter's names, so that existing dashboards work; offsets are given only by
+//!   brokers that hold the partition.
+
+use super::api::{NodeHandle, NodeStatus, PartitionState};
+use super::metrics::{self, Metrics, metric};
+use crate::ctl::image::{Image, Partition};
+use crate::segment::{GroupId, NodeId};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+
+/// Content type of Prometheus text.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[derive(Clone)]
+struct Admin {
+    node: NodeHandle,
+    metrics: Arc<Metrics>,
+}
+
+/// The routes of one node.
+pub fn router(node: NodeHandle) -> Router {
+    let metrics = metrics::of(node.node_id());
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(prometheus))
+        .with_state(Admin { node, metrics })
+}
+
+async fn health(State(admin): State<Admin>) -> (StatusCode, Json<Value>) {
+    let node = &admin.node;
+    let (code, body) = health_of(node.node_id(), &node.status(), node.controller_leader(), &node.image());
+    (code, Json(body))
+}
+
+async fn ready(State(admin): State<Admin>) -> (StatusCode, Json<Value>) {
+    let status = admin.node.status();
+    let ready = is_ready(&status);
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(json!({ "ready": ready, "node": admin.node.node_id().0, "registered": status.registered })))
+}
+
+async fn prometheus(State(admin): State<Admin>) -> Response {
+    let node = &admin.node;
+    let image = node.image();
+    let partitions = image.topics.values().flat_map(|topic| topic.partitions.iter());
+    let groups: Vec<GroupId> = partitions.map(|partition| partition.group).collect();
+    let states = if groups.is_empty() { Vec::new() } else { node.partition_states(&groups).await };
+    let mut out = String::with_capacity(4096 + 1024 * states.len());
+    render_cluster(&mut out, &image);
+    render_partitions(&mut out, &image, &states);
+    render_node(&mut out, &node.status(), node.controller_leader());
+    render_process(&mut out);
+    admin.metrics.render(&mut out);
+    ([(header::CONTENT_TYPE, PROMETHEUS)], out).into_response()
+}
+
+fn is_ready(status: &NodeStatus) -> bool {
+    status.registered && status.storage_failure.is_none()
+}
+
+/// Code and body of /health.
+fn health_of(
+    node: NodeId,
+    status: &NodeStatus,
+    controller: Option<NodeId>,
+    image: &Image,
+) -> (StatusCode, Value) {
+    let mut reasons = Vec::new();
+    let mut note = |wrong: bool, text: String| {
+        if wrong {
+            reasons.push(text);
+        }
+    };
+    if let Some(failure) = &status.storage_failure {
+        note(true, format!("storage failed: {failure}"));
+    }
+    note(!status.registered, "not registered with the controller".to_owned());
+    note(controller.is_none(), "no controller leads".to_owned());
+    note(status.disk_full, "data directory is full".to_owned());
+    note(status.leaderless > 0, format!("{} partitions without a leader", status.leaderless));
+    note(!status.damaged.is_empty(), format!("{} damaged replicas", status.damaged.len()));
+    let (code, verdict) = match (&status.storage_failure, reasons.is_empty()) {
+        (Some(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
+        (None, true) => (StatusCode::OK, "healthy"),
+        (None, false) => (StatusCode::OK, "degraded"),
+    };
+    let damaged: Vec<String> = status.damaged.iter().map(|group| name_of(image, *group)).collect();
+    let body = json!({
+        "status": verdict,
+        "reasons": reasons,
+        "node": node.0,
+        "cluster": image.cluster_id,
+        "registered": status.registered,
+        "incarnation": status.incarnation,
+        "controller": controller.map(|id| id.0),
+        "brokers": image.brokers.values().filter(|broker| !broker.fenced).map(|b| b.node.0).collect::<Vec<_>>(),
+        "fenced": image.brokers.values().filter(|broker| broker.fenced).map(|b| b.node.0).collect::<Vec<_>>(),
+        "storage_failure": status.storage_failure,
+        "disk_full": status.disk_full,
+        "replicas": status.replicas,
+        "led": status.led,
+        "leaderless": status.leaderless,
+        "damaged": damaged,
+    });
+    (code, body)
+}
+
+/// `topic-partition` of a group, as Kafka writes it.
+fn name_of(image: &Image, group: GroupId) -> String {
+    let named = image.groups.get(&group).and_then(|(id, partition)| {
+        let topic = image.topic_names.get(id)?;
+        Some(format!("{topic}-{partition}"))
+    });
+    named.unwrap_or_else(|| format!("group {group}"))
+}
+
+// Writing to a `String` cannot fail, so its results are dropped below.
+
+fn render_cluster(out: &mut String, image: &Image) {
+    let live = image.brokers.values().filter(|broker| !broker.fenced).count();
+    metric(out, "kafka_brokers", "gauge", "Number of brokers that are alive", live);
+    let _ = writeln!(out, "# HELP kafka_topic_partitions Number of partitions of the topic");
+    let _ = writeln!(out, "# TYPE kafka_topic_partitions gauge");
+    for topic in image.topics.values() {
+        let (name, count) = (&topic.name, topic.partitions.len());
+        let _ = writeln!(out, "kafka_topic_partitions{{topic=\"{name}\"}} {count}");
+    }
+}
+
+/// One figure of a partition; None where this broker does not know it.
+type Figure = fn(&Partition, &PartitionState) -> Option<i64>;
+
+/// Figures per partition, by kafka_exporter's names.
+const FIGURES: [(&str, &str, Figure); 9] = [
+    ("kafka_topic_partition_current_offset", "High watermark of the partition", |_, state| {
+        state.local.then_some(state.high_watermark)
+    }),
+    ("kafka_topic_partition_oldest_offset", "Log start offset of the partition", |_, state| {
+        state.local.then_some(state.log_start)
+    }),
+    ("kafka_topic_partition_leader", "Broker that leads the partition", |_, state| {
+        state.leader.map(|leader| i64::from(leader.node.0))
+    }),
+    ("kafka_topic_partition_leader_is_preferred", "1 if the preferred replica leads", |partition, state| {
+        let preferred = partition.replicas.first()?;
+        Some(i64::from(state.leader.is_some_and(|leader| leader.node == preferred.node)))
+    }),
+    ("kafka_topic_partition_replicas", "Number of replicas", |partition, _| count(partition.replicas.len())),
+    ("kafka_topic_partition_in_sync_replica", "Number of in-sync replicas", |_, state| {
+        count(state.in_sync.len())
+    }),
+    (
+        "kafka_topic_partition_under_replicated_partition",
+        "1 if not all replicas are in sync",
+        |partition, state| Some(i64::from(state.in_sync.len() < partition.replicas.len())),
+    ),
+    ("kontiki_partition_size_bytes", "Bytes this broker holds of the partition", |_, state| {
+        state.local.then(|| i64::try_from(state.size_bytes).unwrap_or(i64::MAX))
+    }),
+    ("kontiki_partition_needs_repair", "1 if this broker's replica is damaged", |_, state| {
+        state.local.then_some(i64::from(state.needs_repair))
+    }),
+];
+
+fn count(value: usize) -> Option<i64> {
+    i64::try_from(value).ok()
+}
+
+/// `states` stand in the order of the image's topics and partitions; a node that is stopping gives none.
+fn render_partitions(out: &mut String, image: &Image, states: &[PartitionState]) {
+    for (name, help, figure) in FIGURES {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+        let mut states = states.iter();
+        for topic in image.topics.values() {
+            for ((index, partition), state) in topic.partitions.iter().enumerate().zip(states.by_ref()) {
+                if let Some(value) = figure(partition, state) {
+                    let topic = &topic.name;
+                    let _ = writeln!(out, "{name}{{topic=\"{topic}\",partition=\"{index}\"}} {value}");
+                }
+            }
+        }
+    }
+}
+
+fn render_node(out: &mut String, status: &NodeStatus, controller: Option<NodeId>) {
+    let controller = controller.map_or(-1, |id| id.0);
+    let registered = u8::from(status.registered);
+    let storage_failed = u8::from(status.storage_failure.is_some());
+    metric(
+        out,
+        "kontiki_controller",
+        "gauge",
+        "Node that leads the controller group, -1 if none",
+        controller,
+    );
+    metric(out, "kontiki_registered", "gauge", "1 if this broker is registered", registered);
+    metric(out, "kontiki_storage_failed", "gauge", "1 if the data directory is offline", storage_failed);
+    metric(out, "kontiki_disk_full", "gauge", "1 if the disk reserve is reached", u8::from(status.disk_full));
+    for (name, help, value) in [
+        ("kontiki_replicas", "Replicas on this broker", status.replicas),
+        ("kontiki_leaders", "Partitions this broker leads", status.led),
+        ("kontiki_leaderless_partitions", "Replicas here whose group has no known leader", status.leaderless),
+        ("kontiki_damaged_replicas", "Replicas here that need repair", status.damaged.len()),
+    ] {
+        metric(out, name, "gauge", help, value);
+    }
+}
+
+/// Memory, CPU and descriptors of the process, by Prometheus' usual names.
+fn render_process(out: &mut String) {
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
+    let pages = read("statm").split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
+    if let Some(pages) = pages {
+        let bytes = pages * rustix::param::page_size() as u64;
+        metric(out, "process_resident_memory_bytes", "gauge", "Resident memory size", bytes);
+    }
+    if let Some(ticks) = cpu_ticks(&read("stat")) {
+        let seconds = ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+        metric(out, "process_cpu_seconds_total", "counter", "User and system CPU time", seconds);
+    }
+    if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+        metric(out, "process_open_fds", "gauge", "Open file descriptors", files.count());
+    }
+}
+
+/// User plus system time of /proc/self/stat; the command before them may hold spaces and parentheses.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut times = fields.split_whitespace().skip(11).map(str::parse::<u64>);
+    Some(times.next()?.ok()? + times.next()?.ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::api::LeaderHint;
+    use crate::broker::handlers::tests::image;
+
+    fn state(leader: Option<i32>, in_sync: &[i32], local: bool) -> PartitionState {
+        PartitionState {
+            leader: leader.map(|node| LeaderHint { node: NodeId(node), epoch: 4 }),
+            in_sync: in_sync.iter().copied().map(NodeId).collect(),
+            high_watermark: 42,
+            log_start: 7,
+            log_end: 43,
+            size_bytes: 1000,
+            local,
+            needs_repair: false,
+        }
+    }
+
+    #[test]
+    fn health_fails_only_when_storage_has_failed() {
+        let image = image();
+        let sound = NodeStatus { registered: true, ..NodeStatus::default() };
+        let (code, body) = health_of(NodeId(1), &sound, Some(NodeId(2)), &image);
+        assert_eq!((code, body["status"].as_str()), (StatusCode::OK, Some("healthy")));
+        let degraded = NodeStatus { leaderless: 2, damaged: vec![GroupId(11), GroupId(99)], ..sound.clone() };
+        let (code, body) = health_of(NodeId(1), &degraded, None, &image);
+        assert_eq!((code, body["status"].as_str()), (StatusCode::OK, Some("degraded")));
+        assert_eq!(body["damaged"], json!(["orders-1", "group 99"]));
+        assert_eq!(body["reasons"].as_array().map(Vec::len), Some(3));
+        let failed = NodeStatus { storage_failure: Some("EIO".into()), ..sound };
+        let (code, body) = health_of(NodeId(1), &failed, Some(NodeId(2)), &image);
+        assert_eq!((code, body["status"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("unhealthy")));
+    }
+
+    #[test]
+    fn node_is_ready_only_while_registered_with_sound_storage() {
+        assert!(!is_ready(&NodeStatus::default()));
+        let registered = NodeStatus { registered: true, ..NodeStatus::default() };
+        assert!(is_ready(&registered));
+        assert!(!is_ready(&NodeStatus { storage_failure: Some("EIO".into()), ..registered }));
+    }
+
+    #[test]
+    fn partition_figures_have_kafka_exporters_names() {
+        let image = image();
+        let states = [
+            state(Some(2), &[2], false),
+            state(Some(1), &[1, 2, 3], true),
+            state(Some(2), &[2, 1], true),
+            state(None, &[], true),
+        ];
+        let mut out = String::new();
+        render_cluster(&mut out, &image);
+        render_partitions(&mut out, &image, &states);
+        for line in [
+            "kafka_brokers 2",
+            "kafka_topic_partitions{topic=\"orders\"} 3",
+            "kafka_topic_partition_current_offset{topic=\"orders\",partition=\"0\"} 42",
+            "kafka_topic_partition_oldest_offset{topic=\"orders\",partition=\"1\"} 7",
+            "kafka_topic_partition_leader{topic=\"orders\",partition=\"1\"} 2",
+            "kafka_topic_partition_leader_is_preferred{topic=\"orders\",partition=\"0\"} 1",
+            "kafka_topic_partition_in_sync_replica{topic=\"orders\",partition=\"1\"} 2",
+            "kafka_topic_partition_under_replicated_partition{topic=\"orders\",partition=\"0\"} 0",
+            "kafka_topic_partition_under_replicated_partition{topic=\"orders\",partition=\"1\"} 1",
+            "kafka_topic_partition_replicas{topic=\"__internal\",partition=\"0\"} 3",
+        ] {
+            assert!(out.lines().any(|found| found == line), "{line} not in\n{out}");
+        }
+        assert!(!out.contains("kafka_topic_partition_current_offset{topic=\"__internal\""));
+        assert!(!out.contains("kafka_topic_partition_leader{topic=\"orders\",partition=\"2\""));
+    }
+
+    #[test]
+    fn cpu_time_is_found_behind_an_awkward_command_name() {
+        let stat = "42 (a ) b) S 1 2 3 4 5 6 7 8 9 10 70 30 0 0 20";
+        assert_eq!(cpu_ticks(stat), Some(100));
+        assert_eq!(cpu_ticks("nonsense"), None);
+    }
+}

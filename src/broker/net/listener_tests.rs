@@ -1,0 +1,163 @@
+//! The accept loop over loopback sockets: limits, cancellation, drain.
+
+use super::super::super::dispatch::Answer;
+use super::*;
+use bytes::Bytes;
+use std::sync::atomic::AtomicBool;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A frame of the smallest size.
+const FRAME: [u8; 12] = [0, 0, 0, 8, 0, 3, 0, 0, 0, 0, 0, 1];
+
+struct Server {
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    drain: CancellationToken,
+    cancel: CancellationToken,
+    killed: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+/// A listener that answers every frame with one byte.
+async fn server(max_connections: usize, max_connections_per_ip: usize) -> Server {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let connection = Limits {
+        max_request_bytes: 1024,
+        first_byte: Duration::from_secs(10),
+        idle: Duration::from_secs(10),
+    };
+    let limits = ListenerLimits { max_connections, max_connections_per_ip, connection };
+    let (drain, cancel) = (CancellationToken::new(), CancellationToken::new());
+    let metrics = Arc::<Metrics>::default();
+    let open = |_turnstile: Turnstile| {
+        |_frame: BytesMut| -> Result<Work, CloseReason> {
+            Ok(Box::pin(async { Ok(Answer::Frame(Bytes::from_static(b"!"))) }))
+        }
+    };
+    let killed = Arc::new(AtomicBool::new(false));
+    let reset = {
+        let killed = killed.clone();
+        Arc::new(move || killed.load(Relaxed))
+    };
+    let stop = Stop { drain: drain.clone(), cancel: cancel.clone(), reset };
+    let task = tokio::spawn(accept_loop(listener, limits, metrics.clone(), open, stop));
+    Server { address, metrics, drain, cancel, killed, task }
+}
+
+async fn connect(server: &Server) -> TcpStream {
+    TcpStream::connect(server.address).await.unwrap()
+}
+
+/// Whether a request on this connection is answered; false if it is closed.
+async fn is_served(stream: &mut TcpStream) -> bool {
+    if stream.write_all(&FRAME).await.is_err() {
+        return false;
+    }
+    matches!(timeout(PATIENCE, stream.read(&mut [0])).await.expect("neither answered nor closed"), Ok(1))
+}
+
+/// Whether the other side closes without another byte.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    matches!(timeout(PATIENCE, stream.read(&mut [0])).await.expect("not closed"), Ok(0) | Err(_))
+}
+
+#[tokio::test]
+async fn connection_beyond_the_limit_of_its_address_is_closed_until_another_leaves() {
+    let server = server(100, 2).await;
+    let (mut first, mut second, mut third) =
+        (connect(&server).await, connect(&server).await, connect(&server).await);
+    assert!(is_served(&mut first).await && is_served(&mut second).await);
+    assert!(is_closed(&mut third).await);
+    assert_eq!(server.metrics.connections_refused.load(Relaxed), 1);
+    assert_eq!(server.metrics.connections_open.load(Relaxed), 2);
+    drop(first);
+    let started = std::time::Instant::now();
+    while !is_served(&mut connect(&server).await).await {
+        assert!(started.elapsed() < PATIENCE, "the slot was not given back");
+    }
+}
+
+#[tokio::test]
+async fn connection_beyond_the_limit_of_the_listener_is_closed() {
+    let server = server(1, 10).await;
+    let mut first = connect(&server).await;
+    assert!(is_served(&mut first).await);
+    assert!(is_closed(&mut connect(&server).await).await);
+    assert!(is_served(&mut first).await);
+}
+
+#[tokio::test]
+async fn cancel_drops_every_connection_and_returns() {
+    let server = server(10, 10).await;
+    let mut clients = [connect(&server).await, connect(&server).await];
+    for client in &mut clients {
+        assert!(is_served(client).await);
+    }
+    server.cancel.cancel();
+    timeout(PATIENCE, server.task).await.expect("serve returns").unwrap();
+    for client in &mut clients {
+        assert!(is_closed(client).await);
+    }
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn killed_node_resets_its_connections() {
+    let server = server(10, 10).await;
+    let mut client = connect(&server).await;
+    assert!(is_served(&mut client).await);
+    server.killed.store(true, Relaxed);
+    server.cancel.cancel();
+    let ended = timeout(PATIENCE, client.read(&mut [0])).await.expect("not closed");
+    assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn dropping_the_listener_drops_its_connections() {
+    let server = server(10, 10).await;
+    let mut client = connect(&server).await;
+    assert!(is_served(&mut client).await);
+    server.task.abort();
+    assert!(is_closed(&mut client).await);
+}
+
+#[tokio::test]
+async fn drain_closes_idle_connections_and_returns() {
+    let server = server(10, 10).await;
+    let mut client = connect(&server).await;
+    assert!(is_served(&mut client).await);
+    server.drain.cancel();
+    timeout(PATIENCE, server.task).await.expect("serve returns").unwrap();
+    assert!(is_closed(&mut client).await);
+}
+
+#[tokio::test]
+async fn garbage_closes_its_own_connection_and_no_other() {
+    let server = server(10, 10).await;
+    let (mut good, mut bad) = (connect(&server).await, connect(&server).await);
+    assert!(is_served(&mut good).await);
+    bad.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert!(is_closed(&mut bad).await);
+    assert!(is_served(&mut good).await);
+    let started = std::time::Instant::now();
+    while server.metrics.connections_faulted.load(Relaxed) == 0 {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(server.metrics.connections_open.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn accepted_socket_has_its_options() {
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap());
+    let (client, accepted) = tokio::join!(client, listener.accept());
+    let (_client, (accepted, _)) = (client.unwrap(), accepted.unwrap());
+    prepare(&accepted).unwrap();
+    assert!(accepted.nodelay().unwrap());
+    assert!(SockRef::from(&accepted).keepalive().unwrap());
+}
