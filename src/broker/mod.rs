@@ -1,4 +1,8 @@
-//! What a Kafka client can see, and the assembly of a node. (contract stub)
+//! What a Kafka client can see, and the assembly of a node.
+//!
+//! `net` reads frames, `dispatch` finds the handler, `handlers` decode, ask a [`api::NodeHandle`], and encode. Behind the handle
+//! one `shard` per node owns all groups; `node` drives it, `peer` connects it, `server` assembles everything, `dev` runs a
+//! whole cluster in one process. Not here: Raft (`raftlog`), bytes on disk (`segment`), controller decisions (`ctl`).
 pub mod api;
 pub mod config;
 pub mod dev;
@@ -8,8 +12,8 @@ pub mod handlers;
 pub mod http;
 pub mod metrics;
 pub mod net;
-mod node;
+pub mod node;
 pub mod partition;
-mod peer;
+pub mod peer;
 pub mod server;
-mod shard;
+pub mod shard;
