@@ -88,7 +88,7 @@ impl Session {
             bytes = request.body.len(),
             "request"
         );
-        if key == API_VERSIONS && !is_served(key, version) {
+        if key == API_VERSIONS && !versions::is_served(key, version) {
             // The body of a version nobody knows cannot be read; only its prefix counts.
             let answer = handlers::api_versions::unsupported(request.correlation_id);
             return Ok(Box::pin(std::future::ready(answer)));
@@ -122,7 +122,6 @@ const PRODUCE: i16 = 0;
 const FETCH: i16 = 1;
 const API_VERSIONS: i16 = 18;
 
-/// Whether this version of this API is really decoded.
-fn is_served(key: i16, version: i16) -> bool {
-    versions::range(key).is_some_and(|range| (range.served_min..=range.max).contains(&version))
-}
+#[cfg(test)]
+#[path = "dispatch_tests.rs"]
+pub(crate) mod tests;

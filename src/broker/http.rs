@@ -320,6 +320,38 @@ mod tests {
         assert!(!out.contains("kafka_topic_partition_leader{topic=\"orders\",partition=\"2\""));
     }
 
+    #[tokio::test]
+    async fn routes_answer_over_a_socket() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let node = crate::broker::dispatch::tests::node();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(axum::serve(listener, router(node.handle.clone())).into_future());
+        let get = async |path: &str| {
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut response = String::new();
+            stream.read_to_string(&mut response).await.unwrap();
+            response
+        };
+        let health = get("/health").await;
+        assert!(health.starts_with("HTTP/1.1 200") && health.contains("\"status\":\"degraded\""), "{health}");
+        let ready = get("/ready").await;
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("\"ready\":false"), "{ready}");
+        let metrics = get("/metrics").await;
+        for part in [
+            "content-type: text/plain; version=0.0.4",
+            "kafka_topic_partition_current_offset{topic=\"orders\",partition=\"2\"} 41",
+            "\nkontiki_connections 0",
+            "\nprocess_resident_memory_bytes ",
+        ] {
+            assert!(metrics.contains(part), "{part} not in\n{metrics}");
+        }
+        assert!(get("/nope").await.starts_with("HTTP/1.1 404"));
+        server.abort();
+    }
+
     #[test]
     fn cpu_time_is_found_behind_an_awkward_command_name() {
         let stat = "42 (a ) b) S 1 2 3 4 5 6 7 8 9 10 70 30 0 0 20";

@@ -278,4 +278,4 @@ fn now_ms() -> i64 {
 
 #[cfg(test)]
 #[path = "produce_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use std::collections::BTreeMap;
 
 /// A batch of one empty record, CRC and all.
-fn batch(attributes: i16) -> BytesMut {
+pub(crate) fn batch(attributes: i16) -> BytesMut {
     let record: [u8; 7] = [12, 0, 0, 0, 1, 1, 0];
     let mut bytes = Vec::new();
     bytes.extend_from_slice(&0i64.to_be_bytes());

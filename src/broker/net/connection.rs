@@ -44,8 +44,9 @@ const IO_SLICES: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
 /// Less room than this is not worth a read.
 const MIN_READ: usize = 4 * 1024;
-/// Frames from this size on get a buffer of their own, exactly sized, and are read straight into it.
-const LARGE_FRAME: usize = 128 * 1024;
+/// After a frame of this size the next one gets a buffer of its own and is read straight into it: one short read for its
+/// length costs less than moving what did not fit into the shared buffer.
+const LARGE_FRAME: usize = 16 * 1024;
 /// Length claims up to this are allocated at once; larger frames grow with what arrives.
 const TRUSTED_BYTES: usize = 2 * 1024 * 1024;
 /// Smallest frame: key, version, correlation id.

@@ -161,3 +161,42 @@ async fn accepted_socket_has_its_options() {
     assert!(accepted.nodelay().unwrap());
     assert!(SockRef::from(&accepted).keepalive().unwrap());
 }
+
+#[tokio::test]
+async fn served_node_answers_pipelined_requests_and_survives_garbage() {
+    use super::super::super::dispatch::tests::{frame, node};
+    let node = node();
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(serve(listener, node.handle.clone(), cancel.clone()));
+    let mut client = TcpStream::connect(address).await.unwrap();
+    // ApiVersions v0, Metadata v1 (all topics), ApiVersions v0.
+    let frames = [frame(18, 0, &[]), frame(3, 1, &[0xff; 4]), frame(18, 0, &[])];
+    let mut bytes = Vec::new();
+    for frame in &frames {
+        bytes.extend_from_slice(&(frame.len() as i32).to_be_bytes());
+        bytes.extend_from_slice(frame);
+    }
+    client.write_all(&bytes).await.unwrap();
+    let mut sizes = Vec::new();
+    for _ in &frames {
+        let size = timeout(PATIENCE, client.read_i32()).await.expect("answered").unwrap();
+        client.read_exact(&mut vec![0; size as usize]).await.unwrap();
+        sizes.push(size);
+    }
+    assert_eq!(sizes[0], sizes[2]);
+    assert_ne!(sizes[0], sizes[1]);
+    let counted = metrics::of(node.handle.node_id());
+    assert!(counted.requests(18) >= 2 && counted.requests(3) >= 1);
+    // An array count that cannot fit its frame.
+    let bomb = frame(3, 1, &[0x7f, 0xff, 0xff, 0xff]);
+    let mut other = TcpStream::connect(address).await.unwrap();
+    other.write_i32(bomb.len() as i32).await.unwrap();
+    other.write_all(&bomb).await.unwrap();
+    assert!(is_closed(&mut other).await);
+    client.write_all(&bytes).await.unwrap();
+    assert_eq!(timeout(PATIENCE, client.read_i32()).await.expect("answered").unwrap(), sizes[0]);
+    cancel.cancel();
+    timeout(PATIENCE, task).await.expect("serve returns").unwrap();
+}

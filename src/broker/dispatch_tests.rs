@@ -1,0 +1,573 @@
+//! Whole requests against a node whose shard is played by the test: every API in every version it is served in, from
+//! the bytes of a frame to the bytes of its response.
+
+use super::super::api::{
+    Fetched, LeaderHint, ListedOffset, OffsetSpec, PartitionError, PartitionState, Produced,
+};
+use super::super::handlers::produce::tests::batch;
+use super::super::handlers::tests::{ORDERS, image};
+use super::super::node::Published;
+use super::super::shard::Command;
+use super::*;
+use crate::ctl::command::{Command as Asked, Error as Refused, Reply};
+use crate::ctl::image::{Image, Topic};
+use crate::segment::NodeId;
+use bytes::{Buf, BufMut};
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+const CORRELATION: i32 = 0x0102_0304;
+
+/// A node of which only the shard is missing; what its controller is asked for is noted in `asked`.
+pub(crate) struct Node {
+    pub(crate) handle: NodeHandle,
+    session: Session,
+    asked: Arc<Mutex<Vec<String>>>,
+    _published: watch::Sender<Published>,
+}
+
+pub(crate) fn node() -> Node {
+    let (commands_in, commands) = mpsc::channel(16);
+    let (images, images_out) = watch::channel(Arc::new(image()));
+    let (published, published_out) = watch::channel(Published::default());
+    let config = Arc::new(NodeConfig::new(NodeId(1), "/nowhere"));
+    let killed = Arc::new(AtomicBool::new(false));
+    let handle = NodeHandle::new(config.clone(), commands_in, images_out, published_out, killed);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    tokio::spawn(play(commands, images, asked.clone()));
+    let session = Session::new(handle.clone(), config, Turnstile::default());
+    Node { handle, session, asked, _published: published }
+}
+
+fn leader() -> Option<LeaderHint> {
+    Some(LeaderHint { node: NodeId(2), epoch: 6 })
+}
+
+/// Answers what handlers ask: group 10 works, group 11 is led by node 2, group 12 has no established leader.
+async fn play(
+    mut commands: mpsc::Receiver<Command>,
+    images: watch::Sender<Arc<Image>>,
+    asked: Arc<Mutex<Vec<String>>>,
+) {
+    let failure = |group: u64| match group {
+        11 => Some(PartitionError::NotLeader { leader: leader() }),
+        12 => Some(PartitionError::NotEstablished),
+        _ => None,
+    };
+    fn answer<T>(failure: Option<PartitionError>, value: T) -> Result<T, PartitionError> {
+        failure.map_or(Ok(value), Err)
+    }
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Produce { items, reply, .. } => {
+                let produced = Produced { base_offset: 40, log_start_offset: 3 };
+                let results = items.iter().map(|item| answer(failure(item.group.0), produced));
+                let _ = reply.send(results.collect());
+            }
+            Command::Fetch { items, reply, .. } => {
+                let fetched = |group| Fetched {
+                    error: failure(group),
+                    high_watermark: 41,
+                    log_start_offset: 3,
+                    batches: vec![batch(0).freeze()],
+                    ..Fetched::default()
+                };
+                let _ = reply.send(items.iter().map(|item| fetched(item.group.0)).collect());
+            }
+            Command::ListOffset { group, spec, reply, .. } => {
+                let offset = if spec == OffsetSpec::Earliest { 3 } else { 41 };
+                let listed = ListedOffset { offset, timestamp: -1, leader_epoch: 6 };
+                let _ = reply.send(answer(failure(group.0), listed));
+            }
+            Command::EpochEnd { group, asked, reply, .. } => {
+                let _ = reply.send(answer(failure(group.0), (asked, 41)));
+            }
+            Command::DeleteRecords { group, offset, reply, .. } => {
+                let _ = reply.send(answer(failure(group.0), offset));
+            }
+            Command::States { groups, reply } => {
+                let state = PartitionState {
+                    leader: leader(),
+                    in_sync: vec![NodeId(2), NodeId(1)],
+                    high_watermark: 41,
+                    log_start: 3,
+                    log_end: 42,
+                    size_bytes: 100,
+                    local: true,
+                    needs_repair: false,
+                };
+                let _ = reply.send(groups.iter().map(|_| state.clone()).collect());
+            }
+            Command::Controller { command, reply, .. } => {
+                asked.lock().unwrap().push(format!("{command:?}"));
+                let _ = reply.send(decide(command, &images).map(|reply| (reply, 0)));
+            }
+            Command::Drain { reply } => {
+                let _ = reply.send(());
+            }
+        }
+    }
+}
+
+/// A controller that knows topic `orders` and makes whatever else is asked for.
+fn decide(command: Asked, images: &watch::Sender<Arc<Image>>) -> Result<Reply, Refused> {
+    match command {
+        Asked::CreateTopic(topic) if topic.name == "orders" => Err(Refused::TopicExists(topic.name)),
+        Asked::CreateTopic(topic) => {
+            let id = Uuid::from_u128(0xC);
+            let set = topic.configs.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
+            let configs: std::collections::BTreeMap<_, _> = set.collect();
+            images.send_modify(|image| {
+                let image = Arc::make_mut(image);
+                let partitions = image.topics["orders"].partitions.clone();
+                let made = Topic { name: topic.name.clone(), id, partitions, configs, internal: false };
+                image.topic_names.insert(id, topic.name.clone());
+                image.topics.insert(topic.name.clone(), made);
+            });
+            Ok(Reply::TopicCreated { id, partitions: 3, replication_factor: 3 })
+        }
+        Asked::DeleteTopic { name: Some(name), .. } if name != "orders" => Err(Refused::UnknownTopic(name)),
+        Asked::CreatePartitions { topic, .. } if topic != "orders" => Err(Refused::UnknownTopic(topic)),
+        Asked::AllocateProducerIds { .. } => Ok(Reply::ProducerIds { first: 5_000, count: 1_000 }),
+        _ => Ok(Reply::Done),
+    }
+}
+
+/// A frame without its length prefix.
+pub(crate) fn frame(key: i16, version: i16, body: &[u8]) -> BytesMut {
+    let mut frame = BytesMut::new();
+    frame.put_i16(key);
+    frame.put_i16(version);
+    frame.put_i32(CORRELATION);
+    frame.put_i16(4);
+    frame.put_slice(b"test");
+    if versions::is_flexible(key, version) {
+        frame.put_u8(0);
+    }
+    frame.put_slice(body);
+    frame
+}
+
+fn joined(answer: Answer) -> Bytes {
+    match answer {
+        Answer::Frame(frame) => frame,
+        Answer::Slices(slices) => slices.concat().into(),
+        Answer::Silent => Bytes::new(),
+    }
+}
+
+impl Node {
+    /// Sends a request and decodes the response, which must fill its frame exactly.
+    async fn ask<Q: Encodable, R: Decodable>(&mut self, key: i16, version: i16, request: &Q) -> R {
+        let mut body = Vec::new();
+        request.encode(&mut body, version).unwrap_or_else(|error| panic!("key {key} v{version}: {error}"));
+        let work = self.session.start(frame(key, version, &body));
+        let answer = work.unwrap_or_else(|reason| panic!("key {key} v{version}: {reason}")).await;
+        let mut bytes = joined(answer.unwrap_or_else(|reason| panic!("key {key} v{version}: {reason}")));
+        assert_eq!(bytes.get_i32() as usize, bytes.len(), "length prefix of key {key} v{version}");
+        assert_eq!(bytes.get_i32(), CORRELATION);
+        if versions::is_flexible(key, version) && key != API_VERSIONS {
+            assert_eq!(bytes.get_u8(), 0, "tags of the response header");
+        }
+        let response = R::decode(&mut bytes, version).unwrap_or_else(|e| panic!("key {key} v{version}: {e}"));
+        assert!(bytes.is_empty(), "{} bytes left over in key {key} v{version}", bytes.len());
+        response
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+/// All versions of an API that are served.
+fn served(key: i16) -> std::ops::RangeInclusive<i16> {
+    let range = versions::range(key).expect("the API is in the table");
+    range.served_min..=range.max
+}
+
+fn name(text: &'static str) -> TopicName {
+    TopicName(StrBytes::from_static_str(text))
+}
+
+fn string(text: &'static str) -> StrBytes {
+    StrBytes::from_static_str(text)
+}
+
+#[tokio::test]
+async fn api_versions_of_any_version_is_answered() {
+    let mut node = node();
+    for version in served(API_VERSIONS) {
+        let mut request = ApiVersionsRequest::default();
+        if version >= 3 {
+            request.client_software_name = string("test");
+            request.client_software_version = string("1.0");
+        }
+        let response: ApiVersionsResponse = node.ask(API_VERSIONS, version, &request).await;
+        let rows: Vec<_> =
+            response.api_keys.iter().map(|row| (row.api_key, row.min_version, row.max_version)).collect();
+        let table: Vec<_> = versions::supported().iter().map(|row| (row.key, row.min, row.max)).collect();
+        assert_eq!((response.error_code, rows), (0, table));
+        assert!(response.finalized_features.is_empty());
+    }
+    let work = node.session.start(frame(API_VERSIONS, 99, b"whatever a later version holds"));
+    let bytes = joined(work.unwrap().await.unwrap());
+    let response = ApiVersionsResponse::decode(&mut bytes.slice(8..), 0).unwrap();
+    assert_eq!((response.error_code, response.api_keys.len()), (35, 1));
+}
+
+#[tokio::test]
+async fn unknown_key_version_or_body_closes_the_connection() {
+    let mut node = node();
+    for (key, version, body) in
+        [(999, 0, &[][..]), (3, 99, &[]), (0, 0, &[]), (3, 1, &[0x7f, 0xff, 0xff, 0xff])]
+    {
+        assert!(node.session.start(frame(key, version, body)).is_err(), "key {key} v{version}");
+    }
+    assert!(node.session.start(BytesMut::from(&[0; 9][..])).is_err());
+}
+
+#[tokio::test]
+async fn metadata_of_every_version_lists_brokers_and_leaders() {
+    let mut node = node();
+    for version in served(3) {
+        let topic = metadata_request::MetadataRequestTopic::default().with_name(Some(name("orders")));
+        let request =
+            MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(true);
+        let response: MetadataResponse = node.ask(3, version, &request).await;
+        assert_eq!(response.brokers.len(), 2);
+        assert_eq!(response.topics.len(), 1);
+        let topic = &response.topics[0];
+        assert_eq!((topic.error_code, topic.partitions.len()), (0, 3));
+        assert_eq!(topic.partitions[1].leader_id.0, 2);
+        if version >= 7 {
+            assert_eq!(topic.partitions[1].leader_epoch, 6);
+        }
+        if version >= 1 {
+            assert_eq!(response.controller_id.0, 1);
+        }
+        if version >= 10 {
+            assert_eq!(topic.topic_id, ORDERS);
+        }
+    }
+    assert!(node.asked().is_empty(), "a known topic is not created");
+}
+
+#[tokio::test]
+async fn metadata_creates_what_is_missing_once_and_only_when_allowed() {
+    let mut node = node();
+    let topics = |names: &[&'static str]| {
+        let topic = |text: &&'static str| {
+            metadata_request::MetadataRequestTopic::default().with_name(Some(name(text)))
+        };
+        Some(names.iter().map(topic).collect())
+    };
+    let request =
+        MetadataRequest::default().with_topics(topics(&["new"])).with_allow_auto_topic_creation(false);
+    let response: MetadataResponse = node.ask(3, 12, &request).await;
+    assert_eq!((response.topics[0].error_code, node.asked().len()), (3, 0));
+    let request = request.with_allow_auto_topic_creation(true).with_topics(topics(&["new", "new", "b@d"]));
+    let response: MetadataResponse = node.ask(3, 12, &request).await;
+    let codes: Vec<i16> = response.topics.iter().map(|topic| topic.error_code).collect();
+    assert_eq!((codes, response.topics[0].partitions.len()), (vec![0, 0, 17], 3));
+    assert_eq!(node.asked().len(), 1);
+    assert!(node.asked()[0].contains("partitions: -1, replication_factor: -1"), "{:?}", node.asked());
+}
+
+/// A Produce of one batch to each partition of `orders`.
+fn produce(version: i16, acks: i16) -> ProduceRequest {
+    let partition = |index| {
+        let records = Some(batch(0).freeze());
+        produce_request::PartitionProduceData::default().with_index(index).with_records(records)
+    };
+    let mut topic =
+        produce_request::TopicProduceData::default().with_partition_data((0..3).map(partition).collect());
+    if version >= 13 {
+        topic.topic_id = ORDERS;
+    } else {
+        topic.name = name("orders");
+    }
+    ProduceRequest::default().with_acks(acks).with_timeout_ms(1000).with_topic_data(vec![topic])
+}
+
+#[tokio::test]
+async fn produce_of_every_version_answers_each_partition_with_leader_hints() {
+    let mut node = node();
+    for version in served(PRODUCE) {
+        let response: ProduceResponse = node.ask(PRODUCE, version, &produce(version, -1)).await;
+        let rows = &response.responses[0].partition_responses;
+        let codes: Vec<i16> = rows.iter().map(|row| row.error_code).collect();
+        assert_eq!(codes, [0, 6, 5], "v{version}");
+        assert_eq!((rows[0].base_offset, rows[1].base_offset), (40, -1));
+        if version >= 10 {
+            assert_eq!((rows[1].current_leader.leader_id.0, rows[1].current_leader.leader_epoch), (2, 6));
+            assert_eq!(response.node_endpoints[0].host.as_str(), "host2");
+        }
+        assert!(node.session.turnstile.is_free());
+    }
+}
+
+#[tokio::test]
+async fn produce_without_acks_is_silent_or_closes_the_connection() {
+    let mut node = node();
+    let mut body = Vec::new();
+    let mut request = produce(9, 0);
+    request.encode(&mut body, 9).unwrap();
+    let outcome = node.session.start(frame(PRODUCE, 9, &body)).unwrap().await;
+    assert!(matches!(outcome, Err(CloseReason::SilentProduce(6))), "partition 1 has another leader");
+    request.topic_data[0].partition_data.truncate(1);
+    body.clear();
+    request.encode(&mut body, 9).unwrap();
+    let outcome = node.session.start(frame(PRODUCE, 9, &body)).unwrap().await;
+    assert!(matches!(outcome, Ok(Answer::Silent)));
+}
+
+#[tokio::test]
+async fn turnstile_is_held_until_the_request_is_queued() {
+    let mut node = node();
+    let mut body = Vec::new();
+    produce(9, -1).encode(&mut body, 9).unwrap();
+    let work = node.session.start(frame(PRODUCE, 9, &body)).unwrap();
+    assert!(!node.session.turnstile.is_free(), "nothing has been polled yet");
+    drop(work);
+    assert!(node.session.turnstile.is_free(), "a request that is given up waits for nobody");
+}
+
+#[tokio::test]
+async fn fetch_of_every_version_carries_batches_and_leader_hints() {
+    let mut node = node();
+    for version in served(FETCH) {
+        let partition = |index| {
+            fetch_request::FetchPartition::default().with_partition(index).with_partition_max_bytes(1 << 20)
+        };
+        let mut topic = fetch_request::FetchTopic::default().with_partitions((0..3).map(partition).collect());
+        if version >= 13 {
+            topic.topic_id = ORDERS;
+        } else {
+            topic.topic = name("orders");
+        }
+        let mut request =
+            FetchRequest::default().with_topics(vec![topic]).with_max_bytes(1 << 20).with_isolation_level(1);
+        if version < 15 {
+            request.replica_id = BrokerId(-1);
+        }
+        let response: FetchResponse = node.ask(FETCH, version, &request).await;
+        assert_eq!(response.session_id, 0);
+        let rows = &response.responses[0].partitions;
+        assert_eq!(rows.iter().map(|row| row.error_code).collect::<Vec<_>>(), [0, 6, 6], "v{version}");
+        assert_eq!(rows[0].records.as_deref(), Some(&batch(0)[..]));
+        assert_eq!((rows[0].high_watermark, rows[0].last_stable_offset), (41, 41));
+        assert_eq!(rows[1].records.as_deref(), Some(&[][..]), "empty, never null");
+        assert_eq!(rows[0].aborted_transactions, Some(Vec::new()));
+        if version >= 12 {
+            assert_eq!((rows[1].current_leader.leader_id.0, rows[1].current_leader.leader_epoch), (2, 6));
+        }
+        if version >= 16 {
+            assert_eq!(response.node_endpoints[0].port, 9092);
+        }
+    }
+}
+
+#[tokio::test]
+async fn list_offsets_of_every_version_answers_each_partition() {
+    let mut node = node();
+    for version in served(2) {
+        let partition = |index| {
+            let timestamp = if index == 0 { -2 } else { -1 };
+            list_offsets_request::ListOffsetsPartition::default()
+                .with_partition_index(index)
+                .with_timestamp(timestamp)
+        };
+        let topic = list_offsets_request::ListOffsetsTopic::default()
+            .with_name(name("orders"))
+            .with_partitions((0..4).map(partition).collect());
+        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+        let response: ListOffsetsResponse = node.ask(2, version, &request).await;
+        let rows = &response.topics[0].partitions;
+        let unknown_end = if version >= 5 { 78 } else { 5 };
+        assert_eq!(rows.iter().map(|row| row.error_code).collect::<Vec<_>>(), [0, 6, unknown_end, 3]);
+        assert_eq!((rows[0].offset, rows[1].offset), (3, -1));
+    }
+}
+
+#[tokio::test]
+async fn offset_for_leader_epoch_of_every_version_answers_each_partition() {
+    let mut node = node();
+    for version in served(23) {
+        let partition = |index| {
+            offset_for_leader_epoch_request::OffsetForLeaderPartition::default()
+                .with_partition(index)
+                .with_leader_epoch(4)
+        };
+        let topic = offset_for_leader_epoch_request::OffsetForLeaderTopic::default()
+            .with_topic(name("orders"))
+            .with_partitions([0, 1, 9].map(partition).to_vec());
+        let request = OffsetForLeaderEpochRequest::default().with_topics(vec![topic]);
+        let response: OffsetForLeaderEpochResponse = node.ask(23, version, &request).await;
+        let rows = &response.topics[0].partitions;
+        assert_eq!(rows.iter().map(|row| row.error_code).collect::<Vec<_>>(), [0, 6, 3]);
+        assert_eq!((rows[0].leader_epoch, rows[0].end_offset), (4, 41));
+        assert_eq!((rows[1].leader_epoch, rows[1].end_offset), (-1, -1));
+    }
+}
+
+#[tokio::test]
+async fn init_producer_id_of_every_version_hands_out_a_new_id() {
+    let mut node = node();
+    for (version, expected) in served(22).zip(5_000..) {
+        let request = InitProducerIdRequest::default().with_transactional_id(None);
+        let response: InitProducerIdResponse = node.ask(22, version, &request).await;
+        let found = (response.error_code, response.producer_id.0, response.producer_epoch);
+        assert_eq!(found, (0, expected, 0));
+    }
+    assert_eq!(node.asked().len(), 1, "one block serves them all");
+}
+
+#[tokio::test]
+async fn create_topics_of_every_version_answers_each_topic() {
+    for version in served(19) {
+        let mut node = node();
+        let config = create_topics_request::CreatableTopicConfig::default()
+            .with_name(string("retention.ms"))
+            .with_value(Some(string("1000")));
+        let topic = |text| {
+            create_topics_request::CreatableTopic::default()
+                .with_name(name(text))
+                .with_num_partitions(3)
+                .with_replication_factor(3)
+                .with_configs(vec![config.clone()])
+        };
+        let topics = vec![topic("fresh"), topic("orders"), topic("__cluster_metadata")];
+        let request = CreateTopicsRequest::default().with_topics(topics).with_timeout_ms(5000);
+        let response: CreateTopicsResponse = node.ask(19, version, &request).await;
+        let codes: Vec<i16> = response.topics.iter().map(|topic| topic.error_code).collect();
+        assert_eq!(codes, [0, 36, 42]);
+        let made = &response.topics[0];
+        if version >= 5 {
+            assert_eq!((made.num_partitions, made.replication_factor), (3, 3));
+            let configs = made.configs.as_deref().expect("never null");
+            let set = configs.iter().find(|config| config.name.as_str() == "retention.ms").unwrap();
+            assert_eq!(
+                (set.value.as_ref().map(|value| value.as_str()), set.config_source),
+                (Some("1000"), 1)
+            );
+            assert!(configs.len() > 5, "defaults are listed too");
+        }
+        if version >= 7 {
+            assert_eq!(made.topic_id, Uuid::from_u128(0xC));
+        }
+    }
+}
+
+#[tokio::test]
+async fn delete_topics_of_every_version_answers_each_topic() {
+    for version in served(20) {
+        let mut node = node();
+        let request = if version >= 6 {
+            let state = |text| delete_topics_request::DeleteTopicState::default().with_name(Some(name(text)));
+            DeleteTopicsRequest::default().with_topics(vec![state("nope"), state("orders")])
+        } else {
+            DeleteTopicsRequest::default().with_topic_names(vec![name("nope"), name("orders")])
+        };
+        let response: DeleteTopicsResponse = node.ask(20, version, &request.with_timeout_ms(5000)).await;
+        let rows: Vec<_> =
+            response.responses.iter().map(|row| (row.name.clone().unwrap(), row.error_code)).collect();
+        assert_eq!(rows, [(name("nope"), 3), (name("orders"), 0)]);
+    }
+}
+
+#[tokio::test]
+async fn create_partitions_of_every_version_answers_each_topic() {
+    let mut node = node();
+    for version in served(37) {
+        let topic = |text| {
+            create_partitions_request::CreatePartitionsTopic::default().with_name(name(text)).with_count(6)
+        };
+        let request = CreatePartitionsRequest::default().with_topics(vec![topic("orders"), topic("nope")]);
+        let response: CreatePartitionsResponse = node.ask(37, version, &request).await;
+        assert_eq!(response.results.iter().map(|row| row.error_code).collect::<Vec<_>>(), [0, 3]);
+    }
+}
+
+#[tokio::test]
+async fn delete_records_of_every_version_answers_each_partition() {
+    let mut node = node();
+    for version in served(21) {
+        let partition = |(index, offset)| {
+            delete_records_request::DeleteRecordsPartition::default()
+                .with_partition_index(index)
+                .with_offset(offset)
+        };
+        let topic = delete_records_request::DeleteRecordsTopic::default()
+            .with_name(name("orders"))
+            .with_partitions([(0, 9), (1, 9), (7, 9), (0, -2)].map(partition).to_vec());
+        let request = DeleteRecordsRequest::default().with_topics(vec![topic]);
+        let response: DeleteRecordsResponse = node.ask(21, version, &request).await;
+        let rows = response.topics[0].partitions.iter().map(|row| (row.error_code, row.low_watermark));
+        assert_eq!(rows.collect::<Vec<_>>(), [(0, 9), (6, -1), (3, -1), (1, -1)]);
+    }
+}
+
+#[tokio::test]
+async fn describe_configs_of_every_version_lists_defaults_and_overrides() {
+    let mut node = node();
+    for version in served(32) {
+        let resource = |kind, text| {
+            describe_configs_request::DescribeConfigsResource::default()
+                .with_resource_type(kind)
+                .with_resource_name(string(text))
+                .with_configuration_keys(None)
+        };
+        let resources = vec![resource(2, "orders"), resource(4, "1"), resource(4, "2"), resource(2, "nope")];
+        let mut request =
+            DescribeConfigsRequest::default().with_resources(resources).with_include_synonyms(true);
+        request.include_documentation = version >= 3;
+        let response: DescribeConfigsResponse = node.ask(32, version, &request).await;
+        let codes: Vec<i16> = response.results.iter().map(|row| row.error_code).collect();
+        assert_eq!(codes, [0, 0, 42, 3]);
+        for row in &response.results[..2] {
+            assert!(row.configs.len() > 5, "v{version}");
+        }
+        let topic = &response.results[0].configs;
+        let limit = topic.iter().find(|config| config.name.as_str() == "max.message.bytes").unwrap();
+        assert_eq!(
+            (limit.value.as_ref().map(|value| value.as_str()), limit.config_source),
+            (Some("1048588"), 5)
+        );
+    }
+}
+
+#[tokio::test]
+async fn incremental_alter_configs_of_every_version_answers_each_resource() {
+    let mut node = node();
+    for version in served(44) {
+        let config = incremental_alter_configs_request::AlterableConfig::default()
+            .with_name(string("retention.ms"))
+            .with_value(Some(string("1000")));
+        let resource = |kind, text| {
+            incremental_alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(kind)
+                .with_resource_name(string(text))
+                .with_configs(vec![config.clone()])
+        };
+        let resources = vec![resource(2, "orders"), resource(4, ""), resource(4, "1")];
+        let request = IncrementalAlterConfigsRequest::default().with_resources(resources);
+        let response: IncrementalAlterConfigsResponse = node.ask(44, version, &request).await;
+        assert_eq!(response.responses.iter().map(|row| row.error_code).collect::<Vec<_>>(), [0, 0, 42]);
+    }
+}
+
+#[tokio::test]
+async fn describe_cluster_of_every_version_names_a_live_controller() {
+    let mut node = node();
+    for version in served(60) {
+        let request = DescribeClusterRequest::default().with_include_cluster_authorized_operations(true);
+        let response: DescribeClusterResponse = node.ask(60, version, &request).await;
+        assert_eq!((response.error_code, response.controller_id.0, response.brokers.len()), (0, 1, 2));
+        assert_eq!(response.cluster_id.as_str(), "the-cluster");
+        assert_ne!(response.cluster_authorized_operations, i32::MIN);
+    }
+}
