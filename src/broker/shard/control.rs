@@ -64,6 +64,10 @@ pub struct Control {
     waiting: Vec<Request>,
     next: Millis,
     next_balance: Millis,
+    /// Leader as another node named it, for a node that does not hear one itself yet.
+    named: Option<NodeId>,
+    /// Which controller is asked next while nobody is known to lead.
+    turn: usize,
 }
 
 impl Control {
@@ -76,6 +80,8 @@ impl Control {
             waiting: Vec::new(),
             next: now,
             next_balance: now + BALANCE_MS,
+            named: None,
+            turn: 0,
         }
     }
 
@@ -98,7 +104,7 @@ impl Shard {
     /// Brings a request to the controller leader, wherever that is.
     pub(super) fn route(&mut self, now: Now, command: CtlCommand, deadline: Millis, target: Target) {
         let request = Request { command, deadline, target };
-        match self.controller_leader() {
+        match self.controller_to_ask() {
             Some(leader) if leader == self.node() => {
                 self.control.queue.push_back(request);
                 self.pump(now);
@@ -112,6 +118,23 @@ impl Shard {
             }
             None => self.control.waiting.push(request),
         }
+    }
+
+    /// The leader if it is known; else, for a node that is no controller, one controller after the other: a broker hears the
+    /// leader only once the leader knows of it.
+    fn controller_to_ask(&mut self) -> Option<NodeId> {
+        if let Some(leader) = self.controller_leader() {
+            return Some(leader);
+        }
+        if self.config.node.is_controller {
+            return None;
+        }
+        if let Some(named) = self.control.named.take() {
+            return Some(named);
+        }
+        self.control.turn += 1;
+        let controllers = &self.config.node.controllers;
+        controllers.keys().nth(self.control.turn % controllers.len().max(1)).copied()
     }
 
     fn finish_request(&mut self, now: Now, target: Target, answer: CtlAnswer) {
@@ -179,7 +202,8 @@ impl Shard {
                     self.finish_request(now, request.target, outcome);
                 }
             }
-            Answer::NotLeader { .. } => {
+            Answer::NotLeader { leader } => {
+                self.control.named = leader;
                 if let Some(request) = self.control.asked.remove(&id) {
                     self.control.waiting.push(request);
                 }
