@@ -17,7 +17,7 @@ pub type Replica = BTreeMap<(String, i64), Bytes>;
 /// Reads a stopped node's files. Every checksum is verified by the command itself, which fails on damage.
 pub fn dump(kontiki: &str, data_dir: &Path) -> Result<Replica, String> {
     let output = Command::new(kontiki)
-        .args(["dump", "--output", "json"])
+        .args(["dump", "--output", "json", "--records"])
         .arg(data_dir)
         .output()
         .map_err(|e| format!("dump does not start: {e}"))?;
