@@ -118,7 +118,7 @@ fn verify(cluster: &mut Cluster, writer: Writer, replicas: &[u32]) {
         assert!(lost.is_empty(), "node {id} lacks {} acknowledged records:\n{}", lost.len(), first(&lost));
         dumps.push((format!("node {id}"), dump));
     }
-    let covers: BTreeMap<String, i64> = replica::ends(&run, &dumps[0].1).expect("decoded before");
+    let covers: BTreeMap<u64, i64> = replica::ends(&run, &dumps[0].1).expect("decoded before");
     assert_eq!(covers.len(), PARTITIONS, "groups with records of this run");
     let wrong = replica::compare(&dumps, &covers);
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), first(&wrong));

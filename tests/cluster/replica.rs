@@ -3,16 +3,20 @@
 //! [`dump`] is the only place that knows how `kontiki dump --output json` looks. Called by `faults` on stopped nodes.
 
 use super::history::{Ack, Record};
-use base64::Engine as _;
 use bytes::Bytes;
 use kafka_protocol::records::RecordBatchDecoder;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The record batches of one node's files: group and base offset to the bytes of the batch as stored.
-pub type Replica = BTreeMap<(String, i64), Bytes>;
+/// The frames of one node's files that hold records: group and base offset to the frame's bytes as stored.
+pub type Replica = BTreeMap<(u64, i64), Bytes>;
+
+/// Bytes in front of the record batch in a frame (docs/disk-format.md).
+const FRAME_HEADER: usize = 80;
 
 /// Reads a stopped node's files. Every checksum is verified by the command itself, which fails on damage.
 pub fn dump(kontiki: &str, data_dir: &Path) -> Result<Replica, String> {
@@ -21,36 +25,46 @@ pub fn dump(kontiki: &str, data_dir: &Path) -> Result<Replica, String> {
         .arg(data_dir)
         .output()
         .map_err(|e| format!("dump does not start: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
-        return Err(format!(
-            "dump of {} failed: {}",
-            data_dir.display(),
-            String::from_utf8_lossy(&output.stderr)
-        ));
+        let problems: Vec<&str> = text.lines().filter(|l| l.contains("\"problem\"")).take(10).collect();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("dump of {} failed: {errors}\n{}", data_dir.display(), problems.join("\n")));
     }
-    parse_dump(&String::from_utf8_lossy(&output.stdout))
+    parse_dump(&text, |directory, file, byte, length| {
+        let path = data_dir.join("groups").join(directory).join(format!("{file:016x}.segment"));
+        let mut bytes = vec![0; length];
+        let read = File::open(&path).and_then(|f| f.read_exact_at(&mut bytes, byte));
+        read.map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(bytes.into())
+    })
 }
 
-/// One JSON object a line; entries that hold records carry the group's directory name and the batch in base64.
-fn parse_dump(text: &str) -> Result<Replica, String> {
+/// One JSON object a line: a `group` line names its directory, `entry` lines say where each frame lies; `read` gets the
+/// frame's bytes by directory, file, position and length.
+fn parse_dump(
+    text: &str,
+    read: impl Fn(&str, u64, u64, usize) -> Result<Bytes, String>,
+) -> Result<Replica, String> {
+    let mut directories = BTreeMap::new();
     let mut replica = Replica::new();
     for line in text.lines() {
         let value: Value = serde_json::from_str(line).map_err(|e| format!("dump line {line:?}: {e}"))?;
-        if value["type"] != "entry" || value["kind"] != "records" {
+        let number = |field: &str| value[field].as_u64().ok_or_else(|| format!("no {field} in {line}"));
+        if value["kind"] == "group" {
+            let directory = value["directory"].as_str().ok_or("a group without its directory")?;
+            directories.insert(number("group")?, directory.to_string());
+        }
+        if value["kind"] != "entry" || value["type"] != "Records" {
             continue;
         }
-        let group = value["group"].as_str().ok_or("an entry without its group")?.to_string();
+        let group = number("group")?;
         let base = value["base_offset"].as_i64().ok_or("an entry without its base offset")?;
-        let payload = value["payload"].as_str().ok_or("an entry without its payload")?;
-        let payload = base64::engine::general_purpose::STANDARD.decode(payload).map_err(|e| e.to_string())?;
-        if let Some(other) =
-            replica.insert((group.clone(), base), payload.clone().into()).filter(|p| *p != payload)
-        {
-            return Err(format!(
-                "offset {base} of {group} twice, {} and {} bytes",
-                other.len(),
-                payload.len()
-            ));
+        let length = FRAME_HEADER + number("payload")? as usize;
+        let directory = directories.get(&group).ok_or_else(|| format!("entry of unknown group {group}"))?;
+        let frame = read(directory, number("file")?, number("byte")?, length)?;
+        if replica.insert((group, base), frame.clone()).is_some_and(|other| other != frame) {
+            return Err(format!("two contents at offset {base} of group {group}"));
         }
     }
     Ok(replica)
@@ -78,15 +92,13 @@ pub fn records(run: &str, replica: &Replica) -> Result<Vec<Record>, String> {
 
 /// What differs between replicas, below the end of the shortest: nothing may, and no acknowledged offset may be
 /// missing in any (`covers` says up to where each group must reach).
-pub fn compare(replicas: &[(String, Replica)], covers: &BTreeMap<String, i64>) -> Vec<String> {
+pub fn compare(replicas: &[(String, Replica)], covers: &BTreeMap<u64, i64>) -> Vec<String> {
     let mut wrong = Vec::new();
     let (first_name, first) = &replicas[0];
     for (name, replica) in &replicas[1..] {
-        for (group, &end) in covers {
+        for (&group, &end) in covers {
             let slice = |r: &Replica| -> Vec<(i64, Bytes)> {
-                r.range((group.clone(), i64::MIN)..(group.clone(), end))
-                    .map(|((_, o), b)| (*o, b.clone()))
-                    .collect()
+                r.range((group, i64::MIN)..(group, end)).map(|((_, o), b)| (*o, b.clone())).collect()
             };
             let (a, b) = (slice(first), slice(replica));
             let differ = a.iter().zip(&b).find(|(x, y)| x != y).map(|(x, _)| x.0);
@@ -105,12 +117,12 @@ pub fn compare(replicas: &[(String, Replica)], covers: &BTreeMap<String, i64>) -
 }
 
 /// Where each group of `run` ends on a replica, for [`compare`].
-pub fn ends(run: &str, replica: &Replica) -> Result<BTreeMap<String, i64>, String> {
+pub fn ends(run: &str, replica: &Replica) -> Result<BTreeMap<u64, i64>, String> {
     let mut ends = BTreeMap::new();
     for (key, batch) in replica {
-        let one = Replica::from([(key.clone(), batch.clone())]);
+        let one = Replica::from([(*key, batch.clone())]);
         if let Some(last) = records(run, &one)?.iter().map(|r| r.offset).max() {
-            let end = ends.entry(key.0.clone()).or_insert(0);
+            let end = ends.entry(key.0).or_insert(0);
             *end = last.max(*end - 1) + 1;
         }
     }
@@ -135,12 +147,12 @@ mod comparison {
     use super::*;
 
     fn replica(batches: &[(i64, &'static [u8])]) -> Replica {
-        batches.iter().map(|(base, bytes)| (("g".to_string(), *base), Bytes::from_static(bytes))).collect()
+        batches.iter().map(|(base, bytes)| ((7, *base), Bytes::from_static(bytes))).collect()
     }
 
     fn compared(a: &[(i64, &'static [u8])], b: &[(i64, &'static [u8])]) -> Vec<String> {
         let replicas = [("1".to_string(), replica(a)), ("2".to_string(), replica(b))];
-        compare(&replicas, &BTreeMap::from([("g".to_string(), 3)]))
+        compare(&replicas, &BTreeMap::from([(7, 3)]))
     }
 
     #[test]
@@ -163,14 +175,23 @@ mod comparison {
         assert_eq!(missing("w", &[ack], &[Record { offset: 4, ..held }]).len(), 1);
     }
 
-    #[test]
-    fn dump_with_two_contents_at_one_offset_is_refused() {
-        let line = |payload: &str| {
+    fn parsed(second_byte: u64) -> Result<Replica, String> {
+        let entry = |byte: u64| {
             format!(
-                "{{\"type\":\"entry\",\"kind\":\"records\",\"group\":\"g\",\"base_offset\":0,\"payload\":\"{payload}\"}}\n"
+                "{{\"kind\":\"entry\",\"type\":\"Records\",\"group\":7,\"file\":1,\"byte\":{byte},\"base_offset\":0,\"payload\":4}}\n"
             )
         };
-        assert_eq!(parse_dump(&(line("YWI=") + &line("YWI="))).expect("the same twice").len(), 1);
-        assert!(parse_dump(&(line("YWI=") + &line("YWM="))).is_err());
+        let group = "{\"kind\":\"group\",\"group\":7,\"directory\":\"d\"}\n".to_string();
+        let control = "{\"kind\":\"entry\",\"type\":\"Noop\",\"group\":7}\n";
+        parse_dump(&(group + control + &entry(64) + &entry(second_byte)), |directory, file, byte, length| {
+            assert_eq!((directory, file, length), ("d", 1, FRAME_HEADER + 4));
+            Ok(vec![byte as u8; length].into())
+        })
+    }
+
+    #[test]
+    fn dump_with_two_contents_at_one_offset_is_refused() {
+        assert_eq!(parsed(64).expect("the same twice").len(), 1);
+        assert!(parsed(65).is_err());
     }
 }
