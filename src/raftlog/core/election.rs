@@ -295,7 +295,8 @@ impl Core {
         if !rested || self.timer.is_none() {
             self.restart_timer(now);
         }
-        self.persist(out);
+        // Not persisted yet: a vote given in the same step goes into the same record. Whatever depends on it persists
+        // first, and so does the end of the step.
         self.announce(out);
     }
 

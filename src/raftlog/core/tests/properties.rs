@@ -68,6 +68,19 @@ fn configuration_without_voters_has_no_quorum() {
     assert_eq!(quorum::reached(&empty, |_| 5u64), None);
 }
 
+/// Ten thousand idle groups on a node must not cost more than some megabytes.
+#[test]
+fn core_of_an_idle_group_stays_below_two_kilobytes() {
+    use super::super::leader::Leading;
+    use super::super::progress::Progress;
+    let fixed = size_of::<super::super::Core>() + size_of::<Leading>();
+    let configuration = size_of::<(LogId, Configuration)>() + 3 * size_of::<ReplicaId>();
+    let followers = 2 * size_of::<Progress>();
+    let runs = 8 * size_of::<(Epoch, Index)>();
+    let all = fixed + configuration + followers + runs;
+    assert!(all <= 2_048, "{all} bytes");
+}
+
 /// A log as a plain list.
 #[derive(Default)]
 struct Model {

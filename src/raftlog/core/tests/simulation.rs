@@ -28,6 +28,9 @@ struct Simulation {
     dice: Dice,
     flying: Vec<(u64, Envelope)>,
     syncs: Vec<Option<u64>>,
+    /// Damaged, or with storage that completes no round any more, until restarted.
+    sick: Vec<bool>,
+    dead_disks: Vec<bool>,
     beats: Vec<u64>,
     /// Nodes cut off from those with another number.
     sides: Vec<u8>,
@@ -78,6 +81,8 @@ impl Simulation {
         Self {
             flying: Vec::new(),
             syncs: vec![None; count],
+            sick: vec![false; count],
+            dead_disks: vec![false; count],
             beats: vec![0; count],
             sides: vec![0; count],
             voters,
@@ -132,7 +137,7 @@ impl Simulation {
             if self.cluster.nodes[at].core.is_none() {
                 continue;
             }
-            if self.syncs[at].is_some_and(|done| done <= now) {
+            if self.syncs[at].is_some_and(|done| done <= now) && !self.dead_disks[at] {
                 self.syncs[at] = None;
                 self.cluster.complete_round(at);
             }
@@ -213,12 +218,20 @@ impl Simulation {
         }
         match self.dice.below(6) {
             0..=1 => self.crash(at),
-            2..=3 => {
+            2..=3 if self.dice.one_in(2) => {
                 for side in &mut self.sides {
                     *side = self.dice.below(2) as u8;
                 }
             }
-            4 if self.cluster.nodes[at].core.is_some() => self.cluster.feed(at, Event::OpenGate),
+            3 if self.cluster.nodes[at].core.is_some() && self.dice.one_in(3) => {
+                self.cluster.feed(at, Event::OpenGate);
+            }
+            4 if self.cluster.nodes[at].core.is_some() && self.dice.one_in(4) => {
+                self.sick[at] = true;
+                self.dead_disks[at] = self.dice.one_in(2);
+                let event = if self.dead_disks[at] { Event::StorageFailed } else { Event::Damaged };
+                self.cluster.feed(at, event);
+            }
             // Everyone loses power.
             5 if self.dice.one_in(5) => {
                 for at in 0..self.cluster.nodes.len() {
@@ -233,6 +246,8 @@ impl Simulation {
         let kept = if self.dice.one_in(2) { 0 } else { self.dice.below(8) as usize };
         self.cluster.crash(at, kept);
         self.syncs[at] = None;
+        self.sick[at] = false;
+        self.dead_disks[at] = false;
     }
 
     fn restart(&mut self, at: usize) {
@@ -254,6 +269,9 @@ impl Simulation {
         self.delay = self.delay.min(20);
         self.sync = self.sync.min(20);
         for at in 0..self.cluster.nodes.len() {
+            if self.sick[at] {
+                self.crash(at);
+            }
             if self.cluster.nodes[at].core.is_none() {
                 self.restart(at);
             }

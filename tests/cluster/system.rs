@@ -1,0 +1,266 @@
+//! Real processes: three brokers and a separate controller on free loopback ports, killed, stopped and restarted.
+//!
+//! The system under test is `kontiki start`, or with `KONTIKI_TEST_SYSTEM=kafka` Apache Kafka itself, which proves the
+//! harness and gives the figures Kontiki is compared with. Every process is ended, by its own handle, on drop.
+
+use super::kafka::{self, Partition};
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Brokers are nodes 1 to 3, the controller is node 4.
+pub const BROKERS: [u32; 3] = [1, 2, 3];
+/// The separate controller.
+pub const CONTROLLER: u32 = 4;
+
+/// What is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum System {
+    /// This project's binary.
+    Kontiki,
+    /// Apache Kafka from `target/foreign/kafka`.
+    Kafka,
+}
+
+impl System {
+    /// As the environment says.
+    pub fn chosen() -> System {
+        match std::env::var("KONTIKI_TEST_SYSTEM").as_deref() {
+            Ok("kafka") => System::Kafka,
+            Ok(other) if other != "kontiki" => panic!("KONTIKI_TEST_SYSTEM is kontiki or kafka, not {other}"),
+            _ => System::Kontiki,
+        }
+    }
+}
+
+/// Root of the checkout.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A running cluster of four processes.
+pub struct Cluster {
+    /// What runs.
+    pub system: System,
+    dir: PathBuf,
+    base_port: u16,
+    nodes: Vec<(u32, Option<Child>)>,
+}
+
+impl Cluster {
+    /// Starts all four nodes in a fresh directory and waits until every broker answers.
+    pub fn start(name: &str) -> Cluster {
+        let system = System::chosen();
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cluster-{name}"));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).expect("a directory for the cluster");
+        let nodes = [CONTROLLER].into_iter().chain(BROKERS).map(|id| (id, None)).collect();
+        let mut cluster = Cluster { system, dir, base_port: free_ports(), nodes };
+        if system == System::Kafka {
+            let port = cluster.base_port.to_string();
+            let status = cluster.peer_script().arg("prepare").arg(&cluster.dir).arg(port).status();
+            assert!(status.expect("kafka-cluster.sh").success(), "kafka directories could not be prepared");
+        }
+        for id in [CONTROLLER].into_iter().chain(BROKERS) {
+            cluster.spawn(id);
+        }
+        cluster.await_answers();
+        cluster
+    }
+
+    fn peer_script(&self) -> Command {
+        let mut command = Command::new(root().join("tests/long/peer/kafka-cluster.sh"));
+        command.env("KAFKA_LAYOUT", "separate").env("KAFKA_HEAP", "-Xms256m -Xmx512m");
+        command
+    }
+
+    /// Client address of a broker.
+    pub fn address(&self, broker: u32) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.base_port + broker as u16 - 1).into()
+    }
+
+    /// All client addresses, comma separated.
+    pub fn bootstrap(&self) -> String {
+        BROKERS.map(|b| self.address(b).to_string()).join(",")
+    }
+
+    /// Where a node keeps its data.
+    pub fn data_dir(&self, id: u32) -> PathBuf {
+        self.dir.join(format!("node-{id}/data"))
+    }
+
+    /// The cluster's own directory, for logs and histories.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn command(&self, id: u32) -> Command {
+        if self.system == System::Kafka {
+            let mut command = self.peer_script();
+            command.arg("run").arg(&self.dir).arg(id.to_string());
+            return command;
+        }
+        let local = |offset: u32| format!("127.0.0.1:{}", u32::from(self.base_port) + offset);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
+        command.args(["start", "--node-id", &id.to_string()]);
+        command.args(["--controllers", &format!("{CONTROLLER}@{}", local(10 + CONTROLLER))]);
+        command.args(["--peer-listen", &local(10 + id)]);
+        command.args(["--admin-listen", &local(4 + id)]);
+        command.arg("--data-dir").arg(self.data_dir(id));
+        if id == CONTROLLER {
+            command.args(["--roles", "controller"]);
+        } else {
+            command.args(["--roles", "broker", "--listen", &local(id - 1)]);
+        }
+        command
+    }
+
+    fn slot(&mut self, id: u32) -> &mut Option<Child> {
+        &mut self.nodes.iter_mut().find(|(node, _)| *node == id).expect("a known node").1
+    }
+
+    /// Starts a node that is not running.
+    pub fn spawn(&mut self, id: u32) {
+        let log_path = self.dir.join(format!("node-{id}.log"));
+        let log = File::options().append(true).create(true).open(log_path).expect("a log file");
+        let child = self
+            .command(id)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("node {id} does not start: {e}"));
+        let slot = self.slot(id);
+        assert!(slot.is_none(), "node {id} runs already");
+        *slot = Some(child);
+    }
+
+    /// `kill -9`, and waits for the process to be gone.
+    pub fn kill(&mut self, id: u32) {
+        if let Some(mut child) = self.slot(id).take() {
+            child.kill().expect("a signal to our own child");
+            child.wait().expect("our own child");
+        }
+    }
+
+    /// Sends a signal to a running node.
+    pub fn signal(&mut self, id: u32, signal: rustix::process::Signal) {
+        let child = self.slot(id).as_ref().expect("a running node");
+        let pid = rustix::process::Pid::from_child(child);
+        rustix::process::kill_process(pid, signal).expect("a signal to our own child");
+    }
+
+    /// SIGTERM, and waits for an orderly end; kills and fails after 30 s.
+    pub fn stop(&mut self, id: u32) {
+        self.signal(id, rustix::process::Signal::TERM);
+        let mut child = self.slot(id).take().expect("a running node");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match child.try_wait().expect("our own child") {
+                Some(_) => return,
+                None if Instant::now() > deadline => {
+                    child.kill().expect("a signal to our own child");
+                    child.wait().expect("our own child");
+                    panic!("node {id} did not stop within 30 s of SIGTERM");
+                }
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Resident bytes of a running node.
+    pub fn resident_bytes(&mut self, id: u32) -> u64 {
+        let pid = self.slot(id).as_ref().expect("a running node").id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a live process");
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).expect("kB") * 1024
+    }
+
+    /// Fails if a node that should run has ended by itself.
+    pub fn assert_running(&mut self) {
+        for (id, slot) in &mut self.nodes {
+            if let Some(status) = slot.as_mut().and_then(|c| c.try_wait().expect("our own child")) {
+                panic!("node {id} ended by itself: {status}");
+            }
+        }
+    }
+
+    /// Waits until every broker answers Metadata.
+    pub fn await_answers(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for broker in BROKERS {
+            // An unknown topic is an answer too; a refused or silent connection is none.
+            while let Err(error) = kafka::partitions(self.address(broker), "no-such-topic") {
+                if error.to_string().starts_with("topic error") {
+                    break;
+                }
+                self.assert_running();
+                assert!(Instant::now() < deadline, "broker {broker} does not answer: {error}");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+
+    /// What the first broker that answers says of a topic.
+    pub fn partitions(&self, topic: &str, ask: &[u32]) -> Option<Vec<Partition>> {
+        ask.iter().find_map(|&b| kafka::partitions(self.address(b), topic).ok())
+    }
+
+    /// The leader of a partition; waits up to 60 s for one.
+    pub fn leader(&self, topic: &str, partition: usize) -> u32 {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let found = self.partitions(topic, &BROKERS).and_then(|p| p.get(partition).map(|p| p.leader));
+            match found.and_then(|l| u32::try_from(l).ok()).filter(|l| BROKERS.contains(l)) {
+                Some(leader) => return leader,
+                None => assert!(Instant::now() < deadline, "no leader of {topic}/{partition} within 60 s"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until every broker sees every partition led and in sync on all three.
+    pub fn await_in_sync(&mut self, topic: &str, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            let views: Vec<_> = BROKERS.iter().map(|&b| kafka::partitions(self.address(b), topic)).collect();
+            let whole = |v: &std::io::Result<Vec<Partition>>| {
+                v.as_ref()
+                    .is_ok_and(|ps| !ps.is_empty() && ps.iter().all(|p| p.leader > 0 && p.in_sync.len() == 3))
+            };
+            if views.iter().all(whole) {
+                return;
+            }
+            self.assert_running();
+            assert!(
+                Instant::now() < deadline,
+                "{topic} not in sync on all brokers within {limit:?}: {views:?}"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for id in BROKERS.into_iter().chain([CONTROLLER]) {
+            self.kill(id);
+        }
+        if std::thread::panicking() {
+            eprintln!("logs and data of the failed cluster are in {}", self.dir.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// First of twenty consecutive free ports below the range the kernel takes outgoing ports from.
+fn free_ports() -> u16 {
+    let start = 20_000 + (std::process::id() % 500) as u16 * 20;
+    (0..500u16)
+        .map(|i| 20_000 + (start - 20_000 + i * 20) % 10_000)
+        .find(|&base| (base..base + 20).all(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, p)).is_ok()))
+        .expect("twenty free ports in a row")
+}

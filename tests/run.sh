@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Every test there is: installs the foreign Kafka clients (target/foreign), then runs cargo test in the release profile,
+# so that one build serves the unit tests, the cluster tests and the binary they start. Arguments go to cargo test.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tests/foreign/install.sh
+exec cargo test --release "$@"
