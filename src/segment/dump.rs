@@ -183,7 +183,10 @@ impl<W: Write> Dump<'_, W> {
             let salt = journal::salt(manifest.image.directory, manifest.era, number);
             let len = journal::scan(&*file, number, salt, &mut found);
             let len = len.map_err(|e| error::failed("read", &name, &e))?;
-            self.line("journal", json!({"file": number, "bytes": len, "needed": number >= manifest.position.file}))?;
+            self.line(
+                "journal",
+                json!({"file": number, "bytes": len, "needed": number >= manifest.position.file}),
+            )?;
             if number >= manifest.position.file && len < manifest.journal_file_bytes {
                 let short = format!("{}: {len} bytes, not {}", name.display(), manifest.journal_file_bytes);
                 self.problem(short)?;
@@ -201,7 +204,8 @@ impl<W: Write> Dump<'_, W> {
             let salt = journal::salt(manifest.image.directory, manifest.era, *number);
             let name = path.join(journal::file_name(*number));
             let file: &std::sync::Arc<dyn super::fs::File> = file;
-            journal::scan(&**file, *number, salt, &mut again).map_err(|e| error::failed("read", &name, &e))?;
+            journal::scan(&**file, *number, salt, &mut again)
+                .map_err(|e| error::failed("read", &name, &e))?;
         }
         let found = again.split_off(&manifest.position.sequence);
         let mut replay = Replay::new(self.fs, self.dir, manifest.image.clone(), None);
@@ -210,7 +214,7 @@ impl<W: Write> Dump<'_, W> {
             let file = batch.map(|b| &files[&b.file]);
             self.batch(sequence, batch.zip(file), durable, &mut replay)?;
         }
-        replay.finish();
+        let _doubtful = replay.finish();
         Ok(replay.image)
     }
 
@@ -254,7 +258,9 @@ impl<W: Write> Dump<'_, W> {
                 let read = replay.read_extent(&path, *group, extent, *count, *header_crc);
                 if is_there && read.is_none() && sequence <= durable {
                     let (first, last) = (extent.first, extent.last.index);
-                    self.problem(format!("group {group}: entries {first}..={last} by reference are damaged"))?;
+                    self.problem(format!(
+                        "group {group}: entries {first}..={last} by reference are damaged"
+                    ))?;
                 }
             }
             let notes = replay.notes.len();
@@ -309,7 +315,10 @@ impl<W: Write> Dump<'_, W> {
         let handle = match self.fs.open(&path, OpenMode::Read) {
             Ok(handle) => handle,
             Err(_) if mark <= SEGMENT_HEADER => {
-                return self.line("segment", json!({"group": group.group.0, "file": file.number, "state": "absent"}));
+                return self.line(
+                    "segment",
+                    json!({"group": group.group.0, "file": file.number, "state": "absent"}),
+                );
             }
             Err(e) => return self.problem(format!("{name}: {e}")),
         };
@@ -386,7 +395,10 @@ impl<W: Write> Dump<'_, W> {
                 }
             }
         }
-        self.line("index", json!({"group": group.group.0, "file": file.number, "slots": slots, "covers": covered}))
+        self.line(
+            "index",
+            json!({"group": group.group.0, "file": file.number, "slots": slots, "covers": covered}),
+        )
     }
 }
 
@@ -418,9 +430,13 @@ fn record_line(batch: u64, record: &Record) -> Value {
         Record::Options(_, o) => {
             json!({"segment_bytes": o.segment_bytes, "index_interval_bytes": o.index_interval_bytes})
         }
-        Record::HardState(_, h) => json!({"epoch": h.epoch.to_string(), "vote": h.vote.map(|v| v.to_string()),
-            "sealed": h.sealed, "dirty": h.dirty, "doubt": format!("{:?}", h.doubt)}),
-        Record::Inline { file, byte, frames, .. } => json!({"file": file, "byte": byte, "bytes": frames.len()}),
+        Record::HardState(_, h) => {
+            json!({"epoch": h.epoch.to_string(), "vote": h.vote.map(|v| v.to_string()),
+            "sealed": h.sealed, "dirty": h.dirty, "doubt": format!("{:?}", h.doubt)})
+        }
+        Record::Inline { file, byte, frames, .. } => {
+            json!({"file": file, "byte": byte, "bytes": frames.len()})
+        }
         Record::Reference { extent: e, count, .. } => json!({"file": e.file, "byte": e.byte, "bytes": e.len,
             "first": e.first.0, "last": e.last.to_string(), "entries": count}),
         Record::Open { file, prev, base_offset, .. } => {

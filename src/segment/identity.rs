@@ -126,7 +126,8 @@ fn format(fs: &Arc<dyn Fs>, options: &StoreOptions) -> Result<Manifest> {
     let directory = fs.entropy();
     let (era, number, sequence) = (1, 1, 1);
     let bytes = options.journal_file_bytes;
-    let journal = Journal::create(fs.clone(), journals, (directory, era), bytes, number, sequence).map_err(io)?;
+    let journal =
+        Journal::create(fs.clone(), journals, (directory, era), bytes, number, sequence).map_err(io)?;
     let mut image = Image::new(options.identity.node, directory);
     image.cluster = options.identity.cluster.clone();
     let manifest = Manifest {

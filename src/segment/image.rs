@@ -217,7 +217,8 @@ impl GroupImage {
                 return Ok(file + 1);
             }
             Record::Cut { cut, new_file, .. } => {
-                let is_inside = cut.last.index < self.last().index && cut.last.index >= self.log_start.prev.index;
+                let is_inside =
+                    cut.last.index < self.last().index && cut.last.index >= self.log_start.prev.index;
                 if !is_inside || (cut.file != 0 && self.files.iter().all(|f| f.number != cut.file)) {
                     return Err("a cut that is not in the log");
                 }
@@ -302,7 +303,8 @@ impl Image {
                 self.groups.remove(group).ok_or("removal of an unknown group")?;
             }
             other => {
-                let files = self.groups.get_mut(&other.group()).ok_or("record of an unknown group")?.apply(other)?;
+                let files =
+                    self.groups.get_mut(&other.group()).ok_or("record of an unknown group")?.apply(other)?;
                 self.next_file = self.next_file.max(files);
             }
         }

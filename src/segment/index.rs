@@ -207,6 +207,7 @@ pub(crate) struct TermIndex(pub Vec<TermSpan>);
 
 impl TermIndex {
     pub(crate) fn push(&mut self, meta: &EntryMeta) {
+        self.drop_hollow(meta.id.index);
         if self.0.last().is_none_or(|span| span.epoch != meta.id.epoch) {
             let end = meta.base_offset;
             self.0.push(TermSpan { epoch: meta.id.epoch, first: meta.id.index, records: None, end });
@@ -218,8 +219,18 @@ impl TermIndex {
         }
     }
 
+    /// A span whose entries have all gone (a log start at the end of the log) gives way to the next one.
+    fn drop_hollow(&mut self, next: Index) {
+        if self.0.last().is_some_and(|span| span.first >= next) {
+            self.0.pop();
+        }
+    }
+
     /// Takes an extent of which only the starts of its terms are known.
     pub(crate) fn push_extent(&mut self, terms: &[(Epoch, Index)], last: Index, before: Offset, end: Offset) {
+        if let Some((_, first)) = terms.first() {
+            self.drop_hollow(*first);
+        }
         for (i, (epoch, first)) in terms.iter().enumerate() {
             if self.0.last().is_none_or(|span| span.epoch != *epoch) {
                 self.0.push(TermSpan { epoch: *epoch, first: *first, records: None, end: before });
@@ -283,7 +294,8 @@ mod tests {
         let fs = SimFs::new(1);
         let path = PathBuf::from("/f.idx");
         for i in 0..3 {
-            let run = SlotRun { from: i * 1000, to: i * 1000 + 1000, slots: vec![slot(i * 10), slot(i * 10 + 5)] };
+            let run =
+                SlotRun { from: i * 1000, to: i * 1000 + 1000, slots: vec![slot(i * 10), slot(i * 10 + 5)] };
             append_chunk(&fs, &path, 7, &run).expect("written");
         }
         assert_eq!(load(&fs, &path, 7, 0).slots.len(), 6);

@@ -27,7 +27,7 @@ const BLOCK_HEADER: usize = 44;
 /// Payload bytes of a block.
 pub(crate) const BLOCK_PAYLOAD: usize = BLOCK - BLOCK_HEADER - 7 * TAG;
 const BATCH_VERSION: u16 = 1;
-const BATCH_HEADER: usize = 24;
+const BATCH_HEADER: usize = 28;
 /// Zeros are written this much at a time, ahead of use.
 const ZERO_STEP: u64 = 1 << 20;
 
@@ -152,19 +152,28 @@ pub(crate) fn begin_batch(out: &mut Vec<u8>, records: u32, groups: &[GroupId]) {
     out.put_u32_le(0);
     out.put_u32_le(u32::try_from(groups.len()).expect("groups of a batch fit"));
     out.put_u64_le(0);
+    out.put_u32_le(0);
     debug_assert_eq!(out.len(), BATCH_HEADER);
     groups.iter().for_each(|g| out.put_u64_le(g.0));
 }
 
-/// Fills in the length once the records stand behind the header.
-pub(crate) fn finish_batch(out: &mut [u8]) {
+/// Completes the head once the records stand behind it: length of the batch, length of the journal file it
+/// goes to (so that a file cut short is noticed), and a CRC of its own, so that the groups can be named
+/// even when a record is damaged.
+pub(crate) fn finish_batch(out: &mut [u8], file_bytes: u64) {
     let len = u32::try_from(out.len()).expect("a batch is below 4 GiB");
     out[8..12].copy_from_slice(&len.to_le_bytes());
+    out[16..24].copy_from_slice(&file_bytes.to_le_bytes());
+    let groups = u32_at(out, 12) as usize;
+    let crc = head_crc(&out[..BATCH_HEADER + groups * 8]);
+    out[24..28].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// Fills in the length of the journal file it goes to, so that a file cut short is noticed.
-pub(crate) fn set_file_bytes(out: &mut [u8], file_bytes: u64) {
-    out[16..24].copy_from_slice(&file_bytes.to_le_bytes());
+fn head_crc(head: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&head[..24]);
+    hasher.update(&head[BATCH_HEADER..]);
+    hasher.finalize()
 }
 
 /// Head of a batch.
@@ -183,7 +192,11 @@ pub(crate) fn parse_head(payload: &[u8]) -> Option<(BatchHead, usize)> {
     get_u16(&mut at)?;
     let (records, len, count) = (get_u32(&mut at)?, get_u32(&mut at)?, get_u32(&mut at)?);
     let file_bytes = get_u64(&mut at)?;
+    let crc = get_u32(&mut at)?;
     if version != BATCH_VERSION || (count as usize) > at.len() / 8 {
+        return None;
+    }
+    if head_crc(&payload[..BATCH_HEADER + count as usize * 8]) != crc || (len as usize) < BATCH_HEADER {
         return None;
     }
     let mut groups = Vec::with_capacity(count as usize);
@@ -270,9 +283,25 @@ fn note(found: &mut std::collections::BTreeMap<u64, Found>, file: u64, header: &
     }
 }
 
-/// Payload of the leading good blocks of a batch (all of it if the batch is complete).
+/// Payload of the block at a place, unchecked, if it is tagged as the first block of this batch.
+pub(crate) fn peek_payload(
+    file: &dyn File,
+    salt: u64,
+    sequence: u64,
+    start: u32,
+) -> io::Result<Option<Bytes>> {
+    let mut block = vec![0; BLOCK];
+    let n = file.pread(&mut block, u64::from(start) * BLOCK as u64)?;
+    let is_ours = n == BLOCK && block[..TAG] == tag(salt, sequence, 0);
+    let mut payload = Vec::with_capacity(BLOCK_PAYLOAD);
+    gather(&block, &mut payload);
+    Ok(is_ours.then(|| Bytes::from(payload)))
+}
+
+/// Payload of a batch. If it is not complete: of the leading good blocks and the first bad one, of which
+/// only what has its own CRC may be believed.
 pub(crate) fn read_batch(file: &dyn File, found: &Found) -> io::Result<Bytes> {
-    let blocks = found.leading();
+    let blocks = (found.leading() + 1).min(found.blocks as usize);
     let mut raw = vec![0; blocks * BLOCK];
     let n = file.pread(&mut raw, u64::from(found.start) * BLOCK as u64)?;
     raw.truncate(n - n % BLOCK);
@@ -530,7 +559,7 @@ mod tests {
         let mut out = Vec::new();
         begin_batch(&mut out, 0, &[GroupId(1), GroupId(9)]);
         out.extend((0..n).map(|i| i as u8));
-        finish_batch(&mut out);
+        finish_batch(&mut out, 1 << 16);
         out
     }
 

@@ -130,9 +130,9 @@ struct Slot {
     failed: AtomicBool,
 }
 
-static SLOTS: [Slot; MAPS_MAX] = [const {
-    Slot { start: AtomicUsize::new(0), end: AtomicUsize::new(0), failed: AtomicBool::new(false) }
-}; MAPS_MAX];
+static SLOTS: [Slot; MAPS_MAX] =
+    [const { Slot { start: AtomicUsize::new(0), end: AtomicUsize::new(0), failed: AtomicBool::new(false) } };
+        MAPS_MAX];
 /// Slots ever used; the handler looks no further.
 static USED: AtomicUsize = AtomicUsize::new(0);
 static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());

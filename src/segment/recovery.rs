@@ -45,7 +45,8 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
     let lock = identity::lock(&*fs, &options.dir)?;
     let manifest = identity::load_or_format(&fs, &options)?;
     if options.reserve_bytes == StoreOptions::RESERVE_DEFAULT {
-        let space = fs.space(&options.dir).map_err(|e| error::failed("ask the space of", &options.dir, &e))?;
+        let space =
+            fs.space(&options.dir).map_err(|e| error::failed("ask the space of", &options.dir, &e))?;
         options.reserve_bytes = (space.total / 100).max(64 << 20);
     }
     let dir = options.dir.clone();
@@ -67,7 +68,8 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
     if scanned.is_short && !manifest.clean {
         replay.bad_batch(durable + 1, None);
     }
-    replay.finish();
+    let doubtful = replay.finish();
+    widen_doubt(&*fs, &dir, &mut replay, &doubtful)?;
     identity::check_cluster(replay.image.cluster.as_deref(), &options)?;
     check_groups(&*fs, &dir, &manifest, &mut replay)?;
     let dirs = tidy(&*fs, &dir, &mut replay)?;
@@ -128,7 +130,8 @@ fn judge(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result<BTreeMa
     for sequence in manifest.position.sequence..=end {
         let verdict = match scanned.batches.get(&sequence) {
             Some(found) => judge_found(scanned, manifest, sequence, found, durable)?,
-            None if sequence <= durable => Some(Judged::Bad(None)),
+            // Not one good block: its head may still be readable right behind the batch before.
+            None if sequence <= durable => Some(Judged::Bad(groups_behind(scanned, manifest, sequence)?)),
             None => None,
         };
         if let Some(verdict) = verdict {
@@ -136,7 +139,8 @@ fn judge(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result<BTreeMa
         }
     }
     if end == durable && !scanned.is_short && is_lost_batch(scanned, manifest, durable)? {
-        judged.insert(durable + 1, Judged::Bad(None));
+        let groups = groups_behind(scanned, manifest, durable + 1)?;
+        judged.insert(durable + 1, Judged::Bad(groups));
     }
     Ok(judged)
 }
@@ -169,23 +173,44 @@ fn judge_found(
     Ok(Some(Judged::Bad(head.map(|(head, _)| head.groups))))
 }
 
+/// Where the batch of a sequence can stand if none of its blocks is good: right behind the one before it,
+/// or at the start of the next file.
+fn places_of(scanned: &Scanned, manifest: &Manifest, sequence: u64) -> Vec<(u64, u32)> {
+    let before = match scanned.batches.get(&(sequence - 1)) {
+        Some(found) => (found.file, found.start.saturating_add(found.blocks)),
+        None if sequence == manifest.position.sequence => (manifest.position.file, manifest.position.block),
+        None => return Vec::new(),
+    };
+    vec![before, (before.0 + 1, 0)]
+}
+
 /// Whether a batch stood right behind the last one and not one block of it is good any more.
 fn is_lost_batch(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result<bool> {
     let sequence = durable + 1;
-    let (number, start) = match scanned.batches.get(&durable) {
-        Some(found) => (found.file, found.start + found.blocks),
-        None => (manifest.position.file, manifest.position.block),
-    };
-    let salt = |number| journal::salt(manifest.image.directory, manifest.era, number);
     let failed = |e: io::Error| Error::Failed(format!("cannot read the journal: {e}"));
-    for (number, start) in [(number, start), (number + 1, 0)] {
+    for (number, start) in places_of(scanned, manifest, sequence) {
+        let salt = journal::salt(manifest.image.directory, manifest.era, number);
         if let Some((file, _)) = scanned.files.get(&number) {
-            if journal::is_damage(&**file, salt(number), sequence, start, None).map_err(failed)? {
+            if journal::is_damage(&**file, salt, sequence, start, None).map_err(failed)? {
                 return Ok(true);
             }
         }
     }
     Ok(false)
+}
+
+/// The groups a batch without a good block spoke of, if its head can still be read.
+fn groups_behind(scanned: &Scanned, manifest: &Manifest, sequence: u64) -> Result<Option<Vec<GroupId>>> {
+    let failed = |e: io::Error| Error::Failed(format!("cannot read the journal: {e}"));
+    for (number, start) in places_of(scanned, manifest, sequence) {
+        let salt = journal::salt(manifest.image.directory, manifest.era, number);
+        let Some((file, _)) = scanned.files.get(&number) else { continue };
+        let payload = journal::peek_payload(&**file, salt, sequence, start).map_err(failed)?;
+        if let Some((head, _)) = payload.as_deref().and_then(journal::parse_head) {
+            return Ok(Some(head.groups));
+        }
+    }
+    Ok(None)
 }
 
 fn replay_all<'a>(
@@ -205,6 +230,32 @@ fn replay_all<'a>(
         }
     }
     Ok(replay)
+}
+
+/// A lost record may have been a `Cut`. The file it opened is still there and says behind which entry its
+/// log went on: from there on, what we have may be what was cut.
+fn widen_doubt(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>, groups: &BTreeSet<GroupId>) -> Result<()> {
+    let files = replay.image.files();
+    for group in groups {
+        let Some(image) = replay.image.groups.get_mut(group) else { continue };
+        let path = segment_file::groups_dir(dir).join(&image.dir);
+        for name in list_or_none(fs, &path)? {
+            if !name.ends_with(".segment")
+                || segment_file::number_of(&name).is_none_or(|n| files.contains(&n))
+            {
+                continue;
+            }
+            let mut header = vec![0; SEGMENT_HEADER as usize];
+            let read = fs.open(&path.join(&name), OpenMode::Read).and_then(|f| f.pread(&mut header, 0));
+            let prev = read.ok().and_then(|_| segment_file::decode_header(&header));
+            if let Some((_, _, prev)) = prev.filter(|(g, ..)| g == group) {
+                if prev.index < image.last().index {
+                    image.damage(prev.index.next().max(image.first()), Index(u64::MAX));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks that every file is there as far as the manifest vouches for it, and that appends have a place
@@ -336,7 +387,9 @@ fn highest_file(fs: &dyn Fs, dir: &Path) -> Result<u64> {
 
 fn list_or_none(fs: &dyn Fs, path: &Path) -> Result<Vec<String>> {
     match fs.list(path) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
         other => other.map_err(|e| error::failed("list", path, &e)),
     }
 }

@@ -78,6 +78,10 @@ impl<'a> Replay<'a> {
     /// that fails never happened.
     pub(crate) fn find_ends(&self, records: &[Record]) -> BTreeMap<GroupId, usize> {
         let mut ends = BTreeMap::new();
+        // A file that the same batch drops again and that is gone was unlinked, which happens only once
+        // the batch and all its extents are durable.
+        let mut whole = Self::new(self.fs, self.dir, self.image.clone(), None);
+        let survivors = whole.batch(records, None).map(|()| whole.image.files()).unwrap_or_default();
         let mut dirs: BTreeMap<GroupId, String> =
             self.image.groups.iter().map(|(g, image)| (*g, image.dir.clone())).collect();
         for (at, record) in records.iter().enumerate() {
@@ -87,8 +91,14 @@ impl<'a> Replay<'a> {
                 }
                 Record::Reference { group, extent, count, header_crc, .. } if !ends.contains_key(group) => {
                     let path = dirs.get(group).map(|d| segment_file::path(self.dir, d, extent.file));
-                    let read = path.and_then(|p| self.read_extent(&p, *group, extent, *count, *header_crc));
-                    if read.is_none() {
+                    let is_gone = |p: &Path| match self.fs.open(p, OpenMode::Read) {
+                        Err(e) => e.kind() == io::ErrorKind::NotFound && !survivors.contains(&extent.file),
+                        Ok(_) => false,
+                    };
+                    let is_sound = path.is_some_and(|p| {
+                        is_gone(&p) || self.read_extent(&p, *group, extent, *count, *header_crc).is_some()
+                    });
+                    if !is_sound {
                         ends.insert(*group, at);
                     }
                 }
@@ -99,7 +109,11 @@ impl<'a> Replay<'a> {
     }
 
     /// Applies a complete batch.
-    pub(crate) fn batch(&mut self, records: &[Record], ends: Option<&BTreeMap<GroupId, usize>>) -> Result<()> {
+    pub(crate) fn batch(
+        &mut self,
+        records: &[Record],
+        ends: Option<&BTreeMap<GroupId, usize>>,
+    ) -> Result<()> {
         self.ended = ends.cloned().unwrap_or_default();
         for (at, record) in records.iter().enumerate() {
             let group = record.group();
@@ -246,7 +260,8 @@ impl<'a> Replay<'a> {
             g.push_extent(extent, terms);
             g.damage(extent.first, extent.last.index);
             self.is_damaged = true;
-            self.notes.push(format!("group {group}: entries {}..={} are damaged", extent.first, extent.last.index));
+            self.notes
+                .push(format!("group {group}: entries {}..={} are damaged", extent.first, extent.last.index));
             self.raise(group, Doubt::Entries);
             return Ok(());
         };
@@ -319,8 +334,8 @@ impl<'a> Replay<'a> {
         Ok(handle)
     }
 
-    /// Ends the pass: gaps nothing has closed are damage without a known end.
-    pub(crate) fn finish(&mut self) {
+    /// Ends the pass: gaps nothing has closed are damage without a known end. Answers the groups in doubt.
+    pub(crate) fn finish(&mut self) -> BTreeSet<GroupId> {
         for group in std::mem::take(&mut self.gaps) {
             if let Some(g) = self.image.groups.get_mut(&group) {
                 let first = g.last().index.next();
@@ -332,6 +347,7 @@ impl<'a> Replay<'a> {
                 g.doubt(*doubt);
             }
         }
+        self.doubts.keys().copied().collect()
     }
 
     /// Marks entries of a file as damaged.

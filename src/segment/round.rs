@@ -64,13 +64,7 @@ pub(crate) struct Change {
 
 impl Change {
     pub(crate) fn plain(record: Record) -> Op {
-        Op::Change(Box::new(Self {
-            record,
-            new: None,
-            trim: None,
-            unlink: Vec::new(),
-            remove_dir: None,
-        }))
+        Op::Change(Box::new(Self { record, new: None, trim: None, unlink: Vec::new(), remove_dir: None }))
     }
 }
 

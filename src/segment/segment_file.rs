@@ -58,6 +58,17 @@ pub(crate) fn encode_header(group: GroupId, file: &FileImage) -> Vec<u8> {
     out
 }
 
+/// Reads a header: group, number, entry before the first; None if it is not sound.
+pub(crate) fn decode_header(bytes: &[u8]) -> Option<(GroupId, u64, LogId)> {
+    let header = bytes.get(..SEGMENT_HEADER as usize)?;
+    let at = |i: usize| u64::from_le_bytes(header[i..i + 8].try_into().expect("eight bytes"));
+    let (group, number) = (GroupId(at(16)), at(24));
+    let prev = LogId::new(at(32), at(40), at(48));
+    let base_offset = Offset(at(56) as i64);
+    let is_sound = encode_header(group, &FileImage::new(number, prev, base_offset)) == header;
+    is_sound.then_some((group, number, prev))
+}
+
 /// One frame met on a walk.
 #[derive(Clone, Debug)]
 pub(crate) struct Met {
@@ -123,11 +134,8 @@ impl Walk {
             return Err("frame runs beyond the end");
         }
         check_chain(self.expect, &meta)?;
-        let met = Met {
-            meta,
-            byte: self.base + self.at as u64,
-            frame: self.view.slice(self.at..self.at + len),
-        };
+        let met =
+            Met { meta, byte: self.base + self.at as u64, frame: self.view.slice(self.at..self.at + len) };
         self.at += len;
         self.expect = Expect::After(meta.id, meta.next_offset());
         Ok(met)

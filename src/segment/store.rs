@@ -43,7 +43,8 @@ pub struct Store {
     round: u64,
     is_in_flight: bool,
     failure: Option<String>,
-    is_full: bool,
+    /// Bytes that were refused for lack of space, until something was granted.
+    refused_bytes: Option<u64>,
     tail_bytes: usize,
     /// Entries in the tails, oldest first.
     tail_order: VecDeque<(GroupId, Index)>,
@@ -83,7 +84,7 @@ impl Store {
             round: 1,
             is_in_flight: false,
             failure: None,
-            is_full: false,
+            refused_bytes: None,
             tail_bytes: 0,
             tail_order: VecDeque::new(),
             lru,
@@ -119,7 +120,7 @@ impl Store {
     /// A disk error in the front half: full is an answer, anything else shuts the store.
     fn latch(&mut self, error: Error) -> Error {
         match &error {
-            Error::DiskFull => self.is_full = true,
+            Error::DiskFull => self.refused_bytes = Some(0),
             Error::Failed(why) => self.failure = Some(why.clone()),
             _ => {}
         }
@@ -152,7 +153,8 @@ impl Store {
     pub fn create_group(&mut self, spec: GroupSpec) -> Result<()> {
         self.ready()?;
         assert!(!self.groups.contains_key(&spec.group), "group {} exists", spec.group);
-        let is_plain = !spec.name.is_empty() && !spec.name.starts_with('.') && !spec.name.contains(['/', '\0']);
+        let is_plain =
+            !spec.name.is_empty() && !spec.name.starts_with('.') && !spec.name.contains(['/', '\0']);
         assert!(is_plain, "group name {:?} is no plain directory name", spec.name);
         let number = self.next_file;
         let dir = if self.dirs.contains(&spec.name) {
@@ -245,7 +247,8 @@ impl Store {
         assert!(g.image.fits(&first.meta), "{:?} does not continue {:?}", first.meta, g.image.last());
         for pair in entries.windows(2) {
             let (a, b) = (&pair[0].meta, &pair[1].meta);
-            let fits = b.predecessor() == a.id && b.id.epoch >= a.id.epoch && b.base_offset == a.next_offset();
+            let fits =
+                b.predecessor() == a.id && b.id.epoch >= a.id.epoch && b.base_offset == a.next_offset();
             assert!(fits, "{b:?} does not continue {a:?}");
         }
         let runs = place::split(g.image.active().end, g.image.options.segment_bytes, &entries);

@@ -200,7 +200,6 @@ impl Writer {
                 }
             }
         }
-        journal::finish_batch(batch);
         Ok(())
     }
 
@@ -265,7 +264,7 @@ impl Writer {
         let journal = &mut self.journal;
         let done = self.pool.sync(files, is_threaded, || {
             let file_bytes = journal.reserve(batch.len())?;
-            journal::set_file_bytes(batch, file_bytes);
+            journal::finish_batch(batch, file_bytes);
             journal.append(batch)?;
             journal.handle().fdatasync()
         });
@@ -408,7 +407,6 @@ impl Writer {
     fn mark(&mut self) -> Result<()> {
         let mut batch = Vec::new();
         journal::begin_batch(&mut batch, 0, &[]);
-        journal::finish_batch(&mut batch);
         self.make_durable(&mut batch, &Progress::default())?;
         self.is_marked = true;
         Ok(())
@@ -523,4 +521,3 @@ fn encode_inline(op: &Entries, batch: &mut Vec<u8>, progress: &mut Progress) {
     record::finish_inline(batch, start);
     progress.lag.push(Lag { group: op.group, file: op.file.clone(), byte: op.byte, bytes });
 }
-

@@ -89,7 +89,8 @@ impl Store {
         let groups = &self.groups;
         if self.lru.queue.len() > 4 * (self.lru.limits.open_files + self.lru.limits.maps) {
             self.lru.queue.retain(|(group, number, tick)| {
-                let segment = |g: &super::Group| g.segments.iter().any(|s| s.number == *number && s.used_at == *tick);
+                let segment =
+                    |g: &super::Group| g.segments.iter().any(|s| s.number == *number && s.used_at == *tick);
                 groups.get(group).is_some_and(segment)
             });
         }

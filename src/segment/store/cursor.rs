@@ -154,14 +154,16 @@ impl Store {
                     let max_timestamp = met.max_timestamp();
                     let payload = met.payload();
                     cursor.next = met.meta.id.index.next();
-                    let check = FrameCheck::new(met.frame, met.byte, map.clone(), cursor.group, met.meta.id.index);
+                    let check =
+                        FrameCheck::new(met.frame, met.byte, map.clone(), cursor.group, met.meta.id.index);
                     let check = check.reporting_to(self.damage.clone());
                     let (meta, byte) = (met.meta, met.byte);
                     return Ok(Some(Item { meta, payload, byte, max_timestamp, check: Some(check) }));
                 }
                 Some(Err(why)) => {
-                    let index = walk.index();
-                    self.damage.note(cursor.group, index, index);
+                    // What lies between the bad frame and the entry wanted cannot be reached either.
+                    let index = walk.index().min(cursor.next);
+                    self.damage.note(cursor.group, index, cursor.next);
                     return Err(Error::Damaged(format!("entry {index} of group {}: {why}", cursor.group)));
                 }
             }

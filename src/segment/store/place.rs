@@ -103,9 +103,13 @@ impl Store {
         if needed <= allocated {
             return Ok(());
         }
-        let goal = (allocated + step).min(g.image.options.segment_bytes).max(needed);
+        let mut goal = (allocated + step).min(g.image.options.segment_bytes).max(needed);
         let path = segment_file::path(&self.options.dir, &g.image.dir, segment.number);
-        self.check_space(goal - allocated, is_control)?;
+        if self.check_space(goal - allocated, false).is_err() {
+            // Near the end of the disk the step shrinks to what is needed.
+            goal = needed;
+            self.check_space(goal - allocated, is_control)?;
+        }
         let done = handle.preallocate(allocated, goal - allocated);
         done.map_err(|e| self.latch(error::failed("reserve space in", &path, &e)))?;
         let segment = self.group_mut(group)?.active();
@@ -163,18 +167,19 @@ impl Store {
             return Ok(());
         }
         let space = self.fs.space(&self.options.dir);
-        let space = space.map_err(|e| self.latch(error::failed("ask the space of", &self.options.dir, &e)))?;
-        self.is_full = space.free < self.options.reserve_bytes.saturating_add(bytes);
-        if self.is_full { Err(Error::DiskFull) } else { Ok(()) }
+        let space =
+            space.map_err(|e| self.latch(error::failed("ask the space of", &self.options.dir, &e)))?;
+        let is_full = space.free < self.options.reserve_bytes.saturating_add(bytes);
+        self.refused_bytes = is_full.then_some(bytes);
+        if is_full { Err(Error::DiskFull) } else { Ok(()) }
     }
 
     /// Whether appends are refused for lack of space. Asks again while they were, so that it ends.
     pub fn is_full(&self) -> bool {
-        self.is_full
-            && self
-                .fs
-                .space(&self.options.dir)
-                .map_or(true, |space| space.free < self.options.reserve_bytes.saturating_add(STEP_MIN))
+        self.refused_bytes.is_some_and(|bytes| {
+            let needed = self.options.reserve_bytes.saturating_add(bytes);
+            self.fs.space(&self.options.dir).map_or(true, |space| space.free < needed)
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 #[test]
 fn small_append_costs_one_write_and_one_sync() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     store.create_group(spec(1)).expect("created");
     commit(&mut store, &mut writer).expect("durable");
     store.append(GroupId(1), records(&store, 1, 1, 1, 1000)).expect("taken");
@@ -25,7 +25,7 @@ fn small_append_costs_one_write_and_one_sync() {
 #[test]
 fn many_groups_share_one_sync() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     for group in 0..50 {
         store.create_group(spec(group)).expect("created");
     }
@@ -41,7 +41,7 @@ fn many_groups_share_one_sync() {
 #[test]
 fn large_append_goes_by_reference_and_is_written_once() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     store.create_group(spec(1)).expect("created");
     commit(&mut store, &mut writer).expect("durable");
     store.append(GroupId(1), records(&store, 1, 1, 2, 5000)).expect("taken");
@@ -59,7 +59,7 @@ fn large_append_goes_by_reference_and_is_written_once() {
 #[test]
 fn restart_finds_everything_by_value_and_by_reference() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     store.set_cluster("c1").expect("new");
     let state = HardState { epoch: Epoch::new(0, 3), vote: Some(replica()), ..HardState::default() };
     let mut want = Vec::new();
@@ -76,12 +76,12 @@ fn restart_finds_everything_by_value_and_by_reference() {
     }
     for clean in [false, true] {
         if clean {
-            let Opened { writer, .. } = start(&fs);
+            let Opened { writer, .. } = boot(&fs);
             writer.close().expect("closed");
         } else {
             fs.crash(5);
         }
-        let Opened { mut store, groups, cluster, writer, .. } = start(&fs);
+        let Opened { mut store, groups, cluster, writer, .. } = boot(&fs);
         assert_eq!(cluster.as_deref(), Some("c1"));
         assert_eq!(groups.len(), 3);
         for (group, want) in groups.iter().zip(&want) {
@@ -97,7 +97,7 @@ fn restart_finds_everything_by_value_and_by_reference() {
 #[test]
 fn truncation_goes_on_in_a_new_file_and_old_bytes_stay_as_they_were() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let g = GroupId(1);
     store.create_group(spec(1)).expect("created");
     store.append(g, records(&store, 1, 1, 10, 500)).expect("taken");
@@ -117,7 +117,7 @@ fn truncation_goes_on_in_a_new_file_and_old_bytes_stay_as_they_were() {
     assert_eq!(terms, [1, 1, 1, 1, 1, 2, 2, 2]);
     assert_eq!(store.epoch_end(g, Term(1)).expect("known"), Some((Epoch::new(0, 1), Offset(10))));
     fs.crash(1);
-    let Opened { mut store, groups, .. } = start(&fs);
+    let Opened { mut store, groups, .. } = boot(&fs);
     assert_eq!(groups[0].last, LogId::new(0, 2, 8));
     assert_eq!(read_all(&mut store, 1).expect("readable"), all);
 }
@@ -125,7 +125,7 @@ fn truncation_goes_on_in_a_new_file_and_old_bytes_stay_as_they_were() {
 #[test]
 fn log_start_frees_whole_segments_and_reads_before_it_are_refused() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let g = GroupId(1);
     store.create_group(spec(1)).expect("created");
     for _ in 0..10 {
@@ -139,7 +139,8 @@ fn log_start_frees_whole_segments_and_reads_before_it_are_refused() {
     let third = files[2].clone();
     let prev = LogId::new(0, 1, third.first.0 + 1);
     let base_offset = Offset(third.base_offset.0 + 4);
-    let start = LogStart { prev, base_offset, start_offset: Offset(base_offset.0 + 1), ..LogStart::default() };
+    let start =
+        LogStart { prev, base_offset, start_offset: Offset(base_offset.0 + 1), ..LogStart::default() };
     let on_disk = files_of(&fs, ".segment").len();
     store.set_log_start(g, start.clone()).expect("taken");
     assert_eq!(store.segments(g).expect("known")[0].first, third.first);
@@ -151,7 +152,7 @@ fn log_start_frees_whole_segments_and_reads_before_it_are_refused() {
     assert_eq!(store.read(g, prev.index.next(), 1).expect("read")[0].meta.base_offset, base_offset);
     assert!(matches!(store.fetch(g, Offset(0), Offset(99), 10, true), Err(Error::OutOfRange)));
     fs.crash(3);
-    let Opened { groups, .. } = start(&fs);
+    let Opened { groups, .. } = boot(&fs);
     assert_eq!(groups[0].log_start, start);
     assert_eq!(groups[0].epochs, [(Epoch::new(0, 1), prev.index.next())]);
 }
@@ -159,7 +160,7 @@ fn log_start_frees_whole_segments_and_reads_before_it_are_refused() {
 #[test]
 fn installed_log_start_replaces_the_log() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let g = GroupId(1);
     store.create_group(spec(1)).expect("created");
     store.append(g, records(&store, 1, 1, 10, 900)).expect("taken");
@@ -179,7 +180,7 @@ fn installed_log_start_replaces_the_log() {
     writer.idle();
     assert_eq!(files_of(&fs, ".segment").len(), 1);
     fs.crash(7);
-    let Opened { mut store, groups, .. } = start(&fs);
+    let Opened { mut store, groups, .. } = boot(&fs);
     assert_eq!(groups[0].log_start, start);
     assert_eq!(read_all(&mut store, 1).expect("readable"), want);
 }
@@ -187,7 +188,7 @@ fn installed_log_start_replaces_the_log() {
 #[test]
 fn removed_group_is_gone_and_its_name_may_be_used_at_once() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     store.create_group(spec(1)).expect("created");
     store.append(GroupId(1), records(&store, 1, 1, 5, 200)).expect("taken");
     commit(&mut store, &mut writer).expect("durable");
@@ -198,7 +199,7 @@ fn removed_group_is_gone_and_its_name_may_be_used_at_once() {
     assert!(matches!(store.last(GroupId(1)), Err(Error::UnknownGroup(GroupId(1)))));
     assert_eq!(files_of(&fs, ".segment").len(), 1);
     fs.crash(2);
-    let Opened { groups, .. } = start(&fs);
+    let Opened { groups, .. } = boot(&fs);
     assert_eq!(groups.iter().map(|g| (g.group.0, g.last.index.0)).collect::<Vec<_>>(), [(2, 0)]);
     assert_eq!(groups[0].name, "topic-1");
 }
@@ -240,7 +241,7 @@ fn full_disk_refuses_records_before_taking_them_and_lets_control_entries_pass() 
 fn failed_sync_latches_the_store_for_good() {
     for nth in 0..2 {
         let fs = SimFs::new(1);
-        let Opened { mut store, mut writer, .. } = start(&fs);
+        let Opened { mut store, mut writer, .. } = boot(&fs);
         store.create_group(spec(1)).expect("created");
         commit(&mut store, &mut writer).expect("durable");
         store.append(GroupId(1), records(&store, 1, 1, 1, 5000)).expect("taken");
@@ -258,13 +259,15 @@ fn failed_sync_latches_the_store_for_good() {
 #[test]
 fn fetch_finds_batches_by_offset_from_memory_and_from_files() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let g = GroupId(1);
     store.create_group(spec(1)).expect("created");
     for round in 0..40 {
         let last = store.last(g).expect("known");
         if round % 4 == 0 {
-            store.append(g, vec![entry(last, 1 + round / 4, EntryKind::Noop, 0, Bytes::new())]).expect("taken");
+            store
+                .append(g, vec![entry(last, 1 + round / 4, EntryKind::Noop, 0, Bytes::new())])
+                .expect("taken");
         }
         store.append(g, records(&store, 1, 1 + round / 4, 3, 700)).expect("taken");
         commit(&mut store, &mut writer).expect("durable");
@@ -299,7 +302,7 @@ fn fetch_finds_batches_by_offset_from_memory_and_from_files() {
 #[test]
 fn timestamps_are_found_like_a_scan_would() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let g = GroupId(1);
     store.create_group(spec(1)).expect("created");
     let mut model: Vec<(Offset, i64)> = Vec::new();
@@ -332,7 +335,7 @@ fn timestamps_are_found_like_a_scan_would() {
 #[test]
 fn rolled_segment_is_sealed_and_an_empty_one_does_not_roll() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let g = GroupId(1);
     store.create_group(spec(1)).expect("created");
     store.roll(g).expect("nothing to do");
@@ -351,7 +354,7 @@ fn rolled_segment_is_sealed_and_an_empty_one_does_not_roll() {
 #[test]
 fn bad_or_missing_index_changes_nothing_but_speed() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let g = GroupId(1);
     store.create_group(spec(1)).expect("created");
     for _ in 0..30 {
@@ -371,7 +374,7 @@ fn bad_or_missing_index_changes_nothing_but_speed() {
     for damage in damages {
         let fs = fs.fork();
         damage(&fs);
-        let Opened { mut store, .. } = start(&fs);
+        let Opened { mut store, .. } = boot(&fs);
         for from in [1, 17, 44, 90] {
             assert_eq!(store.read(g, Index(from), 1).expect("read")[0], want[from as usize - 1]);
         }
@@ -383,7 +386,7 @@ fn bad_or_missing_index_changes_nothing_but_speed() {
 #[test]
 fn flipped_byte_in_a_segment_is_never_served_and_is_remembered() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let g = GroupId(1);
     store.create_group(spec(1)).expect("created");
     for _ in 0..12 {
@@ -395,7 +398,7 @@ fn flipped_byte_in_a_segment_is_never_served_and_is_remembered() {
     let (path, _) = files_of(&fs, ".segment")[0].clone();
     // The payload of entry 3.
     fs.flip(&path, 64 + 2 * 780 + 300, 4);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     assert_eq!(store.read(g, Index(1), 1).expect("sound")[0].meta.id.index, Index(1));
     assert!(matches!(store.read(g, Index(3), 1), Err(Error::Damaged(_))));
     assert_eq!(store.read(g, Index(2), 1 << 20).expect("what is sound before it").len(), 1);
@@ -405,7 +408,7 @@ fn flipped_byte_in_a_segment_is_never_served_and_is_remembered() {
     assert!(store.has_work());
     commit(&mut store, &mut writer).expect("durable");
     fs.crash(1);
-    let Opened { groups, .. } = start(&fs);
+    let Opened { groups, .. } = boot(&fs);
     assert_eq!(groups[0].needs_repair, Some((Index(3), Index(3))));
     assert_eq!(groups[0].hard_state.doubt, Doubt::Entries);
 }
@@ -413,7 +416,7 @@ fn flipped_byte_in_a_segment_is_never_served_and_is_remembered() {
 #[test]
 fn unreadable_segment_is_an_error_of_its_group_alone() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     for group in 1..3 {
         store.create_group(spec(group)).expect("created");
         store.append(GroupId(group), records(&store, group, 1, 30, 700)).expect("taken");
@@ -421,7 +424,7 @@ fn unreadable_segment_is_an_error_of_its_group_alone() {
     commit(&mut store, &mut writer).expect("durable");
     writer.close().expect("closed");
     drop(store);
-    let Opened { mut store, .. } = start(&fs);
+    let Opened { mut store, .. } = boot(&fs);
     fs.fail_reads_of(Some("topic-1"));
     assert!(store.read(GroupId(1), Index(1), 1).is_err());
     assert_eq!(read_all(&mut store, 2).expect("readable").len(), 30);
@@ -432,7 +435,7 @@ fn unreadable_segment_is_an_error_of_its_group_alone() {
 fn directory_of_somebody_else_is_refused_with_advice() {
     let fs = SimFs::new(1);
     let arc = || Arc::new(fs.clone());
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let refusal = |result: Result<Opened>| match result {
         Err(Error::Refused(text)) => text,
         Err(other) => panic!("not refused: {other}"),
@@ -473,7 +476,7 @@ fn crash_at_any_point_of_formatting_leaves_a_directory_that_opens() {
 #[test]
 fn misdirected_write_is_noticed() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     let g = GroupId(1);
     store.create_group(spec(1)).expect("created");
     store.append(g, records(&store, 1, 1, 4, 700)).expect("taken");
@@ -482,7 +485,7 @@ fn misdirected_write_is_noticed() {
     writer.idle();
     writer.close().expect("closed");
     drop(store);
-    let Opened { mut store, groups, .. } = start(&fs);
+    let Opened { mut store, groups, .. } = boot(&fs);
     let range = groups[0].needs_repair.expect("noticed");
     assert_eq!(range, (Index(1), Index(4)));
     assert!(matches!(store.read(g, Index(1), 1), Err(Error::Damaged(_))));
@@ -491,7 +494,7 @@ fn misdirected_write_is_noticed() {
 #[test]
 fn tail_is_bounded_and_reads_go_on_from_files() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     for group in 1..4 {
         store.create_group(spec(group)).expect("created");
     }
@@ -512,7 +515,7 @@ fn tail_is_bounded_and_reads_go_on_from_files() {
 #[test]
 fn checkpoints_bound_the_journal() {
     let fs = SimFs::new(1);
-    let Opened { mut store, mut writer, .. } = start(&fs);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
     store.create_group(spec(1)).expect("created");
     for _ in 0..400 {
         store.append(GroupId(1), records(&store, 1, 1, 1, 1500)).expect("taken");
@@ -523,6 +526,6 @@ fn checkpoints_bound_the_journal() {
     assert!(journals.len() <= 7, "{journals:?}");
     assert_eq!(files_of(&fs, ".a").len(), 1);
     fs.crash(9);
-    let Opened { mut store, .. } = start(&fs);
+    let Opened { mut store, .. } = boot(&fs);
     assert_eq!(read_all(&mut store, 1).expect("readable").len(), 400);
 }

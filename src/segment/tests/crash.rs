@@ -43,7 +43,7 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let fs = SimFs::new(seed);
-        let Opened { store, writer, .. } = start(&fs);
+        let Opened { store, writer, .. } = boot(&fs);
         let random = StdRng::seed_from_u64(seed);
         Self {
             fs,
@@ -75,11 +75,8 @@ impl Run {
         let Some(mut model) = self.now(group) else {
             let mut spec = spec(group);
             spec.hard_state.epoch = Epoch::new(0, self.random.random_range(0..3));
-            let state = Model {
-                entries: Vec::new(),
-                hard_state: spec.hard_state,
-                log_start: spec.log_start.clone(),
-            };
+            let state =
+                Model { entries: Vec::new(), hard_state: spec.hard_state, log_start: spec.log_start.clone() };
             let done = self.store.create_group(spec).is_ok();
             if done {
                 self.note(group, Some(state));
@@ -216,8 +213,7 @@ impl Run {
                 }
             }
             assert_eq!(group.epochs, epochs, "seed {seed}");
-            let model =
-                Model { entries, hard_state: group.hard_state, log_start: group.log_start.clone() };
+            let model = Model { entries, hard_state: group.hard_state, log_start: group.log_start.clone() };
             assert_eq!((group.last, group.next_offset), model.last(), "seed {seed}");
             found.insert(group.group.0, Some(model));
         }
@@ -268,7 +264,8 @@ impl Run {
         let (id, seed) = (GroupId(group), self.seed);
         let at = self.random.random_range(0..model.entries.len());
         let want = &model.entries[at];
-        let got = self.store.read(id, want.meta.id.index, 2000).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let got =
+            self.store.read(id, want.meta.id.index, 2000).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         assert_eq!(got[..], model.entries[at..at + got.len()], "seed {seed}");
         assert_eq!(self.store.meta_at(id, want.meta.id.index).expect("there"), want.meta, "seed {seed}");
         let end = model.last().1;
@@ -361,7 +358,7 @@ fn orderly_end_keeps_everything_completed() {
         for _ in 0..5 {
             run.work(60);
             let fs = run.fs.clone();
-            let Opened { store, writer, .. } = start(&SimFs::new(0));
+            let Opened { store, writer, .. } = boot(&SimFs::new(0));
             let old = std::mem::replace(&mut run.writer, writer);
             run.store = store;
             old.close().expect("closed");

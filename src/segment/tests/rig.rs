@@ -48,13 +48,7 @@ pub fn batch(len: usize, fill: u8, timestamp: i64) -> Bytes {
 }
 
 /// The entry after `last`.
-pub fn entry(
-    (last, next): (LogId, Offset),
-    term: u64,
-    kind: EntryKind,
-    span: u32,
-    payload: Bytes,
-) -> Entry {
+pub fn entry((last, next): (LogId, Offset), term: u64, kind: EntryKind, span: u32, payload: Bytes) -> Entry {
     let meta = EntryMeta {
         id: LogId { epoch: Epoch::new(last.epoch.generation.0, term), index: last.index.next() },
         prev: last.epoch,
@@ -80,7 +74,7 @@ pub fn records(store: &Store, group: u64, term: u64, count: usize, len: usize) -
     entries
 }
 
-pub fn start(fs: &SimFs) -> Opened {
+pub fn boot(fs: &SimFs) -> Opened {
     open_on(Arc::new(fs.clone()), options()).expect("opens")
 }
 

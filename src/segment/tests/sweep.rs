@@ -22,7 +22,7 @@ struct Truth {
 }
 
 fn build(fs: &SimFs) -> Truth {
-    let Opened { mut store, mut writer, .. } = start(fs);
+    let Opened { mut store, mut writer, .. } = boot(fs);
     for group in 1..4 {
         store.create_group(spec(group)).expect("created");
     }
@@ -32,6 +32,7 @@ fn build(fs: &SimFs) -> Truth {
     for round in 0..33 {
         for group in 1..4 {
             let len = if round % 11 == 7 { 4300 } else { 150 + round * 3 };
+            let term = if group == 2 && round > 24 { 3 } else { term };
             store.append(GroupId(group), records(&store, group, term, 2, len)).expect("taken");
             count += 2;
         }
@@ -44,12 +45,13 @@ fn build(fs: &SimFs) -> Truth {
             // An orderly end is a checkpoint; the work goes on after a restart.
             writer.close().expect("closed");
             drop(store);
-            Opened { store, writer, .. } = start(fs);
+            Opened { store, writer, .. } = boot(fs);
         }
         if round == 20 {
             term = 2;
             for group in 1..4 {
-                let state = HardState { epoch: Epoch::new(0, 2), vote: Some(replica()), ..HardState::default() };
+                let state =
+                    HardState { epoch: Epoch::new(0, 2), vote: Some(replica()), ..HardState::default() };
                 store.save_hard_state(GroupId(group), state).expect("taken");
             }
             let last = store.last(GroupId(3)).expect("known");
