@@ -276,10 +276,12 @@ fn note(found: &mut std::collections::BTreeMap<u64, Found>, file: u64, header: &
         good: vec![false; header.blocks as usize],
     };
     let batch = found.entry(header.sequence).or_insert_with(new);
-    if batch.file == file && batch.start == start && batch.blocks == header.blocks {
-        if let Some(good) = batch.good.get_mut(header.block as usize) {
-            *good = true;
-        }
+    if batch.file == file
+        && batch.start == start
+        && batch.blocks == header.blocks
+        && let Some(good) = batch.good.get_mut(header.block as usize)
+    {
+        *good = true;
     }
 }
 

@@ -190,10 +190,10 @@ fn is_lost_batch(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result
     let failed = |e: io::Error| Error::Failed(format!("cannot read the journal: {e}"));
     for (number, start) in places_of(scanned, manifest, sequence) {
         let salt = journal::salt(manifest.image.directory, manifest.era, number);
-        if let Some((file, _)) = scanned.files.get(&number) {
-            if journal::is_damage(&**file, salt, sequence, start, None).map_err(failed)? {
-                return Ok(true);
-            }
+        if let Some((file, _)) = scanned.files.get(&number)
+            && journal::is_damage(&**file, salt, sequence, start, None).map_err(failed)?
+        {
+            return Ok(true);
         }
     }
     Ok(false)
@@ -248,10 +248,10 @@ fn widen_doubt(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>, groups: &BTreeS
             let mut header = vec![0; SEGMENT_HEADER as usize];
             let read = fs.open(&path.join(&name), OpenMode::Read).and_then(|f| f.pread(&mut header, 0));
             let prev = read.ok().and_then(|_| segment_file::decode_header(&header));
-            if let Some((_, _, prev)) = prev.filter(|(g, ..)| g == group) {
-                if prev.index < image.last().index {
-                    image.damage(prev.index.next().max(image.first()), Index(u64::MAX));
-                }
+            if let Some((_, _, prev)) = prev.filter(|(g, ..)| g == group)
+                && prev.index < image.last().index
+            {
+                image.damage(prev.index.next().max(image.first()), Index(u64::MAX));
             }
         }
     }

@@ -292,15 +292,15 @@ impl Store {
             g.tail.push(TailEntry { entry: entry.clone(), file: number, byte: place, max_timestamp });
         }
         // One op per group and round where nothing stands between: it decides by value or reference.
-        if let Some((_, at)) = g.last_op.filter(|(r, _)| *r == round) {
-            if let Some(Op::Entries(op)) = self.ops.get_mut(at) {
-                if op.file.number == number && op.byte + op.bytes == byte {
-                    op.bytes += bytes;
-                    op.entries.extend(entries);
-                    op.slots.extend(slots);
-                    return Ok(());
-                }
-            }
+        if let Some((_, at)) = g.last_op.filter(|(r, _)| *r == round)
+            && let Some(Op::Entries(op)) = self.ops.get_mut(at)
+            && op.file.number == number
+            && op.byte + op.bytes == byte
+        {
+            op.bytes += bytes;
+            op.entries.extend(entries);
+            op.slots.extend(slots);
+            return Ok(());
         }
         let file = FileRef { number, handle };
         self.queue(group, Op::Entries(Box::new(Entries { group, file, byte, bytes, entries, slots })));
