@@ -1,0 +1,142 @@
+//! One group in the front half: its image, its in-memory tail, and what is open of its files.
+//! Driven by `store`. Not here: rounds, reading across files.
+//!
+//! * `segments` runs parallel to `image.files`, same order.
+//! * The tail is contiguous and ends with the last entry of the log; an entry leaves it only when it has
+//!   been written to its file, so every entry is in the tail, in its file, or both.
+
+use super::fs::File;
+use super::image::GroupImage;
+use super::index::SparseIndex;
+use super::map::SegmentMap;
+use super::types::*;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Memory an entry of the tail takes beside its payload.
+pub(crate) const TAIL_OVERHEAD: usize = 160;
+
+/// One file of a group.
+pub(crate) struct Segment {
+    pub number: u64,
+    /// Everything before this byte is in the file.
+    pub written: u64,
+    /// Bytes reserved on the disk (0: look when it is opened).
+    pub allocated: u64,
+    /// Next step of reservation.
+    pub step: u64,
+    pub index: SparseIndex,
+    pub handle: Option<Arc<dyn File>>,
+    pub map: Option<SegmentMap>,
+    /// Tick of the last use, for the LRU.
+    pub used_at: u64,
+}
+
+impl Segment {
+    /// A file found at open: everything valid is in it, nothing is indexed yet.
+    pub(crate) fn found(number: u64, end: u64) -> Self {
+        Self {
+            number,
+            written: end,
+            allocated: 0,
+            step: 0,
+            index: SparseIndex::starting_at(end),
+            handle: None,
+            map: None,
+            used_at: 0,
+        }
+    }
+}
+
+/// An entry in memory, and its place.
+pub(crate) struct TailEntry {
+    pub entry: Entry,
+    pub file: u64,
+    pub byte: u64,
+    pub max_timestamp: i64,
+}
+
+/// The most recent entries of a group.
+#[derive(Default)]
+pub(crate) struct Tail(VecDeque<TailEntry>);
+
+impl Tail {
+    pub(crate) fn first(&self) -> Option<Index> {
+        self.0.front().map(|t| t.entry.meta.id.index)
+    }
+    pub(crate) fn get(&self, index: Index) -> Option<&TailEntry> {
+        let at = index.0.checked_sub(self.first()?.0)?;
+        self.0.get(usize::try_from(at).ok()?)
+    }
+    /// First entry that ends behind an offset, if the tail reaches back to it.
+    pub(crate) fn by_offset(&self, offset: Offset) -> Option<Index> {
+        let front = &self.0.front()?.entry.meta;
+        if offset < front.base_offset {
+            return None;
+        }
+        let at = self.0.partition_point(|t| t.entry.meta.next_offset() <= offset);
+        Some(Index(front.id.index.0 + at as u64))
+    }
+    pub(crate) fn push(&mut self, entry: TailEntry) {
+        self.0.push_back(entry);
+    }
+    pub(crate) fn cost(entry: &Entry) -> usize {
+        entry.payload.len() + TAIL_OVERHEAD
+    }
+    /// Drops entries at or above `from`; answers the bytes freed.
+    pub(crate) fn truncate(&mut self, from: Index) -> usize {
+        let mut freed = 0;
+        while self.0.back().is_some_and(|t| t.entry.meta.id.index >= from) {
+            freed += self.0.pop_back().map_or(0, |t| Self::cost(&t.entry));
+        }
+        freed
+    }
+    /// Drops entries at or below `last` that are in their file; answers the bytes freed.
+    pub(crate) fn evict(&mut self, last: Index, is_written: impl Fn(u64, u64) -> bool) -> usize {
+        let mut freed = 0;
+        while let Some(front) = self.0.front() {
+            let end = front.byte + super::frame::frame_len(front.entry.meta.payload_len);
+            if front.entry.meta.id.index > last || !is_written(front.file, end) {
+                break;
+            }
+            freed += self.0.pop_front().map_or(0, |t| Self::cost(&t.entry));
+        }
+        freed
+    }
+    /// Drops everything; answers the bytes freed.
+    pub(crate) fn clear(&mut self) -> usize {
+        let freed = self.0.iter().map(|t| Self::cost(&t.entry)).sum();
+        self.0.clear();
+        freed
+    }
+}
+
+/// One group.
+pub(crate) struct Group {
+    pub image: GroupImage,
+    pub segments: Vec<Segment>,
+    pub tail: Tail,
+    /// Its last op of the round being gathered: (round, position).
+    pub last_op: Option<(u64, usize)>,
+}
+
+impl Group {
+    pub(crate) fn new(image: GroupImage, segments: Vec<Segment>) -> Self {
+        debug_assert_eq!(image.files.len(), segments.len());
+        Self { image, segments, tail: Tail::default(), last_op: None }
+    }
+    pub(crate) fn active(&mut self) -> &mut Segment {
+        self.segments.last_mut().expect("a group has an active file")
+    }
+    /// Position of the file that holds an index.
+    pub(crate) fn file_of(&self, index: Index) -> usize {
+        self.image.files.partition_point(|f| f.first() <= index).saturating_sub(1)
+    }
+    /// Whether an entry lies in the damaged range.
+    pub(crate) fn is_damaged(&self, index: Index) -> bool {
+        self.image.needs_repair.is_some_and(|(first, last)| first <= index && index <= last)
+    }
+    pub(crate) fn drop_files(&mut self, dropped: &[u64]) {
+        self.segments.retain(|s| !dropped.contains(&s.number));
+    }
+}

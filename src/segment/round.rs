@@ -1,0 +1,124 @@
+//! What front and back half exchange: a round of work, and what became of it. Plain data, both `Send`.
+//! Not here: how rounds are made (`store`) and carried out (`writer`).
+
+use super::fs::File;
+use super::image::Extent;
+use super::index::Slot;
+use super::record::Record;
+use super::types::*;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Work for the writer: one group commit.
+pub struct Round {
+    pub(crate) number: u64,
+    pub(crate) ops: Vec<Op>,
+}
+
+impl Round {
+    /// Number of the round; rounds are committed in this order.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+/// A file and its number.
+#[derive(Clone)]
+pub(crate) struct FileRef {
+    pub number: u64,
+    pub handle: Arc<dyn File>,
+}
+
+/// One change, in order.
+pub(crate) enum Op {
+    /// Entries at their fixed place.
+    Entries(Box<Entries>),
+    /// Anything else.
+    Change(Box<Change>),
+}
+
+/// Contiguous entries of one group in one file.
+pub(crate) struct Entries {
+    pub group: GroupId,
+    pub file: FileRef,
+    pub byte: u64,
+    /// Bytes of all frames.
+    pub bytes: u64,
+    pub entries: Vec<Entry>,
+    /// Index slots that fall on them.
+    pub slots: Vec<Slot>,
+}
+
+/// A record and the work on files that goes with it.
+pub(crate) struct Change {
+    pub record: Record,
+    /// The file it opens, and its directory.
+    pub new: Option<(FileRef, PathBuf)>,
+    /// To cut to this length once everything before is written to it.
+    pub trim: Option<(FileRef, u64)>,
+    /// Files to unlink once the record is durable.
+    pub unlink: Vec<PathBuf>,
+    /// Directory to remove once the record is durable.
+    pub remove_dir: Option<PathBuf>,
+}
+
+impl Change {
+    pub(crate) fn plain(record: Record) -> Op {
+        Op::Change(Box::new(Self { record, new: None, trim: None, unlink: Vec::new(), remove_dir: None }))
+    }
+}
+
+impl Entries {
+    /// What a reference record says of them.
+    pub(crate) fn extent(&self, max_timestamp: i64) -> Extent {
+        let first = &self.entries.first().expect("an entries op is never empty").meta;
+        let last = &self.entries.last().expect("an entries op is never empty").meta;
+        Extent {
+            file: self.file.number,
+            byte: self.byte,
+            len: self.bytes,
+            first: first.id.index,
+            prev: first.prev,
+            last: last.id,
+            next_offset: last.next_offset(),
+            max_timestamp,
+        }
+    }
+}
+
+/// Everything of `group`'s file before `end` is in the file by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub group: GroupId,
+    pub file: u64,
+    pub end: u64,
+}
+
+/// What became of a round.
+pub struct RoundDone {
+    pub(crate) number: u64,
+    /// Why storage is offline, if it failed.
+    pub(crate) failure: Option<String>,
+    pub(crate) durable: Vec<Durable>,
+    pub(crate) written: Vec<Written>,
+}
+
+impl RoundDone {
+    /// Number of the round.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+    /// Whether the round, and with it the directory, failed.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+}
+
+/// Progress of one group after a completed round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// Which group.
+    pub group: GroupId,
+    /// Last entry of it that is durable.
+    pub last: LogId,
+}

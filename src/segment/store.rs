@@ -1,0 +1,595 @@
+//! The front half of a data directory: takes changes, keeps recent entries in memory, gathers rounds,
+//! answers reads. Owned by one engine thread; talks to the writer only by [`Round`] and [`RoundDone`].
+//! Not here: anything that makes data durable (`writer`), clocks, randomness.
+//!
+//! * An entry gets its place (file, byte) and its disk space before it is taken; it never moves.
+//! * Nothing is taken when an error is returned.
+//! * After a failed round the store is latched shut: every mutation answers `Failed`, reads go on.
+
+mod cache;
+mod cursor;
+mod place;
+mod read;
+
+pub use read::{FetchedBatch, FrameCheck};
+
+use super::fs::Fs;
+use super::group::{Group, Segment, Tail, TailEntry};
+use super::image::{CutPoint, FileImage, GroupImage};
+use super::index::{Slot, TermIndex};
+use super::record::{Creation, Record};
+use super::round::{Change, Durable, Entries, FileRef, Op, Round, RoundDone};
+use super::types::*;
+use super::{Error, GroupOptions, GroupSpec, Result, StoreOptions, frame, segment_file};
+use cache::Lru;
+use read::DamageLog;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Front half of a data directory, owned by one engine thread. Never blocks on the disk except for
+/// rolls, preallocation and cold reads. Everything queued since the last `take_round` becomes one round.
+pub struct Store {
+    fs: Arc<dyn Fs>,
+    options: StoreOptions,
+    groups: HashMap<GroupId, Group>,
+    cluster: Option<String>,
+    suspects: HashSet<String>,
+    /// Directory names in use, or not certainly gone.
+    dirs: HashSet<String>,
+    next_file: u64,
+    ops: Vec<Op>,
+    /// Number of the round being gathered.
+    round: u64,
+    is_in_flight: bool,
+    failure: Option<String>,
+    /// Bytes that were refused for lack of space, until something was granted.
+    refused_bytes: Option<u64>,
+    tail_bytes: usize,
+    /// Entries in the tails, oldest first.
+    tail_order: VecDeque<(GroupId, Index)>,
+    lru: Lru,
+    damage: Arc<DamageLog>,
+    _lock: Arc<Box<dyn Send + Sync>>,
+}
+
+/// What recovery hands to the front half.
+pub(crate) struct Parts {
+    pub fs: Arc<dyn Fs>,
+    pub options: StoreOptions,
+    pub groups: Vec<GroupImage>,
+    pub cluster: Option<String>,
+    pub suspects: HashSet<String>,
+    pub dirs: HashSet<String>,
+    pub next_file: u64,
+    pub lock: Arc<Box<dyn Send + Sync>>,
+}
+
+impl Store {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let lru = Lru::new(parts.fs.limits());
+        let groups = parts.groups.into_iter().map(|image| {
+            let segments = image.files.iter().map(|f| Segment::found(f.number, f.end)).collect();
+            (image.group, Group::new(image, segments))
+        });
+        Self {
+            groups: groups.collect(),
+            fs: parts.fs,
+            options: parts.options,
+            cluster: parts.cluster,
+            suspects: parts.suspects,
+            dirs: parts.dirs,
+            next_file: parts.next_file,
+            ops: Vec::new(),
+            round: 1,
+            is_in_flight: false,
+            failure: None,
+            refused_bytes: None,
+            tail_bytes: 0,
+            tail_order: VecDeque::new(),
+            lru,
+            damage: Arc::default(),
+            _lock: parts.lock,
+        }
+    }
+
+    fn ready(&self) -> Result<()> {
+        match &self.failure {
+            Some(why) => Err(Error::Failed(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn group(&self, group: GroupId) -> Result<&Group> {
+        self.groups.get(&group).ok_or(Error::UnknownGroup(group))
+    }
+
+    fn group_mut(&mut self, group: GroupId) -> Result<&mut Group> {
+        self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))
+    }
+
+    /// Queues an op of a group and remembers that it was the group's last.
+    fn queue(&mut self, group: GroupId, op: Op) {
+        let (round, at) = (self.round, self.ops.len());
+        self.ops.push(op);
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.last_op = Some((round, at));
+        }
+    }
+
+    /// A disk error in the front half: full is an answer, anything else shuts the store.
+    fn latch(&mut self, error: Error) -> Error {
+        match &error {
+            Error::DiskFull => self.refused_bytes = Some(0),
+            Error::Failed(why) => self.failure = Some(why.clone()),
+            _ => {}
+        }
+        error
+    }
+
+    /// Records the cluster id (once; refused if another is stored). Durable with the returned round.
+    pub fn set_cluster(&mut self, cluster: &str) -> Result<()> {
+        self.ready()?;
+        match &self.cluster {
+            Some(known) if known == cluster => return Ok(()),
+            Some(known) => {
+                return Err(Error::Refused(format!(
+                    "data directory {} belongs to cluster {known}, not to {cluster}: start this node with \
+                     another directory",
+                    self.options.dir.display()
+                )));
+            }
+            None => {}
+        }
+        self.cluster = Some(cluster.to_owned());
+        self.ops.push(Change::plain(Record::Cluster(cluster.to_owned())));
+        Ok(())
+    }
+
+    /// Creates a group; durable with the next round.
+    ///
+    /// # Panics
+    /// If the group exists or its name is no plain directory name.
+    pub fn create_group(&mut self, spec: GroupSpec) -> Result<()> {
+        self.ready()?;
+        assert!(!self.groups.contains_key(&spec.group), "group {} exists", spec.group);
+        let is_plain =
+            !spec.name.is_empty() && !spec.name.starts_with('.') && !spec.name.contains(['/', '\0']);
+        assert!(is_plain, "group name {:?} is no plain directory name", spec.name);
+        let number = self.next_file;
+        let dir = if self.dirs.contains(&spec.name) {
+            format!("{}.{number:x}", spec.name)
+        } else {
+            spec.name.clone()
+        };
+        let mut hard_state = spec.hard_state;
+        let is_suspect = self.suspects.contains(&spec.name);
+        if is_suspect {
+            // Its creation may have been lost to damage, and votes with it (safety.md F8, F11).
+            hard_state.doubt = Doubt::Vote;
+            self.suspects.remove(&spec.name);
+        }
+        let mut image = GroupImage {
+            group: spec.group,
+            name: spec.name.clone(),
+            dir: dir.clone(),
+            replica: spec.replica,
+            options: spec.options.clone(),
+            hard_state,
+            log_start: spec.log_start.clone(),
+            files: Vec::new(),
+            terms: TermIndex::default(),
+            configurations: Vec::new(),
+            needs_repair: None,
+        };
+        let file = FileImage::new(number, spec.log_start.prev, spec.log_start.base_offset);
+        let path = segment_file::groups_dir(&self.options.dir).join(&dir);
+        let made = self.fs.create_dir(&path).map_err(|e| super::error::failed("create", &path, &e));
+        made.map_err(|e| self.latch(e))?;
+        let (segment, new) = self.create_segment(spec.group, &dir, &file, 0, true)?;
+        image.files.push(file);
+        self.dirs.insert(dir.clone());
+        self.groups.insert(spec.group, Group::new(image, vec![segment]));
+        let creation = Creation {
+            name: spec.name,
+            dir,
+            replica: spec.replica,
+            options: spec.options,
+            hard_state,
+            log_start: spec.log_start,
+            file: number,
+        };
+        let record = Record::Create(spec.group, Box::new(creation));
+        let op = Change { record, new: Some(new), trim: None, unlink: Vec::new(), remove_dir: None };
+        self.queue(spec.group, Op::Change(Box::new(op)));
+        Ok(())
+    }
+
+    /// Forgets a group: its directory goes once the removal is durable.
+    pub fn remove_group(&mut self, group: GroupId) -> Result<()> {
+        self.ready()?;
+        let mut gone = self.groups.remove(&group).ok_or(Error::UnknownGroup(group))?;
+        self.tail_bytes -= gone.tail.clear();
+        self.lru.forget(&gone.segments);
+        let dir = segment_file::groups_dir(&self.options.dir).join(&gone.image.dir);
+        let op = Change {
+            record: Record::Remove(group),
+            new: None,
+            trim: None,
+            unlink: Vec::new(),
+            remove_dir: Some(dir),
+        };
+        self.ops.push(Op::Change(Box::new(op)));
+        Ok(())
+    }
+
+    /// Changes a group's knobs.
+    pub fn set_options(&mut self, group: GroupId, options: GroupOptions) -> Result<()> {
+        self.ready()?;
+        let g = self.group_mut(group)?;
+        if g.image.options != options {
+            g.image.options = options.clone();
+            self.queue(group, Change::plain(Record::Options(group, options)));
+        }
+        Ok(())
+    }
+
+    /// Appends entries that continue the group's log. All-or-nothing: on DiskFull nothing is taken.
+    ///
+    /// # Panics
+    /// If index, predecessor and base offset do not continue the log.
+    pub fn append(&mut self, group: GroupId, entries: Vec<Entry>) -> Result<()> {
+        self.ready()?;
+        let g = self.group(group)?;
+        let Some(first) = entries.first() else {
+            return Ok(());
+        };
+        assert!(g.image.fits(&first.meta), "{:?} does not continue {:?}", first.meta, g.image.last());
+        for pair in entries.windows(2) {
+            let (a, b) = (&pair[0].meta, &pair[1].meta);
+            let fits =
+                b.predecessor() == a.id && b.id.epoch >= a.id.epoch && b.base_offset == a.next_offset();
+            assert!(fits, "{b:?} does not continue {a:?}");
+        }
+        let runs = place::split(g.image.active().end, g.image.options.segment_bytes, &entries);
+        let mut prepared = self.prepare_runs(group, &runs, &entries)?.into_iter();
+        let mut rest = entries;
+        for run in runs {
+            if run.rolls {
+                let (segment, new) = prepared.next().expect("one segment was made per roll");
+                self.open_segment(group, segment, new);
+            }
+            let after = if run.count == rest.len() { Vec::new() } else { rest.split_off(run.count) };
+            self.push_entries(group, std::mem::replace(&mut rest, after), run.bytes)?;
+        }
+        self.evict();
+        Ok(())
+    }
+
+    /// Takes entries into the active file, which has room for them.
+    fn push_entries(&mut self, group: GroupId, entries: Vec<Entry>, bytes: u64) -> Result<()> {
+        let handle = self.active_handle(group)?;
+        let (round, order, cost) = (self.round, &mut self.tail_order, &mut self.tail_bytes);
+        let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
+        let (byte, number) = (g.image.active().end, g.image.active().number);
+        let interval = g.image.options.index_interval_bytes;
+        let mut slots = Vec::new();
+        for entry in &entries {
+            let active = g.image.active();
+            let slot = Slot {
+                index: entry.meta.id.index,
+                base_offset: entry.meta.base_offset,
+                byte: active.end,
+                max_before: active.max_timestamp,
+            };
+            let place = active.end;
+            slots.extend(g.segments.last_mut().and_then(|s| s.index.offer(interval, slot)));
+            let max_timestamp = frame::max_timestamp(entry.meta.kind, &entry.payload);
+            let len = frame::frame_len(entry.meta.payload_len);
+            g.image.push(&entry.meta, len, max_timestamp, &entry.payload);
+            *cost += Tail::cost(entry);
+            order.push_back((group, entry.meta.id.index));
+            g.tail.push(TailEntry { entry: entry.clone(), file: number, byte: place, max_timestamp });
+        }
+        // One op per group and round where nothing stands between: it decides by value or reference.
+        if let Some((_, at)) = g.last_op.filter(|(r, _)| *r == round)
+            && let Some(Op::Entries(op)) = self.ops.get_mut(at)
+            && op.file.number == number
+            && op.byte + op.bytes == byte
+        {
+            op.bytes += bytes;
+            op.entries.extend(entries);
+            op.slots.extend(slots);
+            return Ok(());
+        }
+        let file = FileRef { number, handle };
+        self.queue(group, Op::Entries(Box::new(Entries { group, file, byte, bytes, entries, slots })));
+        Ok(())
+    }
+
+    /// Removes every entry at or above `from` (`Cut`: the log goes on in a new file).
+    ///
+    /// # Panics
+    /// If `from` is before the log start or behind the end.
+    pub fn truncate(&mut self, group: GroupId, from: Index) -> Result<()> {
+        self.ready()?;
+        let g = self.group(group)?;
+        let (first, last) = (g.image.first(), g.image.last());
+        assert!(from >= first && from <= last.index, "truncate from {from} of {first}..={}", last.index);
+        let cut = self.cut_point(group, from)?;
+        let number = self.next_file;
+        let file = FileImage::new(number, cut.last, cut.next_offset);
+        let dir = self.group(group)?.image.dir.clone();
+        let (segment, new) = self.create_segment(group, &dir, &file, 0, true)?;
+        let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
+        let (old, old_end) = (g.image.active().number, g.image.active().end);
+        let dropped = g.image.cut(&cut, number);
+        let trim = g.segments.last().and_then(|s| {
+            let is_kept = !dropped.contains(&old);
+            Some((FileRef { number: old, handle: s.handle.clone()? }, old_end)).filter(|_| is_kept)
+        });
+        self.lru.forget_some(&g.segments, &dropped);
+        g.drop_files(&dropped);
+        if let Some(cut_segment) = g.segments.last_mut().filter(|s| s.number == cut.file) {
+            cut_segment.index.cut(cut.end);
+        }
+        g.segments.push(segment);
+        self.tail_bytes -= g.tail.truncate(from);
+        let unlink = self.paths(&dir, &dropped);
+        let record = Record::Cut { group, cut, new_file: number };
+        let op = Change { record, new: Some(new), trim, unlink, remove_dir: None };
+        self.queue(group, Op::Change(Box::new(op)));
+        Ok(())
+    }
+
+    /// Where the log ends if entries from `from` on go.
+    fn cut_point(&mut self, group: GroupId, from: Index) -> Result<CutPoint> {
+        let g = self.group(group)?;
+        let start = &g.image.log_start;
+        let file = &g.image.files[g.file_of(from)];
+        if from == file.first() {
+            // The whole file goes; what is before it is known without a look.
+            return Ok(CutPoint {
+                last: file.prev,
+                next_offset: file.base_offset,
+                file: 0,
+                end: 0,
+                max_timestamp: -1,
+            });
+        }
+        let (number, known) = (file.number, (start.prev, start.base_offset));
+        let mut cursor = self.seek_index(group, from)?;
+        let removed = self.step(&mut cursor)?.ok_or(Error::OutOfRange)?;
+        let last = removed.meta.predecessor();
+        debug_assert!(last.index >= known.0.index);
+        let max_timestamp = self.max_timestamp_before(group, number, from)?;
+        Ok(CutPoint {
+            last,
+            next_offset: removed.meta.base_offset,
+            file: number,
+            end: removed.byte,
+            max_timestamp,
+        })
+    }
+
+    /// Hard state, durable with the next round, ordered with the appends.
+    pub fn save_hard_state(&mut self, group: GroupId, mut state: HardState) -> Result<()> {
+        self.ready()?;
+        let g = self.group_mut(group)?;
+        if g.image.needs_repair.is_some() && state.doubt == Doubt::None {
+            state.doubt = Doubt::Entries;
+        }
+        g.image.hard_state = state;
+        self.queue(group, Change::plain(Record::HardState(group, state)));
+        Ok(())
+    }
+
+    /// Moves the log start forward within the log (frees whole segments before it once durable).
+    ///
+    /// # Panics
+    /// If it moves back or beyond the end of the log.
+    pub fn set_log_start(&mut self, group: GroupId, start: LogStart) -> Result<()> {
+        self.ready()?;
+        let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
+        let (now, last) = (g.image.log_start.prev.index, g.image.last().index);
+        let index = start.prev.index;
+        assert!(now <= index && index <= last, "log start {index} outside {now}..={last}");
+        let dropped = g.image.set_log_start(&start);
+        self.lru.forget_some(&g.segments, &dropped);
+        g.drop_files(&dropped);
+        self.tail_bytes -= g.tail.evict(index, |_, _| true);
+        let dir = g.image.dir.clone();
+        let unlink = self.paths(&dir, &dropped);
+        let record = Record::LogStart(group, Box::new(start));
+        let op = Change { record, new: None, trim: None, unlink, remove_dir: None };
+        self.queue(group, Op::Change(Box::new(op)));
+        Ok(())
+    }
+
+    /// Replaces the whole log by an empty one that starts at `start` (a follower behind the leader's start).
+    pub fn install_log_start(&mut self, group: GroupId, start: LogStart) -> Result<()> {
+        self.ready()?;
+        let dir = self.group(group)?.image.dir.clone();
+        let number = self.next_file;
+        let file = FileImage::new(number, start.prev, start.base_offset);
+        let (segment, new) = self.create_segment(group, &dir, &file, 0, true)?;
+        self.absorb_damage();
+        let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
+        let dropped = g.image.install(&start, number);
+        self.lru.forget(&g.segments);
+        g.segments = vec![segment];
+        self.tail_bytes -= g.tail.clear();
+        let unlink = self.paths(&dir, &dropped);
+        let record = Record::Install { group, start: Box::new(start), file: number };
+        let op = Change { record, new: Some(new), trim: None, unlink, remove_dir: None };
+        self.queue(group, Op::Change(Box::new(op)));
+        Ok(())
+    }
+
+    /// Closes the active segment (segment.ms). Does nothing while it is empty.
+    pub fn roll(&mut self, group: GroupId) -> Result<()> {
+        self.ready()?;
+        let g = self.group(group)?;
+        if g.image.active().is_empty() {
+            return Ok(());
+        }
+        let file = FileImage::new(self.next_file, g.image.last(), g.image.next_offset());
+        let dir = g.image.dir.clone();
+        let (segment, new) = self.create_segment(group, &dir, &file, 0, true)?;
+        self.open_segment(group, segment, new);
+        Ok(())
+    }
+
+    /// The log goes on in a new file.
+    fn open_segment(&mut self, group: GroupId, segment: Segment, new: place::NewFile) {
+        let Some(g) = self.groups.get_mut(&group) else {
+            return;
+        };
+        let (prev, base_offset, end) = (g.image.last(), g.image.next_offset(), g.image.active().end);
+        let old = g.active();
+        let trim = old.handle.clone().map(|handle| (FileRef { number: old.number, handle }, end));
+        let file = new.0.number;
+        g.image.open(file);
+        g.segments.push(segment);
+        let record = Record::Open { group, file, prev, base_offset };
+        let op = Change { record, new: Some(new), trim, unlink: Vec::new(), remove_dir: None };
+        self.queue(group, Op::Change(Box::new(op)));
+    }
+
+    /// Paths of segments and their indexes.
+    fn paths(&self, dir: &str, files: &[u64]) -> Vec<PathBuf> {
+        let both = |number: &u64| {
+            [
+                segment_file::path(&self.options.dir, dir, *number),
+                segment_file::index_path(&self.options.dir, dir, *number),
+            ]
+        };
+        files.iter().flat_map(both).collect()
+    }
+
+    /// Whether anything waits for a round.
+    pub fn has_work(&self) -> bool {
+        self.failure.is_none() && (!self.ops.is_empty() || self.damage.is_pending())
+    }
+
+    /// Takes everything queued. Call only when the previous round has completed. The number orders rounds.
+    ///
+    /// # Panics
+    /// If the previous round is still out.
+    pub fn take_round(&mut self) -> Option<Round> {
+        assert!(!self.is_in_flight, "round {} is still in flight", self.round - 1);
+        self.absorb_damage();
+        if self.ops.is_empty() || self.failure.is_some() {
+            return None;
+        }
+        let number = self.round;
+        self.round += 1;
+        self.is_in_flight = true;
+        let capacity = self.ops.len();
+        Some(Round { number, ops: std::mem::replace(&mut self.ops, Vec::with_capacity(capacity)) })
+    }
+
+    /// Number the next taken round will have: what is queued now is durable once that round completes.
+    pub fn next_round(&self) -> u64 {
+        self.round
+    }
+
+    /// Takes note of a completed round: returns its number; pushes the progress of each touched group.
+    /// After a failure the store is latched: every later mutation answers `Failed`.
+    pub fn complete(&mut self, done: RoundDone, out: &mut Vec<Durable>) -> Result<u64> {
+        self.is_in_flight = false;
+        if let Some(why) = done.failure {
+            self.failure = Some(why.clone());
+            return Err(Error::Failed(why));
+        }
+        assert_eq!(done.number + 1, self.round, "rounds complete in order");
+        for written in &done.written {
+            let Some(g) = self.groups.get_mut(&written.group) else { continue };
+            if let Some(s) = g.segments.iter_mut().rev().find(|s| s.number == written.file) {
+                s.written = s.written.max(written.end);
+            }
+        }
+        out.extend(done.durable.into_iter().filter(|d| self.groups.contains_key(&d.group)));
+        self.evict();
+        Ok(done.number)
+    }
+
+    /// Lets the oldest entries go from memory until the budget holds, as far as they are in their files.
+    fn evict(&mut self) {
+        while let Some((group, index)) = self.tail_order.front().copied() {
+            let g = self.groups.get_mut(&group);
+            if let Some(g) = g.filter(|g| g.tail.first().is_some_and(|first| first <= index)) {
+                if self.tail_bytes <= self.options.tail_bytes {
+                    return;
+                }
+                let (tail, segments) = (&mut g.tail, &g.segments);
+                // Files that are gone hold nothing anybody needs.
+                let is_written = |file: u64, end: u64| {
+                    segments.iter().rev().find(|s| s.number == file).is_none_or(|s| s.written >= end)
+                };
+                self.tail_bytes -= tail.evict(index, is_written);
+                if tail.first().is_some_and(|first| first <= index) {
+                    // The oldest is not written yet; a completion will come back to it.
+                    return;
+                }
+            }
+            self.tail_order.pop_front();
+        }
+    }
+
+    /// Damage that readers met becomes part of the group's state, and a record.
+    fn absorb_damage(&mut self) {
+        for (group, first, last) in self.damage.take() {
+            let Some(g) = self.groups.get_mut(&group) else { continue };
+            if g.is_damaged(first) && g.is_damaged(last) {
+                continue;
+            }
+            g.image.damage(first, last);
+            g.image.doubt(Doubt::Entries);
+            self.queue(group, Change::plain(Record::Damage { group, first, last }));
+        }
+    }
+
+    /// The segments, oldest first.
+    pub fn segments(&self, group: GroupId) -> Result<Vec<super::SegmentInfo>> {
+        let image = &self.group(group)?.image;
+        let active = image.active().number;
+        let info = |f: &FileImage| super::SegmentInfo {
+            first: f.first(),
+            base_offset: f.base_offset,
+            next_offset: f.next_offset,
+            bytes: f.end - segment_file::SEGMENT_HEADER,
+            max_timestamp: f.max_timestamp,
+            active: f.number == active,
+        };
+        Ok(image.files.iter().map(info).collect())
+    }
+
+    /// Bytes of frames in the group's log.
+    pub fn size_bytes(&self, group: GroupId) -> Result<u64> {
+        let files = &self.group(group)?.image.files;
+        Ok(files.iter().map(|f| f.end - segment_file::SEGMENT_HEADER).sum())
+    }
+
+    /// Where the log starts.
+    pub fn log_start(&self, group: GroupId) -> Result<&LogStart> {
+        Ok(&self.group(group)?.image.log_start)
+    }
+
+    /// Last entry and the offset after it.
+    pub fn last(&self, group: GroupId) -> Result<(LogId, Offset)> {
+        let image = &self.group(group)?.image;
+        Ok((image.last(), image.next_offset()))
+    }
+
+    /// Damaged range, if known.
+    pub fn needs_repair(&self, group: GroupId) -> Option<(Index, Index)> {
+        let known = self.groups.get(&group).and_then(|g| g.image.needs_repair);
+        self.damage.of(group).fold(known)
+    }
+
+    /// Why the store is latched shut, if it is.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+}

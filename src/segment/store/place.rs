@@ -1,0 +1,212 @@
+//! Places and space: where entries go, and the disk space reserved before they are taken (safety.md F13).
+//! Not here: the entries themselves.
+//!
+//! * Space is reserved in steps from 64 KiB doubling to 32 MiB; free space is asked for once per step.
+//! * The reserve is kept from records; control entries, cuts and rolls may use it, so that elections,
+//!   deletes and metadata go on when the disk is full.
+
+use super::Store;
+use crate::segment::fs::OpenMode;
+use crate::segment::group::Segment;
+use crate::segment::image::FileImage;
+use crate::segment::index::SparseIndex;
+use crate::segment::round::FileRef;
+use crate::segment::segment_file::{self, SEGMENT_HEADER};
+use crate::segment::types::*;
+use crate::segment::{Error, Result, error, frame};
+use std::path::PathBuf;
+
+const STEP_MIN: u64 = 64 << 10;
+const STEP_MAX: u64 = 32 << 20;
+
+/// A file just made, and its directory.
+pub(super) type NewFile = (FileRef, PathBuf);
+
+/// Entries that go to one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// How many.
+    pub count: usize,
+    /// Bytes of their frames.
+    pub bytes: u64,
+    /// Whether a new file is begun for them.
+    pub rolls: bool,
+}
+
+/// Spreads entries over files: one rolls before it would grow beyond `segment_bytes`, unless it is empty.
+pub(super) fn split(end: u64, segment_bytes: u64, entries: &[Entry]) -> Vec<Run> {
+    let mut runs = Vec::new();
+    let mut run = Run { count: 0, bytes: 0, rolls: false };
+    let mut at = end;
+    for entry in entries {
+        let len = frame::frame_len(entry.meta.payload_len);
+        if at > SEGMENT_HEADER && at + len > segment_bytes {
+            if run.count > 0 {
+                runs.push(run);
+            }
+            run = Run { count: 0, bytes: 0, rolls: true };
+            at = SEGMENT_HEADER;
+        }
+        run.count += 1;
+        run.bytes += len;
+        at += len;
+    }
+    runs.push(run);
+    runs
+}
+
+impl Store {
+    /// Reserves space and makes the files for `runs`; on failure nothing is left behind.
+    pub(super) fn prepare_runs(
+        &mut self,
+        group: GroupId,
+        runs: &[Run],
+        entries: &[Entry],
+    ) -> Result<Vec<(Segment, NewFile)>> {
+        let is_control = entries.iter().all(|e| e.meta.kind.is_control());
+        let mut made: Vec<(Segment, NewFile)> = Vec::new();
+        let dir = self.group(group)?.image.dir.clone();
+        let (mut last, mut next_offset) = {
+            let image = &self.group(group)?.image;
+            (image.last(), image.next_offset())
+        };
+        let mut at = 0;
+        for run in runs {
+            let done = if run.rolls {
+                let file = FileImage::new(self.next_file, last, next_offset);
+                self.create_segment(group, &dir, &file, run.bytes, is_control).map(|new| made.push(new))
+            } else {
+                self.extend_active(group, run.bytes, is_control)
+            };
+            if let Err(error) = done {
+                for (segment, _) in made {
+                    self.lru.forget(std::slice::from_ref(&segment));
+                    // Nobody knows of it; recovery would remove it too.
+                    let _ = self.fs.unlink(&segment_file::path(&self.options.dir, &dir, segment.number));
+                }
+                return Err(error);
+            }
+            at += run.count;
+            let meta = &entries[at - 1].meta;
+            (last, next_offset) = (meta.id, meta.next_offset());
+        }
+        Ok(made)
+    }
+
+    /// Makes sure that `bytes` more fit into the active file.
+    fn extend_active(&mut self, group: GroupId, bytes: u64, is_control: bool) -> Result<()> {
+        let handle = self.active_handle(group)?;
+        let g = self.group(group)?;
+        let needed = g.image.active().end + bytes;
+        let segment = g.segments.last().expect("a group has an active file");
+        let (allocated, step) = (segment.allocated, segment.step.max(STEP_MIN));
+        if needed <= allocated {
+            return Ok(());
+        }
+        let mut goal = (allocated + step).min(g.image.options.segment_bytes).max(needed);
+        let path = segment_file::path(&self.options.dir, &g.image.dir, segment.number);
+        if self.check_space(goal - allocated, false).is_err() {
+            // Near the end of the disk the step shrinks to what is needed.
+            goal = needed;
+            self.check_space(goal - allocated, is_control)?;
+        }
+        let done = handle.preallocate(allocated, goal - allocated);
+        done.map_err(|e| self.latch(error::failed("reserve space in", &path, &e)))?;
+        let segment = self.group_mut(group)?.active();
+        segment.allocated = goal;
+        segment.step = (step * 2).min(STEP_MAX);
+        Ok(())
+    }
+
+    /// Makes a file with its header and at least `bytes` reserved behind it.
+    pub(super) fn create_segment(
+        &mut self,
+        group: GroupId,
+        dir: &str,
+        file: &FileImage,
+        bytes: u64,
+        is_control: bool,
+    ) -> Result<(Segment, NewFile)> {
+        debug_assert_eq!(file.number, self.next_file);
+        let allocated = (SEGMENT_HEADER + bytes).max(STEP_MIN);
+        self.check_space(allocated, is_control)?;
+        let path = segment_file::path(&self.options.dir, dir, file.number);
+        self.next_file += 1;
+        let make = || {
+            let handle = self.fs.open(&path, OpenMode::CreateNew)?;
+            handle.preallocate(0, allocated)?;
+            handle.pwrite(&segment_file::encode_header(group, file), 0)?;
+            Ok(handle)
+        };
+        let handle = match make() {
+            Ok(handle) => handle,
+            Err(e) => {
+                // It may not have been created at all.
+                let _ = self.fs.unlink(&path);
+                return Err(self.latch(error::failed("create", &path, &e)));
+            }
+        };
+        let mut segment = Segment {
+            number: file.number,
+            written: SEGMENT_HEADER,
+            allocated,
+            step: STEP_MIN,
+            index: SparseIndex::starting_at(SEGMENT_HEADER),
+            handle: Some(handle.clone()),
+            map: None,
+            used_at: 0,
+        };
+        self.lru.opened(group, &mut segment);
+        let group_dir = segment_file::groups_dir(&self.options.dir).join(dir);
+        Ok((segment, (FileRef { number: file.number, handle }, group_dir)))
+    }
+
+    /// Refuses what would eat into the reserve.
+    fn check_space(&mut self, bytes: u64, is_control: bool) -> Result<()> {
+        if is_control {
+            return Ok(());
+        }
+        let space = self.fs.space(&self.options.dir);
+        let space =
+            space.map_err(|e| self.latch(error::failed("ask the space of", &self.options.dir, &e)))?;
+        let is_full = space.free < self.options.reserve_bytes.saturating_add(bytes);
+        self.refused_bytes = is_full.then_some(bytes);
+        if is_full { Err(Error::DiskFull) } else { Ok(()) }
+    }
+
+    /// Whether appends are refused for lack of space. Asks again while they were, so that it ends.
+    pub fn is_full(&self) -> bool {
+        self.refused_bytes.is_some_and(|bytes| {
+            let needed = self.options.reserve_bytes.saturating_add(bytes);
+            self.fs.space(&self.options.dir).map_or(true, |space| space.free < needed)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn entry(len: u32) -> Entry {
+        let meta = EntryMeta {
+            id: LogId::default(),
+            prev: Epoch::default(),
+            kind: EntryKind::Records,
+            base_offset: Offset(0),
+            offset_span: 1,
+            payload_len: len,
+        };
+        Entry { meta, payload: Bytes::from(vec![0; len as usize]) }
+    }
+
+    #[test]
+    fn entries_roll_before_the_file_is_too_large_and_a_giant_gets_its_own() {
+        let entries = [entry(20), entry(20), entry(5000), entry(20)];
+        let runs = split(SEGMENT_HEADER, 264, &entries);
+        let want = [(2, 200, false), (1, 5080, true), (1, 100, true)];
+        let got: Vec<_> = runs.iter().map(|r| (r.count, r.bytes, r.rolls)).collect();
+        assert_eq!(got, want);
+        assert!(split(200, 264, &entries[..1])[0].rolls);
+    }
+}

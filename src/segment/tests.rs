@@ -1,0 +1,9 @@
+//! Tests of the segment layer as a whole, on the simulated disk and on a real one. Tests of one file stand
+//! in that file.
+
+mod basics;
+mod crash;
+mod dumping;
+mod real;
+mod rig;
+mod sweep;
