@@ -7,7 +7,7 @@ use crate::cli::{ConsumeArgs, Global, OutputFormat};
 use crate::jsonl::Envelope;
 use crate::output::{Failure, Outcome, Ui};
 use jiff::tz::TimeZone;
-use kontiki::client::{ConsumedRecord, Consumer, ConsumerOptions, Position, Range, TopicInfo};
+use kontiki::client::{Client, ConsumedRecord, Consumer, ConsumerOptions, Position, Range, TopicInfo};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -41,12 +41,21 @@ pub async fn run(args: ConsumeArgs, global: &Global, ui: &Ui) -> Outcome {
     let client = crate::cluster::client(global)?;
     let topic = client.topic(&args.topic, false, client.options().call_timeout).await?;
     let partitions = select_partitions(&topic, &args.partitions)?;
-    let until = match (range.until, args.exit) {
-        (Some(position), _) => Some(client.resolve(&args.topic, &partitions, position).await?),
-        (None, true) => Some(client.end_offsets(&args.topic, &partitions).await?),
-        (None, false) => None,
+    let mut until = match range.until {
+        Some(position) => Some(client.resolve(&args.topic, &partitions, position).await?),
+        None => None,
     };
-    let start = client.resolve(&args.topic, &partitions, range.from).await?;
+    if args.exit {
+        let ends = client.end_offsets(&args.topic, &partitions).await?;
+        let until = until.get_or_insert_with(|| ends.clone());
+        for (partition, end) in ends {
+            until.entry(partition).and_modify(|u| *u = end.min(*u));
+        }
+    }
+    let mut start = client.resolve(&args.topic, &partitions, range.from).await?;
+    if let Position::Offset(_) = range.from {
+        clamp(&client, &args.topic, &partitions, &mut start, ui).await?;
+    }
     if args.exit && range.from == Position::End && !ui.quiet {
         ui.note("starting and stopping at the end: nothing to read; -o start reads from the beginning");
     }
@@ -58,6 +67,31 @@ pub async fn run(args: ConsumeArgs, global: &Global, ui: &Ui) -> Outcome {
     };
     read?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One offset for all partitions fits few of them exactly: what a partition does not hold is moved to where it
+/// begins or ends, and said.
+async fn clamp(
+    client: &Client,
+    topic: &str,
+    partitions: &[i32],
+    start: &mut BTreeMap<i32, i64>,
+    ui: &Ui,
+) -> Result<(), Failure> {
+    let first = client.start_offsets(topic, partitions).await?;
+    let end = client.end_offsets(topic, partitions).await?;
+    for (partition, offset) in start {
+        let (first, end) =
+            (first.get(partition).copied().unwrap_or(0), end.get(partition).copied().unwrap_or(0));
+        let within = (*offset).clamp(first, end.max(first));
+        if within != *offset {
+            ui.note(&format!(
+                "{topic}/{partition} holds {first} to {end}: starting at {within}, not at {offset}"
+            ));
+            *offset = within;
+        }
+    }
+    Ok(())
 }
 
 async fn pump(

@@ -334,6 +334,36 @@ fn bench_text_line_has_kafkas_words() {
 }
 
 #[test]
+fn bench_limits_every_figure_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = kontiki()
+        .args(["bench", "limits", "--duration", "60ms", "--output", "json", "--dir"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let object: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let item = &object["items"][0];
+    for path in [
+        "/loopback/bytes_per_s",
+        "/loopback/cpu_s_per_gb",
+        "/round_trip/p50_us",
+        "/sequential_write_bytes_per_s",
+        "/fdatasync/1024/p50_us",
+        "/fdatasync/65536/p50_us",
+        "/fdatasync/1048576/p50_us",
+        "/append/bytes_per_s",
+        "/ceilings/large_bytes_per_s",
+        "/ceilings/small_bytes_per_s",
+        "/ceilings/latency_floor_us",
+    ] {
+        let value = item.pointer(path).and_then(serde_json::Value::as_f64);
+        assert!(value.is_some_and(|v| v > 0.0), "{path}: {item}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "scratch files are left behind");
+}
+
+#[test]
 fn ready_and_health_of_a_live_broker_succeed() {
     let null = Null::start(&["--brokers", "3"]);
     let output = run(&["ready", "--timeout", "5s", "--brokers", "3", "-B", &null.bootstrap]);

@@ -7,7 +7,7 @@
 //! follower) and one small fdatasync.
 
 use super::loopback::{Copied, Peer, spawn_self};
-use super::report::Recorder;
+use super::report::{Recorder, latencies};
 use super::usage::{own_cpu, per_gb};
 use super::{Limits, prebuilt};
 use crate::cli::{BenchCommand, BenchLimits, BenchProduce, Cli, Command};
@@ -134,7 +134,7 @@ fn syncs(dir: &Path, time: Duration) -> Result<Vec<(usize, Histogram<u64>)>, Fai
     let mut results = Vec::new();
     for size in [KIB, 64 * KIB, MIB] {
         let data = vec![0x5a; size];
-        let mut histogram = Histogram::new(3).map_err(|e| Failure::new("BENCH", e.to_string()))?;
+        let mut histogram = latencies();
         let started = Instant::now();
         let mut at = 0;
         while started.elapsed() < time {
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     fn histogram(ns: u64) -> Histogram<u64> {
-        let mut h = Histogram::new(3).unwrap();
+        let mut h = latencies();
         h.record(ns).unwrap();
         h
     }

@@ -4,6 +4,7 @@
 //! (`S`: swallow until the end, then tell its CPU time; `E`: echo messages). It ends when its stdin does, hence
 //! with its parent.
 
+use super::report::latencies;
 use super::usage::own_cpu;
 use crate::output::{Failure, Outcome};
 use hdrhistogram::Histogram;
@@ -99,7 +100,7 @@ impl Peer {
     /// Round trips of a small message for this long, in nanoseconds.
     pub fn round_trips(&self, duration: Duration) -> Result<Histogram<u64>, Failure> {
         let mut socket = self.connect(b'E')?;
-        let mut histogram = Histogram::new(3).map_err(|e| Failure::new("BENCH", e.to_string()))?;
+        let mut histogram = latencies();
         let mut message = [1; PING];
         let started = Instant::now();
         while started.elapsed() < duration {

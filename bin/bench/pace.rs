@@ -5,6 +5,10 @@
 
 use std::time::{Duration, Instant};
 
+/// Items closer together than this leave in groups: a sleep for each would cost more than the item. What that
+/// delays them counts as their latency.
+const GROUP: Duration = Duration::from_micros(100);
+
 /// Items leave `interval` apart, from `begin` on.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
@@ -24,8 +28,18 @@ impl Schedule {
     }
 }
 
-/// Waits until then; at once if it is past.
-pub async fn wait_until(at: Instant) {
+impl Schedule {
+    /// Waits until item `n` should leave; at once if that is past.
+    pub async fn wait(&self, n: u64) {
+        let at = self.at(n);
+        if Instant::now() < at {
+            let apart = Duration::from_secs_f64(1.0 / self.per_second);
+            wait_until(if apart < GROUP { at + GROUP } else { at }).await;
+        }
+    }
+}
+
+async fn wait_until(at: Instant) {
     let left = at.saturating_duration_since(Instant::now());
     if left > Duration::from_millis(20) {
         tokio::time::sleep(left - Duration::from_millis(5)).await;

@@ -6,7 +6,7 @@
 //! Leaders must stay where they are: any error ends the run.
 
 use super::Limits;
-use super::pace::{Schedule, wait_until};
+use super::pace::Schedule;
 use super::produce::random_bytes;
 use super::report::Recorder;
 use crate::cli::BenchProduce;
@@ -208,7 +208,7 @@ async fn write_lane(
     let lanes = slots.len();
     for n in 0u64.. {
         if let Some(schedule) = &schedule {
-            wait_until(schedule.at(n)).await;
+            schedule.wait(n).await;
         }
         // Closed: another lane failed, whose error is reported.
         let Ok(permit) = run.window.acquire().await else { return Ok(()) };

@@ -1,6 +1,6 @@
 //! `kontiki bench produce`: makes the topic, then drives either prebuilt batches or our own producer.
 
-use super::pace::{Schedule, wait_until};
+use super::pace::Schedule;
 use super::report::{self, Recorder};
 use super::usage::Meter;
 use super::{Limits, prebuilt};
@@ -147,7 +147,7 @@ async fn drive(
         let permit =
             window.clone().acquire_owned().await.map_err(|e| Failure::new("BENCH", e.to_string()))?;
         if let Some(schedule) = &schedule {
-            wait_until(schedule.at(n)).await;
+            schedule.wait(n).await;
         }
         let since = schedule.as_ref().map_or_else(Instant::now, |s| s.at(n));
         if end.is_some_and(|end| since >= end) {

@@ -9,6 +9,11 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
+/// A histogram of nanoseconds up to ten minutes, three digits: about 300 KiB.
+pub fn latencies() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("the bounds are valid")
+}
+
 /// What is being counted.
 #[derive(Debug)]
 pub struct Recorder {
@@ -22,9 +27,7 @@ pub struct Recorder {
 impl Recorder {
     /// Counts what completes from `begin` on.
     pub fn new(begin: Instant) -> Self {
-        // Nanoseconds up to ten minutes, three digits: about 300 KiB.
-        let histogram = Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("the bounds are valid");
-        Self { histogram, records: 0, bytes: 0, begin, last: begin }
+        Self { histogram: latencies(), records: 0, bytes: 0, begin, last: begin }
     }
 
     /// Takes note of `records` that completed together.
@@ -106,7 +109,7 @@ impl Figures {
     pub fn line(&self, verb: &str) -> String {
         format!(
             "{} records {verb}, {:.1} records/sec ({:.2} MB/sec), {:.2} ms avg latency, {:.2} ms max latency, \
-             {:.2} ms 50th, {:.2} ms 95th, {:.2} ms 99th, {:.2} ms 99.9th.",
+             {:.3} ms 50th, {:.3} ms 95th, {:.3} ms 99th, {:.3} ms 99.9th.",
             self.records,
             self.rate(),
             self.byte_rate() / f64::from(1 << 20),

@@ -289,8 +289,12 @@ impl Consumer {
             code: OFFSET_OUT_OF_RANGE,
             what: format!("{}/{index}", self.topic),
             message: self.partitions.get(&index).map(|p| {
-                let (start, end) = (data.log_start_offset, data.high_watermark);
-                format!("offset {}, the log has {start} to {end}", p.position)
+                match (data.log_start_offset, data.high_watermark) {
+                    (start, end) if start >= 0 && end >= 0 => {
+                        format!("offset {}, the log has {start} to {end}", p.position)
+                    }
+                    _ => format!("offset {}", p.position),
+                }
             }),
         };
         let position = match self.options.out_of_range {

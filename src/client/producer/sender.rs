@@ -79,6 +79,10 @@ impl State {
             self.start_refresh(shared);
         }
         let accumulator = shared.lock();
+        if accumulator.is_empty() {
+            // Requests without answer are done as soon as they are queued.
+            shared.idle.notify_waiters();
+        }
         [next, accumulator.next_expiry()].into_iter().flatten().fold(far, Instant::min)
     }
 
