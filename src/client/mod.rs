@@ -1,1 +1,35 @@
-//! A small Kafka client library for our own commands and tests. (contract stub)
+//! A small Kafka client library for our own commands and tests: it speaks the real protocol, so what it
+//! can do, any Kafka client can.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `error` | one error type, with Kafka's name of the error and a hint |
+//! | `connection` | one socket: pipelined requests, version negotiation, time limits |
+//! | `cluster` | [`Client`]: bootstrap, metadata cache, connections, routing to leaders |
+//! | `admin` | topics, configurations, cluster description |
+//! | `offsets` | [`Position`]: `start`, `end`, `N`, `-N`, `@time`, and ListOffsets |
+//! | `producer` | [`Producer`]: idempotent, batching, ordered retries |
+//! | `consumer` | [`Consumer`]: assigned partitions, one fetch under way per broker |
+//! | `records`, `compression`, `partitioner` | record batches, codecs, murmur2 |
+//!
+//! Not here: consumer groups, transactions, TLS and SASL. Nothing of the broker is imported.
+//! Called by `bin` and by tests. Every queue is bounded; no request waits longer than its time limit.
+
+pub mod admin;
+pub mod cluster;
+pub mod compression;
+pub mod connection;
+pub mod consumer;
+pub mod error;
+pub mod offsets;
+pub mod partitioner;
+pub mod producer;
+pub mod records;
+
+pub use cluster::{Broker, Client, ClientOptions, Metadata, PartitionInfo, TopicInfo};
+pub use compression::Codec;
+pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, OutOfRange};
+pub use error::{Error, Result};
+pub use offsets::{Position, Range};
+pub use producer::{Ack, Delivery, Producer, ProducerOptions};
+pub use records::{Header, Record};

@@ -1,0 +1,362 @@
+//! `kontiki cluster health` and `kontiki ready`; also the client that all commands share.
+//!
+//! Health is what Metadata and DescribeCluster say, so it works with any Kafka; damaged replicas come from the
+//! nodes' own `/health` where --admin names them. Unhealthy is exit code 1.
+
+use crate::cli::{ClusterCommand, Global, HealthArgs, ReadyArgs};
+use crate::http;
+use crate::output::{Failure, Outcome, Ui, list, pairs};
+use kontiki::client::admin::ClusterInfo;
+use kontiki::client::{Client, ClientOptions, Error, Metadata};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+const ADMIN_LIMIT: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(100);
+
+/// The client that the global flags describe.
+pub fn client(global: &Global) -> Result<Client, Failure> {
+    client_with(global, Duration::from_secs(30))
+}
+
+fn client_with(global: &Global, limit: Duration) -> Result<Client, Failure> {
+    let bootstrap: Vec<String> =
+        global.bootstrap.iter().map(|b| with_port(b.trim())).filter(|b| !b.is_empty()).collect();
+    if bootstrap.is_empty() {
+        return Err(Failure::usage("no bootstrap server").with_hint("-B host:port"));
+    }
+    let defaults = ClientOptions::default();
+    Ok(Client::new(ClientOptions {
+        bootstrap,
+        connect_timeout: defaults.connect_timeout.min(limit),
+        request_timeout: defaults.request_timeout.min(limit),
+        call_timeout: limit,
+        ..defaults
+    }))
+}
+
+/// Kafka's port where none is given.
+fn with_port(broker: &str) -> String {
+    let has_port = broker.rsplit_once(':').is_some_and(|(host, port)| {
+        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+    });
+    match (broker.is_empty(), has_port) {
+        (true, _) => String::new(),
+        (_, true) => broker.to_owned(),
+        (_, false) if broker.contains(':') && !broker.starts_with('[') => format!("[{broker}]:9092"),
+        _ => format!("{broker}:9092"),
+    }
+}
+
+/// Runs the command.
+pub async fn run(command: ClusterCommand, global: &Global, ui: &Ui) -> Outcome {
+    let ClusterCommand::Health(args) = command;
+    let client = client_with(global, Duration::from_secs(5))?;
+    let mut last = None;
+    loop {
+        let looked = look(&client, &args).await;
+        let healthy = matches!(&looked, Ok(health) if health.reasons.is_empty());
+        let finished = !args.watch && !args.exit_when_healthy || args.exit_when_healthy && healthy;
+        if finished {
+            let health = looked?;
+            print(&health, ui)?;
+            return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        if args.watch {
+            // Only changes: a watched log should not fill with repetitions.
+            let shown = looked.map_or_else(|f| Err(f.message().to_owned()), Ok);
+            if last.as_ref() != Some(&shown) {
+                match &shown {
+                    Ok(health) => print(health, ui)?,
+                    Err(message) => ui.note(message),
+                }
+                last = Some(shown);
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        }
+    }
+}
+
+/// The verdict and what it rests on.
+#[derive(Debug, Default, PartialEq)]
+struct Health {
+    reasons: Vec<String>,
+    up: Vec<i32>,
+    down: Vec<i32>,
+    controller: i32,
+    under_replicated: Vec<String>,
+    leaderless: Vec<String>,
+    /// None: nobody was asked.
+    damaged: Option<Vec<String>>,
+    cluster: Option<String>,
+}
+
+async fn look(client: &Client, args: &HealthArgs) -> Result<Health, Failure> {
+    let metadata = client.fresh_metadata().await?;
+    let cluster = match client.describe_cluster().await {
+        Ok(cluster) => Some(cluster),
+        // Older brokers: Metadata says enough.
+        Err(Error::Unsupported { .. }) => None,
+        Err(e) => return Err(e.into()),
+    };
+    let mut nodes = Vec::new();
+    for address in &args.admin {
+        nodes.push((address.clone(), node_health(address).await));
+    }
+    Ok(judge(&metadata, cluster.as_ref(), &nodes))
+}
+
+async fn node_health(address: &str) -> Result<Value, String> {
+    // Unhealthy nodes answer with an error status and the same object.
+    let (_, body) =
+        http::request("GET", address, "/health", ADMIN_LIMIT).await.map_err(|f| f.message().to_owned())?;
+    serde_json::from_str(&body).map_err(|e| format!("http://{address}/health: {e}"))
+}
+
+fn judge(
+    metadata: &Metadata,
+    cluster: Option<&ClusterInfo>,
+    nodes: &[(String, Result<Value, String>)],
+) -> Health {
+    let mut known: BTreeSet<i32> = metadata.brokers.keys().copied().collect();
+    let mut down: BTreeSet<i32> = BTreeSet::new();
+    let mut health =
+        Health { controller: metadata.controller, cluster: metadata.cluster_id.clone(), ..Health::default() };
+    for (broker, fenced) in cluster.map_or(&[][..], |c| &c.brokers[..]) {
+        known.insert(broker.id);
+        if *fenced {
+            down.insert(broker.id);
+        }
+    }
+    for topic in metadata.topics.values() {
+        for p in &topic.partitions {
+            known.extend(&p.replicas);
+            let name = format!("{}/{}", topic.name, p.index);
+            if p.leader < 0 {
+                health.leaderless.push(name.clone());
+            }
+            if p.in_sync.len() < p.replicas.len() {
+                health.under_replicated.push(name);
+            }
+        }
+    }
+    down.extend(known.iter().filter(|id| !metadata.brokers.contains_key(id)));
+    health.up = known.difference(&down).copied().collect();
+    health.down = down.into_iter().collect();
+    if !health.down.is_empty() {
+        health.reasons.push(counted(health.down.len(), "broker", "down"));
+    }
+    if health.controller < 0 {
+        health.reasons.push("no controller".into());
+    }
+    if !health.leaderless.is_empty() {
+        health.reasons.push(counted(health.leaderless.len(), "partition", "without leader"));
+    }
+    if !health.under_replicated.is_empty() {
+        health.reasons.push(counted(health.under_replicated.len(), "partition", "under-replicated"));
+    }
+    judge_nodes(&mut health, nodes);
+    health
+}
+
+fn judge_nodes(health: &mut Health, nodes: &[(String, Result<Value, String>)]) {
+    if nodes.is_empty() {
+        return;
+    }
+    let mut damaged = BTreeSet::new();
+    for (address, answer) in nodes {
+        let node = match answer {
+            Ok(node) => node,
+            Err(why) => {
+                health.reasons.push(why.clone());
+                continue;
+            }
+        };
+        let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+        let found =
+            node["damaged"].as_array().map(|a| a.iter().map(text).collect::<Vec<_>>()).unwrap_or_default();
+        damaged.extend(found.into_iter().map(|replica| format!("{replica}@{address}")));
+        if let Some(failure) = node["storage_failure"].as_str() {
+            health.reasons.push(format!("{address}: storage failed: {failure}"));
+        }
+        if node["disk_full"] == Value::Bool(true) {
+            health.reasons.push(format!("{address}: disk full"));
+        }
+    }
+    if !damaged.is_empty() {
+        health.reasons.push(counted(damaged.len(), "replica", "damaged"));
+    }
+    health.damaged = Some(damaged.into_iter().collect());
+}
+
+fn counted(n: usize, noun: &str, what: &str) -> String {
+    format!("{n} {noun}{} {what}", if n == 1 { "" } else { "s" })
+}
+
+fn print(health: &Health, ui: &Ui) -> Result<(), Failure> {
+    let healthy = health.reasons.is_empty();
+    if ui.is_json() {
+        return ui.json_items(vec![json!({
+            "healthy": healthy, "reasons": health.reasons, "cluster_id": health.cluster,
+            "brokers_up": health.up, "brokers_down": health.down, "controller": health.controller,
+            "under_replicated": health.under_replicated, "leaderless": health.leaderless, "damaged": health.damaged,
+        })]);
+    }
+    let names = |items: &[String]| items.join(" ");
+    let mut brokers = format!("{} (up {})", health.up.len() + health.down.len(), health.up.len());
+    if !health.down.is_empty() {
+        brokers.push_str(&format!("  DOWN {}", list(&health.down)));
+    }
+    let (under, leaderless) = (
+        format!("UNDER-REPLICATED ({})", health.under_replicated.len()),
+        format!("LEADERLESS ({})", health.leaderless.len()),
+    );
+    let damaged =
+        format!("DAMAGED ({})", health.damaged.as_ref().map_or("?".into(), |d| d.len().to_string()));
+    let unknown = "not asked; --admin HOST:PORT names nodes to ask".to_owned();
+    ui.out(&pairs(&[
+        ("HEALTHY", if healthy { "yes" } else { "no" }.to_owned()),
+        ("REASONS", health.reasons.join("; ")),
+        ("CLUSTER", health.cluster.clone().unwrap_or_default()),
+        ("BROKERS", brokers),
+        ("CONTROLLER", if health.controller < 0 { String::new() } else { health.controller.to_string() }),
+        (&under, names(&health.under_replicated)),
+        (&leaderless, names(&health.leaderless)),
+        (&damaged, health.damaged.as_ref().map_or(unknown, |d| names(d))),
+    ]))
+}
+
+/// Runs `kontiki ready`.
+pub async fn ready(args: ReadyArgs, global: &Global, ui: &Ui) -> Outcome {
+    let started = Instant::now();
+    // Short limits inside, so that a broker that is just starting is asked again soon.
+    let client = client_with(global, Duration::from_secs(2).min(args.timeout.max(POLL)))?;
+    let failure = loop {
+        let left = args.timeout.saturating_sub(started.elapsed());
+        let missing = match tokio::time::timeout(left.max(POLL), missing(&client, &args)).await {
+            Ok(Ok(None)) => break None,
+            Ok(Ok(Some(what))) => Failure::new("NOT_READY", what),
+            Ok(Err(e)) => e.into(),
+            Err(_) => Failure::new("NOT_READY", "no answer from the cluster"),
+        };
+        if started.elapsed() + POLL > args.timeout {
+            break Some(missing);
+        }
+        tokio::time::sleep(POLL).await;
+    };
+    match failure {
+        Some(failure) => Err(failure),
+        None if ui.is_json() => {
+            ui.json_items(vec![json!({ "ready": true, "waited_ms": started.elapsed().as_millis() as u64 })])?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            ui.out("ready\n")?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// What the cluster still lacks. Partitions count only if their topic is named: one partition without leader must
+/// not make an orchestrator restart healthy nodes.
+async fn missing(client: &Client, args: &ReadyArgs) -> Result<Option<String>, Error> {
+    let names: &[String] = &args.topics;
+    match client.refresh(Some(names), false).await {
+        Err(e) if e.kafka_code() == Some(3) => return Ok(Some(e.to_string())),
+        other => other?,
+    }
+    let metadata = client.metadata();
+    if metadata.brokers.len() < args.brokers {
+        return Ok(Some(format!("{} of {} brokers are up", metadata.brokers.len(), args.brokers)));
+    }
+    if metadata.controller < 0 {
+        return Ok(Some("the cluster has no controller yet".into()));
+    }
+    for name in names {
+        let Some(topic) = metadata.topics.get(name) else {
+            return Ok(Some(format!("topic `{name}` does not exist")));
+        };
+        if let Some(p) = topic.partitions.iter().find(|p| p.leader < 0) {
+            return Ok(Some(format!("{name}/{} has no leader", p.index)));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kontiki::client::{Broker, PartitionInfo, TopicInfo};
+
+    fn metadata(live: &[i32], leader: i32, in_sync: &[i32]) -> Metadata {
+        let partition = PartitionInfo {
+            index: 0,
+            leader,
+            epoch: 1,
+            replicas: vec![1, 2, 3],
+            in_sync: in_sync.to_vec(),
+            offline: vec![],
+        };
+        let topic = TopicInfo {
+            name: "t".into(),
+            id: uuid::Uuid::nil(),
+            internal: false,
+            partitions: vec![partition],
+        };
+        Metadata {
+            cluster_id: Some("c".into()),
+            controller: 1,
+            brokers: live
+                .iter()
+                .map(|id| (*id, Broker { id: *id, host: "h".into(), port: 1, rack: None }))
+                .collect(),
+            topics: [("t".to_owned(), topic)].into(),
+        }
+    }
+
+    #[test]
+    fn judge_all_up_and_in_sync_is_healthy() {
+        let health = judge(&metadata(&[1, 2, 3], 1, &[1, 2, 3]), None, &[]);
+        assert_eq!(health.reasons, Vec::<String>::new());
+        assert_eq!((health.up.len(), health.damaged), (3, None));
+    }
+
+    #[test]
+    fn judge_dead_broker_is_found_through_replicas() {
+        let health = judge(&metadata(&[1, 2], 1, &[1, 2]), None, &[]);
+        assert_eq!(health.down, [3]);
+        assert_eq!(health.reasons, ["1 broker down", "1 partition under-replicated"]);
+        let health = judge(&metadata(&[1, 2, 3], -1, &[1]), None, &[]);
+        assert_eq!(health.leaderless, ["t/0"]);
+    }
+
+    #[test]
+    fn judge_nodes_damage_and_disk_are_reasons() {
+        let nodes = [
+            ("a:1".to_owned(), Ok(json!({ "damaged": ["t/0"], "disk_full": true, "storage_failure": null }))),
+            ("b:1".to_owned(), Err("cannot reach b".to_owned())),
+        ];
+        let health = judge(&metadata(&[1, 2, 3], 1, &[1, 2, 3]), None, &nodes);
+        assert_eq!(health.damaged, Some(vec!["t/0@a:1".to_owned()]));
+        assert_eq!(health.reasons, ["a:1: disk full", "cannot reach b", "1 replica damaged"]);
+    }
+
+    #[test]
+    fn with_port_kafkas_is_added_where_missing() {
+        for (given, full) in [
+            ("h", "h:9092"),
+            ("h:1", "h:1"),
+            ("::1", "[::1]:9092"),
+            ("[::1]", "[::1]:9092"),
+            ("[::1]:5", "[::1]:5"),
+            ("", ""),
+        ] {
+            assert_eq!(with_port(given), full);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The merged settings as the broker's `NodeConfig`, with the checks that concern more than one key.
+//!
+//! Called by `start` only; `config print` shows settings without them being complete.
+
+use super::keys;
+use super::{Origin, Settings};
+use crate::output::Failure;
+use crate::text;
+use kontiki::broker::config::NodeConfig;
+use kontiki::ctl::command::Defaults;
+use kontiki::ctl::record::Endpoint;
+use kontiki::segment::NodeId;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Kafka's broker keys that the controller reads as defaults of topics.
+const HANDED_ON: &[&str] = &[
+    "min.insync.replicas",
+    "auto.leader.rebalance.enable",
+    "delete.topic.enable",
+    "message.max.bytes",
+    "log.retention.ms",
+    "log.retention.minutes",
+    "log.retention.hours",
+    "log.retention.bytes",
+    "log.retention.check.interval.ms",
+    "log.segment.bytes",
+    "log.roll.ms",
+    "log.roll.hours",
+    "log.index.interval.bytes",
+    "log.cleanup.policy",
+    "compression.type",
+    "log.message.timestamp.type",
+    "log.message.timestamp.before.max.ms",
+    "log.message.timestamp.after.max.ms",
+];
+
+impl Settings {
+    /// The configuration of a node.
+    pub fn node_config(&self) -> Result<NodeConfig, Failure> {
+        let node_id = NodeId(self.number("node-id")?);
+        let (is_broker, is_controller) = keys::roles(self.required("roles")?).map_err(Failure::usage)?;
+        let controllers = self.controllers()?;
+        check_roles(node_id, is_controller, &controllers)?;
+        let (listen, advertise) = self.client_addresses(is_broker)?;
+        let (peer_listen, peer_advertise) = self.peer_addresses(controllers.get(&node_id))?;
+        let (election_min, election_max) = self.election()?;
+        Ok(NodeConfig {
+            node_id,
+            is_broker,
+            is_controller,
+            controllers,
+            listen,
+            advertise,
+            peer_listen,
+            peer_advertise,
+            admin_listen: self.value("admin-listen").map(str::to_owned),
+            data_dir: self.required("data-dir")?.into(),
+            rack: self.value("rack").map(str::to_owned),
+            defaults: self.defaults()?,
+            auto_create_topics: self.value("auto.create.topics.enable") == Some("true"),
+            max_connections: self.number("max.connections")?,
+            max_connections_per_ip: self.number("max.connections.per.ip")?,
+            connections_max_idle: self.millis("connections.max.idle.ms")?,
+            first_byte_timeout: self.millis("first-byte-timeout-ms")?,
+            max_request_bytes: self.number("socket.request.max.bytes")?,
+            replica_lag_time_max: self.millis("replica.lag.time.max.ms")?,
+            broker_session_timeout: self.millis("broker.session.timeout.ms")?,
+            beat: self.millis("raft.beat-ms")?,
+            election_min,
+            election_max,
+            shutdown_timeout: self.millis("shutdown-timeout-ms")?,
+        })
+    }
+
+    fn required(&self, name: &str) -> Result<&str, Failure> {
+        self.value(name).ok_or_else(|| {
+            let variable = keys::find(name).map(keys::Key::variable).unwrap_or_default();
+            Failure::usage(format!("{name} is not set"))
+                .with_hint(format!("--{name}, {variable}, or `{name}` in the file"))
+        })
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<T, Failure> {
+        let value = self.required(name)?;
+        value.parse().map_err(|_| Failure::usage(format!("{name}: `{value}` is out of range")))
+    }
+
+    fn millis(&self, name: &str) -> Result<Duration, Failure> {
+        Ok(Duration::from_millis(self.number(name)?))
+    }
+
+    fn address(&self, name: &str) -> Result<Option<Endpoint>, Failure> {
+        let endpoint = |value| {
+            let (host, port) =
+                text::host_port(value).map_err(|why| Failure::usage(format!("{name}: {why}")))?;
+            Ok(Endpoint { host, port })
+        };
+        self.value(name).map(endpoint).transpose()
+    }
+
+    fn controllers(&self) -> Result<BTreeMap<NodeId, String>, Failure> {
+        let list = keys::controllers(self.required("controllers")?).map_err(Failure::usage)?;
+        Ok(list.into_iter().map(|(id, address)| (NodeId(id), address)).collect())
+    }
+
+    /// Listener and advertised address of Kafka clients. An address nobody can connect to is refused here, where it
+    /// can be explained, not met later by every client.
+    fn client_addresses(&self, is_broker: bool) -> Result<(Option<String>, Option<Endpoint>), Failure> {
+        if !is_broker {
+            let set = ["listen", "advertise"].into_iter().find(|name| self.value(name).is_some());
+            return match set {
+                Some(name) => Err(Failure::usage(format!("{name} needs role broker"))),
+                None => Ok((None, None)),
+            };
+        }
+        let listen = self.required("listen")?;
+        let advertise = self.address("advertise")?;
+        if advertise.is_none() && is_wildcard(listen) {
+            return Err(Failure::usage(format!("listen {listen} needs an advertise address")).with_hint(
+                "--advertise HOST:PORT as clients reach this broker; they are told to connect there",
+            ));
+        }
+        if advertise.as_ref().is_some_and(|a| is_wildcard(&format!("{}:{}", a.host, a.port))) {
+            return Err(Failure::usage("advertise is an address that nobody can connect to"));
+        }
+        Ok((Some(listen.to_owned()), advertise))
+    }
+
+    fn peer_addresses(&self, as_controller: Option<&String>) -> Result<(String, Option<Endpoint>), Failure> {
+        let listen = self.required("peer-listen")?.to_owned();
+        if let Some(advertise) = self.address("peer-advertise")? {
+            return Ok((listen, Some(advertise)));
+        }
+        if !is_wildcard(&listen) {
+            return Ok((listen, None));
+        }
+        // A controller's address is in the list that everybody has.
+        let known = as_controller.and_then(|a| text::host_port(a).ok());
+        match known {
+            Some((host, port)) => Ok((listen, Some(Endpoint { host, port }))),
+            None => Err(Failure::usage(format!("peer-listen {listen} needs a peer-advertise address"))
+                .with_hint("--peer-advertise HOST:PORT as other nodes reach this one")),
+        }
+    }
+
+    fn election(&self) -> Result<(Duration, Duration), Failure> {
+        let (beat, min, max) = (
+            self.millis("raft.beat-ms")?,
+            self.millis("raft.election-min-ms")?,
+            self.millis("raft.election-max-ms")?,
+        );
+        // Followers must miss several beats before they stand (Raft §5.6: broadcast time << election timeout).
+        if min < beat * 3 || max <= min {
+            return Err(Failure::usage(format!(
+                "election timeouts {min:?} to {max:?} do not fit a beat of {beat:?}: the shortest must be at least 3 beats, \
+                 the longest above it"
+            )));
+        }
+        Ok((min, max))
+    }
+
+    fn defaults(&self) -> Result<Defaults, Failure> {
+        let set = |name: &&str| self.get(name).is_some_and(|s| s.origin != Origin::Default);
+        let broker = HANDED_ON
+            .iter()
+            .filter(|n| set(n))
+            .filter_map(|n| self.value(n).map(|v| ((*n).into(), v.into())));
+        Ok(Defaults {
+            num_partitions: self.number("num.partitions")?,
+            replication_factor: match self.value("default.replication.factor") {
+                Some(_) => Some(self.number("default.replication.factor")?),
+                None => None,
+            },
+            broker: broker.collect(),
+        })
+    }
+}
+
+fn check_roles(
+    id: NodeId,
+    is_controller: bool,
+    controllers: &BTreeMap<NodeId, String>,
+) -> Result<(), Failure> {
+    match (is_controller, controllers.contains_key(&id)) {
+        (true, false) => {
+            Err(Failure::usage(format!("node {id} has role controller but is not in controllers")))
+        }
+        (false, true) => {
+            Err(Failure::usage(format!("node {id} is in controllers but lacks role controller")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_wildcard(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    matches!(host.trim_matches(['[', ']']), "0.0.0.0" | "::" | "*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::NodeFlags;
+    use super::*;
+
+    fn flags() -> NodeFlags {
+        NodeFlags {
+            node_id: Some("1".into()),
+            roles: Some("broker,controller".into()),
+            controllers: Some("1@h:9192,2@i:9192".into()),
+            listen: Some("127.0.0.1:9092".into()),
+            peer_listen: Some("127.0.0.1:9192".into()),
+            data_dir: Some("/d".into()),
+            ..NodeFlags::default()
+        }
+    }
+
+    fn config(flags: &NodeFlags) -> Result<NodeConfig, Failure> {
+        Settings::load(flags, std::iter::empty())?.node_config()
+    }
+
+    #[test]
+    fn node_config_complete_flags_give_defaults_of_the_design() {
+        let mut flags = flags();
+        flags.set = vec![
+            ("log.retention.ms".into(), "5000".into()),
+            ("default.replication.factor".into(), "2".into()),
+        ];
+        let config = config(&flags).unwrap();
+        assert_eq!(config.controllers[&NodeId(2)], "i:9192");
+        assert_eq!(
+            (config.beat, config.election_min),
+            (Duration::from_millis(100), Duration::from_millis(600))
+        );
+        assert_eq!(config.defaults.replication_factor, Some(2));
+        assert_eq!(config.defaults.broker, BTreeMap::from([("log.retention.ms".into(), "5000".into())]));
+        assert!(config.auto_create_topics);
+    }
+
+    #[test]
+    fn node_config_missing_or_contradicting_keys_are_usage_errors() {
+        type Change = fn(&mut NodeFlags);
+        let cases: [(Change, &str); 8] = [
+            (|f| f.node_id = None, "node-id is not set"),
+            (|f| f.data_dir = None, "data-dir is not set"),
+            (|f| f.listen = None, "listen is not set"),
+            (|f| f.roles = Some("controller".into()), "listen needs role broker"),
+            (|f| f.roles = Some("broker".into()), "lacks role controller"),
+            (|f| f.node_id = Some("3".into()), "not in controllers"),
+            (|f| f.listen = Some("0.0.0.0:9092".into()), "needs an advertise address"),
+            (|f| f.set = vec![("raft.election-min-ms".into(), "200".into())], "at least 3 beats"),
+        ];
+        for (change, expected) in cases {
+            let mut flags = flags();
+            change(&mut flags);
+            let failure = config(&flags).unwrap_err();
+            assert!(failure.message().contains(expected), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn node_config_wildcard_peer_listener_of_controller_uses_its_listed_address() {
+        let mut flags = flags();
+        flags.peer_listen = Some("0.0.0.0:9192".into());
+        assert_eq!(config(&flags).unwrap().peer_advertise, Some(Endpoint { host: "h".into(), port: 9192 }));
+        flags.roles = Some("broker".into());
+        flags.node_id = Some("3".into());
+        assert!(config(&flags).unwrap_err().message().contains("peer-advertise"));
+    }
+}
