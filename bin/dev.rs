@@ -3,7 +3,7 @@
 use crate::cli::{DevAction, DevArgs};
 use crate::http;
 use crate::output::{Failure, Outcome, Ui};
-use crate::pending as dev;
+use kontiki::broker::dev;
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use crate::cli::DumpArgs;
 use crate::output::{Failure, Outcome, Ui};
-use crate::pending as dump;
+use kontiki::segment::dump;
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
@@ -12,8 +12,12 @@ pub fn run(args: DumpArgs, ui: &Ui) -> Outcome {
         return Err(Failure::usage(format!("{} is not a directory", args.path.display())));
     }
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let options = dump::DumpOptions { records: args.records, json: ui.is_json() };
-    let sound = dump::dump(&args.path, &mut out, options)?;
+    let options = dump::DumpOptions { entries: args.records, json: ui.is_json() };
+    let report = dump::dump(&args.path, &mut out, options)
+        .map_err(|e| Failure::new("DUMP_FAILED", format!("{}: {e}", args.path.display())))?;
     out.flush()?;
-    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    for problem in &report.problems {
+        eprintln!("damaged: {problem}");
+    }
+    Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -22,7 +22,6 @@ mod dump;
 mod http;
 mod jsonl;
 mod output;
-mod pending;
 mod produce;
 mod start;
 mod text;

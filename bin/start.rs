@@ -5,7 +5,7 @@
 use crate::cli::StartArgs;
 use crate::config::Settings;
 use crate::output::{Failure, Outcome};
-use crate::pending as server;
+use kontiki::broker::server;
 use std::process::ExitCode;
 
 /// Runs the command.
