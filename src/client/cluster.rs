@@ -281,7 +281,9 @@ impl Client {
             let missing = error.kafka_code() == Some(3)
                 && !auto_create
                 && backoff.started.elapsed() > UNKNOWN_TOPIC_PATIENCE;
-            if !error.is_retriable() || missing || !backoff.wait().await {
+            // A wrong address should show at once; a cluster that has answered before may come back.
+            let nobody = matches!(error, Error::NoBroker(_)) && locked(&self.0.answered).is_none();
+            if !error.is_retriable() || missing || nobody || !backoff.wait().await {
                 return Err(error);
             }
         }

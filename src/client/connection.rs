@@ -278,27 +278,25 @@ pub fn encode_frame<R: Request>(
     correlation_id: i32,
     client_id: &str,
 ) -> Result<Bytes> {
-    let invalid =
-        |e: kafka_protocol_error::Any| Error::Invalid(format!("{} v{version}: {e}", api_name(R::KEY)));
     let header = RequestHeader::default()
         .with_request_api_key(R::KEY)
         .with_request_api_version(version)
         .with_correlation_id(correlation_id)
         .with_client_id(Some(StrBytes::from_string(client_id.to_owned())));
-    let size = request.compute_size(version).map_err(invalid)?;
+    let size = request.compute_size(version).map_err(|e| cannot_encode(R::KEY, version, &e))?;
     let mut frame = BytesMut::with_capacity(size + 64 + client_id.len());
     frame.put_i32(0);
-    header.encode(&mut frame, R::header_version(version)).map_err(invalid)?;
-    request.encode(&mut frame, version).map_err(invalid)?;
+    header.encode(&mut frame, R::header_version(version)).map_err(|e| cannot_encode(R::KEY, version, &e))?;
+    request.encode(&mut frame, version).map_err(|e| cannot_encode(R::KEY, version, &e))?;
     let length =
         i32::try_from(frame.len() - 4).map_err(|_| Error::Invalid("request of more than 2 GiB".into()))?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
     Ok(frame.freeze())
 }
 
-/// The codec crate's error type, named once.
-mod kafka_protocol_error {
-    pub type Any = anyhow::Error;
+/// A field is set that this version does not have.
+fn cannot_encode(key: i16, version: i16, e: &dyn std::fmt::Display) -> Error {
+    Error::Invalid(format!("{} v{version}: {e}", api_name(key)))
 }
 
 fn ranges(answer: &ApiVersionsResponse) -> HashMap<i16, (i16, i16)> {

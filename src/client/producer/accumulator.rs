@@ -175,11 +175,11 @@ impl Accumulator {
     }
 
     /// Takes a new producer id, for partitions not sent to yet and for broken ones.
-    pub(super) fn set_producer(&mut self, id: i64, epoch: i16) {
+    pub(super) fn set_producer(&mut self, id: i64, epoch: i16, now: Instant) {
         self.producer = Some((id, epoch));
         for (key, queue) in &mut self.queues {
             if queue.broken && queue.in_flight.is_empty() {
-                renumber(key, queue, (id, epoch));
+                renumber(key, queue, (id, epoch), now);
             }
         }
     }
@@ -212,7 +212,7 @@ impl Accumulator {
     }
 
     /// Takes the next batch of a partition for sending, if it is no larger than `room` (or the first of a request).
-    pub(super) fn take(&mut self, key: &Key, room: Option<usize>) -> Option<Batch> {
+    pub(super) fn take(&mut self, key: &Key, room: Option<usize>, now: Instant) -> Option<Batch> {
         let current = self.producer;
         let codec = self.codec;
         let queue = self.queues.get_mut(key)?;
@@ -253,7 +253,7 @@ impl Accumulator {
                     }
                 }
                 Err(e) => {
-                    open.outcome.set(Err(e), std::time::Instant::now());
+                    open.outcome.set(Err(e), now.into_std());
                     return None;
                 }
             }
@@ -279,7 +279,7 @@ impl Accumulator {
 
     /// Takes note of what came of a batch. True if the idea of who leads is in doubt.
     pub(super) fn done(&mut self, key: &Key, mut batch: Batch, answer: Answer, now: Instant) -> bool {
-        let at = std::time::Instant::now();
+        let at = now.into_std();
         let Some(queue) = self.queues.get_mut(key) else { return false };
         queue.in_flight.retain(|s| *s != batch.sequence);
         let what = || format!("produce to {}/{}", key.0, key.1);
@@ -323,7 +323,7 @@ impl Accumulator {
 
     /// Fails what waits longer than the delivery time-out. Batches under way are left to their requests.
     pub(super) fn expire(&mut self, now: Instant) {
-        let at = std::time::Instant::now();
+        let at = now.into_std();
         let limit = self.delivery_timeout;
         let old = |born: Instant| now.duration_since(born) >= limit;
         for (key, queue) in &mut self.queues {
@@ -362,8 +362,8 @@ impl Accumulator {
     }
 
     /// Fails everything, now and from now on.
-    pub(super) fn fail_all(&mut self, error: &Error) {
-        let at = std::time::Instant::now();
+    pub(super) fn fail_all(&mut self, error: &Error, now: Instant) {
+        let at = now.into_std();
         for queue in self.queues.values_mut() {
             for batch in queue.retry.drain(..) {
                 batch.finish(Err(error.clone()), at);
@@ -376,8 +376,8 @@ impl Accumulator {
     }
 }
 
-fn renumber(key: &Key, queue: &mut Queue, producer: (i64, i16)) {
-    let at = std::time::Instant::now();
+fn renumber(key: &Key, queue: &mut Queue, producer: (i64, i16), now: Instant) {
+    let at = now.into_std();
     (queue.broken, queue.producer, queue.next_sequence) = (false, Some(producer), 0);
     for mut batch in std::mem::take(&mut queue.retry) {
         if batch.may_be_written {
@@ -432,7 +432,7 @@ mod tests {
                 accumulator.push(&topic, 0, &Record::default(), permit, Instant::now(), 1).unwrap().0
             })
             .collect();
-        accumulator.set_producer(7, 0);
+        accumulator.set_producer(7, 0, Instant::now());
         (accumulator, (topic, 0), outcomes)
     }
 
@@ -445,7 +445,7 @@ mod tests {
         let (mut a, key, _) = with_batches(7);
         for sequence in 0..5 {
             assert_eq!(a.ready(Instant::now()).0.len(), 1);
-            let batch = a.take(&key, None).unwrap();
+            let batch = a.take(&key, None, Instant::now()).unwrap();
             assert_eq!((batch.sequence, sequence_on_wire(&batch)), (sequence, sequence));
         }
         assert!(a.ready(Instant::now()).0.is_empty());
@@ -454,7 +454,7 @@ mod tests {
     #[tokio::test]
     async fn retry_of_first_of_three_repeats_all_in_order() {
         let (mut a, key, outcomes) = with_batches(4);
-        let mut batches: Vec<Batch> = (0..3).map(|_| a.take(&key, None).unwrap()).collect();
+        let mut batches: Vec<Batch> = (0..3).map(|_| a.take(&key, None, Instant::now()).unwrap()).collect();
         let now = Instant::now();
         let (third, second, first) = (batches.pop().unwrap(), batches.pop().unwrap(), batches.pop().unwrap());
         assert!(a.done(&key, first, Answer::Code(6, None), now));
@@ -465,32 +465,32 @@ mod tests {
         let later = now + Duration::from_secs(1);
         for expected in 0..3 {
             assert_eq!(a.ready(later).0.len(), 1);
-            let batch = a.take(&key, None).unwrap();
+            let batch = a.take(&key, None, Instant::now()).unwrap();
             assert_eq!(batch.sequence, expected);
             a.done(&key, batch, Answer::Written(100 + i64::from(expected)), later);
         }
-        assert_eq!(a.take(&key, None).unwrap().sequence, 3);
+        assert_eq!(a.take(&key, None, Instant::now()).unwrap().sequence, 3);
         assert_eq!(outcomes[2].result.get().unwrap().0, Ok(102));
     }
 
     #[tokio::test]
     async fn gap_without_earlier_batch_is_final_and_asks_for_new_id() {
         let (mut a, key, outcomes) = with_batches(2);
-        let batch = a.take(&key, None).unwrap();
+        let batch = a.take(&key, None, Instant::now()).unwrap();
         a.done(&key, batch, Answer::Code(OUT_OF_ORDER_SEQUENCE_NUMBER, None), Instant::now());
         let error = outcomes[0].result.get().unwrap().0.clone().unwrap_err();
         assert_eq!(error.kafka_code(), Some(OUT_OF_ORDER_SEQUENCE_NUMBER));
         assert!(a.wants_producer_id());
-        a.set_producer(8, 0);
-        assert_eq!(a.take(&key, None).unwrap().sequence, 0);
+        a.set_producer(8, 0, Instant::now());
+        assert_eq!(a.take(&key, None, Instant::now()).unwrap().sequence, 0);
     }
 
     #[tokio::test]
     async fn refused_batch_renumbers_the_refused_and_fails_the_doubtful() {
         let (mut a, key, outcomes) = with_batches(4);
-        let first = a.take(&key, None).unwrap();
-        let second = a.take(&key, None).unwrap();
-        let third = a.take(&key, None).unwrap();
+        let first = a.take(&key, None, Instant::now()).unwrap();
+        let second = a.take(&key, None, Instant::now()).unwrap();
+        let third = a.take(&key, None, Instant::now()).unwrap();
         let now = Instant::now();
         // 10: MESSAGE_TOO_LARGE. The next was refused for the hole; of the third nothing is known.
         a.done(&key, first, Answer::Code(10, None), now);
@@ -499,15 +499,15 @@ mod tests {
         let lost = Error::Disconnected { address: "a".into(), reason: "r".into() };
         a.done(&key, third, Answer::Retry(lost.clone()), now);
         assert!(a.wants_producer_id());
-        a.set_producer(9, 0);
+        a.set_producer(9, 0, Instant::now());
         assert!(!a.wants_producer_id());
-        let batch = a.take(&key, None).unwrap();
+        let batch = a.take(&key, None, Instant::now()).unwrap();
         let (info, _) = next_batch(&mut batch.bytes.clone()).unwrap().unwrap();
         assert_eq!(info.producer, ProducerStamp { id: 9, epoch: 0, sequence: 0 });
         a.done(&key, batch, Answer::Written(5), now);
         assert_eq!(outcomes[1].result.get().unwrap().0, Ok(5));
         assert_eq!(outcomes[2].result.get().unwrap().0, Err(lost));
-        assert_eq!(a.take(&key, None).unwrap().sequence, 1);
+        assert_eq!(a.take(&key, None, Instant::now()).unwrap().sequence, 1);
     }
 
     #[tokio::test]
@@ -517,13 +517,13 @@ mod tests {
         let permit = memory.try_acquire_many_owned(1).unwrap();
         a.push(&key.0, 1, &Record::default(), permit, Instant::now(), 1).unwrap();
         let other: Key = (key.0.clone(), 1);
-        let untouched = a.take(&other, None).unwrap();
-        let batch = a.take(&key, None).unwrap();
+        let untouched = a.take(&other, None, Instant::now()).unwrap();
+        let batch = a.take(&key, None, Instant::now()).unwrap();
         let now = Instant::now();
         a.done(&key, batch, Answer::Code(10, None), now);
-        a.set_producer(9, 0);
+        a.set_producer(9, 0, Instant::now());
         a.done(&other, untouched, Answer::Code(6, None), now);
-        let again = a.take(&other, None).unwrap();
+        let again = a.take(&other, None, Instant::now()).unwrap();
         let (info, _) = next_batch(&mut again.bytes.clone()).unwrap().unwrap();
         assert_eq!(info.producer, ProducerStamp { id: 7, epoch: 0, sequence: 0 });
     }

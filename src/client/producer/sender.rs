@@ -51,7 +51,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.wake.notified() => {}
             Some(done) = state.tasks.join_next(), if !state.tasks.is_empty() => match done {
                 Ok(event) => state.handle(&shared, event),
-                Err(e) => shared.lock().fail_all(&Error::Invalid(format!("producer task: {e}"))),
+                Err(e) => shared.lock().fail_all(&Error::Invalid(format!("producer task: {e}")), Instant::now()),
             },
             () = tokio::time::sleep_until(wake) => {}
         }
@@ -115,7 +115,7 @@ impl State {
             let mut room = None;
             let mut sent: Sent = Vec::new();
             for key in &keys {
-                let Some(batch) = shared.lock().take(key, room) else { continue };
+                let Some(batch) = shared.lock().take(key, room, now) else { continue };
                 let left = room.unwrap_or(shared.options.max_request_size);
                 room = Some(left.saturating_sub(batch.bytes.len()));
                 sent.push((key.clone(), batch));
@@ -200,8 +200,8 @@ impl State {
             Event::ProducerId(result) => {
                 self.getting_id = false;
                 match result {
-                    Ok((id, epoch)) => shared.lock().set_producer(id, epoch),
-                    Err(error) => shared.lock().fail_all(&error),
+                    Ok((id, epoch)) => shared.lock().set_producer(id, epoch, Instant::now()),
+                    Err(error) => shared.lock().fail_all(&error, Instant::now()),
                 }
             }
             Event::Answered { broker, sent, result } => {
