@@ -329,6 +329,21 @@ impl NodeHandle {
         Ok(block.0 - 1)
     }
 
+    /// Waits until this broker is registered and its image shows it as alive.
+    pub async fn registered(&self) {
+        let mut published = self.inner.published.clone();
+        let incarnation = match published.wait_for(|p| p.status.registered).await {
+            Ok(published) => published.status.incarnation,
+            Err(_) => return,
+        };
+        let mut images = self.inner.images.clone();
+        let me = self.node_id();
+        let alive = |image: &Arc<Image>| {
+            image.brokers.get(&me).is_some_and(|b| b.incarnation >= incarnation && !b.fenced)
+        };
+        let _stopping = images.wait_for(alive).await;
+    }
+
     /// Hands leadership over and waits until storage is quiet; for an orderly stop.
     pub async fn drain(&self) {
         let _drained = self.ask(|reply| shard::Command::Drain { reply }).await;

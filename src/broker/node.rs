@@ -105,8 +105,7 @@ impl NodeLoop {
             self.take_what_is_there(now);
             if now.mono >= self.shard.deadline() {
                 self.shard.tick(now);
-                let controller = self.shard.controller_leader();
-                self.published.send_replace(Published { status: self.shard.status().clone(), controller });
+                self.publish();
             }
             self.end_turn(now);
         }
@@ -134,6 +133,12 @@ impl NodeLoop {
         if let Some(image) = self.shard.take_image() {
             self.peers.set_hello(self.shard.hello());
             self.images.send_replace(image);
+            self.publish();
         }
+    }
+
+    fn publish(&self) {
+        let controller = self.shard.controller_leader();
+        self.published.send_replace(Published { status: self.shard.status().clone(), controller });
     }
 }

@@ -96,7 +96,14 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
     let node = NodeLoop { shard, peers, io, completions, commands, inputs, images, published, clock };
     let node_loop = tokio::spawn(node.run(rest.clone()));
     if let Some(listener) = sockets.kafka {
-        tokio::spawn(listener::serve_until(listener, handle.clone(), drain.clone(), clients.clone()));
+        let serving = handle.clone();
+        let (drain, clients) = (drain.clone(), clients.clone());
+        tokio::spawn(async move {
+            // Until it is registered this node could only tell clients of an empty cluster; they wait in the backlog.
+            if clients.run_until_cancelled(serving.registered()).await.is_some() {
+                listener::serve_until(listener, serving, drain, clients).await;
+            }
+        });
     }
     if let Some(listener) = sockets.admin {
         let router = http::router(handle.clone());

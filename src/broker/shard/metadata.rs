@@ -77,6 +77,10 @@ impl Membership {
         self.applied
     }
 
+    pub(super) fn is_joined(&self) -> bool {
+        self.joined
+    }
+
     pub(super) fn is_broken(&self) -> bool {
         self.broken
     }

@@ -207,6 +207,10 @@ impl Shard {
         }
         damaged.sort_unstable();
         self.status.damaged = damaged;
+        if !self.config.node.is_broker {
+            // A controller does not register; it is in service once it belongs to a cluster.
+            self.status.registered = self.membership.is_joined();
+        }
         self.status.replicas = self.partitions.len();
         self.status.led = self.partitions.values().filter(|p| p.role == Role::Leader).count();
         self.status.disk_full = self.engine.store_ref().is_full();
