@@ -540,6 +540,9 @@ fn leftovers_of_a_torn_round_are_never_written_over() {
         store.create_group(spec(1)).expect("created");
         store.append(g, records(&store, 1, 1, 2, 200)).expect("taken");
         commit(&mut store, &mut writer).expect("durable");
+        writer.close().expect("closed");
+        drop(store);
+        let Opened { mut store, mut writer, .. } = boot(&fs);
         store.append(g, records(&store, 1, 1, 2, 5000)).expect("taken");
         // The extent is written, the power goes before it is synced.
         fs.power_off_after(1);
