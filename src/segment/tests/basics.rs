@@ -529,3 +529,40 @@ fn checkpoints_bound_the_journal() {
     let Opened { mut store, .. } = boot(&fs);
     assert_eq!(read_all(&mut store, 1).expect("readable").len(), 400);
 }
+
+#[test]
+fn leftovers_of_a_torn_round_are_never_written_over() {
+    let mut soiled = 0;
+    for seed in 0..20 {
+        let fs = SimFs::new(1);
+        let Opened { mut store, mut writer, .. } = boot(&fs);
+        let g = GroupId(1);
+        store.create_group(spec(1)).expect("created");
+        store.append(g, records(&store, 1, 1, 2, 200)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+        writer.close().expect("closed");
+        drop(store);
+        let Opened { mut store, mut writer, .. } = boot(&fs);
+        store.append(g, records(&store, 1, 1, 2, 5000)).expect("taken");
+        // The extent is written, the power goes before it is synced.
+        fs.power_off_after(1);
+        commit(&mut store, &mut writer).expect_err("power is off");
+        fs.crash(seed);
+        let (path, _) = files_of(&fs, ".segment")[0].clone();
+        let end = 64 + 2 * 280;
+        let before = fs.read(&path).expect("there").split_off(end);
+        let Opened { mut store, mut writer, groups, .. } = boot(&fs);
+        assert_eq!((groups[0].last.index, groups[0].needs_repair), (Index(2), None));
+        let is_soiled = before.iter().any(|b| *b != 0);
+        soiled += usize::from(is_soiled);
+        assert_eq!(store.segments(g).expect("known").len(), 1 + usize::from(is_soiled), "seed {seed}");
+        store.append(g, records(&store, 1, 2, 2, 5000)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+        if is_soiled {
+            let after = fs.read(&path).expect("there").split_off(end);
+            assert_eq!(after, before, "seed {seed}: what lies behind the end stays as it was");
+        }
+        assert_eq!(read_all(&mut store, 1).expect("readable").len(), 4);
+    }
+    assert!(soiled > 3, "{soiled}");
+}
