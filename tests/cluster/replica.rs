@@ -74,7 +74,7 @@ fn parse_dump(
 pub fn records(run: &str, replica: &Replica) -> Result<Vec<Record>, String> {
     let mut found = Vec::new();
     for ((group, base), batch) in replica {
-        let set = RecordBatchDecoder::decode(&mut batch.clone())
+        let set = RecordBatchDecoder::decode(&mut batch.slice(FRAME_HEADER..))
             .map_err(|e| format!("batch {base} of {group}: {e}"))?;
         for record in set.records {
             let value = String::from_utf8_lossy(record.value.as_deref().unwrap_or_default()).into_owned();
