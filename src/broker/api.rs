@@ -190,7 +190,9 @@ impl NodeHandle {
     ) -> Self {
         let admitted = Arc::new(Semaphore::new(PRODUCE_BYTES));
         let producer_ids = Mutex::new((0, 0));
-        Self { inner: Arc::new(Inner { config, commands, images, published, admitted, producer_ids, killed }) }
+        Self {
+            inner: Arc::new(Inner { config, commands, images, published, admitted, producer_ids, killed }),
+        }
     }
 
     /// This node.

@@ -152,7 +152,8 @@ impl Cluster {
     async fn ready(&self) -> Result<(), StartError> {
         let registered = async {
             loop {
-                let waiting = self.brokers.lock().await.values().flatten().any(|n| !n.handle.status().registered);
+                let waiting =
+                    self.brokers.lock().await.values().flatten().any(|n| !n.handle.status().registered);
                 if !waiting {
                     return;
                 }

@@ -78,7 +78,8 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
     let killed: KillSwitch = Arc::new(AtomicBool::new(false));
     let opened = segment::open(store_options(&config))?;
     let sockets = Sockets::bind(&config).await?;
-    let (drain, clients, rest) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let (drain, clients, rest) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let (kafka, peer, admin) = sockets.addresses()?;
     let (commands_in, commands) = mpsc::channel(COMMANDS);
     let (inputs_in, inputs) = mpsc::channel(INPUTS);
@@ -188,12 +189,15 @@ impl Sockets {
             return Err(StartError::Config("a node needs role broker, controller or both".to_owned()));
         }
         if config.is_controller && !config.controllers.contains_key(&config.node_id) {
-            let text = format!("node {} has role controller but --controllers does not name it", config.node_id);
+            let text =
+                format!("node {} has role controller but --controllers does not name it", config.node_id);
             return Err(StartError::Config(text));
         }
         let kafka = match (&config.listen, config.is_broker) {
             (Some(address), true) => Some(bind(address, "Kafka clients").await?),
-            (None, true) => return Err(StartError::Config("role broker needs --listen host:port".to_owned())),
+            (None, true) => {
+                return Err(StartError::Config("role broker needs --listen host:port".to_owned()));
+            }
             (_, false) => None,
         };
         let peer = bind(&config.peer_listen, "peers").await?;
@@ -255,7 +259,9 @@ fn advertised(explicit: &Option<Endpoint>, listen: Option<&str>, bound: SocketAd
     let host = match host {
         Some(host) if !host.is_empty() && !bound.ip().is_unspecified() => host.to_owned(),
         _ if bound.ip().is_unspecified() => {
-            tracing::warn!("listening on every interface but advertising 127.0.0.1; set an advertised address");
+            tracing::warn!(
+                "listening on every interface but advertising 127.0.0.1; set an advertised address"
+            );
             "127.0.0.1".to_owned()
         }
         _ => bound.ip().to_string(),

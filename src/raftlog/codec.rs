@@ -7,7 +7,9 @@
 //! Invariant: decoding never allocates more than a small multiple of the frame and never panics.
 
 use super::message::{Body, Message};
-use crate::segment::{Epoch, EntryKind, EntryMeta, GroupId, Index, LogId, LogStart, NodeId, Offset, ReplicaId};
+use crate::segment::{
+    EntryKind, EntryMeta, Epoch, GroupId, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Version of the peer protocol spoken and understood.
@@ -394,11 +396,7 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
             Body::Append { prev, entries, commit }
         }
         6 => Body::AppendAccepted { last: get_log_id(b)? },
-        7 => Body::AppendRejected {
-            probed: Index(get_u64(b)?),
-            hint: get_log_id(b)?,
-            last: get_log_id(b)?,
-        },
+        7 => Body::AppendRejected { probed: Index(get_u64(b)?), hint: get_log_id(b)?, last: get_log_id(b)? },
         8 => Body::Beat { commit: Index(get_u64(b)?), sequence: get_u64(b)? },
         9 => Body::BeatReply { sequence: get_u64(b)?, matched: get_log_id(b)?, last: get_log_id(b)? },
         10 => Body::InstallLogStart { start: get_log_start(b)? },

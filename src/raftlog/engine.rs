@@ -385,12 +385,7 @@ impl Engine {
     }
 
     /// Moves a group's log start forward after the committed control entry.
-    pub fn move_log_start(
-        &mut self,
-        now: Millis,
-        group: GroupId,
-        start: LogStart,
-    ) -> Result<(), StoreError> {
+    pub fn move_log_start(&mut self, now: Millis, group: GroupId, start: LogStart) -> Result<(), StoreError> {
         self.store.set_log_start(group, start.clone())?;
         if let Some(slot) = self.by_id.get(&group).copied() {
             self.groups[slot].stored_round = self.store.next_round();
@@ -502,7 +497,8 @@ impl Engine {
             return false;
         }
         if g.id == GroupId(0) {
-            return e.to_incarnation == self.config.boot && self.boots.get(&from) == Some(&e.from_incarnation);
+            return e.to_incarnation == self.config.boot
+                && self.boots.get(&from) == Some(&e.from_incarnation);
         }
         if self.incarnation == 0 || e.to_incarnation != self.incarnation as u128 {
             return false;
@@ -684,9 +680,7 @@ impl Engine {
                 let me = g.core.replica();
                 g.peers = configuration.members().filter(|r| *r != me).collect();
             }
-            Effect::ReadReady { token, .. } => {
-                self.events.push(GroupEvent::Read { group, token, ok: true })
-            }
+            Effect::ReadReady { token, .. } => self.events.push(GroupEvent::Read { group, token, ok: true }),
             Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
             Effect::Refused { reason } => self.refusal = Some(reason),
             Effect::Poisoned { reason } => {
@@ -698,13 +692,7 @@ impl Engine {
     }
 
     /// Notes that the group's storage changed, or that it could not.
-    fn stored(
-        &mut self,
-        now: Millis,
-        slot: usize,
-        result: Result<(), StoreError>,
-        more: &mut Vec<Effect>,
-    ) {
+    fn stored(&mut self, now: Millis, slot: usize, result: Result<(), StoreError>, more: &mut Vec<Effect>) {
         self.groups[slot].stored_round = self.store.next_round();
         if let Err(error) = result {
             let g = &mut self.groups[slot];
@@ -808,7 +796,8 @@ impl Engine {
             (self.incarnation as u128, theirs as u128)
         };
         let from = g.core.replica();
-        let envelope = Envelope { group: g.id, from, to, from_incarnation, to_incarnation, message, payloads };
+        let envelope =
+            Envelope { group: g.id, from, to, from_incarnation, to_incarnation, message, payloads };
         if after_storage && g.stored_round > self.completed_round {
             if g.stored_round != u64::MAX {
                 self.held.entry(g.stored_round).or_default().push((node, envelope));

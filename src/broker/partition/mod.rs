@@ -259,7 +259,8 @@ impl Partition {
     /// Answers every committed batch that enough voters hold.
     pub fn release_committed(&mut self, holders: &dyn Fn(Index) -> usize, done: &mut Vec<Done>) {
         while let Some(front) = self.commit_waiters.front() {
-            if front.index > self.commit || (front.min_insync > 1 && holders(front.index) < front.min_insync) {
+            if front.index > self.commit || (front.min_insync > 1 && holders(front.index) < front.min_insync)
+            {
                 break;
             }
             if let Some(w) = self.commit_waiters.pop_front() {

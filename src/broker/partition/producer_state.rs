@@ -229,7 +229,12 @@ mod tests {
         state
     }
 
-    fn check(state: &ProducerState, epoch: i16, sequence: i32, count: i32) -> Result<Verdict, PartitionError> {
+    fn check(
+        state: &ProducerState,
+        epoch: i16,
+        sequence: i32,
+        count: i32,
+    ) -> Result<Verdict, PartitionError> {
         state.check(&header(epoch, sequence, count), 100, 1000)
     }
 

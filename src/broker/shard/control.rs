@@ -214,13 +214,7 @@ impl Shard {
     }
 
     /// A broker renews its session; false: it has to register again.
-    pub(super) fn on_heartbeat(
-        &mut self,
-        now: Now,
-        node: NodeId,
-        incarnation: u64,
-        stopping: bool,
-    ) -> bool {
+    pub(super) fn on_heartbeat(&mut self, now: Now, node: NodeId, incarnation: u64, stopping: bool) -> bool {
         let Some(sessions) = &mut self.control.sessions else { return true };
         if stopping {
             sessions.on_stop(node, incarnation, now.mono);
@@ -264,9 +258,7 @@ impl Shard {
     }
 
     fn leads_established(&self) -> bool {
-        self.engine
-            .core(CONTROLLER)
-            .is_some_and(|c| c.role() == Role::Leader && c.is_established())
+        self.engine.core(CONTROLLER).is_some_and(|c| c.role() == Role::Leader && c.is_established())
             && !self.membership.is_broken()
     }
 
@@ -367,7 +359,8 @@ impl Shard {
         let expired = sessions.expired(now.mono);
         let resumed = sessions.resumed(now.mono);
         let fence = expired.into_iter().map(|(node, incarnation)| CtlCommand::Fence { node, incarnation });
-        let unfence = resumed.into_iter().map(|(node, incarnation)| CtlCommand::Unfence { node, incarnation });
+        let unfence =
+            resumed.into_iter().map(|(node, incarnation)| CtlCommand::Unfence { node, incarnation });
         for command in fence.chain(unfence) {
             tracing::info!(?command, "broker session");
             let deadline = now.mono + INTERNAL_MS;

@@ -42,7 +42,8 @@ impl Shard {
     ) {
         let id = self.next_id();
         let deadline = now.mono + limits.max_wait_ms;
-        self.fetches.insert(id, PendingFetch { items, limits, deadline, confirmed: false, extended: false, reply });
+        self.fetches
+            .insert(id, PendingFetch { items, limits, deadline, confirmed: false, extended: false, reply });
         self.retry_fetch(now, id, limits.max_wait_ms == 0);
     }
 

@@ -91,8 +91,9 @@ impl Shard {
     pub(super) fn start_membership(&mut self, now: Now, recovered: Vec<RecoveredGroup>) {
         for found in recovered {
             if found.group == CONTROLLER {
-                self.membership.voters =
-                    Configuration::decode(&found.log_start.configuration).map(|c| c.voters).unwrap_or_default();
+                self.membership.voters = Configuration::decode(&found.log_start.configuration)
+                    .map(|c| c.voters)
+                    .unwrap_or_default();
                 self.membership.joined = true;
                 self.membership.applied = found.log_start.prev.index;
                 self.engine.adopt(now.mono, found);
@@ -123,7 +124,8 @@ impl Shard {
         }));
         voters.sort();
         let id = Uuid::from_u128(self.config.boot);
-        let cluster = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, id.as_bytes());
+        let cluster =
+            base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, id.as_bytes());
         tracing::info!(cluster, voters = voters.len(), "founding a new cluster");
         self.join_cluster(now, cluster, voters);
     }
@@ -175,7 +177,9 @@ impl Shard {
                 }
                 let wiped = voters.iter().any(|v| v.node == self.node() && *v != self.own_voter());
                 if wiped && !self.config.node.is_broker {
-                    tracing::error!("this controller's directory is new; it may not vote until it is admitted");
+                    tracing::error!(
+                        "this controller's directory is new; it may not vote until it is admitted"
+                    );
                     return;
                 }
                 self.join_cluster(now, cluster, voters);
@@ -309,7 +313,9 @@ impl Shard {
             let from = self.membership.applied.next();
             let entries = match self.engine.store().read(CONTROLLER, from, APPLY_BYTES) {
                 Ok(entries) => entries,
-                Err(error) => return self.break_membership(format!("controller log cannot be read: {error}")),
+                Err(error) => {
+                    return self.break_membership(format!("controller log cannot be read: {error}"));
+                }
             };
             for entry in entries.into_iter().take_while(|e| e.meta.id.index <= index) {
                 self.membership.applied = entry.meta.id.index;
@@ -364,7 +370,9 @@ impl Shard {
 
     fn on_change(&mut self, now: Now, change: Change) {
         match change {
-            Change::GroupAdded { group, topic, partition } => self.place_replica(now, group, topic, partition),
+            Change::GroupAdded { group, topic, partition } => {
+                self.place_replica(now, group, topic, partition)
+            }
             Change::BrokerChanged { node } => self.on_broker_changed(now, node),
             Change::TopicConfigChanged { topic } => self.refresh_configs(Some(topic)),
             Change::ClusterConfigChanged => self.refresh_configs(None),

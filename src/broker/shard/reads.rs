@@ -69,7 +69,8 @@ impl Shard {
     }
 
     pub(super) fn confirm_for_fetch(&mut self, now: Now, group: GroupId, id: u64) {
-        let waiting = |r: &PendingRead| r.group == group && matches!(r.ask, Ask::Fetch { id: other } if other == id);
+        let waiting =
+            |r: &PendingRead| r.group == group && matches!(r.ask, Ask::Fetch { id: other } if other == id);
         if !self.reads.values().any(waiting) {
             self.confirm(now, group, Ask::Fetch { id });
         }

@@ -143,8 +143,10 @@ impl Shard {
             return;
         }
         let brokers = self.image.brokers.keys().copied();
-        let everyone: BTreeSet<NodeId> =
-            brokers.chain(self.config.node.controllers.keys().copied()).filter(|n| *n != self.node()).collect();
+        let everyone: BTreeSet<NodeId> = brokers
+            .chain(self.config.node.controllers.keys().copied())
+            .filter(|n| *n != self.node())
+            .collect();
         for chunk in hints.chunks(HINTS_PER_FRAME) {
             let frame: Vec<Bytes> = codec::encode_hints(chunk);
             for node in &everyone {
@@ -306,9 +308,9 @@ impl Shard {
             return;
         }
         let leads = |group: GroupId| {
-            self.engine.core(group).is_some_and(|core| {
-                core.role() == Role::Leader && core.configuration().0.voters.len() > 1
-            })
+            self.engine
+                .core(group)
+                .is_some_and(|core| core.role() == Role::Leader && core.configuration().0.voters.len() > 1)
         };
         if !self.partitions.keys().any(|group| leads(*group))
             && !leads(CONTROLLER)
