@@ -1,4 +1,12 @@
-//! Kontiki: a Kafka-compatible, replicated, append-only log broker. Every partition is its own Raft group.
+//! Kontiki: a Kafka-compatible, replicated, append-only log broker. Every topic partition is its own Raft group.
+//!
+//! ```text
+//! bin -> broker -> ctl -> raftlog -> segment        bin -> client
+//!          \________________ wire ________________/
+//! ```
+//! Imports run one way only (`tests/tidy.rs`). ARCHITECTURE.md is the map, docs/design.md the decisions.
+#![deny(missing_docs, unsafe_code)]
+
 pub mod broker;
 pub mod client;
 pub mod ctl;

@@ -6,10 +6,7 @@ use super::keys;
 use super::{Origin, Settings};
 use crate::output::Failure;
 use crate::text;
-use kontiki::broker::config::NodeConfig;
-use kontiki::ctl::command::Defaults;
-use kontiki::ctl::record::Endpoint;
-use kontiki::segment::NodeId;
+use kontiki::broker::config::{Defaults, Endpoint, NodeConfig, NodeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

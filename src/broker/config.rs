@@ -5,9 +5,9 @@
 //! Called by whoever assembles a node; handlers only read it through `NodeHandle::config`.
 //! Invariants: a `NodeConfig` never changes after the node has started; every limit is finite.
 
-use crate::ctl::command::Defaults;
-use crate::ctl::record::Endpoint;
-use crate::segment::NodeId;
+pub use crate::ctl::command::Defaults;
+pub use crate::ctl::record::Endpoint;
+pub use crate::segment::NodeId;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;

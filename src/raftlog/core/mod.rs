@@ -314,7 +314,7 @@ pub struct Core {
     /// `SaveHardState` was emitted in this step: even answers that promise nothing wait for it.
     saved_in_step: bool,
     /// Hard state was emitted when the log ended before this index and no entry from there on is known durable yet: so
-    /// neither is that hard state (storage is one ordered stream, [or] io_ordering).
+    /// neither is that hard state (storage is one ordered stream; openraft's io_ordering page).
     unproven: Option<Index>,
     log: LogView,
     role: Role,

@@ -1,0 +1,228 @@
+//! What the engine does for a core: storage changes, messages with their payloads, events for the layer above.
+//! Not here: what goes into a core (`mod`). Invariant: effects are carried out in the order the core gave them.
+
+use super::{Engine, FRAME_BYTES, GroupEvent, Payloads};
+use crate::raftlog::codec::Envelope;
+use crate::raftlog::core::{Effect, Event, Millis, Role};
+use crate::raftlog::message::{Body, Message};
+use crate::segment::{Entry, EntryMeta, Error as StoreError, GroupId, Index, LogId, NodeId, ReplicaId};
+use bytes::Bytes;
+
+impl Engine {
+    /// Carries out effects in order; what they lead to is appended and carried out too.
+    pub(super) fn run_effects(&mut self, now: Millis, slot: usize, mut payloads: Payloads<'_>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut more = Vec::new();
+        while !effects.is_empty() {
+            for effect in effects.drain(..) {
+                self.run_effect(now, slot, effect, &mut payloads, &mut more);
+            }
+            std::mem::swap(&mut effects, &mut more);
+        }
+        self.effects = effects;
+        self.arm(slot);
+        if self.groups[slot].core.wants_beat() && !self.urgent.contains(&slot) {
+            self.urgent.push(slot);
+        }
+    }
+
+    fn run_effect(
+        &mut self,
+        now: Millis,
+        slot: usize,
+        effect: Effect,
+        payloads: &mut Payloads<'_>,
+        more: &mut Vec<Effect>,
+    ) {
+        let group = self.groups[slot].id;
+        match effect {
+            Effect::Append { metas, own } => self.append(now, slot, metas, own, payloads, more),
+            Effect::Truncate { from } => {
+                let result = self.store.truncate(group, from);
+                self.stored(now, slot, result, more);
+                self.events.push(GroupEvent::Truncated { group, from });
+            }
+            Effect::SaveHardState(state) => {
+                let result = self.store.save_hard_state(group, state);
+                self.stored(now, slot, result, more);
+            }
+            Effect::Install { start } => {
+                let result = self.store.install_log_start(group, start.clone());
+                self.stored(now, slot, result, more);
+                self.events.push(GroupEvent::Installed { group, start });
+            }
+            Effect::Send { to, message, after_storage } => {
+                self.send(slot, to, message, Vec::new(), after_storage)
+            }
+            Effect::Replicate { to, prev, max_bytes, commit } => {
+                self.replicate(now, slot, to, prev, max_bytes, commit, more)
+            }
+            Effect::SendLogStart { to } => {
+                let epoch = self.groups[slot].core.epoch();
+                if let Ok(start) = self.store.log_start(group) {
+                    let body = Body::InstallLogStart { start: start.clone() };
+                    self.send(slot, to, Message { epoch, body }, Vec::new(), false);
+                }
+            }
+            Effect::Committed { index } => {
+                self.events.push(GroupEvent::Committed { group, index });
+                if group == GroupId(0) && self.groups[slot].core.role() == Role::Leader {
+                    // Brokers act on metadata: they should not learn of it a beat later.
+                    self.urgent.push(slot);
+                }
+            }
+            Effect::Role { epoch, role, leader } => {
+                self.events.push(GroupEvent::Role { group, epoch, role, leader })
+            }
+            Effect::Configured { configuration, .. } => {
+                let g = &mut self.groups[slot];
+                let me = g.core.replica();
+                g.peers = configuration.members().filter(|r| *r != me).collect();
+            }
+            Effect::ReadReady { token, .. } => self.events.push(GroupEvent::Read { group, token, ok: true }),
+            Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
+            Effect::Refused { reason } => self.refusal = Some(reason),
+            Effect::Poisoned { reason } => {
+                tracing::error!(%group, reason, "group fences itself off");
+                self.groups[slot].poisoned = true;
+                self.events.push(GroupEvent::Poisoned { group, reason });
+            }
+        }
+    }
+
+    /// Notes that the group's storage changed, or that it could not.
+    fn stored(&mut self, now: Millis, slot: usize, result: Result<(), StoreError>, more: &mut Vec<Effect>) {
+        self.groups[slot].stored_round = self.store.next_round();
+        if let Err(error) = result {
+            let g = &mut self.groups[slot];
+            tracing::error!(group = %g.id, %error, "storage refused a change; the replica stands down");
+            // What could not be stored never becomes durable: nothing that waits for it may leave.
+            g.stored_round = u64::MAX;
+            g.core.step(now, Event::StorageFailed, more);
+        }
+    }
+
+    fn append(
+        &mut self,
+        now: Millis,
+        slot: usize,
+        metas: Vec<EntryMeta>,
+        own: bool,
+        payloads: &mut Payloads<'_>,
+        more: &mut Vec<Effect>,
+    ) {
+        let group = self.groups[slot].id;
+        let mut entries = Vec::with_capacity(metas.len());
+        match payloads {
+            Payloads::Own { proposals, assign } if own && !proposals.is_empty() => {
+                for (meta, proposal) in metas.iter().zip(proposals.drain(..)) {
+                    let mut payload = proposal.payload;
+                    assign(meta, &mut payload);
+                    entries.push(Entry { meta: *meta, payload: payload.freeze() });
+                }
+                self.appended.extend_from_slice(&metas);
+            }
+            Payloads::Received { first, payloads } if !own => {
+                for meta in &metas {
+                    let at = (meta.id.index.0 - first.0) as usize;
+                    entries.push(Entry { meta: *meta, payload: payloads[at].clone() });
+                }
+            }
+            _ => {
+                entries.extend(metas.iter().map(|meta| Entry { meta: *meta, payload: Bytes::new() }));
+            }
+        }
+        assert_eq!(entries.len(), metas.len(), "every appended header has its payload");
+        self.events.push(GroupEvent::Appended { group, entries: entries.clone() });
+        let result = self.store.append(group, entries);
+        self.stored(now, slot, result, more);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn replicate(
+        &mut self,
+        now: Millis,
+        slot: usize,
+        to: ReplicaId,
+        prev: LogId,
+        max_bytes: usize,
+        commit: Index,
+        more: &mut Vec<Effect>,
+    ) {
+        let group = self.groups[slot].id;
+        if !self.connected.contains(&to.node) || (max_bytes > 0 && self.saturated.contains(&to.node)) {
+            return;
+        }
+        let mut entries = Vec::new();
+        if max_bytes > 0 && prev.index < self.groups[slot].core.last().index {
+            match self.store.read(group, prev.index.next(), max_bytes) {
+                Ok(read) => entries = read,
+                Err(StoreError::OutOfRange) => {}
+                Err(error) => {
+                    // A read error must never look like the end of the log.
+                    tracing::error!(%group, %error, "entries cannot be read for replication");
+                    self.groups[slot].core.step(now, Event::Damaged, more);
+                    return;
+                }
+            }
+        }
+        let epoch = self.groups[slot].core.epoch();
+        let last = entries.last().map(|e| e.meta.id.index);
+        let bytes = entries.iter().map(|e| e.payload.len()).sum();
+        let (metas, payloads) = entries.into_iter().map(|e| (e.meta, e.payload)).unzip();
+        let body = Body::Append { prev, entries: metas, commit };
+        self.send(slot, to, Message { epoch, body }, payloads, false);
+        if let Some(last) = last {
+            self.groups[slot].core.step(now, Event::Sent { to, last, bytes }, more);
+        }
+    }
+
+    pub(super) fn send(
+        &mut self,
+        slot: usize,
+        to: ReplicaId,
+        message: Message,
+        payloads: Vec<Bytes>,
+        after_storage: bool,
+    ) {
+        let g = &self.groups[slot];
+        let node = to.node;
+        let (from_incarnation, to_incarnation) = if g.id == GroupId(0) {
+            let Some(theirs) = self.boots.get(&node) else { return };
+            (self.config.boot, *theirs)
+        } else {
+            let theirs = self.incarnations.get(&node).copied().unwrap_or(0);
+            (self.incarnation as u128, theirs as u128)
+        };
+        let from = g.core.replica();
+        let envelope =
+            Envelope { group: g.id, from, to, from_incarnation, to_incarnation, message, payloads };
+        if after_storage && g.stored_round > self.completed_round {
+            if g.stored_round != u64::MAX {
+                self.held.entry(g.stored_round).or_default().push((node, envelope));
+            }
+        } else {
+            self.push(node, envelope);
+        }
+    }
+
+    pub(super) fn push(&mut self, node: NodeId, envelope: Envelope) {
+        let outbox = self.outboxes.entry(node).or_default();
+        outbox.push(envelope);
+        if outbox.len() >= FRAME_BYTES {
+            let frame = outbox.take();
+            self.ready.push_back((node, frame));
+        }
+    }
+
+    pub(super) fn arm(&mut self, slot: usize) {
+        let g = &mut self.groups[slot];
+        if let Some(deadline) = g.core.deadline()
+            && deadline < g.armed
+            && !g.poisoned
+        {
+            g.armed = deadline;
+            self.wheel.insert(slot as u64, deadline);
+        }
+    }
+}
