@@ -93,7 +93,15 @@ fn run_thread(config: NodeConfig, started: oneshot::Sender<Started>, mut orders:
         if started.send(Ok((node.handle.clone(), node.kafka, node.peer))).is_err() {
             return;
         }
-        match orders.recv().await {
+        let mut node = node;
+        let order = tokio::select! {
+            order = orders.recv() => order,
+            reason = node.died() => {
+                tracing::error!(reason, "a node ended by itself");
+                return;
+            }
+        };
+        match order {
             Some(Order::Stop) => node.stop().await,
             Some(Order::Kill) | None => node.kill().await,
         }
@@ -104,7 +112,9 @@ fn run_thread(config: NodeConfig, started: oneshot::Sender<Started>, mut orders:
 
 struct Cluster {
     data: PathBuf,
-    controller: DevNode,
+    controller: Mutex<Option<DevNode>>,
+    controller_handle: NodeHandle,
+    controller_peer: SocketAddr,
     brokers: Mutex<BTreeMap<u16, Option<DevNode>>>,
     addresses: Vec<SocketAddr>,
 }
@@ -131,20 +141,22 @@ impl Cluster {
         let mut addresses = Vec::new();
         for n in 1..=options.brokers {
             let port = if options.port == 0 { 0 } else { options.port + n - 1 };
-            let node = Self::start_broker(&data, &controller, n, port).await?;
+            let node = Self::start_broker(&data, controller.peer, n, port).await?;
             addresses.extend(node.kafka);
             brokers.insert(n, Some(node));
         }
-        Ok(Self { data, controller, brokers: Mutex::new(brokers), addresses })
+        let (controller_handle, controller_peer) = (controller.handle.clone(), controller.peer);
+        let (controller, brokers) = (Mutex::new(Some(controller)), Mutex::new(brokers));
+        Ok(Self { data, controller, controller_handle, controller_peer, brokers, addresses })
     }
 
     async fn start_broker(
         data: &std::path::Path,
-        controller: &DevNode,
+        controller: SocketAddr,
         n: u16,
         port: u16,
     ) -> Result<DevNode, StartError> {
-        let mut config = Self::config(data, NodeId(i32::from(n)), Some(controller.peer));
+        let mut config = Self::config(data, NodeId(i32::from(n)), Some(controller));
         config.listen = Some(format!("127.0.0.1:{port}"));
         DevNode::start(config).await
     }
@@ -174,7 +186,7 @@ impl Cluster {
                 configs: BTreeMap::new(),
                 validate_only: false,
             };
-            match self.controller.handle.controller(Command::CreateTopic(create), 10_000).await {
+            match self.controller_handle.controller(Command::CreateTopic(create), 10_000).await {
                 Ok(_) | Err(CtlError::TopicExists(_)) => {}
                 Err(error) => return Err(StartError::Config(format!("--topic {name}: {error}"))),
             }
@@ -197,13 +209,13 @@ impl Cluster {
             return Err(format!("broker {n} is running"));
         }
         let port = self.addresses[usize::from(n) - 1].port();
-        let node = Self::start_broker(&self.data, &self.controller, n, port).await;
+        let node = Self::start_broker(&self.data, self.controller_peer, n, port).await;
         *slot = Some(node.map_err(|e| e.to_string())?);
         Ok(format!("broker {n} restarted"))
     }
 
-    async fn stop(self) {
-        let brokers = self.brokers.into_inner();
+    async fn stop(&self) {
+        let brokers = std::mem::take(&mut *self.brokers.lock().await);
         let stops: Vec<_> =
             brokers.into_values().flatten().map(|node| tokio::spawn(node.end(Order::Stop))).collect();
         for stop in stops {
@@ -211,7 +223,9 @@ impl Cluster {
                 tracing::error!("a broker did not stop in order");
             }
         }
-        self.controller.end(Order::Stop).await;
+        if let Some(controller) = self.controller.lock().await.take() {
+            controller.end(Order::Stop).await;
+        }
     }
 }
 
@@ -251,11 +265,7 @@ async fn run(options: &DevOptions, data: PathBuf, started: std::time::Instant) -
     }
     served.abort();
     let _aborted = served.await;
-    // The HTTP routes were the only other owners.
-    match Arc::try_unwrap(cluster) {
-        Ok(cluster) => cluster.stop().await,
-        Err(_) => tracing::warn!("a request is still running; stopping without order"),
-    }
+    cluster.stop().await;
     Ok(())
 }
 
@@ -284,7 +294,7 @@ fn router(cluster: Arc<Cluster>) -> Router {
         .route("/dev/kill/{n}", post(on_kill))
         .route("/dev/restart/{n}", post(on_restart))
         .with_state(cluster.clone());
-    http::router(cluster.controller.handle.clone()).merge(orders)
+    http::router(cluster.controller_handle.clone()).merge(orders)
 }
 
 fn answer(result: Result<String, String>) -> (StatusCode, String) {

@@ -50,6 +50,9 @@ pub enum StartError {
     /// The configuration does not make a node.
     #[error("{0}")]
     Config(String),
+    /// The node's own task ended: a broken invariant. What was acknowledged is on disk; a restart recovers it.
+    #[error("the node ended by itself: {0}")]
+    Died(String),
     /// Signals or threads cannot be set up.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -138,6 +141,14 @@ impl RunningNode {
         }
     }
 
+    /// Waits until the node's own task ends unasked; the process must not go on without it.
+    pub async fn died(&mut self) -> String {
+        match (&mut self.node_loop).await {
+            Ok(_) => "its loop returned".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
     /// Drops everything where it stands, without flush or hand-over, and resets the sockets.
     pub async fn kill(self) {
         self.killed.store(true, Ordering::Relaxed);
@@ -154,7 +165,7 @@ pub async fn run_node(config: NodeConfig) -> Result<(), StartError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let node = start_node(config).await?;
+    let mut node = start_node(config).await?;
     tracing::info!(
         node = %node.handle.node_id(),
         kafka = ?node.kafka,
@@ -165,6 +176,7 @@ pub async fn run_node(config: NodeConfig) -> Result<(), StartError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        reason = node.died() => return Err(StartError::Died(reason)),
     }
     tracing::info!("stopping: handing leadership over");
     tokio::select! {

@@ -134,6 +134,30 @@ fn leader_killed_acked_records_stay() {
     kill_rounds(Victim::Leader);
 }
 
+/// A controller that comes back must find its brokers again: they hear it, are not fenced, and learn of new topics.
+#[test]
+fn controller_restarted_new_topics_reach_every_broker() {
+    let _one_at_a_time = exclusive();
+    let mut cluster = Cluster::start("controller-restart");
+    if cluster.system == System::Kafka {
+        return; // its own project's business
+    }
+    cluster.kill(CONTROLLER);
+    cluster.spawn(CONTROLLER);
+    // Longer than a broker session: whoever is not heard by then is fenced.
+    std::thread::sleep(Duration::from_secs(11));
+    let created = std::process::Command::new(env!("CARGO_BIN_EXE_kontiki"))
+        .args(["topic", "create", "after", "-p", "3", "-r", "3", "-B", &cluster.bootstrap()])
+        .output()
+        .expect("the command starts");
+    assert!(created.status.success(), "topic create: {}", String::from_utf8_lossy(&created.stderr));
+    cluster.await_in_sync("after", Duration::from_secs(20));
+    for id in BROKERS {
+        let partitions = cluster.partitions("after", &[id]);
+        assert_eq!(partitions.map(|p| p.len()), Some(3), "broker {id} knows the topic");
+    }
+}
+
 #[test]
 fn follower_killed_acked_records_stay() {
     kill_rounds(Victim::Follower);

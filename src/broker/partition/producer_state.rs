@@ -55,13 +55,15 @@ pub struct ProducerState {
     undo: VecDeque<(Index, i64, Option<Producer>)>,
     /// Entries at or below this can no longer be undone.
     undo_floor: Index,
+    /// Last entry taken note of: a snapshot may be ahead of the log that is replayed on top of it.
+    applied: Index,
 }
 
 impl ProducerState {
     /// State as a snapshot describes it (see [`Self::encode`]) as of entry `at`; empty bytes are an empty state.
     pub fn decode(bytes: &[u8], at: Index) -> Result<Self, serde_json::Error> {
         let producers = if bytes.is_empty() { BTreeMap::new() } else { serde_json::from_slice(bytes)? };
-        Ok(Self { producers, undo: VecDeque::new(), undo_floor: at })
+        Ok(Self { producers, undo: VecDeque::new(), undo_floor: at, applied: at })
     }
 
     /// Snapshot bytes of the state as of entry `at`, which must be the last applied or one whose successors can be undone.
@@ -80,10 +82,18 @@ impl ProducerState {
         if header.producer_id < 0 {
             return Ok(Verdict::Append);
         }
-        let known = self.producers.get(&header.producer_id);
-        let Some(producer) = known.filter(|p| now_ms.saturating_sub(p.timestamp) <= expiration_ms) else {
+        let Some(producer) = self.producers.get(&header.producer_id) else {
             return Ok(Verdict::Append);
         };
+        // Expiry only forgives: records with old timestamps (a mirror, a backfill) are checked like any others.
+        let expired = now_ms.saturating_sub(producer.timestamp) > expiration_ms;
+        match Self::check_against(producer, header) {
+            Err(_) if expired => Ok(Verdict::Append),
+            verdict => verdict,
+        }
+    }
+
+    fn check_against(producer: &Producer, header: &BatchHeader) -> Result<Verdict, PartitionError> {
         if header.producer_epoch < producer.epoch {
             return Err(PartitionError::InvalidProducerEpoch {
                 given: header.producer_epoch,
@@ -120,6 +130,10 @@ impl ProducerState {
 
     /// Takes note of an appended batch.
     pub fn apply(&mut self, index: Index, base_offset: Offset, header: &BatchHeader) {
+        if index <= self.applied {
+            return;
+        }
+        self.applied = index;
         if header.producer_id < 0 {
             return;
         }
@@ -165,6 +179,7 @@ impl ProducerState {
         if from <= self.undo_floor {
             return false;
         }
+        self.applied = self.applied.min(from.prev());
         while self.undo.back().is_some_and(|(at, ..)| *at >= from) {
             if let Some((_, id, old)) = self.undo.pop_back() {
                 match old {

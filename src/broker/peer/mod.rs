@@ -9,7 +9,7 @@ use crate::raftlog::codec::{self, Frame, Hello};
 use crate::raftlog::engine::Net;
 use crate::segment::NodeId;
 use bytes::{Bytes, BytesMut};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -27,6 +27,7 @@ const QUEUE_FRAMES: usize = 8_192;
 const SLICES: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+const UNACKED_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const SOCKET_BUFFER: usize = 1 << 20;
@@ -145,9 +146,9 @@ impl Net for Peers {
     fn send(&mut self, to: NodeId, frame: Vec<Bytes>) -> bool {
         let Some(peer) = self.peers.get(&to) else { return false };
         let bytes: usize = frame.iter().map(Bytes::len).sum();
-        if !peer.queue.connected.load(Ordering::Relaxed)
-            || peer.queue.bytes.load(Ordering::Relaxed) + bytes > QUEUE_BYTES
-        {
+        let queued = peer.queue.bytes.load(Ordering::Relaxed);
+        // A frame larger than the whole queue goes alone, or its entry would never arrive.
+        if !peer.queue.connected.load(Ordering::Relaxed) || (queued > 0 && queued + bytes > QUEUE_BYTES) {
             return false;
         }
         peer.queue.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -248,6 +249,10 @@ impl Dialer {
 fn tune(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
+    // A host that vanished, or a partition that healed, must not be waited for as long as TCP would.
+    socket.set_tcp_user_timeout(Some(UNACKED_TIMEOUT))?;
+    socket
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(UNACKED_TIMEOUT).with_interval(UNACKED_TIMEOUT))?;
     socket.set_send_buffer_size(SOCKET_BUFFER)?;
     socket.set_recv_buffer_size(SOCKET_BUFFER)
 }

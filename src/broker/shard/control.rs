@@ -109,6 +109,7 @@ impl Shard {
                 self.control.queue.push_back(request);
                 self.pump(now);
             }
+            Some(leader) if !self.engine.is_connected(leader) => self.control.waiting.push(request),
             Some(leader) => {
                 let rpc = self.next_id();
                 let timeout_ms = request.deadline.saturating_sub(now.mono);
@@ -122,7 +123,7 @@ impl Shard {
 
     /// The leader if it is known; else, for a node that is no controller, one controller after the other: a broker hears the
     /// leader only once the leader knows of it.
-    fn controller_to_ask(&mut self) -> Option<NodeId> {
+    pub(super) fn controller_to_ask(&mut self) -> Option<NodeId> {
         if let Some(leader) = self.controller_leader() {
             return Some(leader);
         }
@@ -177,6 +178,10 @@ impl Shard {
                 self.pump(now);
             }
             Ask::Heartbeat { incarnation, stopping } => {
+                if let Some(broker) = self.image.brokers.get(&from) {
+                    let directory = broker.directory.as_u128();
+                    self.observe(now, from, directory);
+                }
                 let known = self.on_heartbeat(now, from, incarnation, stopping);
                 self.answer_rpc(from, id, &Answer::Session { known });
             }
@@ -229,7 +234,7 @@ impl Shard {
     }
 
     /// Replicates group 0 to a broker that is not one of its voters.
-    fn observe(&mut self, now: Now, node: NodeId, directory: u128) {
+    pub(super) fn observe(&mut self, now: Now, node: NodeId, directory: u128) {
         let replica = ReplicaId { node, assignment: 0, directory };
         let voter = self.engine.core(CONTROLLER).is_some_and(|c| c.configuration().0.is_voter(replica));
         if !voter && node != self.node() {
@@ -274,11 +279,18 @@ impl Shard {
             if self.image.cluster_id.is_empty() {
                 let Some(id) = self.membership.cluster().map(str::to_owned) else { return };
                 self.write(now, number, Batch::new(vec![Record::Cluster { id }]), None);
+                if self.control.in_flight.is_none() {
+                    return;
+                }
                 continue;
             }
             let Some(request) = self.control.queue.pop_front() else { return };
             if request.deadline <= now.mono {
                 self.finish_request(now, request.target, Err(CtlError::TimedOut));
+                continue;
+            }
+            if let Some(error) = self.refuse_twin(now, &request.command) {
+                self.finish_request(now, request.target, Err(error));
                 continue;
             }
             let seed = self.config.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -304,12 +316,21 @@ impl Shard {
                 self.control.in_flight = Some(InFlight { index: meta.id.index, number, asked });
             }
             Err(error) => {
+                tracing::debug!(%error, "decision not written");
                 if let Some((request, _)) = asked {
-                    self.finish_request(now, request.target, Err(CtlError::Refused(error.to_string())));
+                    self.finish_request(now, request.target, Err(CtlError::NotController));
                 }
                 self.control.next = now.mono + RETRY_MS;
             }
         }
+    }
+
+    /// Another live process with this node id: two of them would evict each other for ever (Kafka refuses it likewise).
+    fn refuse_twin(&self, now: Now, command: &CtlCommand) -> Option<CtlError> {
+        let CtlCommand::RegisterBroker { node, directory, .. } = command else { return None };
+        let known = self.image.brokers.get(node).filter(|b| b.directory != *directory)?;
+        let alive = self.control.sessions.as_ref().is_some_and(|s| s.is_alive(known.node, now.mono));
+        alive.then(|| CtlError::Refused(format!("another broker is alive with node id {node}")))
     }
 
     /// The image moved on: answers what waited for it, decides what comes next.

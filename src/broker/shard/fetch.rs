@@ -10,13 +10,16 @@ use tokio::sync::oneshot;
 /// How long a confirmation round may take before a fetch is answered without it.
 const CONFIRM_MS: u64 = 1000;
 
+/// Longest wait of a fetch, whatever the client says.
+const MAX_WAIT_MS: u64 = 300_000;
+
 /// A fetch that waits for more bytes.
 pub struct PendingFetch {
     items: Vec<FetchItem>,
     limits: FetchLimits,
     deadline: Millis,
-    /// Leadership was confirmed since the fetch came: "beyond the end" may be said.
-    confirmed: bool,
+    /// Groups whose leadership was confirmed since the fetch came: of these "beyond the end" may be said.
+    confirmed: Vec<GroupId>,
     /// The deadline was put off once for that.
     extended: bool,
     reply: oneshot::Sender<Vec<Fetched>>,
@@ -41,9 +44,11 @@ impl Shard {
         reply: oneshot::Sender<Vec<Fetched>>,
     ) {
         let id = self.next_id();
-        let deadline = now.mono + limits.max_wait_ms;
-        self.fetches
-            .insert(id, PendingFetch { items, limits, deadline, confirmed: false, extended: false, reply });
+        let deadline = now.mono + limits.max_wait_ms.min(MAX_WAIT_MS);
+        self.fetches.insert(
+            id,
+            PendingFetch { items, limits, deadline, confirmed: Vec::new(), extended: false, reply },
+        );
         self.retry_fetch(now, id, limits.max_wait_ms == 0);
     }
 
@@ -76,6 +81,17 @@ impl Shard {
         }
     }
 
+    /// Forgets waiting fetches whose connection is gone.
+    pub(super) fn sweep_fetches(&mut self) {
+        let gone: Vec<u64> =
+            self.fetches.iter().filter(|(_, f)| f.reply.is_closed()).map(|(id, _)| *id).collect();
+        for id in gone {
+            if let Some(fetch) = self.fetches.remove(&id) {
+                self.forget_fetch(&fetch, id);
+            }
+        }
+    }
+
     fn forget_fetch(&mut self, fetch: &PendingFetch, id: u64) {
         self.fetch_deadlines.remove(&(fetch.deadline, id));
         for item in &fetch.items {
@@ -86,9 +102,11 @@ impl Shard {
     }
 
     /// Leadership was confirmed: a waiting fetch may now be told "out of range".
-    pub(super) fn fetch_confirmed(&mut self, now: Now, id: u64, ok: bool) {
+    pub(super) fn fetch_confirmed(&mut self, now: Now, id: u64, group: GroupId, ok: bool) {
         if let Some(fetch) = self.fetches.get_mut(&id) {
-            fetch.confirmed = ok;
+            if ok {
+                fetch.confirmed.push(group);
+            }
             self.retry_fetch(now, id, false);
         }
     }
@@ -103,7 +121,8 @@ impl Shard {
         let mut room = fetch.limits.max_bytes;
         for item in &fetch.items {
             let first = look.bytes == 0;
-            let fetched = self.look_at(item, room, first, fetch.confirmed, &mut look.confirm);
+            let fetched =
+                self.look_at(item, room, first, fetch.confirmed.contains(&item.group), &mut look.confirm);
             let bytes: usize = fetched.batches.iter().map(|b| b.len()).sum();
             look.bytes += bytes;
             room = room.saturating_sub(bytes);

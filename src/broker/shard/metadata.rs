@@ -261,7 +261,7 @@ impl Shard {
             }
             Ok((other, _)) => tracing::error!(?other, "registration got an answer that is none"),
             Err(error) => {
-                tracing::debug!(%error, "registration failed; trying again");
+                tracing::info!(%error, "registration not taken; trying again");
                 self.membership.registration = Registration::None;
             }
         }
@@ -285,7 +285,7 @@ impl Shard {
     }
 
     pub(super) fn send_heartbeat(&mut self, now: Now, incarnation: u64, stopping: bool) {
-        match self.controller_leader() {
+        match self.controller_to_ask() {
             Some(leader) if leader == self.node() => {
                 self.on_heartbeat(now, leader, incarnation, stopping);
             }
@@ -385,6 +385,10 @@ impl Shard {
         if node != self.node() {
             self.engine.set_peer_incarnation(now.mono, node, broker.incarnation);
             self.dials.push((node, format!("{}:{}", broker.peer.host, broker.peer.port)));
+            if self.controller_leader() == Some(self.node()) {
+                // A new leader may have been elected before its image named this broker.
+                self.observe(now, node, broker.directory.as_u128());
+            }
         }
         self.upkeep.in_sync_now();
     }
@@ -402,8 +406,12 @@ impl Shard {
                 tracing::warn!(%group, %error, "options of a recovered replica");
             }
             let p = Partition::recover(&found, config, self.engine.store());
+            let damaged = p.out_of_service.is_some();
             self.partitions.insert(group, p);
             self.engine.adopt(now.mono, found);
+            if damaged {
+                self.engine.damaged(now.mono, group);
+            }
             return;
         }
         let configuration = Configuration { voters: partition.replicas.clone(), ..Configuration::default() };

@@ -11,6 +11,8 @@ use crate::wire::batch;
 use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+/// Longest wait of a produce, whatever the client says.
+const MAX_TIMEOUT_MS: u64 = 600_000;
 /// producer.id.expiration.ms.
 const PRODUCER_EXPIRATION_MS: i64 = 24 * 3600 * 1000;
 
@@ -25,7 +27,7 @@ impl Shard {
         reply: oneshot::Sender<Vec<Result<Produced, PartitionError>>>,
     ) {
         let request = self.next_id();
-        let deadline = now.mono + timeout_ms;
+        let deadline = now.mono + timeout_ms.min(MAX_TIMEOUT_MS);
         let pending = PendingProduce {
             results: items.iter().map(|_| None).collect(),
             groups: items.iter().map(|item| item.group).collect(),

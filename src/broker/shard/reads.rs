@@ -87,7 +87,7 @@ impl Shard {
         if !ok {
             let leader = self.leader_of(group);
             if let Ask::Fetch { id } = read.ask {
-                self.fetch_confirmed(now, id, false);
+                self.fetch_confirmed(now, id, group, false);
             } else {
                 read.ask.fail(PartitionError::NotLeader { leader });
             }
@@ -100,7 +100,7 @@ impl Shard {
             Ask::EpochEnd { asked, reply } => {
                 let _gone_client = reply.send(self.epoch_end(group, asked));
             }
-            Ask::Fetch { id } => self.fetch_confirmed(now, id, true),
+            Ask::Fetch { id } => self.fetch_confirmed(now, id, group, true),
         }
     }
 
@@ -130,11 +130,20 @@ impl Shard {
             // Nothing is tiered: everything is local, nothing waits for upload.
             OffsetSpec::LatestTiered | OffsetSpec::EarliestPendingUpload => Ok(none),
             OffsetSpec::Timestamp(timestamp) => {
-                let found = self.engine.store().find_timestamp(group, timestamp, high).map_err(storage)?;
-                Ok(found.and_then(|e| first_at(&e, timestamp, start)).unwrap_or(none))
+                let mut from = start;
+                // The batch in which the log start falls may hold the timestamp only before that start.
+                while let Some(entry) =
+                    self.engine.store().find_timestamp(group, timestamp, from, high).map_err(storage)?
+                {
+                    if let Some(found) = first_at(&entry, timestamp, start) {
+                        return Ok(found);
+                    }
+                    from = entry.meta.next_offset();
+                }
+                Ok(none)
             }
             OffsetSpec::MaxTimestamp => {
-                let found = self.engine.store().find_max_timestamp(group, high).map_err(storage)?;
+                let found = self.engine.store().find_max_timestamp(group, start, high).map_err(storage)?;
                 Ok(found.and_then(|e| largest_in(&e)).unwrap_or(none))
             }
         }
@@ -165,6 +174,9 @@ impl Shard {
     ) {
         if let Err(error) = self.check_leader(group) {
             return drop(reply.send(Err(error)));
+        }
+        if !self.engine.core(group).is_some_and(|core| core.is_established()) {
+            return drop(reply.send(Err(PartitionError::NotEstablished)));
         }
         let Some(p) = self.partitions.get(&group) else { return };
         let (start, high) = (p.start, p.high_watermark);

@@ -57,7 +57,11 @@ impl Shard {
         if now.mono >= self.upkeep.next_in_sync {
             self.upkeep.next_in_sync = now.mono + IN_SYNC_MS;
             self.refresh_in_sync(now);
-            self.refresh_status();
+            self.refresh_status(now);
+            self.sweep_fetches();
+            if self.upkeep.draining {
+                self.hand_over(now);
+            }
         }
         if now.mono >= self.upkeep.next_retention {
             self.upkeep.next_retention = now.mono + self.upkeep.retention_ms.max(100);
@@ -194,18 +198,27 @@ impl Shard {
         state
     }
 
-    fn refresh_status(&mut self) {
+    fn refresh_status(&mut self, now: Now) {
         let mut damaged = Vec::new();
+        let mut found = Vec::new();
         for (group, p) in &mut self.partitions {
             if p.out_of_service.is_none()
                 && let Some((from, to)) = self.engine.store_ref().needs_repair(*group)
             {
                 tracing::error!(%group, %from, %to, "entries are damaged on disk; this replica is held out");
                 p.out_of_service = Some(format!("entries {from} to {to} are damaged"));
+                found.push(*group);
             }
             if p.out_of_service.is_some() {
                 damaged.push(*group);
             }
+        }
+        if self.engine.store_ref().needs_repair(CONTROLLER).is_some() {
+            found.push(CONTROLLER);
+            damaged.push(CONTROLLER);
+        }
+        for group in found {
+            self.engine.damaged(now.mono, group);
         }
         damaged.sort_unstable();
         self.status.damaged = damaged;
@@ -295,16 +308,21 @@ impl Shard {
         self.upkeep.draining = true;
         self.announce_stop(now);
         self.snapshot_producers(now, 1);
-        for group in self.engine.group_ids() {
-            self.engine.transfer(now.mono, group, None);
-        }
+        self.hand_over(now);
         self.process_events(now);
         self.drain = Some(reply);
     }
 
-    /// Answers the drain when nothing that others could lead is led here and storage is quiet.
+    /// Asks for every leadership still held to be handed over; repeated while draining, since a hand-over may fail.
+    fn hand_over(&mut self, now: Now) {
+        for group in self.engine.group_ids() {
+            self.engine.transfer(now.mono, group, None);
+        }
+    }
+
+    /// Answers the drain when nothing that others could lead is led here.
     pub(super) fn check_drain(&mut self) {
-        if self.drain.is_none() || self.engine.is_writing() {
+        if self.drain.is_none() {
             return;
         }
         let leads = |group: GroupId| {

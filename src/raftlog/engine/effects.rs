@@ -35,12 +35,25 @@ impl Engine {
         more: &mut Vec<Effect>,
     ) {
         let group = self.groups[slot].id;
+        let stores = matches!(
+            effect,
+            Effect::Append { .. }
+                | Effect::Truncate { .. }
+                | Effect::SaveHardState(_)
+                | Effect::Install { .. }
+        );
+        if stores && self.groups[slot].stored_round == u64::MAX {
+            // A change before this one could not be stored: nothing may be built on it.
+            return;
+        }
         match effect {
             Effect::Append { metas, own } => self.append(now, slot, metas, own, payloads, more),
             Effect::Truncate { from } => {
                 let result = self.store.truncate(group, from);
+                if result.is_ok() {
+                    self.events.push(GroupEvent::Truncated { group, from });
+                }
                 self.stored(now, slot, result, more);
-                self.events.push(GroupEvent::Truncated { group, from });
             }
             Effect::SaveHardState(state) => {
                 let result = self.store.save_hard_state(group, state);
@@ -92,7 +105,9 @@ impl Engine {
 
     /// Notes that the group's storage changed, or that it could not.
     fn stored(&mut self, now: Millis, slot: usize, result: Result<(), StoreError>, more: &mut Vec<Effect>) {
-        self.groups[slot].stored_round = self.store.next_round();
+        if result.is_ok() {
+            self.groups[slot].stored_round = self.store.next_round();
+        }
         if let Err(error) = result {
             let g = &mut self.groups[slot];
             tracing::error!(group = %g.id, %error, "storage refused a change; the replica stands down");
@@ -120,7 +135,6 @@ impl Engine {
                     assign(meta, &mut payload);
                     entries.push(Entry { meta: *meta, payload: payload.freeze() });
                 }
-                self.appended.extend_from_slice(&metas);
             }
             Payloads::Received { first, payloads } if !own => {
                 for meta in &metas {
@@ -133,8 +147,13 @@ impl Engine {
             }
         }
         assert_eq!(entries.len(), metas.len(), "every appended header has its payload");
-        self.events.push(GroupEvent::Appended { group, entries: entries.clone() });
-        let result = self.store.append(group, entries);
+        let result = self.store.append(group, entries.clone());
+        if result.is_ok() {
+            if own {
+                self.appended.extend_from_slice(&metas);
+            }
+            self.events.push(GroupEvent::Appended { group, entries });
+        }
         self.stored(now, slot, result, more);
     }
 
@@ -161,7 +180,9 @@ impl Engine {
                 Err(error) => {
                     // A read error must never look like the end of the log.
                     tracing::error!(%group, %error, "entries cannot be read for replication");
-                    self.groups[slot].core.step(now, Event::Damaged, more);
+                    if matches!(error, StoreError::Damaged(_)) {
+                        self.groups[slot].core.step(now, Event::Damaged, more);
+                    }
                     return;
                 }
             }

@@ -266,21 +266,23 @@ impl Engine {
 
     /// Creates a group. `campaign`: it is the first replica of a brand-new partition.
     pub fn create(&mut self, now: Millis, spec: GroupSpec, campaign: bool) -> Result<(), StoreError> {
+        let (id, replica, log_start) = (spec.group, spec.replica, spec.log_start.clone());
+        // Storage may know better: a creation that damage swallowed leaves the vote in doubt (safety.md F8).
+        let hard_state = self.store.create_group(spec)?;
         let restored = Restored {
-            replica: spec.replica,
-            hard_state: spec.hard_state,
-            log_start: spec.log_start.clone(),
+            replica,
+            hard_state,
+            log_start: log_start.clone(),
             epochs: Vec::new(),
-            last: spec.log_start.prev,
-            next_offset: spec.log_start.base_offset,
+            last: log_start.prev,
+            next_offset: log_start.base_offset,
             configurations: Vec::new(),
-            gate_open: self.gate_open || spec.group == GroupId(0),
+            gate_open: self.gate_open || id == GroupId(0),
             needs_repair: false,
             campaign_at_once: campaign,
-            seed: self.seed_of(spec.group),
+            seed: self.seed_of(id),
         };
-        let group = spec.group;
-        self.store.create_group(spec)?;
+        let group = id;
         self.start(now, group, restored);
         let (early, rest): (Vec<_>, Vec<_>) = self.early.drain(..).partition(|(_, _, e)| e.group == group);
         self.early = rest.into();
@@ -341,9 +343,19 @@ impl Engine {
         if let Some(reason) = self.store.failure() {
             return Err(ProposeError::Failed(reason.to_owned()));
         }
-        // Control entries (log start, metadata) may use the reserve: they are what frees space.
-        if self.store.is_full() && proposals.iter().any(|p| p.kind == EntryKind::Records) {
-            return Err(ProposeError::DiskFull);
+        // Space is taken before the core knows of the entry. Control entries (log start, metadata) may use the reserve:
+        // they are what frees space.
+        if proposals.iter().any(|p| p.kind == EntryKind::Records) {
+            let bytes = proposals.iter().map(|p| p.payload.len() as u64).sum();
+            match self.store.can_append(group, bytes) {
+                Ok(()) => {}
+                Err(StoreError::Failed(reason)) => return Err(ProposeError::Failed(reason)),
+                Err(StoreError::DiskFull) => return Err(ProposeError::DiskFull),
+                Err(error) => {
+                    tracing::debug!(%group, %error, "append not possible now");
+                    return Err(ProposeError::Refused(Refusal::Busy));
+                }
+            }
         }
         let entries = proposals.iter().map(|p| (p.kind, p.offset_span, p.payload.len() as u32)).collect();
         self.refusal = None;
@@ -458,6 +470,10 @@ impl Engine {
 
     fn receive_one(&mut self, now: Millis, from: NodeId, envelope: Envelope) {
         let Some(slot) = self.by_id.get(&envelope.group).copied() else {
+            if !envelope.payloads.is_empty() {
+                // Entries come again; only what is small is kept for a group on its way.
+                return;
+            }
             if self.early.len() == EARLY_MESSAGES {
                 self.early.pop_front();
             }
@@ -471,8 +487,11 @@ impl Engine {
         let mut received = Payloads::None;
         let accepted = matches!(message.body, Body::AppendAccepted { .. } | Body::BeatReply { .. });
         if let Body::Append { prev, entries, .. } = &message.body {
-            if !entries.is_empty() && self.store.is_full() {
-                // As if lost on the way: beats keep the leader known, entries come again when there is space.
+            let records = entries.iter().any(|meta| meta.kind == EntryKind::Records);
+            let bytes = payloads.iter().map(|p| p.len() as u64).sum();
+            if records && self.store.can_append(group, bytes).is_err() {
+                // As if lost on the way: beats keep the leader known, entries come again when there is space. Control
+                // entries pass: they are what frees it.
                 return;
             }
             let decoded: Vec<_> = entries
@@ -603,17 +622,30 @@ impl Engine {
 
     fn step(&mut self, now: Millis, slot: usize, event: Event, payloads: Payloads<'_>) {
         let g = &mut self.groups[slot];
-        if g.poisoned {
-            return;
-        }
         let mut effects = std::mem::take(&mut self.effects);
         g.core.step(now, event, &mut effects);
         self.effects = effects;
         self.run_effects(now, slot, payloads);
     }
 
+    /// The group's log was found damaged: it hands over and stays out (safety.md F11).
+    pub fn damaged(&mut self, now: Millis, group: GroupId) {
+        self.step_group(now, group, Event::Damaged);
+    }
+
+    /// Whether frames for this peer find a connection.
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.connected.contains(&node)
+    }
+
     /// Ends a turn: urgent beats, one frame per peer, one storage round.
     pub fn flush(&mut self, now: Millis, net: &mut dyn Net, disk: &mut dyn Disk) {
+        if !self.failed
+            && let Some(reason) = self.store.failure().map(str::to_owned)
+        {
+            // Failed in the front half (a file that could not be made): no round will tell.
+            self.fail(now, reason);
+        }
         let urgent = std::mem::take(&mut self.urgent);
         for slot in urgent {
             if self.groups.contains(slot) {
