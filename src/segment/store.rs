@@ -366,6 +366,10 @@ impl Store {
         let (number, known) = (file.number, (start.prev, start.base_offset));
         let mut cursor = self.seek_index(group, from)?;
         let removed = self.step(&mut cursor)?.ok_or(Error::OutOfRange)?;
+        // Its header decides what the log ends with: believed only once its check has been made.
+        if let Some(check) = &removed.check {
+            check.verify()?;
+        }
         let last = removed.meta.predecessor();
         debug_assert!(last.index >= known.0.index);
         let max_timestamp = self.max_timestamp_before(group, number, from)?;

@@ -350,6 +350,9 @@ impl Store {
         let mut max = self.slot_max(group, at, cursor.next()).unwrap_or(-1);
         while cursor.next() < from {
             let Some(item) = self.step(&mut cursor)? else { break };
+            if let Some(check) = &item.check {
+                check.verify()?;
+            }
             max = max.max(item.max_timestamp);
         }
         Ok(max)

@@ -132,3 +132,23 @@ fn creation_that_fails_leaves_the_suspicion_to_the_next() {
     fs.set_capacity(None);
     assert_eq!(store.create_group(spec(1)).expect("created").doubt, Doubt::Vote);
 }
+
+#[test]
+fn header_that_does_not_check_out_decides_no_truncation() {
+    let fs = SimFs::new(1);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    let g = GroupId(1);
+    store.create_group(spec(1)).expect("created");
+    store.append(g, records(&store, 1, 1, 15, 700)).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    writer.close().expect("closed");
+    drop(store);
+    let (path, _) = files_of(&fs, ".segment")[0].clone();
+    // The predecessor's term in the header of entry 3, which a slot of the index points at.
+    fs.flip(&path, 64 + 2 * 780 + 56, 4);
+    let Opened { mut store, .. } = boot(&fs);
+    assert!(matches!(store.truncate(g, Index(3)), Err(Error::Damaged(_))));
+    assert_eq!(store.last(g).expect("known").0, LogId::new(0, 1, 15));
+    store.truncate(g, Index(5)).expect("a sound one");
+    assert_eq!(store.last(g).expect("known").0, LogId::new(0, 1, 4));
+}
