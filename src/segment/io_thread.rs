@@ -3,13 +3,18 @@
 //!
 //! * At most one round is in flight; submitting a second is a bug of the caller.
 //! * The completion is handed over before any idle work begins.
+//! * Every round is answered, even if the writer panics: then as failed.
 //! * `kill` leaves the files as kill -9 would: what has been written stays, nothing more is.
 
 use super::round::{Round, RoundDone};
 use super::writer::Writer;
 use super::{Error, Result};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+const PANICKED: &str = "the io thread panicked";
 
 #[derive(Default)]
 struct Inbox {
@@ -57,7 +62,44 @@ pub fn spawn(writer: Writer, completions: impl Fn(RoundDone) + Send + 'static) -
     Ok(IoHandle { shared, thread: Some(thread) })
 }
 
-fn run(mut writer: Writer, shared: &Shared, completions: &(impl Fn(RoundDone) + Send)) -> Result<()> {
+/// The writer, or what is left of it: after a panic nothing of it may be used any more, and every round is
+/// answered as failed, so that whoever waits for one learns of it.
+struct Guarded(Option<Writer>);
+
+impl Guarded {
+    fn attempt<T>(&mut self, work: impl FnOnce(&mut Writer) -> T) -> Option<T> {
+        let mut writer = self.0.take()?;
+        // The writer is dropped with the panic; nothing of it can be seen half changed.
+        match panic::catch_unwind(AssertUnwindSafe(move || (work(&mut writer), writer))) {
+            Ok((done, writer)) => {
+                self.0 = Some(writer);
+                Some(done)
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn commit(&mut self, round: Round) -> RoundDone {
+        let number = round.number;
+        self.attempt(|writer| writer.commit(round)).unwrap_or_else(|| RoundDone {
+            number,
+            failure: Some(PANICKED.into()),
+            durable: Vec::new(),
+            written: Vec::new(),
+        })
+    }
+
+    fn idle(&mut self) -> Option<Duration> {
+        self.attempt(Writer::idle).flatten()
+    }
+
+    fn close(self) -> Result<()> {
+        self.0.map_or_else(|| Err(Error::Failed(PANICKED.into())), Writer::close)
+    }
+}
+
+fn run(writer: Writer, shared: &Shared, completions: &(impl Fn(RoundDone) + Send)) -> Result<()> {
+    let mut writer = Guarded(Some(writer));
     let mut delay = writer.idle();
     loop {
         let mut inbox = shared.lock();
@@ -125,12 +167,43 @@ impl IoHandle {
         };
         self.shared.lock().end = Some(end);
         self.shared.news.notify_one();
-        thread.join().unwrap_or_else(|_| Err(Error::Failed("the io thread panicked".into())))
+        thread.join().unwrap_or_else(|_| Err(Error::Failed(PANICKED.into())))
     }
 }
 
 impl Drop for IoHandle {
     fn drop(&mut self) {
         let _ = self.end(End::Kill);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::fs::sim::SimFs;
+    use crate::segment::round::{Entries, FileRef, Op};
+    use crate::segment::{GroupId, Identity, NodeId, Opened, StoreOptions, open_on};
+    use std::sync::mpsc::sync_channel;
+
+    #[test]
+    fn panic_of_the_writer_answers_this_and_every_later_round_as_failed() {
+        let fs = SimFs::new(1);
+        let identity = Identity { node: NodeId(1), cluster: None };
+        let options = StoreOptions { journal_file_bytes: 1 << 20, ..StoreOptions::new("/d".into(), identity) };
+        let Opened { writer, .. } = open_on(Arc::new(fs.clone()), options).expect("opens");
+        let (send, done) = sync_channel(1);
+        let io = spawn(writer, move |round| send.send(round).expect("waited for")).expect("started");
+        let handle =
+            crate::segment::fs::Fs::open(&fs, "/f".as_ref(), crate::segment::fs::OpenMode::CreateNew);
+        let file = FileRef { number: 9, handle: handle.expect("opened") };
+        // An extent without entries, which no store makes.
+        let (entries, slots) = (Vec::new(), Vec::new());
+        let bad = Entries { group: GroupId(1), file, byte: 64, bytes: 1 << 20, entries, slots };
+        io.submit(Round { number: 1, ops: vec![Op::Entries(Box::new(bad))] });
+        let answer = done.recv().expect("answered");
+        assert_eq!((answer.number(), answer.failure()), (1, Some(PANICKED)));
+        io.submit(Round { number: 2, ops: Vec::new() });
+        assert!(done.recv().expect("answered").failure().is_some());
+        assert!(io.stop_clean().is_err());
     }
 }

@@ -73,7 +73,7 @@ pub struct StoreOptions {
     pub dir: PathBuf,
     /// Who it must belong to; a new directory is formatted for it.
     pub identity: Identity,
-    /// Entries of one group and round at or above this go by reference. Default 64 KiB.
+    /// Entries of one group and round at or above this go by reference. Default 32 KiB.
     pub reference_bytes: usize,
     /// Size of one journal file. Default 64 MiB.
     pub journal_file_bytes: u64,
@@ -94,7 +94,7 @@ impl StoreOptions {
         Self {
             dir,
             identity,
-            reference_bytes: 64 << 10,
+            reference_bytes: 32 << 10,
             journal_file_bytes: 64 << 20,
             checkpoint_bytes: 1 << 30,
             reserve_bytes: Self::RESERVE_DEFAULT,

@@ -68,6 +68,8 @@ pub(crate) struct Parts {
 impl Store {
     pub(crate) fn new(parts: Parts) -> Self {
         let lru = Lru::new(parts.fs.limits());
+        let damaged = parts.groups.iter().filter(|g| g.needs_repair.is_some()).map(|g| g.group);
+        let damage = Arc::new(DamageLog::knowing(damaged));
         let groups = parts.groups.into_iter().map(|image| {
             let segments = image.files.iter().map(|f| Segment::found(f.number, f.end)).collect();
             (image.group, Group::new(image, segments))
@@ -88,7 +90,7 @@ impl Store {
             tail_bytes: 0,
             tail_order: VecDeque::new(),
             lru,
-            damage: Arc::default(),
+            damage,
             _lock: parts.lock,
         }
     }
@@ -148,9 +150,12 @@ impl Store {
 
     /// Creates a group; durable with the next round.
     ///
+    /// Answers the hard state it really begins with: a group that may have been here before and was lost to
+    /// damage begins in doubt of its votes (safety.md F8, F11).
+    ///
     /// # Panics
     /// If the group exists or its name is no plain directory name.
-    pub fn create_group(&mut self, spec: GroupSpec) -> Result<()> {
+    pub fn create_group(&mut self, spec: GroupSpec) -> Result<HardState> {
         self.ready()?;
         assert!(!self.groups.contains_key(&spec.group), "group {} exists", spec.group);
         let is_plain =
@@ -163,11 +168,8 @@ impl Store {
             spec.name.clone()
         };
         let mut hard_state = spec.hard_state;
-        let is_suspect = self.suspects.contains(&spec.name);
-        if is_suspect {
-            // Its creation may have been lost to damage, and votes with it (safety.md F8, F11).
+        if self.suspects.contains(&spec.name) {
             hard_state.doubt = Doubt::Vote;
-            self.suspects.remove(&spec.name);
         }
         let mut image = GroupImage {
             group: spec.group,
@@ -187,6 +189,8 @@ impl Store {
         let made = self.fs.create_dir(&path).map_err(|e| super::error::failed("create", &path, &e));
         made.map_err(|e| self.latch(e))?;
         let (segment, new) = self.create_segment(spec.group, &dir, &file, 0, true)?;
+        // Only now: a creation that failed leaves the suspicion to the next one.
+        self.suspects.remove(&spec.name);
         image.files.push(file);
         self.dirs.insert(dir.clone());
         self.groups.insert(spec.group, Group::new(image, vec![segment]));
@@ -202,7 +206,7 @@ impl Store {
         let record = Record::Create(spec.group, Box::new(creation));
         let op = Change { record, new: Some(new), trim: None, unlink: Vec::new(), remove_dir: None };
         self.queue(spec.group, Op::Change(Box::new(op)));
-        Ok(())
+        Ok(hard_state)
     }
 
     /// Forgets a group: its directory goes once the removal is durable.
@@ -211,6 +215,7 @@ impl Store {
         let mut gone = self.groups.remove(&group).ok_or(Error::UnknownGroup(group))?;
         self.tail_bytes -= gone.tail.clear();
         self.lru.forget(&gone.segments);
+        self.damage.forget(group);
         let dir = segment_file::groups_dir(&self.options.dir).join(&gone.image.dir);
         let op = Change {
             record: Record::Remove(group),
@@ -251,7 +256,7 @@ impl Store {
                 b.predecessor() == a.id && b.id.epoch >= a.id.epoch && b.base_offset == a.next_offset();
             assert!(fits, "{b:?} does not continue {a:?}");
         }
-        let runs = place::split(g.image.active().end, g.image.options.segment_bytes, &entries);
+        let runs = self.runs(group, &entries)?;
         let mut prepared = self.prepare_runs(group, &runs, &entries)?.into_iter();
         let mut rest = entries;
         for run in runs {
@@ -323,6 +328,7 @@ impl Store {
         let (segment, new) = self.create_segment(group, &dir, &file, 0, true)?;
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
         let (old, old_end) = (g.image.active().number, g.image.active().end);
+        g.is_granted = false;
         let dropped = g.image.cut(&cut, number);
         let trim = g.segments.last().and_then(|s| {
             let is_kept = !dropped.contains(&old);
@@ -360,6 +366,10 @@ impl Store {
         let (number, known) = (file.number, (start.prev, start.base_offset));
         let mut cursor = self.seek_index(group, from)?;
         let removed = self.step(&mut cursor)?.ok_or(Error::OutOfRange)?;
+        // Its header decides what the log ends with: believed only once its check has been made.
+        if let Some(check) = &removed.check {
+            check.verify()?;
+        }
         let last = removed.meta.predecessor();
         debug_assert!(last.index >= known.0.index);
         let max_timestamp = self.max_timestamp_before(group, number, from)?;
@@ -415,8 +425,10 @@ impl Store {
         let (segment, new) = self.create_segment(group, &dir, &file, 0, true)?;
         self.absorb_damage();
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
+        g.is_granted = false;
         let dropped = g.image.install(&start, number);
         self.lru.forget(&g.segments);
+        self.damage.forget(group);
         g.segments = vec![segment];
         self.tail_bytes -= g.tail.clear();
         let unlink = self.paths(&dir, &dropped);
@@ -449,6 +461,7 @@ impl Store {
         let old = g.active();
         let trim = old.handle.clone().map(|handle| (FileRef { number: old.number, handle }, end));
         let file = new.0.number;
+        g.is_granted = false;
         g.image.open(file);
         g.segments.push(segment);
         let record = Record::Open { group, file, prev, base_offset };
@@ -586,6 +599,14 @@ impl Store {
     pub fn needs_repair(&self, group: GroupId) -> Option<(Index, Index)> {
         let known = self.groups.get(&group).and_then(|g| g.image.needs_repair);
         self.damage.of(group).fold(known)
+    }
+
+    /// Groups newly found damaged since the last call, by whatever read them on whatever thread; not those
+    /// found at open. Each is told once, until its log is replaced. Costs one load when there are none.
+    pub fn take_damaged(&mut self) -> Vec<GroupId> {
+        let mut groups = self.damage.take_news();
+        groups.retain(|group| self.groups.contains_key(group));
+        groups
     }
 
     /// Why the store is latched shut, if it is.

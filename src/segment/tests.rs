@@ -4,6 +4,7 @@
 mod basics;
 mod crash;
 mod dumping;
+mod faults;
 mod real;
 mod rig;
 mod sweep;

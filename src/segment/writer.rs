@@ -69,10 +69,19 @@ pub struct Writer {
     quiet: u32,
     is_marked: bool,
     failure: Option<String>,
-    checkpoint: Option<(Running, Position)>,
+    checkpoint: Option<UnderWay>,
     manifest_sequence: u64,
     batch: Vec<u8>,
     _lock: Arc<Box<dyn Send + Sync>>,
+}
+
+/// A checkpoint on its way.
+struct UnderWay {
+    running: Running,
+    position: Position,
+    /// Files whose names it makes durable. Until it has, they count as unnamed: a round must not rely on a
+    /// sync that another thread has yet to make.
+    names: Vec<u64>,
 }
 
 /// What recovery hands to the back half.
@@ -381,7 +390,7 @@ impl Writer {
     }
 
     fn try_idle(&mut self) -> Result<Option<Duration>> {
-        if self.checkpoint.as_ref().is_some_and(|(running, _)| running.is_finished()) {
+        if self.checkpoint.as_ref().is_some_and(|c| c.running.is_finished()) {
             self.finish_checkpoint()?;
         }
         self.remove_files()?;
@@ -456,7 +465,8 @@ impl Writer {
             clean,
             image: self.image.clone(),
         };
-        let mut dirs: BTreeSet<PathBuf> = std::mem::take(&mut self.unnamed).into_values().collect();
+        let names = self.unnamed.keys().copied().collect();
+        let mut dirs: BTreeSet<PathBuf> = self.unnamed.values().cloned().collect();
         if !dirs.is_empty() {
             dirs.insert(segment_file::groups_dir(&self.options.dir));
         }
@@ -470,15 +480,18 @@ impl Writer {
         };
         self.referenced = 0;
         self.journaled = 0;
-        self.checkpoint = Some((Running::start(job), position));
+        self.checkpoint = Some(UnderWay { running: Running::start(job), position, names });
         Ok(())
     }
 
     fn finish_checkpoint(&mut self) -> Result<()> {
-        let Some((running, position)) = self.checkpoint.take() else {
+        let Some(UnderWay { running, position, names }) = self.checkpoint.take() else {
             return Ok(());
         };
         running.finish()?;
+        for number in names {
+            self.unnamed.remove(&number);
+        }
         self.journal.free_before(position.file).map_err(|e| self.io("free journal files", &e))
     }
 

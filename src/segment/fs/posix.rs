@@ -18,6 +18,16 @@ pub struct PosixFs;
 
 struct PosixFile(std::fs::File);
 
+/// A call made again as long as a signal interrupts it.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 impl Fs for PosixFs {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         std::fs::create_dir_all(path)
@@ -51,7 +61,8 @@ impl Fs for PosixFs {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        std::fs::File::open(path)?.sync_all()
+        let dir = std::fs::File::open(path)?;
+        uninterrupted(|| dir.sync_all())
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -101,10 +112,10 @@ impl File for PosixFile {
     fn pwritev(&self, bufs: &[IoSlice<'_>], mut at: u64) -> io::Result<()> {
         for chunk in bufs.chunks(IOV_MAX) {
             let total: usize = chunk.iter().map(|b| b.len()).sum();
-            let written = match chunk {
-                [one] => self.0.write_at(one, at)?,
-                many => rustix::io::pwritev(&self.0, many, at)?,
-            };
+            let written = uninterrupted(|| match chunk {
+                [one] => self.0.write_at(one, at),
+                many => Ok(rustix::io::pwritev(&self.0, many, at)?),
+            })?;
             if written < total {
                 self.finish(chunk, written, at)?;
             }
@@ -127,11 +138,11 @@ impl File for PosixFile {
     }
 
     fn preallocate(&self, at: u64, len: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), at, len) {
+        uninterrupted(|| match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), at, len) {
             Ok(()) => Ok(()),
             Err(rustix::io::Errno::OPNOTSUPP) => self.fill_zero(at, len),
             Err(error) => Err(error.into()),
-        }
+        })
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -143,7 +154,8 @@ impl File for PosixFile {
     }
 
     fn fdatasync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        // An interrupted call has reported nothing: the error of a failed write-back is still to come.
+        uninterrupted(|| self.0.sync_data())
     }
 
     fn map(&self, len: usize) -> io::Result<SegmentMap> {
@@ -175,5 +187,22 @@ impl PosixFile {
             from += n as u64;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupted_call_is_made_again() {
+        let mut left = 3;
+        let done = uninterrupted(|| {
+            left -= 1;
+            if left > 0 { Err(rustix::io::Errno::INTR.into()) } else { Ok(7) }
+        });
+        assert_eq!((done.expect("in the end"), left), (7, 0));
+        let failed: io::Result<()> = uninterrupted(|| Err(rustix::io::Errno::IO.into()));
+        assert!(failed.is_err());
     }
 }

@@ -18,6 +18,8 @@ use std::path::PathBuf;
 
 const STEP_MIN: u64 = 64 << 10;
 const STEP_MAX: u64 = 32 << 20;
+/// Bytes of the smallest record batch: its header (magic 2).
+const RECORDS_MIN: u64 = 61;
 
 /// A file just made, and its directory.
 pub(super) type NewFile = (FileRef, PathBuf);
@@ -55,7 +57,48 @@ pub(super) fn split(end: u64, segment_bytes: u64, entries: &[Entry]) -> Vec<Run>
     runs
 }
 
+/// Bytes of frames that entries with so many payload bytes in all take at most: no record batch is smaller
+/// than its header.
+fn frames_at_most(payload_bytes: u64) -> u64 {
+    let entries = payload_bytes / RECORDS_MIN + 1;
+    payload_bytes.saturating_add(entries.saturating_mul(frame::FRAME_HEADER as u64))
+}
+
 impl Store {
+    /// Whether the next `append` will take Records entries of so many payload bytes in all. Makes the room
+    /// for them now (a new file, if they do not fit into the active one), so that it cannot meet a full disk.
+    ///
+    /// # Errors
+    /// `DiskFull` leaves everything as it was and makes [`Store::is_full`] true; `Failed` if latched; `Busy`.
+    pub fn can_append(&mut self, group: GroupId, payload_bytes: u64) -> Result<()> {
+        self.ready()?;
+        let bytes = frames_at_most(payload_bytes);
+        let image = &self.group(group)?.image;
+        let at_least = image.active().end + frame::FRAME_HEADER as u64 + payload_bytes;
+        if !image.active().is_empty() && at_least > image.options.segment_bytes {
+            let file = FileImage::new(self.next_file, image.last(), image.next_offset());
+            let dir = image.dir.clone();
+            let (segment, new) = self.create_segment(group, &dir, &file, bytes, false)?;
+            self.open_segment(group, segment, new);
+        } else {
+            self.extend_active(group, bytes, false)?;
+        }
+        self.group_mut(group)?.is_granted = true;
+        Ok(())
+    }
+
+    /// How entries are spread over files: into the room they were granted, else as [`split`] says.
+    pub(super) fn runs(&mut self, group: GroupId, entries: &[Entry]) -> Result<Vec<Run>> {
+        let g = self.group_mut(group)?;
+        let is_granted = std::mem::take(&mut g.is_granted);
+        let bytes = entries.iter().map(|e| frame::frame_len(e.meta.payload_len)).sum();
+        let (end, allocated) = (g.image.active().end, g.active().allocated);
+        if is_granted && end + bytes <= allocated {
+            return Ok(vec![Run { count: entries.len(), bytes, rolls: false }]);
+        }
+        Ok(split(end, g.image.options.segment_bytes, entries))
+    }
+
     /// Reserves space and makes the files for `runs`; on failure nothing is left behind.
     pub(super) fn prepare_runs(
         &mut self,
@@ -111,7 +154,7 @@ impl Store {
             self.check_space(goal - allocated, is_control)?;
         }
         let done = handle.preallocate(allocated, goal - allocated);
-        done.map_err(|e| self.latch(error::failed("reserve space in", &path, &e)))?;
+        done.map_err(|e| self.no_space(goal - allocated, error::failed("reserve space in", &path, &e)))?;
         let segment = self.group_mut(group)?.active();
         segment.allocated = goal;
         segment.step = (step * 2).min(STEP_MAX);
@@ -143,7 +186,7 @@ impl Store {
             Err(e) => {
                 // It may not have been created at all.
                 let _ = self.fs.unlink(&path);
-                return Err(self.latch(error::failed("create", &path, &e)));
+                return Err(self.no_space(allocated, error::failed("create", &path, &e)));
             }
         };
         let mut segment = Segment {
@@ -159,6 +202,15 @@ impl Store {
         self.lru.opened(group, &mut segment);
         let group_dir = segment_file::groups_dir(&self.options.dir).join(dir);
         Ok((segment, (FileRef { number: file.number, handle }, group_dir)))
+    }
+
+    /// Latches a failure; a full disk is remembered with what did not fit.
+    fn no_space(&mut self, bytes: u64, error: Error) -> Error {
+        let error = self.latch(error);
+        if matches!(error, Error::DiskFull) {
+            self.refused_bytes = Some(bytes);
+        }
+        error
     }
 
     /// Refuses what would eat into the reserve.

@@ -10,8 +10,9 @@ use crate::segment::segment_file::SEGMENT_HEADER;
 use crate::segment::types::*;
 use crate::segment::{Error, Result, frame};
 use bytes::Bytes;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One committed batch handed to a consumer.
 pub struct FetchedBatch {
@@ -67,6 +68,15 @@ impl FrameCheck {
 pub(super) struct DamageLog {
     is_pending: AtomicBool,
     ranges: Mutex<Vec<(GroupId, Index, Index)>>,
+    has_news: AtomicBool,
+    told: Mutex<Told>,
+}
+
+/// Which groups the engine has been told of.
+#[derive(Default)]
+struct Told {
+    known: HashSet<GroupId>,
+    news: Vec<GroupId>,
 }
 
 /// A range that damage may have widened.
@@ -82,7 +92,34 @@ impl Widened {
 }
 
 impl DamageLog {
+    /// A log whose owner knows of some damaged groups already.
+    pub(super) fn knowing(groups: impl Iterator<Item = GroupId>) -> Self {
+        let told = Told { known: groups.collect(), news: Vec::new() };
+        Self { told: Mutex::new(told), ..Self::default() }
+    }
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Groups nobody was told of yet.
+    pub(super) fn take_news(&self) -> Vec<GroupId> {
+        if !self.has_news.swap(false, Ordering::AcqRel) {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.told().news)
+    }
+    /// The group is gone or has a new log: damage found from now on is news.
+    pub(super) fn forget(&self, group: GroupId) {
+        let mut told = self.told();
+        told.known.remove(&group);
+        told.news.retain(|g| *g != group);
+    }
     pub(super) fn note(&self, group: GroupId, first: Index, last: Index) {
+        let mut told = self.told();
+        if told.known.insert(group) {
+            told.news.push(group);
+            self.has_news.store(true, Ordering::Release);
+        }
+        drop(told);
         let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
         if !ranges.contains(&(group, first, last)) {
             ranges.push((group, first, last));
@@ -201,8 +238,15 @@ impl Store {
         Ok(self.group(group)?.image.terms.end_of(term))
     }
 
-    /// First Records entry below offset `below` whose batch's max timestamp is >= `timestamp`, with its payload.
-    pub fn find_timestamp(&mut self, group: GroupId, timestamp: i64, below: Offset) -> Result<Option<Entry>> {
+    /// First Records entry that ends behind offset `from` and at or below `below` whose batch's max timestamp
+    /// is >= `timestamp`, with its payload.
+    pub fn find_timestamp(
+        &mut self,
+        group: GroupId,
+        timestamp: i64,
+        from: Offset,
+        below: Offset,
+    ) -> Result<Option<Entry>> {
         let files = self.group(group)?.image.files.len();
         for at in 0..files {
             let image = &self.group(group)?.image;
@@ -210,17 +254,21 @@ impl Store {
             if file.base_offset >= below {
                 return Ok(None);
             }
-            if file.max_timestamp < timestamp || file.last.index < first {
+            if file.max_timestamp < timestamp || file.last.index < first || file.next_offset <= from {
                 continue;
             }
             let last = file.last.index;
-            let mut cursor = self.seek_in(group, at, |index| index.by_timestamp(timestamp))?;
+            // Nothing before either slot can be the answer.
+            let mut cursor = self.seek_in(group, at, |index| {
+                let slots = [index.by_timestamp(timestamp), index.by_offset(from)];
+                slots.into_iter().flatten().max_by_key(|slot| slot.byte)
+            })?;
             while cursor.next() <= last {
                 let Some(item) = self.step(&mut cursor)? else { break };
                 if item.meta.next_offset() > below {
                     return Ok(None);
                 }
-                let is_record = item.meta.kind == EntryKind::Records;
+                let is_record = item.meta.kind == EntryKind::Records && item.meta.next_offset() > from;
                 if is_record && item.max_timestamp >= timestamp && item.meta.id.index >= first {
                     return item.into_entry().map(Some);
                 }
@@ -229,40 +277,54 @@ impl Store {
         Ok(None)
     }
 
-    /// Records entry below `below` with the largest max timestamp (the first of several).
-    pub fn find_max_timestamp(&mut self, group: GroupId, below: Offset) -> Result<Option<Entry>> {
+    /// Records entry that ends behind `from` and at or below `below` with the largest max timestamp (the
+    /// first of several).
+    pub fn find_max_timestamp(
+        &mut self,
+        group: GroupId,
+        from: Offset,
+        below: Offset,
+    ) -> Result<Option<Entry>> {
         let image = &self.group(group)?.image;
         let first = image.first();
         let mut max = None;
         for file in image.files.clone() {
-            if file.base_offset >= below || file.is_empty() || file.last.index < first {
+            let is_outside = file.base_offset >= below || file.next_offset <= from;
+            if is_outside || file.is_empty() || file.last.index < first {
                 continue;
             }
-            let is_whole = file.next_offset <= below && file.first() >= first;
+            let is_whole = file.next_offset <= below && file.first() >= first && file.base_offset >= from;
             let of_file = if is_whole {
                 Some(file.max_timestamp)
             } else {
-                self.max_timestamp_in(group, file.number, below)?
+                self.max_timestamp_in(group, file.number, from, below)?
             };
             max = max.max(of_file);
         }
         match max {
-            Some(timestamp) => self.find_timestamp(group, timestamp, below),
+            Some(timestamp) => self.find_timestamp(group, timestamp, from, below),
             None => Ok(None),
         }
     }
 
-    /// Largest timestamp of the entries of a file that lie within the log and end at or below `below`.
-    fn max_timestamp_in(&mut self, group: GroupId, number: u64, below: Offset) -> Result<Option<i64>> {
+    /// Largest timestamp of the entries of a file that lie within the log, end behind `from` and at or below
+    /// `below`.
+    fn max_timestamp_in(
+        &mut self,
+        group: GroupId,
+        number: u64,
+        from: Offset,
+        below: Offset,
+    ) -> Result<Option<i64>> {
         let g = self.group(group)?;
         let (first, at) = (g.image.first(), position(g, number));
-        let is_cut = g.image.files[at].first() < first;
+        let is_cut = g.image.files[at].first() < first || g.image.files[at].base_offset < from;
         let last = g.image.files[at].last.index;
-        // A file that begins before the log start is walked from there: what an index says of the largest
-        // timestamp before a slot would include what is gone.
+        // A file that begins before the log start or `from` is walked from there: what an index says of the
+        // largest timestamp before a slot would include what does not count.
         let mut max = None;
         let mut cursor = if is_cut {
-            self.seek_index(group, first)?
+            self.seek_in(group, at, |index| index.by_offset(from))?
         } else {
             let offset = Offset(below.0 - 1);
             let cursor = self.seek_in(group, at, |index| index.by_offset(offset))?;
@@ -274,7 +336,7 @@ impl Store {
             if item.meta.next_offset() > below {
                 break;
             }
-            if item.meta.kind == EntryKind::Records {
+            if item.meta.kind == EntryKind::Records && item.meta.next_offset() > from {
                 max = max.max(Some(item.max_timestamp));
             }
         }
@@ -288,6 +350,9 @@ impl Store {
         let mut max = self.slot_max(group, at, cursor.next()).unwrap_or(-1);
         while cursor.next() < from {
             let Some(item) = self.step(&mut cursor)? else { break };
+            if let Some(check) = &item.check {
+                check.verify()?;
+            }
             max = max.max(item.max_timestamp);
         }
         Ok(max)

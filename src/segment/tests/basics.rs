@@ -318,16 +318,17 @@ fn timestamps_are_found_like_a_scan_would() {
             writer.idle();
         }
     }
-    for below in [0, 3, 150, 240, 360] {
-        let visible: Vec<_> = model.iter().filter(|(next, _)| next.0 <= below).collect();
+    for (from, below) in [(0, 0), (0, 3), (0, 150), (1, 240), (100, 240), (0, 360), (60, 360), (359, 360)] {
+        let is_seen = |next: i64| from < next && next <= below;
+        let visible: Vec<_> = model.iter().filter(|(next, _)| is_seen(next.0)).collect();
         for timestamp in 0..230 {
             let want = visible.iter().find(|(_, t)| *t >= timestamp).map(|(next, _)| *next);
-            let got = store.find_timestamp(g, timestamp, Offset(below)).expect("looked");
-            assert_eq!(got.map(|e| e.meta.next_offset()), want, "timestamp {timestamp} below {below}");
+            let got = store.find_timestamp(g, timestamp, Offset(from), Offset(below)).expect("looked");
+            assert_eq!(got.map(|e| e.meta.next_offset()), want, "timestamp {timestamp} in {from}..{below}");
         }
         let max = visible.iter().map(|(_, t)| *t).max();
         let want = visible.iter().find(|(_, t)| Some(*t) == max).map(|(next, _)| *next);
-        let got = store.find_max_timestamp(g, Offset(below)).expect("looked");
+        let got = store.find_max_timestamp(g, Offset(from), Offset(below)).expect("looked");
         assert_eq!(got.map(|e| e.meta.next_offset()), want, "max below {below}");
     }
 }

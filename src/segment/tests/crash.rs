@@ -281,7 +281,7 @@ impl Run {
             e.meta.kind == EntryKind::Records
                 && i64::from_be_bytes(e.payload[35..43].try_into().expect("eight")) >= timestamp
         };
-        let got = self.store.find_timestamp(id, timestamp, end).expect("looked");
+        let got = self.store.find_timestamp(id, timestamp, Offset(0), end).expect("looked");
         assert_eq!(got.as_ref(), model.entries.iter().find(is_it), "seed {seed}");
     }
 }
