@@ -130,7 +130,8 @@ impl Shard {
             // Nothing is tiered: everything is local, nothing waits for upload.
             OffsetSpec::LatestTiered | OffsetSpec::EarliestPendingUpload => Ok(none),
             OffsetSpec::Timestamp(timestamp) => {
-                let found = self.engine.store().find_timestamp(group, timestamp, start, high).map_err(storage)?;
+                let found =
+                    self.engine.store().find_timestamp(group, timestamp, start, high).map_err(storage)?;
                 Ok(found.and_then(|e| first_at(&e, timestamp, start)).unwrap_or(none))
             }
             OffsetSpec::MaxTimestamp => {
