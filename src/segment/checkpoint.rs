@@ -2,7 +2,7 @@
 //! Run on a helper thread beside the rounds (inline on a simulated disk, at the end and at recovery).
 //! Not here: what the image holds, freeing journal files (the writer does, after this is done).
 
-use super::error::failed;
+use super::error::{failed, patiently};
 use super::fs::{File, Fs};
 use super::{Error, Result, manifest};
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ impl Job {
             file.fdatasync().map_err(|e| failed("sync a segment in", &self.dir, &e))?;
         }
         for dir in &self.dirs {
-            match self.fs.sync_dir(dir) {
+            match patiently(|| self.fs.sync_dir(dir)) {
                 // A group that was removed meanwhile takes its names along.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 other => other.map_err(|e| failed("sync", dir, &e))?,

@@ -12,6 +12,9 @@ pub enum Error {
     /// Below the disk reserve; retriable, nothing was taken. The operator frees space.
     #[error("data directory is full")]
     DiskFull,
+    /// The machine is short of handles, maps or memory for now; retriable, nothing was taken, nothing failed.
+    #[error("short of resources: {0}")]
+    Busy(String),
     /// A write or fsync failed: the directory is offline for good; the broker hands leadership over.
     #[error("storage failed: {0}")]
     Failed(String),
@@ -37,10 +40,56 @@ pub(crate) fn failed(what: &str, path: &Path, error: &io::Error) -> Error {
     if is_full(error) {
         return Error::DiskFull;
     }
-    Error::Failed(format!("cannot {what} {}: {error}", path.display()))
+    let text = format!("cannot {what} {}: {error}", path.display());
+    if is_busy(error) { Error::Busy(text) } else { Error::Failed(text) }
+}
+
+/// Whether the error is a shortage that passes: no handle, no map, no memory. Says nothing of the disk.
+pub(crate) fn is_busy(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    error.kind() == io::ErrorKind::OutOfMemory
+        || error.raw_os_error().is_some_and(|code| shortages.iter().any(|e| e.raw_os_error() == code))
+}
+
+/// For the back half, which cannot give work back: waits out a shortage, some seconds at most.
+pub(crate) fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..250 {
+        match call() {
+            Err(e) if is_busy(&e) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+    call()
 }
 
 /// Whether the error says that the device or quota is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn shortage_is_busy_a_full_disk_is_full_and_the_rest_has_failed() {
+        let of = |e: io::Error| failed("open", Path::new("/f"), &e);
+        for code in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(matches!(of(code.into()), Error::Busy(_)), "{code}");
+        }
+        assert!(matches!(of(Errno::NOSPC.into()), Error::DiskFull));
+        assert!(matches!(of(Errno::IO.into()), Error::Failed(_)));
+    }
+
+    #[test]
+    fn shortage_that_passes_is_waited_out() {
+        let mut calls = 0;
+        let done = patiently(|| {
+            calls += 1;
+            if calls < 3 { Err(Errno::MFILE.into()) } else { Ok(calls) }
+        });
+        assert_eq!(done.expect("in the end"), 3);
+    }
 }

@@ -189,7 +189,8 @@ mod tests {
     fn panic_of_the_writer_answers_this_and_every_later_round_as_failed() {
         let fs = SimFs::new(1);
         let identity = Identity { node: NodeId(1), cluster: None };
-        let options = StoreOptions { journal_file_bytes: 1 << 20, ..StoreOptions::new("/d".into(), identity) };
+        let options =
+            StoreOptions { journal_file_bytes: 1 << 20, ..StoreOptions::new("/d".into(), identity) };
         let Opened { writer, .. } = open_on(Arc::new(fs.clone()), options).expect("opens");
         let (send, done) = sync_channel(1);
         let io = spawn(writer, move |round| send.send(round).expect("waited for")).expect("started");

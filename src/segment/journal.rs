@@ -10,6 +10,7 @@
 //! * `durable_through` in every block is the last batch known complete when it was written.
 
 use super::codec::*;
+use super::error;
 use super::fs::{File, Fs, OpenMode};
 use super::types::GroupId;
 use bytes::{BufMut, Bytes};
@@ -415,6 +416,20 @@ impl Journal {
     pub(crate) fn position(&self) -> Position {
         Position { file: self.current.number, block: self.current.block, sequence: self.next_sequence }
     }
+    /// Bytes the next file will take from the disk.
+    pub(crate) fn need(&self) -> u64 {
+        if self.spares.is_empty() { self.file_bytes } else { 0 }
+    }
+    /// Whether files are kept that a checkpoint may free.
+    pub(crate) fn has_kept(&self) -> bool {
+        !self.kept.is_empty()
+    }
+    /// Whether a batch of this many payload bytes needs a file that has yet to be made.
+    pub(crate) fn needs_new(&self, payload_bytes: usize) -> bool {
+        let needed = payload_bytes.div_ceil(BLOCK_PAYLOAD) as u64 * BLOCK as u64;
+        let at = u64::from(self.current.block) * BLOCK as u64;
+        at + needed > self.current.len && (self.spares.is_empty() || needed > self.file_bytes)
+    }
     /// Length of the file the next batch of this many payload bytes goes to.
     pub(crate) fn reserve(&mut self, payload_bytes: usize) -> io::Result<u64> {
         let needed = payload_bytes.div_ceil(BLOCK_PAYLOAD) as u64 * BLOCK as u64;
@@ -535,10 +550,14 @@ fn make_file(fs: &dyn Fs, dir: &Path, number: u64, len: u64) -> io::Result<u64> 
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let handle = fs.open(&new, OpenMode::CreateNew)?;
-    handle.preallocate(0, len)?;
+    let handle = error::patiently(|| fs.open(&new, OpenMode::CreateNew))?;
     let zeroed = ZERO_STEP.min(len);
-    handle.pwrite(&vec![0; zeroed as usize], 0)?;
+    let filled = handle.preallocate(0, len).and_then(|()| handle.pwrite(&vec![0; zeroed as usize], 0));
+    if let Err(e) = filled {
+        // What did not fit must not take space from others.
+        let _ = fs.unlink(&new);
+        return Err(e);
+    }
     handle.fdatasync()?;
     fs.rename(&new, &path)?;
     fs.sync_dir(dir)?;
@@ -546,7 +565,8 @@ fn make_file(fs: &dyn Fs, dir: &Path, number: u64, len: u64) -> io::Result<u64> 
 }
 
 fn open_file(fs: &dyn Fs, dir: &Path, number: u64, salt: u64, zeroed: u64) -> io::Result<Current> {
-    let handle = fs.open(&dir.join(file_name(number)), OpenMode::Write)?;
+    let path = dir.join(file_name(number));
+    let handle = error::patiently(|| fs.open(&path, OpenMode::Write))?;
     let len = handle.len()?;
     Ok(Current { number, handle, salt, len, block: 0, zeroed })
 }

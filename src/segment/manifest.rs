@@ -131,7 +131,7 @@ pub(crate) fn write(fs: &dyn Fs, dir: &Path, sequence: u64, bytes: &[u8]) -> sup
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
             _ => {}
         }
-        let handle = fs.open(&new, OpenMode::CreateNew).map_err(io)?;
+        let handle = super::error::patiently(|| fs.open(&new, OpenMode::CreateNew)).map_err(io)?;
         handle.pwrite(bytes, 0).map_err(io)?;
         handle.fdatasync().map_err(io)?;
         fs.rename(&new, &path).map_err(io)?;

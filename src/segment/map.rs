@@ -149,7 +149,7 @@ fn register(start: usize, len: usize) -> io::Result<usize> {
         None => {
             let slot = USED.load(Ordering::Acquire);
             if slot == MAPS_MAX {
-                return Err(io::Error::other("too many live segment maps"));
+                return Err(io::Error::new(io::ErrorKind::OutOfMemory, "too many live segment maps"));
             }
             USED.store(slot + 1, Ordering::Release);
             slot

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// Without an index, an active segment up to this size is checked as a whole at open.
 const CHECK_MAX: u64 = 1 << 20;
@@ -304,6 +305,8 @@ fn check_file(
     let path = segment_file::path(dir, &group.dir, file.number);
     let handle = match fs.open(&path, OpenMode::Read) {
         Ok(handle) => handle,
+        // A shortage says nothing of the file.
+        Err(e) if error::is_busy(&e) => return Err(error::failed("open", &path, &e)),
         Err(e) => {
             replay.damage(group.group, file.first(), file.last.index, format!("{}: {e}", path.display()));
             return Ok(());
@@ -357,8 +360,10 @@ fn start_of(file: &FileImage) -> (u64, Expect, Index) {
 fn has_leftovers(fs: &dyn Fs, dir: &Path, group: &GroupImage) -> Result<bool> {
     let active = group.active();
     let path = segment_file::path(dir, &group.dir, active.number);
-    let Ok(handle) = fs.open(&path, OpenMode::Read) else {
-        return Ok(false);
+    let handle = match fs.open(&path, OpenMode::Read) {
+        Ok(handle) => handle,
+        Err(e) if error::is_busy(&e) => return Err(error::failed("open", &path, &e)),
+        Err(_) => return Ok(false),
     };
     let mut buffer = vec![0; 256 << 10];
     let mut at = active.end;
@@ -487,6 +492,7 @@ fn assemble(
     lock: Arc<Box<dyn Send + Sync>>,
 ) -> Opened {
     let groups = image.groups.values().map(recovered).collect();
+    let journal_need = Arc::new(AtomicU64::new(journal.need()));
     let (directory, cluster) = (image.directory, image.cluster.clone());
     let store = store::Store::new(store::Parts {
         fs: fs.clone(),
@@ -496,9 +502,11 @@ fn assemble(
         suspects: image.suspects.iter().cloned().collect(),
         dirs,
         next_file: image.next_file,
+        journal_need: journal_need.clone(),
         lock: lock.clone(),
     });
-    let writer = writer::Writer::new(writer::Parts { fs, options, image, journal, manifest_sequence, lock });
+    let parts = writer::Parts { fs, options, image, journal, manifest_sequence, journal_need, lock };
+    let writer = writer::Writer::new(parts);
     Opened { store, writer, groups, directory, cluster }
 }
 

@@ -26,6 +26,7 @@ use read::DamageLog;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// Front half of a data directory, owned by one engine thread. Never blocks on the disk except for
 /// rolls, preallocation and cold reads. Everything queued since the last `take_round` becomes one round.
@@ -50,6 +51,8 @@ pub struct Store {
     tail_order: VecDeque<(GroupId, Index)>,
     lru: Lru,
     damage: Arc<DamageLog>,
+    /// Bytes the journal has yet to take from the disk.
+    journal_need: Arc<AtomicU64>,
     _lock: Arc<Box<dyn Send + Sync>>,
 }
 
@@ -62,6 +65,7 @@ pub(crate) struct Parts {
     pub suspects: HashSet<String>,
     pub dirs: HashSet<String>,
     pub next_file: u64,
+    pub journal_need: Arc<AtomicU64>,
     pub lock: Arc<Box<dyn Send + Sync>>,
 }
 
@@ -91,6 +95,7 @@ impl Store {
             tail_order: VecDeque::new(),
             lru,
             damage,
+            journal_need: parts.journal_need,
             _lock: parts.lock,
         }
     }

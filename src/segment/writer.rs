@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// When idle this long, the writer says that the last batch is complete (design section 4).
@@ -72,6 +73,8 @@ pub struct Writer {
     checkpoint: Option<UnderWay>,
     manifest_sequence: u64,
     batch: Vec<u8>,
+    /// What the journal has yet to take from the disk; the front half keeps it free.
+    journal_need: Arc<AtomicU64>,
     _lock: Arc<Box<dyn Send + Sync>>,
 }
 
@@ -91,6 +94,7 @@ pub(crate) struct Parts {
     pub image: Image,
     pub journal: Journal,
     pub manifest_sequence: u64,
+    pub journal_need: Arc<AtomicU64>,
     pub lock: Arc<Box<dyn Send + Sync>>,
 }
 
@@ -129,6 +133,7 @@ impl Writer {
             checkpoint: None,
             manifest_sequence: parts.manifest_sequence,
             batch: Vec::new(),
+            journal_need: parts.journal_need,
             _lock: parts.lock,
         }
     }
@@ -170,7 +175,9 @@ impl Writer {
         let mut progress = Progress::default();
         let mut batch = std::mem::take(&mut self.batch);
         self.encode(round, &mut batch, &mut progress)?;
+        self.find_journal_space(batch.len())?;
         self.make_durable(&mut batch, &progress)?;
+        self.journal_need.store(self.journal.need(), Ordering::Relaxed);
         self.journaled += batch.len() as u64;
         if batch.capacity() > 4 << 20 {
             batch = Vec::new();
@@ -262,7 +269,7 @@ impl Writer {
     fn name_durably(&mut self, dir: &PathBuf) -> Result<()> {
         let root = segment_file::groups_dir(&self.options.dir);
         for path in [&root, dir] {
-            self.fs.sync_dir(path).map_err(|e| self.io("sync a directory", &e))?;
+            error::patiently(|| self.fs.sync_dir(path)).map_err(|e| self.io("sync a directory", &e))?;
         }
         self.unnamed.retain(|_, d| d != dir);
         Ok(())
@@ -380,7 +387,9 @@ impl Writer {
             return None;
         }
         self.quiet = self.quiet.saturating_add(1);
-        match self.try_idle() {
+        let result = self.try_idle();
+        self.journal_need.store(self.journal.need(), Ordering::Relaxed);
+        match result {
             Ok(delay) => delay,
             Err(error) => {
                 self.latch(&error);
@@ -394,8 +403,12 @@ impl Writer {
             self.finish_checkpoint()?;
         }
         self.remove_files()?;
-        if self.lag_bytes >= LAG_MAX.min(self.options.tail_bytes / 4) {
+        let handles = self.fs.limits().open_files;
+        if self.lag_bytes >= LAG_MAX.min(self.options.tail_bytes / 4) || self.lag.len() > handles {
             self.flush_lag()?;
+        }
+        if self.dirty.len() > handles {
+            self.sync_dirty()?;
         }
         if self.is_checkpoint_due() {
             self.start_checkpoint(false)?;
@@ -408,10 +421,26 @@ impl Writer {
             self.mark()?;
             return Ok(Some(QUIET));
         }
-        if self.journal.prepare().map_err(|e| self.io("prepare the journal", &e))? {
-            return Ok(Some(QUIET));
+        match self.journal.prepare() {
+            Ok(true) => return Ok(Some(QUIET)),
+            Ok(false) => {}
+            // Only the spare file did not fit. What a checkpoint frees will do as well.
+            Err(e) if error::is_full(&e) || error::is_busy(&e) => {
+                if self.checkpoint.is_none() && self.journal.has_kept() {
+                    self.start_checkpoint(false)?;
+                }
+                return Ok(Some(QUIET * 40));
+            }
+            Err(e) => return Err(self.io("prepare the journal", &e)),
         }
         Ok(self.checkpoint.is_some().then_some(QUIET * 4))
+    }
+
+    /// Makes written files durable before the next checkpoint would, to let their handles go.
+    fn sync_dirty(&mut self) -> Result<()> {
+        let files = std::mem::take(&mut self.dirty).into_values().collect();
+        let is_threaded = self.fs.is_threaded();
+        self.pool.sync(files, is_threaded, || Ok(())).map_err(|e| self.io("sync segments", &e))
     }
 
     /// An empty batch says that the one before it is complete.
@@ -481,6 +510,24 @@ impl Writer {
         self.referenced = 0;
         self.journaled = 0;
         self.checkpoint = Some(UnderWay { running: Running::start(job), position, names });
+        Ok(())
+    }
+
+    /// When the journal needs a new file and has no spare while space is low, a checkpoint frees old ones first.
+    fn find_journal_space(&mut self, batch: usize) -> Result<()> {
+        let is_short = |journal: &Journal| journal.needs_new(batch) && journal.has_kept();
+        if !is_short(&self.journal) {
+            return Ok(());
+        }
+        let space = self.fs.space(&self.options.dir).map_err(|e| self.io("ask the space", &e))?;
+        if space.free >= self.options.reserve_bytes.saturating_add(self.journal.file_bytes()) {
+            return Ok(());
+        }
+        self.finish_checkpoint()?;
+        if is_short(&self.journal) {
+            self.start_checkpoint(false)?;
+            self.finish_checkpoint()?;
+        }
         Ok(())
     }
 

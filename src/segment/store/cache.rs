@@ -64,7 +64,7 @@ impl Lru {
 
 impl Store {
     /// Closes the least recently used files until the limits hold; never the one just asked for.
-    fn close_idle(&mut self, keep: u64) {
+    pub(super) fn close_idle(&mut self, keep: u64) {
         let mut looked = self.lru.queue.len();
         while self.lru.is_over() && looked > 0 {
             looked -= 1;
@@ -104,7 +104,10 @@ impl Store {
             return Ok(handle.clone());
         }
         let path = segment_file::path(&self.options.dir, &g.image.dir, segment.number);
-        let io = |e: std::io::Error| Error::Damaged(format!("cannot open {}: {e}", path.display()));
+        let io = |e: std::io::Error| match error::is_busy(&e) {
+            true => error::failed("open", &path, &e),
+            false => Error::Damaged(format!("cannot open {}: {e}", path.display())),
+        };
         let handle = self.fs.open(&path, OpenMode::Write).map_err(io)?;
         segment.handle = Some(handle.clone());
         if segment.allocated == 0 {
@@ -154,6 +157,9 @@ impl Store {
         };
         let file = &g.image.files[at];
         let path = segment_file::path(&self.options.dir, &g.image.dir, file.number);
+        if error::is_busy(e) {
+            return error::failed("map", &path, e);
+        }
         if e.kind() == std::io::ErrorKind::UnexpectedEof && !file.is_empty() {
             self.damage.note(group, file.first(), file.last.index);
         }

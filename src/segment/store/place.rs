@@ -15,6 +15,7 @@ use crate::segment::segment_file::{self, SEGMENT_HEADER};
 use crate::segment::types::*;
 use crate::segment::{Error, Result, error, frame};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 const STEP_MIN: u64 = 64 << 10;
 const STEP_MAX: u64 = 32 << 20;
@@ -174,6 +175,7 @@ impl Store {
         let allocated = (SEGMENT_HEADER + bytes).max(STEP_MIN);
         self.check_space(allocated, is_control)?;
         let path = segment_file::path(&self.options.dir, dir, file.number);
+        self.close_idle(file.number);
         self.next_file += 1;
         let make = || {
             let handle = self.fs.open(&path, OpenMode::CreateNew)?;
@@ -204,6 +206,12 @@ impl Store {
         Ok((segment, (FileRef { number: file.number, handle }, group_dir)))
     }
 
+    /// Free space that must be there to take so many bytes more: the reserve is not for the journal's growth.
+    fn needed(&self, bytes: u64) -> u64 {
+        let kept = self.options.reserve_bytes.saturating_add(self.journal_need.load(Ordering::Relaxed));
+        kept.saturating_add(bytes)
+    }
+
     /// Latches a failure; a full disk is remembered with what did not fit.
     fn no_space(&mut self, bytes: u64, error: Error) -> Error {
         let error = self.latch(error);
@@ -221,7 +229,7 @@ impl Store {
         let space = self.fs.space(&self.options.dir);
         let space =
             space.map_err(|e| self.latch(error::failed("ask the space of", &self.options.dir, &e)))?;
-        let is_full = space.free < self.options.reserve_bytes.saturating_add(bytes);
+        let is_full = space.free < self.needed(bytes);
         self.refused_bytes = is_full.then_some(bytes);
         if is_full { Err(Error::DiskFull) } else { Ok(()) }
     }
@@ -229,7 +237,7 @@ impl Store {
     /// Whether appends are refused for lack of space. Asks again while they were, so that it ends.
     pub fn is_full(&self) -> bool {
         self.refused_bytes.is_some_and(|bytes| {
-            let needed = self.options.reserve_bytes.saturating_add(bytes);
+            let needed = self.needed(bytes);
             self.fs.space(&self.options.dir).map_or(true, |space| space.free < needed)
         })
     }

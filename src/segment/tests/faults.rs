@@ -152,3 +152,26 @@ fn header_that_does_not_check_out_decides_no_truncation() {
     store.truncate(g, Index(5)).expect("a sound one");
     assert_eq!(store.last(g).expect("known").0, LogId::new(0, 1, 4));
 }
+
+#[test]
+fn full_disk_while_a_spare_journal_file_is_made_fails_nothing() {
+    let fs = SimFs::new(1);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    store.create_group(spec(1)).expect("created");
+    for _ in 0..10 {
+        store.append(GroupId(1), records(&store, 1, 1, 1, 1000)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+    }
+    fs.set_capacity(Some(fs.used()));
+    for _ in 0..5 {
+        assert!(writer.idle().is_some(), "it tries again later");
+    }
+    assert!(matches!(store.can_append(GroupId(1), 60_000), Err(Error::DiskFull)));
+    store.save_hard_state(GroupId(1), HardState::default()).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    fs.set_capacity(None);
+    assert!(!store.is_full());
+    store.append(GroupId(1), records(&store, 1, 1, 10, 9000)).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    writer.close().expect("closed");
+}
