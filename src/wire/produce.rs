@@ -72,9 +72,6 @@ pub fn decode(body: BytesMut, version: i16) -> Result<ProduceRequest, FrameError
         cursor.tags()?;
     }
     cursor.tags()?;
-    if !cursor.rest.is_empty() {
-        return Err(FrameError::Malformed("bytes after the end of the body"));
-    }
     Ok(ProduceRequest { transactional_id, acks, timeout_ms, topics })
 }
 
