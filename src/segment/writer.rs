@@ -424,13 +424,9 @@ impl Writer {
         match self.journal.prepare() {
             Ok(true) => return Ok(Some(QUIET)),
             Ok(false) => {}
-            // Only the spare file did not fit. What a checkpoint frees will do as well.
-            Err(e) if error::is_full(&e) || error::is_busy(&e) => {
-                if self.checkpoint.is_none() && self.journal.has_kept() {
-                    self.start_checkpoint(false)?;
-                }
-                return Ok(Some(QUIET * 40));
-            }
+            // Only the spare file did not fit; nothing needs it yet. No checkpoint here: its manifest might
+            // not fit either.
+            Err(e) if error::is_full(&e) || error::is_busy(&e) => return Ok(Some(QUIET * 40)),
             Err(e) => return Err(self.io("prepare the journal", &e)),
         }
         Ok(self.checkpoint.is_some().then_some(QUIET * 4))
