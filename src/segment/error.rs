@@ -1,6 +1,7 @@
 //! What can go wrong in storage, as one enum. Who acts is said at each variant.
 //! Not here: what a Kafka client is told (`broker`).
 
+pub(crate) use super::fs::patiently;
 use super::types::GroupId;
 use std::io;
 use std::path::Path;
@@ -50,17 +51,6 @@ pub(crate) fn is_busy(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
     error.kind() == io::ErrorKind::OutOfMemory
         || error.raw_os_error().is_some_and(|code| shortages.iter().any(|e| e.raw_os_error() == code))
-}
-
-/// For the back half, which cannot give work back: waits out a shortage, some seconds at most.
-pub(crate) fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    for _ in 0..250 {
-        match call() {
-            Err(e) if is_busy(&e) => std::thread::sleep(std::time::Duration::from_millis(20)),
-            other => return other,
-        }
-    }
-    call()
 }
 
 /// Whether the error says that the device or quota is full.

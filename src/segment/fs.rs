@@ -7,6 +7,7 @@
 pub mod posix;
 pub mod sim;
 
+use super::error::is_busy;
 use super::map::SegmentMap;
 use std::io::{self, IoSlice};
 use std::path::Path;
@@ -94,4 +95,15 @@ pub trait File: Send + Sync {
     fn pwrite(&self, buf: &[u8], at: u64) -> io::Result<()> {
         self.pwritev(&[IoSlice::new(buf)], at)
     }
+}
+
+/// For the back half, which cannot give work back: waits out a shortage, some seconds at most.
+pub(crate) fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..250 {
+        match call() {
+            Err(e) if is_busy(&e) => std::thread::sleep(std::time::Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+    call()
 }
