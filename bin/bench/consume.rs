@@ -12,8 +12,8 @@ use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{FetchRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use kontiki::client::error::error_name;
-use kontiki::client::records::BatchInfo;
 use kontiki::client::{Client, Consumer, ConsumerOptions, OutOfRange};
+use kontiki::wire::batch::BatchHeader;
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -210,10 +210,10 @@ fn parse(body: &[u8], id: i32, offset: i64) -> Result<Answer, Failure> {
     }
     let mut batches = &at[..length];
     let mut answer = Answer { records: 0, bytes: length as u64, next: offset, high_watermark };
-    while let Some(info) = BatchInfo::read(batches)? {
-        answer.records += u64::try_from(info.count).unwrap_or(0);
-        answer.next = info.next_offset();
-        batches = &batches[info.total_len..];
+    while let Some(header) = BatchHeader::read(batches).filter(|h| h.total_len() <= batches.len()) {
+        answer.records += u64::try_from(header.record_count).unwrap_or(0);
+        answer.next = header.last_offset() + 1;
+        batches = &batches[header.total_len()..];
     }
     Ok(answer)
 }

@@ -19,7 +19,7 @@ use kafka_protocol::messages::{
     TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
-use kontiki::client::records::BatchInfo;
+use kontiki::wire::batch::BatchHeader;
 use std::collections::{BTreeSet, HashMap};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -196,7 +196,7 @@ fn produced(request: ProduceRequest, offsets: &mut Offsets) -> anyhow::Result<Pr
         let mut rows = Vec::with_capacity(topic.partition_data.len());
         for partition in topic.partition_data {
             let records = partition.records.unwrap_or_default();
-            let count = BatchInfo::read(&records)?.map_or(0, |info| i64::from(info.last_offset_delta) + 1);
+            let count = BatchHeader::read(&records).map_or(0, |info| i64::from(info.last_offset_delta) + 1);
             let next = offsets.entry((topic.name.clone(), partition.index)).or_default();
             rows.push(
                 PartitionProduceResponse::default().with_index(partition.index).with_base_offset(*next),

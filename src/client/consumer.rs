@@ -337,15 +337,15 @@ fn read_batches(
     while let Some((info, records)) = next_batch(&mut bytes)? {
         // The first batch may begin before the position: brokers never split one.
         for at in records.into_iter().filter(|r| r.offset >= *position) {
-            let log_append_time = info.is_log_append_time();
+            let log_append_time = info.log_append_time();
             out.push_back(ConsumedRecord {
                 partition: index,
-                leader_epoch: info.leader_epoch,
+                leader_epoch: info.partition_leader_epoch,
                 log_append_time,
                 at,
             });
         }
-        *position = (*position).max(info.next_offset());
+        *position = (*position).max(info.last_offset() + 1);
     }
     Ok(())
 }
@@ -401,7 +401,7 @@ async fn fetch(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::compression::Codec;
+    use crate::client::Codec;
     use crate::client::records::{BatchBuilder, ProducerStamp, Record};
 
     fn batch(base: i64, count: usize) -> Vec<u8> {

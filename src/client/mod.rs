@@ -10,24 +10,22 @@
 //! | `offsets` | [`Position`]: `start`, `end`, `N`, `-N`, `@time`, and ListOffsets |
 //! | `producer` | [`Producer`]: idempotent, batching, ordered retries |
 //! | `consumer` | [`Consumer`]: assigned partitions, one fetch under way per broker |
-//! | `records`, `compression`, `partitioner` | record batches, codecs, murmur2 |
+//! | `records` | records as commands hold them, over `wire`'s batches |
 //!
 //! Not here: consumer groups, transactions, TLS and SASL. Nothing of the broker is imported.
 //! Called by `bin` and by tests. Every queue is bounded; no request waits longer than its time limit.
 
 pub mod admin;
 pub mod cluster;
-pub mod compression;
 pub mod connection;
 pub mod consumer;
 pub mod error;
 pub mod offsets;
-pub mod partitioner;
 pub mod producer;
 pub mod records;
 
+pub use crate::wire::compression::Compression as Codec;
 pub use cluster::{Broker, Client, ClientOptions, Metadata, PartitionInfo, TopicInfo};
-pub use compression::Codec;
 pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, OutOfRange};
 pub use error::{Error, Result};
 pub use offsets::{Position, Range};

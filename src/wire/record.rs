@@ -282,6 +282,12 @@ impl RecordBatchBuilder {
         }
     }
 
+    /// Chooses the codec at the end, once it is known what is to be sent.
+    pub fn compression(&mut self, compression: Compression) -> &mut Self {
+        self.compression = compression;
+        self
+    }
+
     /// Sets what an idempotent producer stamps on its batches (KIP-98).
     pub fn producer(&mut self, id: i64, epoch: i16, base_sequence: i32) -> &mut Self {
         (self.producer_id, self.producer_epoch, self.base_sequence) = (id, epoch, base_sequence);

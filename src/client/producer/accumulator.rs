@@ -10,7 +10,7 @@
 use super::super::error::{Error, Result};
 use super::super::records::{BatchBuilder, ProducerStamp, Record, set_producer};
 use super::{Outcome, ProducerOptions};
-use crate::client::compression::Codec;
+use crate::client::Codec;
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -437,7 +437,7 @@ mod tests {
     }
 
     fn sequence_on_wire(batch: &Batch) -> i32 {
-        next_batch(&mut batch.bytes.clone()).unwrap().unwrap().0.producer.sequence
+        next_batch(&mut batch.bytes.clone()).unwrap().unwrap().0.base_sequence
     }
 
     #[tokio::test]
@@ -503,7 +503,7 @@ mod tests {
         assert!(!a.wants_producer_id());
         let batch = a.take(&key, None, Instant::now()).unwrap();
         let (info, _) = next_batch(&mut batch.bytes.clone()).unwrap().unwrap();
-        assert_eq!(info.producer, ProducerStamp { id: 9, epoch: 0, sequence: 0 });
+        assert_eq!((info.producer_id, info.producer_epoch, info.base_sequence), (9, 0, 0));
         a.done(&key, batch, Answer::Written(5), now);
         assert_eq!(outcomes[1].result.get().unwrap().0, Ok(5));
         assert_eq!(outcomes[2].result.get().unwrap().0, Err(lost));
@@ -525,7 +525,7 @@ mod tests {
         a.done(&other, untouched, Answer::Code(6, None), now);
         let again = a.take(&other, None, Instant::now()).unwrap();
         let (info, _) = next_batch(&mut again.bytes.clone()).unwrap().unwrap();
-        assert_eq!(info.producer, ProducerStamp { id: 7, epoch: 0, sequence: 0 });
+        assert_eq!((info.producer_id, info.producer_epoch, info.base_sequence), (7, 0, 0));
     }
 
     #[tokio::test]

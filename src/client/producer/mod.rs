@@ -13,11 +13,11 @@
 mod accumulator;
 mod sender;
 
+use super::Codec;
 use super::cluster::Client;
-use super::compression::Codec;
 use super::error::{Error, Result};
-use super::partitioner::partition_for_key;
 use super::records::Record;
+use crate::wire::murmur2;
 use accumulator::Accumulator;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -223,7 +223,7 @@ impl Producer {
                     count - 1
                 )));
             }
-            (None, Some(key)) => partition_for_key(key, count),
+            (None, Some(key)) => murmur2::partition(key, count),
             (None, None) => self.sticky_partition(topic, count, size),
         };
         let permits = u32::try_from(size.min(shared.options.buffer_memory)).unwrap_or(u32::MAX);
