@@ -93,7 +93,12 @@ pub const KEYS: &[Key] = &[
     kafka("auto.create.topics.enable", Some("true"), Kind::Bool, "make topics that clients ask about"),
     kafka("auto.leader.rebalance.enable", None, Kind::Bool, "give leadership back to preferred leaders"),
     kafka("delete.topic.enable", None, Kind::Bool, "whether topics may be deleted"),
-    kafka("max.connections", Some("65536"), Kind::Int(1, INT), "connections accepted at once"),
+    kafka(
+        "max.connections",
+        None,
+        Kind::Int(1, INT),
+        "connections accepted at once; not set: 60 % of the file descriptors, at most 65,536",
+    ),
     kafka(
         "max.connections.per.ip",
         Some("1000"),
@@ -113,6 +118,12 @@ pub const KEYS: &[Key] = &[
         Some("30000"),
         Kind::Int(1, MAX),
         "a follower behind for longer is not in sync",
+    ),
+    kafka(
+        "broker.heartbeat.interval.ms",
+        None,
+        Kind::Int(1, INT),
+        "how often a broker renews its session; not set: 2000, or a quarter of the session if that is less",
     ),
     kafka(
         "broker.session.timeout.ms",

@@ -6,7 +6,7 @@ use super::keys;
 use super::{Origin, Settings};
 use crate::output::Failure;
 use crate::text;
-use kontiki::broker::config::{Defaults, Endpoint, NodeConfig, NodeId};
+use kontiki::broker::config::{Defaults, Endpoint, NodeConfig, NodeId, default_max_connections};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use std::time::Duration;
 const HANDED_ON: &[&str] = &[
     "min.insync.replicas",
     "auto.leader.rebalance.enable",
+    "broker.heartbeat.interval.ms",
     "delete.topic.enable",
     "message.max.bytes",
     "log.retention.ms",
@@ -56,7 +57,10 @@ impl Settings {
             rack: self.value("rack").map(str::to_owned),
             defaults: self.defaults()?,
             auto_create_topics: self.value("auto.create.topics.enable") == Some("true"),
-            max_connections: self.number("max.connections")?,
+            max_connections: match self.value("max.connections") {
+                Some(_) => self.number("max.connections")?,
+                None => default_max_connections(),
+            },
             max_connections_per_ip: self.number("max.connections.per.ip")?,
             connections_max_idle: self.millis("connections.max.idle.ms")?,
             first_byte_timeout: self.millis("first-byte-timeout-ms")?,

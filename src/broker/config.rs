@@ -108,9 +108,9 @@ impl NodeConfig {
     }
 }
 
-/// 60 % of the descriptors this process may open, so that segments, journal and peers keep the rest.
-fn default_max_connections() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+/// 60 % of the descriptors this process may open (the soft limit is raised at start), so that segments, journal and peers keep the rest.
+pub fn default_max_connections() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let allowed = limit.map_or(MOST_CONNECTIONS, |n| usize::try_from(n).unwrap_or(MOST_CONNECTIONS));
     (allowed.saturating_mul(6) / 10).clamp(16, MOST_CONNECTIONS)
 }

@@ -250,6 +250,7 @@ async fn run(options: &DevOptions, data: PathBuf, started: std::time::Instant) -
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     std::fs::create_dir_all(&data)?;
+    server::raise_descriptor_limit();
     let cluster = Arc::new(Cluster::start(options, data).await?);
     cluster.ready().await?;
     cluster.create_topics(&options.topics).await?;

@@ -160,11 +160,24 @@ impl RunningNode {
     }
 }
 
+/// Raises the soft limit of open files to the hard one: segments, connections and peers all need descriptors.
+pub fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+        }
+    }
+}
+
 /// Runs one node until SIGTERM or SIGINT, then stops it in order; a second signal stops at once.
 pub async fn run_node(config: NodeConfig) -> Result<(), StartError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    raise_descriptor_limit();
     let mut node = start_node(config).await?;
     tracing::info!(
         node = %node.handle.node_id(),

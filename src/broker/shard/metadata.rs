@@ -24,6 +24,8 @@ use uuid::Uuid;
 
 const ASK_MS: u64 = 100;
 const REGISTER_MS: u64 = 3_000;
+/// broker.heartbeat.interval.ms, unless the session is short.
+const HEARTBEAT_MS: u64 = 2_000;
 /// Controller entries read at once.
 const APPLY_BYTES: usize = 4 << 20;
 
@@ -233,7 +235,11 @@ impl Shard {
     }
 
     fn heartbeat_ms(&self) -> u64 {
-        (self.config.node.broker_session_timeout.as_millis() as u64 / 6).max(ASK_MS)
+        let node = &self.config.node;
+        let configured =
+            node.defaults.broker.get("broker.heartbeat.interval.ms").and_then(|v| v.parse().ok());
+        let quarter = node.broker_session_timeout.as_millis() as u64 / 4;
+        configured.unwrap_or(HEARTBEAT_MS.min(quarter)).max(ASK_MS)
     }
 
     fn register(&mut self, now: Now) {

@@ -8,7 +8,6 @@
 use super::{BrokerKey, Effect, Kind, Rule};
 
 const MAX: &str = "9223372036854775807";
-const INT_MAX: &str = "2147483647";
 
 const NO_COMPACTION: Effect = Effect::Stored("compaction is not built yet");
 const NO_RECOMPRESSION: Effect = Effect::Stored("the broker never recompresses");
@@ -51,8 +50,9 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Whether asking for the metadata of a topic that does not exist creates it."),
     fixed("auto.leader.rebalance.enable", Kind::Boolean, Some("true"), Rule::Any,
         "Whether leadership goes back to the preferred replica once that is in sync again."),
-    fixed("broker.heartbeat.interval.ms", Kind::Int, Some("2000"), Rule::AtLeast(1),
-        "How often a broker renews its session with the controllers."),
+    fixed("broker.heartbeat.interval.ms", Kind::Int, None, Rule::AtLeast(1),
+        "How often a broker renews its session with the controllers; not set = 2000, or a quarter of the session if \
+         that is less."),
     fixed("broker.id", Kind::Int, None, Rule::AtLeast(0),
         "The same as node.id."),
     fixed("broker.rack", Kind::String, None, Rule::Any,
@@ -142,9 +142,9 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
     stored(Effect::Stored("files are unlinked once no reader holds them"),
         dynamic("log.segment.delete.delay.ms", Kind::Long, Some("60000"), Rule::AtLeast(0),
         "Default of the topic's file.delete.delay.ms.")),
-    fixed("max.connections", Kind::Int, Some(INT_MAX), Rule::AtLeast(0),
-        "Most client connections at a time."),
-    fixed("max.connections.per.ip", Kind::Int, Some(INT_MAX), Rule::AtLeast(0),
+    fixed("max.connections", Kind::Int, None, Rule::AtLeast(1),
+        "Most client connections at a time; not set = 60 % of the file descriptors, at most 65,536."),
+    fixed("max.connections.per.ip", Kind::Int, Some("1000"), Rule::AtLeast(1),
         "Most client connections at a time from one address."),
     dynamic("message.max.bytes", Kind::Int, Some("1048588"), Rule::AtLeast(0),
         "Default of the topic's max.message.bytes."),
