@@ -276,16 +276,23 @@ fn announce(
     started: std::time::Instant,
 ) -> Result<(), StartError> {
     let bootstrap: Vec<String> = brokers.iter().map(SocketAddr::to_string).collect();
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "READY bootstrap={} admin=http://{admin}", bootstrap.join(","))?;
     let first = &bootstrap[0];
     let flag = if first == "127.0.0.1:9092" { String::new() } else { format!(" -B {first}") };
-    writeln!(out, "  echo hello | kontiki produce{flag} greetings")?;
-    writeln!(out, "  kontiki consume{flag} greetings -o start -e")?;
     let admin_flag =
         if admin.port() == 8080 { String::new() } else { format!(" --admin-port {}", admin.port()) };
-    writeln!(out, "  kontiki dev kill 2{admin_flag}     # and: kontiki dev restart 2{admin_flag}")?;
-    out.flush()?;
+    let text = format!(
+        "READY bootstrap={} admin=http://{admin}\n  \
+         echo hello | kontiki produce{flag} greetings\n  \
+         kontiki consume{flag} greetings -o start -e\n  \
+         kontiki dev kill 2{admin_flag}     # and: kontiki dev restart 2{admin_flag}\n",
+        bootstrap.join(","),
+    );
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A script may read the first line and go; the cluster stays.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
     tracing::info!(ms = started.elapsed().as_millis() as u64, "development cluster is ready");
     Ok(())
 }

@@ -1,0 +1,149 @@
+//! Whole processes driven by our own commands: `kontiki dev` with kill and restart, and three combined nodes that found a cluster.
+//!
+//! Not here: kills under load and foreign clients (`tests/cluster`). Every process is ended by its handle, whatever happens.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const KONTIKI: &str = env!("CARGO_BIN_EXE_kontiki");
+
+/// A process that does not outlive its test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _gone = self.0.kill();
+        let _gone = self.0.wait();
+    }
+}
+
+impl Process {
+    fn terminate(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process lives");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.0.try_wait().expect("our child").is_none() {
+            assert!(Instant::now() < deadline, "no orderly end within 20 s");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn kontiki(args: &[&str]) -> (bool, String, String) {
+    let out = Command::new(KONTIKI).args(args).output().expect("the command starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.success(), text(&out.stdout), text(&out.stderr))
+}
+
+fn must(args: &[&str]) -> String {
+    let (ok, out, err) = kontiki(args);
+    assert!(ok, "kontiki {args:?}: {err}{out}");
+    out
+}
+
+fn produce(bootstrap: &str, topic: &str, lines: std::ops::Range<u32>) {
+    let mut child = Command::new(KONTIKI)
+        .args(["produce", topic, "-B", bootstrap, "-q"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    let mut input = child.stdin.take().expect("piped");
+    for n in lines {
+        writeln!(input, "{n}").expect("the producer reads");
+    }
+    drop(input);
+    assert!(child.wait().expect("our child").success(), "every record is acknowledged");
+}
+
+fn consume(bootstrap: &str, topic: &str) -> Vec<u32> {
+    let out = must(&["consume", topic, "-B", bootstrap, "-o", "start", "-e", "--values"]);
+    let mut values: Vec<u32> = out.lines().map(|l| l.parse().expect("a number")).collect();
+    values.sort_unstable();
+    values
+}
+
+/// Whether the newest manifest of a stopped node was written by an orderly end.
+fn ended_in_order(dir: &Path) -> bool {
+    let out = must(&["dump", dir.to_str().expect("UTF-8"), "--output", "json"]);
+    let manifests = out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON lines"));
+    let newest = manifests.filter(|v| v["kind"] == "manifest").max_by_key(|v| v["sequence"].as_u64());
+    newest.expect("a manifest")["clean"].as_bool().expect("a flag")
+}
+
+#[test]
+fn dev_broker_killed_leaves_files_as_kill_9_does_and_comes_back_with_all_of_them() {
+    let data = tempfile::tempdir().expect("a directory");
+    let dir = data.path().to_str().expect("UTF-8");
+    let mut child = Command::new(KONTIKI)
+        .args(["dev", "--port", "0", "--admin-port", "0", "--data-dir", dir, "--topic", "t:4"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("dev starts");
+    let out = BufReader::new(child.stdout.take().expect("piped"));
+    let mut dev = Process(child);
+    let ready = out.lines().map_while(Result::ok).find(|l| l.starts_with("READY ")).expect("a READY line");
+    let part = |name: &str| {
+        let word = ready.split(' ').find_map(|w| w.strip_prefix(name)).expect("READY names it");
+        word.to_owned()
+    };
+    let (bootstrap, admin) = (part("bootstrap="), part("admin=http://127.0.0.1:"));
+    produce(&bootstrap, "t", 0..300);
+    must(&["dev", "kill", "2", "--admin-port", &admin]);
+    let broker = data.path().join("broker-2");
+    assert!(!ended_in_order(&broker), "nothing was flushed or marked on the way out");
+    let (again, ..) = kontiki(&["dev", "kill", "2", "--admin-port", &admin]);
+    assert!(!again, "a dead broker cannot be killed");
+    produce(&bootstrap, "t", 300..600);
+    must(&["dev", "restart", "2", "--admin-port", &admin]);
+    assert_eq!(consume(&bootstrap, "t"), (0..600).collect::<Vec<_>>());
+    dev.terminate();
+    assert!(ended_in_order(&broker), "SIGTERM ends in order");
+}
+
+fn free_ports<const N: usize>() -> [u16; N] {
+    let sockets: [TcpListener; N] =
+        std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    std::array::from_fn(|i| sockets[i].local_addr().expect("bound").port())
+}
+
+#[test]
+fn three_combined_nodes_found_one_cluster_and_survive_the_death_of_any_one() {
+    let data = tempfile::tempdir().expect("a directory");
+    let ports = free_ports::<6>();
+    let controllers =
+        (1..=3).map(|n| format!("{n}@127.0.0.1:{}", ports[n + 2])).collect::<Vec<_>>().join(",");
+    let start = |n: usize| {
+        let child = Command::new(KONTIKI)
+            .args(["start", "--node-id", &n.to_string(), "--roles", "broker,controller", "-q"])
+            .args(["--controllers", &controllers, "--listen", &format!("127.0.0.1:{}", ports[n - 1])])
+            .args(["--peer-listen", &format!("127.0.0.1:{}", ports[n + 2])])
+            .arg("--data-dir")
+            .arg(data.path().join(n.to_string()))
+            .spawn();
+        Process(child.expect("the node starts"))
+    };
+    let mut nodes: Vec<Process> = (1..=3).map(start).collect();
+    let bootstrap = (0..3).map(|n| format!("127.0.0.1:{}", ports[n])).collect::<Vec<_>>().join(",");
+    must(&["ready", "-B", &bootstrap, "--brokers", "3", "--timeout", "30s"]);
+    must(&["topic", "create", "t", "-p", "3", "-r", "3", "-c", "min.insync.replicas=2", "-B", &bootstrap]);
+    let mut written = 0;
+    for victim in 0..3 {
+        produce(&bootstrap, "t", written..written + 100);
+        nodes[victim] = {
+            let dead = &mut nodes[victim];
+            dead.0.kill().expect("it lives");
+            dead.0.wait().expect("our child");
+            // The two others go on: records, and a decision of the controllers.
+            produce(&bootstrap, "t", written + 100..written + 200);
+            must(&["topic", "create", &format!("t{victim}"), "-p", "1", "-r", "2", "-B", &bootstrap]);
+            start(victim + 1)
+        };
+        written += 200;
+        must(&["cluster", "health", "-B", &bootstrap, "--exit-when-healthy", "--watch"]);
+    }
+    assert_eq!(consume(&bootstrap, "t"), (0..written).collect::<Vec<_>>());
+}
