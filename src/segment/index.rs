@@ -104,6 +104,27 @@ pub(crate) fn append_chunk(fs: &dyn Fs, path: &Path, file: u64, run: &SlotRun) -
     handle.pwrite(&encode_chunk(file, run), handle.len()?)
 }
 
+/// Writes an index file anew: `run`, which covers the segment from its start, then what the old file held
+/// behind it. Beside the old one and renamed, so that a reader never sees half of it; a chunk the back half
+/// appends in this very moment may be lost, which costs the next reader a scan.
+pub(crate) fn rewrite(fs: &dyn Fs, path: &Path, file: u64, run: &SlotRun) -> io::Result<()> {
+    let mut out = encode_chunk(file, run);
+    let old = read_whole(fs, path).unwrap_or_default();
+    let mut input = &old[..];
+    while let Some(chunk) = decode_chunk(&mut input, file) {
+        if chunk.to > run.to {
+            out.extend_from_slice(&encode_chunk(file, &chunk));
+        }
+    }
+    let new = path.with_extension("index.new");
+    match fs.unlink(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fs.open(&new, OpenMode::CreateNew)?.pwrite(&out, 0)?;
+    fs.rename(&new, path)
+}
+
 fn encode_chunk(file: u64, run: &SlotRun) -> Vec<u8> {
     let mut out = Vec::with_capacity(CHUNK_HEADER + run.slots.len() * SLOT_LEN);
     out.put_slice(&INDEX_MAGIC);

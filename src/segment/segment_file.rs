@@ -30,10 +30,10 @@ pub(crate) fn path(dir: &Path, group_dir: &str, number: u64) -> PathBuf {
 pub(crate) fn index_path(dir: &Path, group_dir: &str, number: u64) -> PathBuf {
     groups_dir(dir).join(group_dir).join(format!("{number:016x}.index"))
 }
-/// Number in the name of a segment or index.
+/// Number in the name of a segment or index, or of an index on its way to its name.
 pub(crate) fn number_of(name: &str) -> Option<u64> {
     let (number, kind) = name.split_once('.')?;
-    matches!(kind, "segment" | "index").then(|| u64::from_str_radix(number, 16).ok())?
+    matches!(kind, "segment" | "index" | "index.new").then(|| u64::from_str_radix(number, 16).ok())?
 }
 
 /// The header of a file.

@@ -8,7 +8,7 @@ use super::Store;
 use crate::segment::fs::{File, Limits, OpenMode};
 use crate::segment::group::Segment;
 use crate::segment::image::FileImage;
-use crate::segment::index::{self, Slot, SparseIndex};
+use crate::segment::index::{self, Slot, SlotRun, SparseIndex};
 use crate::segment::map::SegmentMap;
 use crate::segment::segment_file::{self, Expect, SEGMENT_HEADER};
 use crate::segment::types::*;
@@ -185,8 +185,14 @@ impl Store {
         }
         if covered < from {
             let handle = self.handle(group, at)?;
-            scan_slots(&*handle, group, &file, from, interval, &mut found)
+            let is_whole = scan_slots(&*handle, group, &file, from, interval, &mut found)
                 .map_err(|e| error::failed("read", &path, &e))?;
+            if is_whole {
+                // What a crash left out of the index is not looked for again. It is a cache: if it cannot
+                // be written, the next reader scans once more.
+                let run = SlotRun { from: SEGMENT_HEADER, to: from, slots: found.slots.clone() };
+                let _ = index::rewrite(&*self.fs, &path, file.number, &run);
+            }
         }
         let g = self.group_mut(group)?;
         g.segments[at].index.prepend(found.slots, SEGMENT_HEADER);
@@ -195,7 +201,7 @@ impl Store {
 }
 
 /// Adds the slots of a file up to `end`, starting where `found` ends. Stops at a bad frame: what is behind
-/// it is found by its reader, who then reports it.
+/// it is found by its reader, who then reports it. Answers whether it came to `end`.
 fn scan_slots(
     handle: &dyn File,
     group: GroupId,
@@ -203,15 +209,16 @@ fn scan_slots(
     end: u64,
     interval: u32,
     found: &mut SparseIndex,
-) -> std::io::Result<()> {
+) -> std::io::Result<bool> {
     let (from, expect, mut max) = match found.slots.pop() {
         Some(slot) => (slot.byte, Expect::Index(slot.index), slot.max_before),
         None => (SEGMENT_HEADER, Expect::After(file.prev, file.base_offset), -1),
     };
-    segment_file::read_frames(handle, group, (from, end), expect, false, |meta, byte, payload| {
-        let slot = Slot { index: meta.id.index, base_offset: meta.base_offset, byte, max_before: max };
-        found.offer(interval, slot);
-        max = max.max(frame::max_timestamp(meta.kind, payload));
-    })?;
-    Ok(())
+    let (_, why) =
+        segment_file::read_frames(handle, group, (from, end), expect, false, |meta, byte, payload| {
+            let slot = Slot { index: meta.id.index, base_offset: meta.base_offset, byte, max_before: max };
+            found.offer(interval, slot);
+            max = max.max(frame::max_timestamp(meta.kind, payload));
+        })?;
+    Ok(why.is_none())
 }

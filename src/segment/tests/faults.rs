@@ -176,3 +176,44 @@ fn full_disk_while_a_spare_journal_file_is_made_fails_nothing() {
     commit(&mut store, &mut writer).expect("durable");
     writer.close().expect("closed");
 }
+
+/// What the index file of the group covers, as the dump tells it; 0 without a file.
+fn covered(fs: &SimFs) -> u64 {
+    let mut out = Vec::new();
+    let options = crate::segment::dump::DumpOptions { json: true, entries: false };
+    crate::segment::dump::dump_on(fs, std::path::Path::new(DIR), &mut out, options).expect("dumped");
+    let text = String::from_utf8(out).expect("text");
+    let lines = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).expect("JSON lines"));
+    let indexes = lines.filter(|v| v["kind"] == "index" && v["group"] == 1);
+    indexes.filter_map(|v| v["covers"].as_u64()).max().unwrap_or(0)
+}
+
+/// An index knows what checkpoints wrote; what a kill left out of it was scanned again at every cold read for ever, up to a whole
+/// segment on the engine's thread.
+#[test]
+fn index_that_a_kill_left_short_is_made_whole_by_its_first_reader() {
+    let fs = SimFs::new(1);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    store.create_group(spec(1)).expect("created");
+    for _ in 0..15 {
+        store.append(GroupId(1), records(&store, 1, 1, 1, 900)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+    }
+    drop((store, writer));
+    fs.kill();
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    let short = covered(&fs);
+    assert!(short < 14_000, "nothing wrote the index yet: {short}");
+    let found = store.fetch(GroupId(1), Offset(20), Offset(30), 1000, true).expect("read from the file");
+    assert_eq!(found[0].meta.base_offset, Offset(20));
+    assert!(covered(&fs) > 14_000, "the scan is kept: {}", covered(&fs));
+    store.append(GroupId(1), records(&store, 1, 1, 1, 900)).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    writer.close().expect("closed");
+    drop(store);
+    let Opened { mut store, .. } = boot(&fs);
+    for offset in [0, 20, 28, 30] {
+        let found = store.fetch(GroupId(1), Offset(offset), Offset(32), 900, true).expect("read");
+        assert_eq!(found[0].meta.base_offset, Offset(offset));
+    }
+}
