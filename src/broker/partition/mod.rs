@@ -15,13 +15,17 @@ use crate::segment::{
 };
 use crate::wire::batch::BatchHeader;
 use producer_state::ProducerState;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::oneshot;
 
 /// Bytes read per step while the producer state is rebuilt.
 const REPLAY_BYTES: usize = 4 << 20;
 /// A new producer snapshot is stored after this much log, so that a restart replays at most that.
 pub const SNAPSHOT_BYTES: u64 = 64 << 20;
+
+/// How long the batches behind a refused one are sent back rather than called out of order, and of how many producers.
+const SENT_BACK_MS: Millis = 5_000;
+const SENT_BACK: usize = 10_000;
 
 /// Where the answer of a produced batch goes.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +92,8 @@ pub struct Partition {
     commit_waiters: VecDeque<Waiter>,
     durable_waiters: VecDeque<Waiter>,
     delete_waiters: Vec<DeleteWaiter>,
+    /// Producers whose batch was refused for a reason that passes, and until when the ones behind it are sent back too.
+    sent_back: BTreeMap<i64, Millis>,
 }
 
 impl Partition {
@@ -114,6 +120,7 @@ impl Partition {
             commit_waiters: VecDeque::new(),
             durable_waiters: VecDeque::new(),
             delete_waiters: Vec::new(),
+            sent_back: BTreeMap::new(),
         }
     }
 
@@ -349,6 +356,34 @@ impl Partition {
         self.producers.check(header, now_ms, expiration_ms)
     }
 
+    /// Notes how a batch of this producer fared. A client has five batches in flight: when one is refused for a reason that
+    /// passes (leadership on its way, too few replicas, a full disk), the next must not be told that it is out of order. Clients
+    /// take that for a loss, renumber, and write again what may be in the log.
+    pub fn note_attempt(&mut self, producer: i64, refused: Option<&PartitionError>, now: Millis) {
+        match refused {
+            _ if producer < 0 => {}
+            None => {
+                self.sent_back.remove(&producer);
+            }
+            Some(
+                PartitionError::OutOfOrderSequence(_)
+                | PartitionError::InvalidProducerEpoch { .. }
+                | PartitionError::Unknown,
+            ) => {}
+            Some(_) => {
+                self.sent_back.retain(|_, until| *until > now);
+                if self.sent_back.len() < SENT_BACK {
+                    self.sent_back.entry(producer).or_insert(now + SENT_BACK_MS);
+                }
+            }
+        }
+    }
+
+    /// Whether a batch of this producer was refused just now, so that a gap in front of this one is its own doing.
+    pub fn sent_back(&self, producer: i64, now: Millis) -> bool {
+        self.sent_back.get(&producer).is_some_and(|until| *until > now)
+    }
+
     /// Producer snapshot as of the commit index, if it can be told.
     pub fn producer_snapshot(&self) -> Option<(Vec<u8>, Index)> {
         Some((self.producers.encode(self.commit)?, self.commit))
@@ -387,4 +422,45 @@ pub fn encode_log_start(offset: Offset) -> [u8; 8] {
 
 fn decode_log_start(payload: &[u8]) -> Option<Offset> {
     Some(Offset(i64::from_be_bytes(payload.try_into().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partition() -> Partition {
+        let image = crate::ctl::image::Image::default();
+        let defaults = crate::broker::config::NodeConfig::new(NodeId(1), "unused").defaults;
+        let topic = crate::ctl::image::Topic {
+            name: "t".to_owned(),
+            id: uuid::Uuid::nil(),
+            partitions: Vec::new(),
+            configs: BTreeMap::new(),
+            internal: false,
+        };
+        Partition::new(GroupId(1), ReplicaId::default(), image.topic_config(&topic, &defaults))
+    }
+
+    #[test]
+    fn batches_behind_a_refused_one_are_sent_back_until_it_is_taken_or_time_is_over() {
+        let mut p = partition();
+        assert!(!p.sent_back(7, 100));
+        p.note_attempt(7, Some(&PartitionError::NotLeader { leader: None }), 100);
+        assert!(p.sent_back(7, 100 + SENT_BACK_MS - 1));
+        assert!(!p.sent_back(8, 101), "other producers are judged by their own batches");
+        // The batch behind it is refused in its turn; that prolongs nothing.
+        p.note_attempt(7, Some(&PartitionError::NotLeader { leader: None }), 4_000);
+        assert!(!p.sent_back(7, 100 + SENT_BACK_MS));
+        p.note_attempt(7, Some(&PartitionError::NotEnoughReplicas), 9_000);
+        p.note_attempt(7, None, 9_001);
+        assert!(!p.sent_back(7, 9_002), "the producer is in order again");
+    }
+
+    #[test]
+    fn a_producers_own_fault_sends_nothing_back() {
+        let mut p = partition();
+        p.note_attempt(7, Some(&PartitionError::OutOfOrderSequence("gap".to_owned())), 100);
+        p.note_attempt(-1, Some(&PartitionError::DiskFull), 100);
+        assert!(!p.sent_back(7, 101) && !p.sent_back(-1, 101));
+    }
 }

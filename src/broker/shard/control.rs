@@ -22,6 +22,8 @@ use tokio::sync::oneshot;
 const RETRY_MS: u64 = 50;
 /// How often preferred leaders are looked after.
 const BALANCE_MS: u64 = 5_000;
+/// A replica silent for longer is not asked to lead.
+const HEARD_MS: u64 = 400;
 /// How long a fence or unfence decision may take.
 const INTERNAL_MS: u64 = 5_000;
 
@@ -186,11 +188,7 @@ impl Shard {
                 self.answer_rpc(from, id, &Answer::Session { known });
             }
             Ask::Transfer { group, to } => {
-                let target = self.partitions.get(&group).and_then(|_| {
-                    let core = self.engine.core(group)?;
-                    core.configuration().0.voters.iter().find(|v| v.node == to).copied()
-                });
-                if let Some(target) = target {
+                if let Some(target) = self.ready_to_lead(now, group, to) {
                     self.engine.transfer(now.mono, group, Some(target));
                 }
                 self.answer_rpc(from, id, &Answer::Ok);
@@ -216,6 +214,15 @@ impl Shard {
             Answer::Session { known: false } => self.on_session_unknown(),
             Answer::Session { known: true } | Answer::Ok | Answer::Unknown => {}
         }
+    }
+
+    /// The voter on this node, if it could take over at once: nothing is accepted while a transfer waits for its target.
+    fn ready_to_lead(&self, now: Now, group: GroupId, node: NodeId) -> Option<ReplicaId> {
+        let commit = self.engine.core(group)?.commit();
+        let heard = |heard_ms: Millis| now.mono.saturating_sub(heard_ms) < HEARD_MS;
+        let progress = self.engine.progress(group).into_iter();
+        let mut ready = progress.filter(|p| p.voter && p.matched >= commit && heard(p.heard_ms));
+        ready.find(|p| p.replica.node == node).map(|p| p.replica)
     }
 
     /// A broker renews its session; false: it has to register again.

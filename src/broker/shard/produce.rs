@@ -41,7 +41,12 @@ impl Shard {
         let empty = items.is_empty();
         for (item, produce) in items.into_iter().enumerate() {
             let ticket = Ticket { request, item };
-            if let Err(error) = self.append_batch(now, produce, acks, ticket) {
+            let (group, producer) = (produce.group, produce.header.producer_id);
+            let appended = self.append_batch(now, produce, acks, ticket);
+            if let Some(p) = self.partitions.get_mut(&group) {
+                p.note_attempt(producer, appended.as_ref().err(), now.mono);
+            }
+            if let Err(error) = appended {
                 self.done.push((ticket, Err(error)));
             }
         }
@@ -60,9 +65,15 @@ impl Shard {
     ) -> Result<(), PartitionError> {
         let group = item.group;
         self.check_leader(group)?;
-        let leader = self.leader_of(group);
+        let leader = self.hint_of(group);
         let p = self.partitions.get_mut(&group).ok_or(PartitionError::Unknown)?;
-        match p.check_producer(&item.header, now.wall_ms, PRODUCER_EXPIRATION_MS)? {
+        let verdict = match p.check_producer(&item.header, now.wall_ms, PRODUCER_EXPIRATION_MS) {
+            Err(PartitionError::OutOfOrderSequence(_)) if p.sent_back(item.header.producer_id, now.mono) => {
+                return Err(PartitionError::NotLeader { leader });
+            }
+            verdict => verdict?,
+        };
+        match verdict {
             Verdict::Append => {}
             Verdict::Duplicate { base_offset, index } => {
                 // Answered only when the original is committed (safety.md F21).
@@ -109,7 +120,7 @@ impl Shard {
     pub(super) fn check_leader(&self, group: GroupId) -> Result<(), PartitionError> {
         let Some(p) = self.partitions.get(&group) else {
             return Err(if self.image.groups.contains_key(&group) {
-                PartitionError::NotLeader { leader: self.leader_of(group) }
+                PartitionError::NotLeader { leader: self.hint_of(group) }
             } else {
                 PartitionError::Unknown
             });
@@ -118,7 +129,7 @@ impl Shard {
             return Err(PartitionError::Storage(reason.clone()));
         }
         if p.role != Role::Leader {
-            return Err(PartitionError::NotLeader { leader: self.leader_of(group) });
+            return Err(PartitionError::NotLeader { leader: self.hint_of(group) });
         }
         Ok(())
     }
@@ -129,7 +140,7 @@ impl Shard {
         for (ticket, mut result) in done.drain(..) {
             let Some(pending) = self.produces.get(&ticket.request) else { continue };
             if let Err(PartitionError::NotLeader { leader: None }) = result {
-                let leader = self.leader_of(pending.groups[ticket.item]);
+                let leader = self.hint_of(pending.groups[ticket.item]);
                 result = Err(PartitionError::NotLeader { leader });
             }
             let Some(pending) = self.produces.get_mut(&ticket.request) else { continue };

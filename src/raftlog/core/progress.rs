@@ -87,6 +87,8 @@ impl Progress {
     pub fn reset(&mut self, last: Index) {
         self.matched = Index(0);
         self.sequence_heard = 0;
+        // In sync only once it has caught up in this life.
+        self.caught_up = 0;
         self.probe(last.next(), false);
     }
 
