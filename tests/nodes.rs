@@ -131,10 +131,10 @@ fn three_combined_nodes_found_one_cluster_and_survive_the_death_of_any_one() {
     must(&["ready", "-B", &bootstrap, "--brokers", "3", "--timeout", "30s"]);
     must(&["topic", "create", "t", "-p", "3", "-r", "3", "-c", "min.insync.replicas=2", "-B", &bootstrap]);
     let mut written = 0;
-    for victim in 0..3 {
+    for (victim, node) in nodes.iter_mut().enumerate() {
         produce(&bootstrap, "t", written..written + 100);
-        nodes[victim] = {
-            let dead = &mut nodes[victim];
+        *node = {
+            let dead = &mut *node;
             dead.0.kill().expect("it lives");
             dead.0.wait().expect("our child");
             // The two others go on: records, and a decision of the controllers.

@@ -138,6 +138,8 @@ pub struct PartitionState {
     pub size_bytes: u64,
     pub local: bool,
     pub needs_repair: bool,
+    /// The leader's process ended a moment ago: another one is being elected.
+    pub electing: bool,
 }
 
 /// Bytes of produce requests admitted and not yet answered.

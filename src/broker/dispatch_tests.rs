@@ -99,6 +99,7 @@ async fn play(
                     size_bytes: 100,
                     local: true,
                     needs_repair: false,
+                    electing: false,
                 };
                 let _ = reply.send(groups.iter().map(|_| state.clone()).collect());
             }

@@ -263,6 +263,7 @@ mod tests {
             size_bytes: 1000,
             local,
             needs_repair: false,
+            electing: false,
         }
     }
 

@@ -28,6 +28,7 @@ fn state(leader: Option<(i32, i32)>, in_sync: &[i32]) -> PartitionState {
         size_bytes: 0,
         local: true,
         needs_repair: false,
+        electing: false,
     }
 }
 

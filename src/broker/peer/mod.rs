@@ -115,12 +115,14 @@ impl Peers {
             return;
         }
         if let Some(peer) = self.peers.get(&node) {
+            // A peer that was heard while we wait to dial it again is dialled at once.
+            let waits = !peer.queue.connected.load(Ordering::Relaxed);
             peer.address.send_if_modified(|old| {
                 let changed = *old != address;
                 if changed {
                     *old = address;
                 }
-                changed
+                changed || waits
             });
             return;
         }

@@ -188,7 +188,7 @@ impl Shard {
         if let Some(reason) = &p.out_of_service {
             return Err(PartitionError::Storage(reason.clone()));
         }
-        let leader = self.leader_of(p.group);
+        let leader = self.hint_of(p.group);
         let current = leader_epoch(p.epoch);
         if given >= 0 && given < current {
             return Err(PartitionError::FencedEpoch { given, current, leader });

@@ -28,12 +28,18 @@ use crate::raftlog::codec::{self, Envelope, Hello, Hint};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
 use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// The controller group.
 pub const CONTROLLER: GroupId = GroupId(0);
+
+/// An election after a process ended takes a fraction of this.
+const ELECTION_MS: Millis = 1_000;
+/// Frames kept for peers that are being dialled, and for how long.
+const UNSENT: usize = 256;
+const UNSENT_MS: Millis = 1_000;
 
 /// A controller request's answer: the reply and the number of the entry that must be applied to see it.
 pub type CtlAnswer = Result<(CtlReply, u64), CtlError>;
@@ -211,6 +217,9 @@ pub struct Shard {
     image: Arc<Image>,
     image_changed: bool,
     hints: HashMap<GroupId, Hint>,
+    /// Nodes whose process was seen to end and that have not been heard since; until when elections in their stead are expected
+    /// to be under way.
+    gone: BTreeMap<NodeId, Millis>,
     next_id: u64,
     produces: HashMap<u64, PendingProduce>,
     produce_deadlines: BTreeMap<(Millis, u64), ()>,
@@ -225,6 +234,7 @@ pub struct Shard {
     done: Vec<Done>,
     dials: Vec<(NodeId, String)>,
     outgoing: Vec<(NodeId, Vec<bytes::Bytes>)>,
+    unsent: VecDeque<(Millis, NodeId, Vec<bytes::Bytes>)>,
     drain: Option<oneshot::Sender<()>>,
 }
 
@@ -242,6 +252,7 @@ impl Shard {
             image: Arc::new(Image::default()),
             image_changed: true,
             hints: HashMap::new(),
+            gone: BTreeMap::new(),
             next_id: 1,
             produces: HashMap::new(),
             produce_deadlines: BTreeMap::new(),
@@ -253,6 +264,7 @@ impl Shard {
             done: Vec::new(),
             dials: Vec::new(),
             outgoing: Vec::new(),
+            unsent: VecDeque::new(),
             drain: None,
         };
         for (id, address) in &node.controllers {
@@ -289,7 +301,10 @@ impl Shard {
                     self.send_all_hints(node);
                 }
             }
-            Input::PeerReset { node } => self.engine.peer_reset(now.mono, node),
+            Input::PeerReset { node } => {
+                self.gone.insert(node, now.mono + ELECTION_MS);
+                self.engine.peer_reset(now.mono, node);
+            }
         }
         self.process_events(now);
     }
@@ -310,7 +325,7 @@ impl Shard {
                 self.on_delete_records(now, group, offset, timeout_ms, reply)
             }
             Command::States { groups, reply } => {
-                let states = groups.iter().map(|group| self.partition_state(*group)).collect();
+                let states = groups.iter().map(|group| self.partition_state(now, *group)).collect();
                 let _gone_client = reply.send(states);
             }
             Command::Controller { command, timeout_ms, reply } => {
@@ -345,11 +360,24 @@ impl Shard {
 
     /// Ends a turn: frames to peers, a storage round.
     pub fn finish_turn(&mut self, now: Now, net: &mut dyn Net, disk: &mut dyn Disk) {
-        for (node, frame) in self.outgoing.drain(..) {
-            net.send(node, frame);
-        }
+        self.send_outgoing(now, net);
         self.engine.flush(now.mono, net, disk);
         self.check_drain();
+    }
+
+    /// Hints are repeated anyway; a question or an answer is kept for a moment if its peer is just being dialled.
+    fn send_outgoing(&mut self, now: Now, net: &mut dyn Net) {
+        for (node, frame) in std::mem::take(&mut self.outgoing) {
+            if !net.send(node, frame.clone()) && self.unsent.len() < UNSENT {
+                self.unsent.push_back((now.mono + UNSENT_MS, node, frame));
+            }
+        }
+        for _ in 0..self.unsent.len() {
+            let Some((until, node, frame)) = self.unsent.pop_front() else { break };
+            if until > now.mono && !net.send(node, frame.clone()) {
+                self.unsent.push_back((until, node, frame));
+            }
+        }
     }
 
     fn process_events(&mut self, now: Now) {
@@ -454,6 +482,11 @@ impl Shard {
         Some(LeaderHint { node, epoch: leader_epoch(epoch) })
     }
 
+    /// The leader to send a client to: not a process that is gone.
+    pub(super) fn hint_of(&self, group: GroupId) -> Option<LeaderHint> {
+        self.leader_of(group).filter(|hint| !self.gone.contains_key(&hint.node))
+    }
+
     /// The image as of the last applied entry, if it changed since the last call.
     pub fn take_image(&mut self) -> Option<Arc<Image>> {
         std::mem::take(&mut self.image_changed).then(|| self.image.clone())
@@ -491,6 +524,7 @@ impl Shard {
     }
 
     fn on_hello(&mut self, now: Now, hello: Hello) {
+        self.gone.remove(&hello.node);
         self.engine.set_peer_boot(now.mono, hello.node, hello.boot);
         self.dials.push((hello.node, hello.address));
     }

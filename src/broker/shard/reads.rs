@@ -85,7 +85,7 @@ impl Shard {
     pub(super) fn on_read_confirmed(&mut self, now: Now, group: GroupId, token: u64, ok: bool) {
         let Some(read) = self.reads.remove(&token) else { return };
         if !ok {
-            let leader = self.leader_of(group);
+            let leader = self.hint_of(group);
             if let Ask::Fetch { id } = read.ask {
                 self.fetch_confirmed(now, id, group, false);
             } else {
@@ -195,7 +195,7 @@ impl Shard {
                 }
             }
             Err(_) => {
-                let leader = self.leader_of(group);
+                let leader = self.hint_of(group);
                 let _gone_client = reply.send(Err(PartitionError::NotLeader { leader }));
             }
         }

@@ -171,7 +171,7 @@ impl Shard {
         own.or_else(|| self.hints.get(&group).map(|h| h.in_sync.clone())).unwrap_or_default()
     }
 
-    pub(super) fn partition_state(&mut self, group: GroupId) -> PartitionState {
+    pub(super) fn partition_state(&mut self, now: Now, group: GroupId) -> PartitionState {
         let mut state = PartitionState {
             leader: self.leader_of(group),
             in_sync: self.in_sync_of(group),
@@ -181,10 +181,15 @@ impl Shard {
             size_bytes: 0,
             local: false,
             needs_repair: false,
+            electing: false,
         };
         let dead = |node: &NodeId| self.image.brokers.get(node).is_none_or(|b| b.fenced);
         if state.leader.is_some_and(|l| dead(&l.node)) {
             state.leader = None;
+        } else if let Some(until) = state.leader.and_then(|l| self.gone.get(&l.node)) {
+            // Named as leader, a process that is gone would be waited for.
+            state.leader = None;
+            state.electing = now.mono < *until;
         }
         state.in_sync.retain(|node| !dead(node));
         if let Some(p) = self.partitions.get(&group) {
