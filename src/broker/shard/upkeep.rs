@@ -89,7 +89,9 @@ impl Shard {
             let mut in_sync = vec![p.replica.node];
             for peer in self.engine.progress(*group) {
                 let live = self.image.brokers.get(&peer.replica.node).is_some_and(|b| !b.fenced);
-                if peer.voter && live && now.mono.saturating_sub(peer.caught_up_ms) <= lag {
+                // 0: not yet in this life of the peer.
+                let caught_up = peer.caught_up_ms > 0 && now.mono.saturating_sub(peer.caught_up_ms) <= lag;
+                if peer.voter && live && caught_up {
                     in_sync.push(peer.replica.node);
                 }
             }

@@ -298,7 +298,7 @@ pub struct PeerProgress {
     pub matched: Index,
     /// When it was last heard.
     pub heard_ms: Millis,
-    /// When it last held everything the leader had (for in-sync: replica.lag.time.max.ms).
+    /// When it last held everything the leader had (for in-sync: replica.lag.time.max.ms); 0: not since its process started.
     pub caught_up_ms: Millis,
     /// Voter of the current configuration.
     pub voter: bool,
