@@ -6,7 +6,7 @@
 //!
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
-//! `quorum` (majorities), `read_index`, `transfer`. This file holds the types and the dispatch.
+//! `quorum` (majorities), `doubt` (who may have lost what), `read_index`, `transfer`. This file holds the types and the dispatch.
 //!
 //! Invariants:
 //! - term and vote go to storage before anything that depends on them (Raft figure 2): `SaveHardState` precedes it, and
@@ -15,6 +15,7 @@
 //! - epochs compare generation first (safety.md F4); a message of a higher generation changes nothing here;
 //! - a broken invariant yields `Effect::Poisoned` and a deaf group, never a panic.
 
+mod doubt;
 mod election;
 mod follower;
 mod leader;
@@ -26,12 +27,13 @@ mod read_index;
 mod tests;
 mod transfer;
 
+use self::doubt::Doubting;
 use self::election::Votes;
 use self::leader::Leading;
 use self::log::LogView;
 use super::message::{Body, Configuration, Message};
 use crate::segment::{
-    Doubt, EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
 };
 
 /// Milliseconds of a monotonic clock.
@@ -256,6 +258,15 @@ pub enum Effect {
         /// Why.
         reason: Refusal,
     },
+    /// Every voter granted this election, and some majority of them may have lost what it committed (safety.md F11).
+    Unclean {
+        /// First entry that may be lost.
+        from: Index,
+        /// First offset that may be lost.
+        offset: Offset,
+        /// Not elected: somebody must allow it first (`Core::allow_unclean`).
+        waits: bool,
+    },
     /// An invariant broke: this group is fenced off, the process lives.
     Poisoned {
         /// What.
@@ -326,7 +337,7 @@ pub struct Core {
     timer: Option<Millis>,
     random: u64,
     gate_open: bool,
-    /// Damaged, storage failed, or its vote may be lost: takes no entries, acknowledges nothing, never leads.
+    /// Damaged, or storage failed: takes no entries, acknowledges nothing, never leads.
     held_out: bool,
     poisoned: bool,
     /// Pre-vote rounds still to come in quick succession (a leader known dead, a brand-new group).
@@ -340,6 +351,7 @@ pub struct Core {
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
+    doubting: Doubting,
 }
 
 /// Quick pre-vote rounds after a reset and in a brand-new group.
@@ -374,7 +386,7 @@ impl Core {
             timer: None,
             random: restored.seed,
             gate_open: restored.gate_open,
-            held_out: restored.needs_repair || hard_state.doubt == Doubt::Vote,
+            held_out: restored.needs_repair,
             poisoned: false,
             hurry: if restored.campaign_at_once { HURRY_NEW } else { 0 },
             round: 0,
@@ -382,6 +394,7 @@ impl Core {
             leading: None,
             observers: Vec::new(),
             decoded: Vec::new(),
+            doubting: Doubting::default(),
             config,
         };
         if core.log.last().epoch > core.hard.epoch {
@@ -425,7 +438,8 @@ impl Core {
                 self.gate_open = true;
                 self.arm_first_timer(now);
             }
-            Event::StorageFailed | Event::Damaged => self.hold_out(now, out),
+            Event::StorageFailed => self.hold_out(now, out),
+            Event::Damaged => self.note_damage(now, out),
             Event::AddObserver { replica } => self.add_observer(now, replica, out),
             Event::RemoveObserver { node } => self.remove_observer(node),
             Event::LogStartMoved { start } => self.move_log_start(&start, out),
@@ -434,6 +448,7 @@ impl Core {
         if decoded && !self.decoded.is_empty() {
             self.decoded.clear();
         }
+        self.mind_doubt(now, out);
         self.persist(out);
         self.announce(out);
     }
@@ -442,7 +457,7 @@ impl Core {
     pub fn deadline(&self) -> Option<Millis> {
         match &self.leading {
             Some(leading) => leading.deadline(),
-            None => self.timer,
+            None => self.timer.into_iter().chain(self.doubt_deadline()).min(),
         }
     }
 
@@ -502,10 +517,10 @@ impl Core {
         match body {
             Body::PreVote { last, round } => self.on_pre_vote(now, from, epoch, last, round, out),
             Body::PreVoteReply { granted, round } => {
-                self.on_pre_vote_reply(now, from, epoch, granted, round, out);
+                self.on_pre_vote_reply(now, from, epoch, (granted, false), round, out);
             }
             Body::Vote { last, transfer } => self.on_vote(now, from, epoch, last, transfer, out),
-            Body::VoteReply { granted } => self.on_vote_reply(now, from, epoch, granted, out),
+            Body::VoteReply { granted } => self.on_vote_reply(now, from, epoch, (granted, false), out),
             Body::Append { prev, entries, commit } => {
                 if self.follow(now, from, epoch, out) {
                     self.on_append(from, prev, entries, commit, out);
@@ -542,6 +557,7 @@ impl Core {
             Body::Fenced => {
                 self.is_current(now, epoch, out);
             }
+            body => self.receive_doubt(now, from, epoch, body, out),
         }
     }
 
