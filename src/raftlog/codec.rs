@@ -300,7 +300,7 @@ fn get_envelope(h: &mut Bytes, payload: &mut Bytes) -> Result<Envelope> {
     let epoch = get_epoch(h)?;
     let body = get_body(h)?;
     let mut payloads = Vec::new();
-    if let Body::Append { entries, .. } = &body {
+    if let Body::Append { entries, .. } | Body::Fetched { entries } = &body {
         payloads.reserve(entries.len());
         for meta in entries {
             need(payload, meta.payload_len as usize)?;
@@ -336,10 +336,7 @@ fn put_body(b: &mut BytesMut, body: &Body) {
             b.put_u8(5);
             put_log_id(b, *prev);
             b.put_u64_le(commit.0);
-            b.put_u32_le(entries.len() as u32);
-            for meta in entries {
-                put_meta(b, meta);
-            }
+            put_metas(b, entries);
         }
         Body::AppendAccepted { last } => {
             b.put_u8(6);
@@ -390,6 +387,15 @@ fn put_body(b: &mut BytesMut, body: &Body) {
             b.put_u64_le(*nonce);
             b.put_u8(*vote as u8);
         }
+        Body::Fetch { from, to } => {
+            b.put_u8(45);
+            b.put_u64_le(from.0);
+            b.put_u64_le(to.0);
+        }
+        Body::Fetched { entries } => {
+            b.put_u8(46);
+            put_metas(b, entries);
+        }
         Body::End { nonce, last } => {
             b.put_u8(44);
             b.put_u64_le(*nonce);
@@ -407,15 +413,7 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         5 => {
             let prev = get_log_id(b)?;
             let commit = Index(get_u64(b)?);
-            let count = get_u32(b)? as usize;
-            if count > b.len() / META_LEN {
-                return Err(CodecError("entry count exceeds frame"));
-            }
-            let mut entries = Vec::with_capacity(count);
-            for _ in 0..count {
-                entries.push(get_meta(b)?);
-            }
-            Body::Append { prev, entries, commit }
+            Body::Append { prev, entries: get_metas(b)?, commit }
         }
         6 => Body::AppendAccepted { last: get_log_id(b)? },
         7 => Body::AppendRejected { probed: Index(get_u64(b)?), hint: get_log_id(b)?, last: get_log_id(b)? },
@@ -430,6 +428,8 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         41 => Body::VoteIfAll,
         42 => Body::InDoubt { matched: get_log_id(b)?, last: get_log_id(b)?, sequence: get_u64(b)? },
         43 => Body::AskEnd { nonce: get_u64(b)?, vote: get_bool(b)? },
+        45 => Body::Fetch { from: Index(get_u64(b)?), to: Index(get_u64(b)?) },
+        46 => Body::Fetched { entries: get_metas(b)? },
         44 => Body::End { nonce: get_u64(b)?, last: get_log_id(b)? },
         _ => return Err(CodecError("unknown message")),
     })
@@ -437,6 +437,21 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
 
 /// Encoded bytes of one entry header in an append.
 const META_LEN: usize = 24 + 16 + 1 + 8 + 4 + 4;
+
+fn put_metas(b: &mut BytesMut, entries: &[EntryMeta]) {
+    b.put_u32_le(entries.len() as u32);
+    for meta in entries {
+        put_meta(b, meta);
+    }
+}
+
+fn get_metas(b: &mut Bytes) -> Result<Vec<EntryMeta>> {
+    let count = get_u32(b)? as usize;
+    if count > b.len() / META_LEN {
+        return Err(CodecError("entry count exceeds frame"));
+    }
+    (0..count).map(|_| get_meta(b)).collect()
+}
 
 fn put_meta(b: &mut BytesMut, m: &EntryMeta) {
     put_log_id(b, m.id);
@@ -610,12 +625,14 @@ mod tests {
             Body::InDoubt { matched: last, last, sequence: 4 },
             Body::AskEnd { nonce: 6, vote: true },
             Body::End { nonce: 6, last },
+            Body::Fetch { from: Index(4), to: Index(9) },
+            Body::Fetched { entries: vec![meta(4, 5), meta(5, 0)] },
         ]
     }
 
     fn envelope(body: Body) -> Envelope {
         let payloads = match &body {
-            Body::Append { .. } => vec![Bytes::from_static(b"hello"), Bytes::new()],
+            Body::Append { .. } | Body::Fetched { .. } => vec![Bytes::from_static(b"hello"), Bytes::new()],
             _ => Vec::new(),
         };
         Envelope {

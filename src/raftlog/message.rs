@@ -155,6 +155,18 @@ pub enum Body {
         /// Of the beat answered; 0 if none is.
         sequence: u64,
     },
+    /// A damaged replica asks any other for entries. Answered by the engine, not by the core.
+    Fetch {
+        /// First.
+        from: Index,
+        /// Last.
+        to: Index,
+    },
+    /// Some of them, from the first on; none if they are not here. Taken only if they are the very entries that were lost.
+    Fetched {
+        /// Header content of each.
+        entries: Vec<EntryMeta>,
+    },
     /// A replica in doubt asks for the leader's end as of now.
     AskEnd {
         /// Echoed by the answer.

@@ -171,6 +171,10 @@ impl GroupImage {
             file.max_timestamp = cut.max_timestamp;
         }
         self.terms.truncate(cut.last.index.next(), cut.next_offset);
+        self.needs_repair = self.needs_repair.filter(|(first, _)| *first <= cut.last.index);
+        if let Some((_, last)) = &mut self.needs_repair {
+            *last = (*last).min(cut.last.index);
+        }
         self.configurations.retain(|(id, _)| id.index <= cut.last.index);
         self.files.push(FileImage::new(new_file, cut.last, cut.next_offset));
         dropped
@@ -188,6 +192,7 @@ impl GroupImage {
             stays
         });
         self.terms.advance(start.prev.index.next());
+        self.needs_repair = self.needs_repair.filter(|(_, last)| *last > start.prev.index);
         self.configurations.retain(|(id, _)| id.index > start.prev.index);
         self.log_start = start.clone();
         dropped
@@ -202,6 +207,14 @@ impl GroupImage {
         self.log_start = start.clone();
         self.needs_repair = None;
         dropped
+    }
+
+    /// A sound copy takes the place of a file; `left` is what is still damaged. Old 0: no file was replaced.
+    pub(crate) fn replace(&mut self, old: u64, new: u64, left: Option<(Index, Index)>) {
+        if let Some(file) = self.files.iter_mut().find(|f| f.number == old) {
+            file.number = new;
+        }
+        self.needs_repair = left;
     }
 
     /// Does what a record of this group says; answers the lowest file number still free after it.
@@ -234,6 +247,13 @@ impl GroupImage {
             Record::Install { start, file, .. } => {
                 self.install(start, *file);
                 return Ok(file + 1);
+            }
+            Record::Replace { old, new, left, .. } => {
+                if *old != 0 && self.files.iter().all(|f| f.number != *old) {
+                    return Err("a replacement of a file that is not there");
+                }
+                self.replace(*old, *new, *left);
+                return Ok(new + 1);
             }
             Record::Damage { first, last, .. } => {
                 self.damage(*first, *last);

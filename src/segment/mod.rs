@@ -49,7 +49,7 @@ pub use error::{Error, Result};
 pub use frame::FRAME_HEADER;
 pub use map::SegmentMap;
 pub use round::{Durable, Round, RoundDone};
-pub use store::{FetchedBatch, FrameCheck, Store};
+pub use store::{FetchedBatch, FrameCheck, Repair, Store};
 pub use types::*;
 pub use writer::Writer;
 

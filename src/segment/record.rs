@@ -56,6 +56,8 @@ pub(crate) enum Record {
     Install { group: GroupId, start: Box<LogStart>, file: u64 },
     /// Entries were found damaged.
     Damage { group: GroupId, first: Index, last: Index },
+    /// A sound copy took the place of a damaged file (0: nothing was wrong with it); what is still damaged.
+    Replace { group: GroupId, old: u64, new: u64, left: Option<(Index, Index)> },
 }
 
 impl Record {
@@ -73,7 +75,8 @@ impl Record {
             | Self::Open { group, .. }
             | Self::Cut { group, .. }
             | Self::Install { group, .. }
-            | Self::Damage { group, .. } => *group,
+            | Self::Damage { group, .. }
+            | Self::Replace { group, .. } => *group,
         }
     }
 
@@ -92,6 +95,7 @@ impl Record {
             Self::LogStart(..) => "LogStart",
             Self::Install { .. } => "Install",
             Self::Damage { .. } => "Damage",
+            Self::Replace { .. } => "Replace",
         }
     }
 
@@ -109,6 +113,7 @@ impl Record {
             Self::LogStart(..) => 10,
             Self::Install { .. } => 11,
             Self::Damage { .. } => 12,
+            Self::Replace { .. } => 13,
         }
     }
 
@@ -157,6 +162,12 @@ impl Record {
             Self::Damage { first, last, .. } => {
                 out.put_u64_le(first.0);
                 out.put_u64_le(last.0);
+            }
+            Self::Replace { old, new, left, .. } => {
+                let (first, last) = left.unwrap_or_default();
+                for number in [*old, *new, first.0, last.0] {
+                    out.put_u64_le(number);
+                }
             }
         }
         finish(out, start);
@@ -217,6 +228,11 @@ impl Record {
             },
             10 => Self::LogStart(group, Box::new(get_log_start(b)?)),
             11 => Self::Install { group, start: Box::new(get_log_start(b)?), file: get_u64(b)? },
+            13 => {
+                let (old, new) = (get_u64(b)?, get_u64(b)?);
+                let left = (Index(get_u64(b)?), Index(get_u64(b)?));
+                Self::Replace { group, old, new, left: (left.0 > Index(0)).then_some(left) }
+            }
             12 => Self::Damage { group, first: Index(get_u64(b)?), last: Index(get_u64(b)?) },
             _ => return None,
         })
@@ -368,6 +384,8 @@ mod tests {
             Record::LogStart(g, Box::new(start.clone())),
             Record::Install { group: g, start: Box::new(start), file: 8 },
             Record::Damage { group: g, first: Index(3), last: Index(u64::MAX) },
+            Record::Replace { group: g, old: 3, new: 9, left: Some((Index(7), Index(8))) },
+            Record::Replace { group: g, old: 0, new: 0, left: None },
         ];
         let mut out = Vec::new();
         records.iter().for_each(|r| r.encode(&mut out));

@@ -8,14 +8,16 @@
 
 use super::checkpoint::Job;
 use super::fs::{File, Fs, OpenMode};
-use super::image::{FileImage, GroupImage, Image};
+use super::image::{CutPoint, FileImage, GroupImage, Image};
 use super::journal::{self, BLOCK, Found, Journal};
 use super::manifest::{self, Manifest};
 use super::record::Record;
 use super::replay::{Replay, decode_records};
 use super::segment_file::{self, Expect, SEGMENT_HEADER};
 use super::types::*;
-use super::{Error, Opened, RecoveredGroup, Result, StoreOptions, error, identity, index, store, writer};
+use super::{
+    Error, Opened, RecoveredGroup, Result, StoreOptions, error, frame, identity, index, store, writer,
+};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
@@ -71,6 +73,7 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
     }
     let doubtful = replay.finish();
     widen_doubt(&*fs, &dir, &mut replay, &doubtful)?;
+    clamp_damage(&mut replay);
     identity::check_cluster(replay.image.cluster.as_deref(), &options)?;
     check_groups(&*fs, &dir, &manifest, &mut replay)?;
     let dirs = tidy(&*fs, &dir, &mut replay)?;
@@ -238,7 +241,8 @@ fn replay_all<'a>(
 fn widen_doubt(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>, groups: &BTreeSet<GroupId>) -> Result<()> {
     let files = replay.image.files();
     for group in groups {
-        let Some(image) = replay.image.groups.get_mut(group) else { continue };
+        let Some(image) = replay.image.groups.get(group) else { continue };
+        let mut from: Option<Index> = None;
         let path = segment_file::groups_dir(dir).join(&image.dir);
         for name in list_or_none(fs, &path)? {
             if !name.ends_with(".segment")
@@ -252,11 +256,69 @@ fn widen_doubt(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>, groups: &BTreeS
             if let Some((_, _, prev)) = prev.filter(|(g, ..)| g == group)
                 && prev.index < image.last().index
             {
-                image.damage(prev.index.next().max(image.first()), Index(u64::MAX));
+                let first = prev.index.next().max(image.first());
+                from = Some(from.map_or(first, |from| from.min(first)));
             }
+        }
+        if let Some(from) = from {
+            cut_back(fs, dir, replay, *group, from)?;
         }
     }
     Ok(())
+}
+
+/// Ends a log before an entry that may have been cut away, or at the first bad frame before it: its replica is in doubt and
+/// gets the rest from its leader.
+fn cut_back(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>, group: GroupId, from: Index) -> Result<()> {
+    let number = replay.image.next_file.max(highest_file(fs, dir)? + 1);
+    let Some(image) = replay.image.groups.get_mut(&group) else { return Ok(()) };
+    let at = image.files.partition_point(|f| f.first() <= from).saturating_sub(1);
+    let file = image.files[at].clone();
+    let (last, next_offset) = (file.prev, file.base_offset);
+    let mut cut = CutPoint { last, next_offset, file: 0, end: 0, max_timestamp: -1 };
+    let path = segment_file::path(dir, &image.dir, file.number);
+    if from > file.first()
+        && let Ok(handle) = fs.open(&path, OpenMode::Read)
+    {
+        let expect = Expect::After(file.prev, file.base_offset);
+        // Where reading fails the log ends.
+        let _ = segment_file::read_frames(
+            &*handle,
+            group,
+            (SEGMENT_HEADER, file.end),
+            expect,
+            true,
+            |meta, byte, payload| {
+                if meta.id.index < from {
+                    let max_timestamp = frame::max_timestamp(meta.kind, payload).max(cut.max_timestamp);
+                    let end = byte + frame::frame_len(meta.payload_len);
+                    let (last, next_offset) = (meta.id, meta.next_offset());
+                    cut = CutPoint { last, next_offset, file: file.number, end, max_timestamp };
+                }
+            },
+        );
+    }
+    replay.notes.push(format!(
+        "group {group}: entries from {from} on may have been cut; its log ends at {}",
+        cut.last
+    ));
+    if cut.last.index < image.log_start.prev.index {
+        let start = image.log_start.clone();
+        image.install(&start, number);
+    } else {
+        image.cut(&cut, number);
+    }
+    replay.image.next_file = number + 1;
+    replay.open(group, number).map(|_| ())
+}
+
+/// Damage reaches to the end of the log at most: what is missing behind it is the leader's to send.
+fn clamp_damage(replay: &mut Replay<'_>) {
+    for image in replay.image.groups.values_mut() {
+        let last = image.last().index;
+        let clamp = |(first, to): (Index, Index)| (first <= last).then_some((first, to.min(last)));
+        image.needs_repair = image.needs_repair.and_then(clamp);
+    }
 }
 
 /// Checks that every file is there as far as the manifest vouches for it, and that appends have a place

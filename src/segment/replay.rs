@@ -3,7 +3,7 @@
 //! that a later record drops may be gone already, and nobody needs them).
 //!
 //! * Records of a group apply in order and only as long as its chain holds; other groups go on.
-//! * At or below the durable mark, what is missing or bad is damage: a range and a doubt, never silence.
+//! * At or below the durable mark, what is bad is damage, what is missing a log that ends early: with a doubt, never in silence.
 //! * Above it (one batch at most), a group's log ends before the first extent that fails.
 //! * What is taken over is written again with the same bytes: after a failed fsync a clean-looking page is
 //!   on no disk (safety.md F9).
@@ -38,8 +38,6 @@ pub(crate) struct Replay<'a> {
     /// Where in the batch above the mark a group's log ends.
     ended: BTreeMap<GroupId, usize>,
     pub touched: BTreeMap<u64, Touched>,
-    /// Groups that a bad batch may have spoken of, as long as nothing showed that no entry is missing.
-    gaps: BTreeSet<GroupId>,
     doubts: BTreeMap<GroupId, Doubt>,
     pub is_damaged: bool,
     pub notes: Vec<String>,
@@ -67,7 +65,6 @@ impl<'a> Replay<'a> {
             survivors,
             ended: BTreeMap::new(),
             touched: BTreeMap::new(),
-            gaps: BTreeSet::new(),
             doubts: BTreeMap::new(),
             is_damaged: false,
             notes: Vec::new(),
@@ -134,7 +131,6 @@ impl<'a> Replay<'a> {
         };
         self.notes.push(format!("journal batch {sequence} is damaged; in doubt: {} groups", groups.len()));
         for group in groups {
-            self.gaps.insert(group);
             self.doubts.insert(group, Doubt::Vote);
         }
     }
@@ -152,14 +148,8 @@ impl<'a> Replay<'a> {
     fn change(&mut self, record: &Record) -> Result<()> {
         let group = record.group();
         if let Err(why) = self.image.apply(record) {
-            self.misfit(group, Index(u64::MAX), why);
+            self.misfit(group, why);
             return Ok(());
-        }
-        match record {
-            Record::Remove(_) | Record::Install { .. } => {
-                self.gaps.remove(&group);
-            }
-            _ => {}
         }
         let new = match record {
             Record::Create(_, creation) => creation.file,
@@ -179,14 +169,10 @@ impl<'a> Replay<'a> {
     }
 
     /// A record that does not continue its group's log: something before it is missing.
-    fn misfit(&mut self, group: GroupId, last: Index, why: &str) {
+    fn misfit(&mut self, group: GroupId, why: &str) {
         self.is_damaged = true;
         self.notes.push(format!("group {group}: {why}"));
         self.raise(group, Doubt::Entries);
-        if let Some(g) = self.image.groups.get_mut(&group) {
-            let first = g.last().index.next();
-            g.damage(first, last);
-        }
     }
 
     fn raise(&mut self, group: GroupId, doubt: Doubt) {
@@ -199,7 +185,7 @@ impl<'a> Replay<'a> {
     fn inline(&mut self, group: GroupId, file: u64, byte: u64, frames: &Bytes) -> Result<()> {
         let survives = self.survives(file);
         let Some(g) = self.image.groups.get_mut(&group) else {
-            self.misfit(group, Index(0), "entries of an unknown group");
+            self.misfit(group, "entries of an unknown group");
             return Ok(());
         };
         let mut at = 0;
@@ -207,12 +193,12 @@ impl<'a> Replay<'a> {
         while at < frames.len() {
             let meta = match frame::decode(&frames[at..], group) {
                 Ok(meta) if is_in_place && g.fits(&meta) => meta,
-                Ok(meta) => {
-                    self.misfit(group, meta.id.index, "entries that do not continue the log");
+                Ok(_) => {
+                    self.misfit(group, "entries that do not continue the log");
                     return Ok(());
                 }
                 Err(why) => {
-                    self.misfit(group, Index(u64::MAX), why);
+                    self.misfit(group, why);
                     return Ok(());
                 }
             };
@@ -221,7 +207,6 @@ impl<'a> Replay<'a> {
             g.push(&meta, len as u64, frame::max_timestamp(meta.kind, &payload), &payload);
             at += len;
         }
-        self.gaps.remove(&group);
         if survives {
             let path = self.path(group, file);
             let handle = self.open(group, file)?;
@@ -240,14 +225,13 @@ impl<'a> Replay<'a> {
         let survives = self.survives(extent.file);
         let path = self.path(group, extent.file);
         let Some(g) = self.image.groups.get_mut(&group) else {
-            self.misfit(group, Index(0), "entries of an unknown group");
+            self.misfit(group, "entries of an unknown group");
             return Ok(());
         };
         if !g.fits_extent(extent) {
-            self.misfit(group, extent.last.index, "an extent that does not continue the log");
+            self.misfit(group, "an extent that does not continue the log");
             return Ok(());
         }
-        self.gaps.remove(&group);
         if !survives {
             g.push_extent(extent, terms);
             return Ok(());
@@ -334,14 +318,9 @@ impl<'a> Replay<'a> {
         Ok(handle)
     }
 
-    /// Ends the pass: gaps nothing has closed are damage without a known end. Answers the groups in doubt.
+    /// Ends the pass. Entries that may be missing at the end of a log are no range to repair: the log ends, in doubt.
+    /// Answers the groups in doubt.
     pub(crate) fn finish(&mut self) -> BTreeSet<GroupId> {
-        for group in std::mem::take(&mut self.gaps) {
-            if let Some(g) = self.image.groups.get_mut(&group) {
-                let first = g.last().index.next();
-                g.damage(first, Index(u64::MAX));
-            }
-        }
         for (group, doubt) in &self.doubts {
             if let Some(g) = self.image.groups.get_mut(group) {
                 g.doubt(*doubt);

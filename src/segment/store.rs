@@ -10,8 +10,10 @@ mod cache;
 mod cursor;
 mod place;
 mod read;
+mod repair;
 
 pub use read::{FetchedBatch, FrameCheck};
+pub use repair::Repair;
 
 use super::fs::Fs;
 use super::group::{Group, Segment, Tail, TailEntry};
@@ -23,7 +25,7 @@ use super::types::*;
 use super::{Error, GroupOptions, GroupSpec, Result, StoreOptions, frame, segment_file};
 use cache::Lru;
 use read::DamageLog;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -51,6 +53,7 @@ pub struct Store {
     tail_order: VecDeque<(GroupId, Index)>,
     lru: Lru,
     damage: Arc<DamageLog>,
+    repairs: BTreeMap<GroupId, repair::Session>,
     /// Bytes the journal has yet to take from the disk.
     journal_need: Arc<AtomicU64>,
     _lock: Arc<Box<dyn Send + Sync>>,
@@ -95,6 +98,7 @@ impl Store {
             tail_order: VecDeque::new(),
             lru,
             damage,
+            repairs: BTreeMap::new(),
             journal_need: parts.journal_need,
             _lock: parts.lock,
         }
@@ -217,6 +221,7 @@ impl Store {
     /// Forgets a group: its directory goes once the removal is durable.
     pub fn remove_group(&mut self, group: GroupId) -> Result<()> {
         self.ready()?;
+        self.abandon_repair(group);
         let mut gone = self.groups.remove(&group).ok_or(Error::UnknownGroup(group))?;
         self.tail_bytes -= gone.tail.clear();
         self.lru.forget(&gone.segments);
@@ -327,6 +332,7 @@ impl Store {
         let (first, last) = (g.image.first(), g.image.last());
         assert!(from >= first && from <= last.index, "truncate from {from} of {first}..={}", last.index);
         let cut = self.cut_point(group, from)?;
+        self.abandon_repair(group);
         let number = self.next_file;
         let file = FileImage::new(number, cut.last, cut.next_offset);
         let dir = self.group(group)?.image.dir.clone();
@@ -369,6 +375,9 @@ impl Store {
             });
         }
         let (number, known) = (file.number, (start.prev, start.base_offset));
+        if g.is_damaged(from) {
+            return self.cut_point_behind(group, from.prev());
+        }
         let mut cursor = self.seek_index(group, from)?;
         let removed = self.step(&mut cursor)?.ok_or(Error::OutOfRange)?;
         // Its header decides what the log ends with: believed only once its check has been made.
@@ -429,6 +438,7 @@ impl Store {
         let file = FileImage::new(number, start.prev, start.base_offset);
         let (segment, new) = self.create_segment(group, &dir, &file, 0, true)?;
         self.absorb_damage();
+        self.abandon_repair(group);
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
         g.is_granted = false;
         let dropped = g.image.install(&start, number);

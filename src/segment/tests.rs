@@ -6,5 +6,6 @@ mod crash;
 mod dumping;
 mod faults;
 mod real;
+mod repairs;
 mod rig;
 mod sweep;

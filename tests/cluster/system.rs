@@ -5,7 +5,8 @@
 
 use super::kafka::{self, Partition};
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -89,6 +90,17 @@ impl Cluster {
     /// Where a node keeps its data.
     pub fn data_dir(&self, id: u32) -> PathBuf {
         self.dir.join(format!("node-{id}/data"))
+    }
+
+    /// The body of a node's /health, if it answers.
+    pub fn health(&self, id: u32) -> Option<serde_json::Value> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.base_port + 4 + id as u16));
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
     }
 
     /// The cluster's own directory, for logs and histories.

@@ -206,6 +206,11 @@ impl Partition {
         }
     }
 
+    /// Nothing of the log is damaged any more.
+    pub fn on_repaired(&mut self, store: &mut Store) {
+        self.out_of_service = self.rebuild(store).err().map(|error| error.to_string());
+    }
+
     /// Starts the producer state over from the snapshot and the log.
     fn rebuild(&mut self, store: &mut Store) -> StoreResult<()> {
         let start = store.log_start(self.group)?.clone();

@@ -432,6 +432,12 @@ impl Shard {
             }
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::UncleanRecovery { waits, .. } => self.status.unclean_recoveries += u64::from(!waits),
+            GroupEvent::Repaired { group } => {
+                if let Some(p) = self.partitions.get_mut(&group) {
+                    p.on_repaired(self.engine.store());
+                }
+                self.upkeep.in_sync_now();
+            }
             GroupEvent::Poisoned { group, reason } => {
                 if let Some(p) = self.partitions.get_mut(&group) {
                     p.out_of_service = Some(reason);

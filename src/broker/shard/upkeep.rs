@@ -7,7 +7,7 @@ use crate::broker::config::NodeConfig;
 use crate::broker::partition::SNAPSHOT_BYTES;
 use crate::raftlog::codec::{self, Hint};
 use crate::raftlog::core::{Millis, Role};
-use crate::segment::{GroupId, LogStart, NodeId, Offset, SegmentInfo};
+use crate::segment::{Doubt, GroupId, LogStart, NodeId, Offset, SegmentInfo};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
@@ -216,7 +216,8 @@ impl Shard {
                 p.out_of_service = Some(format!("entries {from} to {to} are damaged"));
                 found.push(*group);
             }
-            if p.out_of_service.is_some() {
+            let doubt = self.engine.core(*group).map_or(Doubt::None, |core| core.doubt());
+            if p.out_of_service.is_some() || doubt != Doubt::None {
                 damaged.push(*group);
             }
         }

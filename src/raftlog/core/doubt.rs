@@ -14,7 +14,7 @@
 
 use super::{Core, Effect, Millis, Role, quorum};
 use crate::raftlog::message::{Body, Configuration};
-use crate::segment::{Doubt, Epoch, Index, LogId, ReplicaId, Term};
+use crate::segment::{Doubt, EntryMeta, Epoch, Index, LogId, ReplicaId, Term};
 
 /// Voters up to which an older election may clear a lost vote.
 const FEW: usize = 3;
@@ -39,6 +39,8 @@ pub(super) struct Doubting {
     unclean_allowed: bool,
     /// Somebody who granted the present pre-vote may have lost its term.
     terms_lost: bool,
+    /// First damaged entry, if that is why it is held out.
+    pub damaged_from: Option<Index>,
     /// It was told that one waits.
     told: bool,
 }
@@ -93,6 +95,50 @@ impl Core {
             true => Epoch { term: Term(next.term.0 + LOST_TERMS), ..next },
             false => next,
         }
+    }
+
+    /// Which entry is the first damaged one: a leader may still cut it away.
+    pub fn set_damaged_from(&mut self, first: Index) {
+        if self.held_out {
+            self.doubting.damaged_from = Some(first);
+        }
+    }
+
+    pub(super) fn note_repaired(&mut self, now: Millis) {
+        if self.doubting.damaged_from.take().is_none() {
+            return;
+        }
+        self.held_out = false;
+        if self.leading.is_none() && self.timer.is_none() {
+            self.restart_timer(now);
+        }
+    }
+
+    /// Whether the append replaces everything that is damaged: then it is taken, and nothing is damaged any more.
+    pub(super) fn cuts_damage(&mut self, prev: LogId, entries: &[EntryMeta]) -> bool {
+        let Some(damaged) = self.doubting.damaged_from else { return false };
+        let start = self.log.start().index;
+        let joins = prev.index < start || self.log.contains(prev);
+        let new = entries.iter().find(|meta| meta.id.index > start && !self.log.contains(meta.id));
+        let cuts =
+            joins && new.is_some_and(|meta| meta.id.index <= damaged && meta.id.index > self.log.commit());
+        if cuts {
+            self.doubting.damaged_from = None;
+            self.held_out = false;
+        }
+        cuts
+    }
+
+    /// Damaged entries lie before a log start beyond which nothing is known to be committed here: no peer has them any more.
+    pub(super) fn must_start_over(&self, start: Index) -> bool {
+        self.doubting.damaged_from.is_some_and(|first| first <= start) && start > self.log.commit()
+    }
+
+    /// A log start is about to replace a log that is damaged.
+    pub(super) fn drops_damage(&mut self) -> bool {
+        let damaged = self.doubting.damaged_from.take().is_some();
+        self.held_out &= !damaged;
+        damaged
     }
 
     pub(super) fn note_granted(&mut self, to: ReplicaId) {

@@ -48,7 +48,8 @@ impl Core {
         commit: Index,
         out: &mut Vec<Effect>,
     ) {
-        if self.held_out || !is_chain(self.hard.epoch, prev, &entries) {
+        if !is_chain(self.hard.epoch, prev, &entries) || (self.held_out && !self.cuts_damage(prev, &entries))
+        {
             return;
         }
         // Entries before the log start are committed, so they are the leader's too.
@@ -189,20 +190,27 @@ impl Core {
     }
 
     pub(super) fn on_install(&mut self, from: ReplicaId, start: LogStart, out: &mut Vec<Effect>) {
-        if self.held_out || start.prev.epoch > self.hard.epoch {
+        if start.prev.epoch > self.hard.epoch {
             return;
         }
         let prev = start.prev;
-        if prev.index <= self.log.start().index || self.log.contains(prev) {
+        let is_here = prev.index <= self.log.start().index || self.log.contains(prev);
+        if is_here && !self.must_start_over(prev.index) {
+            if self.held_out {
+                return;
+            }
             // We have all that lies before; entries can follow. `after_storage` makes them durable before we say so.
             self.verified = self.verified.max(prev.index).max(self.log.commit());
             let prev = self.log.id_at(self.verified).unwrap_or(self.log.start());
             return self.tell_installed(from, prev, out);
         }
-        if prev.index <= self.log.commit() {
+        if prev.index <= self.log.commit() && !is_here {
             return self.poison(format!("log start {prev} of {from} contradicts a committed entry"), out);
         }
         let Some(base) = decode(&start) else { return };
+        if self.held_out && !self.drops_damage() {
+            return;
+        }
         self.log.install(prev, start.base_offset, (start.configuration_id, base));
         self.verified = prev.index;
         self.acked = prev.index;

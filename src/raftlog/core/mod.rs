@@ -146,6 +146,8 @@ pub enum Event {
     StorageFailed,
     /// Local log found damaged while running.
     Damaged,
+    /// The damage is gone: the log is what it was.
+    Repaired,
     /// Replicate to an observer: a non-member (group 0's brokers), never counted.
     AddObserver {
         /// Which replica.
@@ -438,8 +440,12 @@ impl Core {
                 self.gate_open = true;
                 self.arm_first_timer(now);
             }
-            Event::StorageFailed => self.hold_out(now, out),
+            Event::StorageFailed => {
+                self.doubting.damaged_from = None;
+                self.hold_out(now, out);
+            }
             Event::Damaged => self.note_damage(now, out),
+            Event::Repaired => self.note_repaired(now),
             Event::AddObserver { replica } => self.add_observer(now, replica, out),
             Event::RemoveObserver { node } => self.remove_observer(node),
             Event::LogStartMoved { start } => self.move_log_start(&start, out),

@@ -197,6 +197,7 @@ impl Engine {
                     tracing::error!(%group, %error, "entries cannot be read for replication");
                     if matches!(error, StoreError::Damaged(_)) {
                         self.groups[slot].core.step(now, Event::Damaged, more);
+                        self.begin_repair(group);
                     }
                     return;
                 }

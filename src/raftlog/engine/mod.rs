@@ -10,6 +10,7 @@
 //! - one storage round is in flight at most; what gathers meanwhile is the next one (group commit, no timer).
 
 mod effects;
+mod repair;
 
 use super::codec::{Envelope, RaftFrame};
 use super::core::{Core, CoreConfig, Effect, Event, Millis, PeerProgress, Refusal, Restored, Role};
@@ -149,6 +150,11 @@ pub enum GroupEvent {
         /// It was not held: approval is missing.
         waits: bool,
     },
+    /// Damaged entries are whole again.
+    Repaired {
+        /// Group.
+        group: GroupId,
+    },
     /// The group fenced itself off.
     Poisoned {
         /// Group.
@@ -221,6 +227,7 @@ pub struct Engine {
     appended: Vec<EntryMeta>,
     effects: Vec<Effect>,
     failed: bool,
+    repairs: repair::Repairs,
 }
 
 impl Engine {
@@ -251,6 +258,7 @@ impl Engine {
             appended: Vec::new(),
             effects: Vec::new(),
             failed: false,
+            repairs: repair::Repairs::default(),
         }
     }
 
@@ -275,6 +283,7 @@ impl Engine {
             seed: self.seed_of(found.group),
         };
         self.start(now, found.group, restored);
+        self.begin_repair(found.group);
     }
 
     /// Creates a group. `campaign`: it is the first replica of a brand-new partition.
@@ -496,6 +505,9 @@ impl Engine {
         if !self.is_for_us(now, slot, from, &envelope) {
             return;
         }
+        if self.is_repair_message(&envelope) {
+            return self.on_repair_message(now, slot, envelope);
+        }
         let Envelope { group, from, message, payloads, .. } = envelope;
         let mut received = Payloads::None;
         let accepted = matches!(
@@ -593,6 +605,7 @@ impl Engine {
                 self.arm(slot);
             }
         }
+        self.tick_repairs(now);
         if now >= self.next_beat {
             self.next_beat = now + self.config.core.beat_ms;
             for slot in self.slots() {
@@ -604,7 +617,8 @@ impl Engine {
 
     /// When `tick` has something to do next.
     pub fn deadline(&self) -> Millis {
-        self.wheel.deadline().map_or(self.next_beat, |d| d.min(self.next_beat))
+        let next = self.wheel.deadline().into_iter().chain(self.repairs.deadline());
+        next.min().map_or(self.next_beat, |d| d.min(self.next_beat))
     }
 
     fn beat(&mut self, now: Millis, slot: usize) {
@@ -647,6 +661,7 @@ impl Engine {
     /// The group's log was found damaged: it hands over and stays out (safety.md F11).
     pub fn damaged(&mut self, now: Millis, group: GroupId) {
         self.step_group(now, group, Event::Damaged);
+        self.begin_repair(group);
     }
 
     /// Whether frames for this peer find a connection.

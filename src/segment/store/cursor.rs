@@ -89,7 +89,7 @@ impl Store {
     }
 
     /// A walk in a file from a slot; None if nothing of the file is readable through a map (yet).
-    fn open_walk(
+    pub(super) fn open_walk(
         &mut self,
         group: GroupId,
         at: usize,

@@ -222,7 +222,7 @@ impl Store {
     }
 
     /// Refuses what would eat into the reserve.
-    fn check_space(&mut self, bytes: u64, is_control: bool) -> Result<()> {
+    pub(super) fn check_space(&mut self, bytes: u64, is_control: bool) -> Result<()> {
         if is_control {
             return Ok(());
         }

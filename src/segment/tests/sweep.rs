@@ -94,7 +94,7 @@ fn examine(fs: &SimFs, truth: &Truth, what: &str) {
             assert_eq!(state, truth.hard_state[group], "{what}: group {group} forgot its vote");
         }
         let is_whole = found.last.index.0 as usize + may_miss >= want.len();
-        let is_loud = found.needs_repair.is_some() && found.hard_state.doubt != Doubt::None;
+        let is_loud = found.hard_state.doubt != Doubt::None;
         assert!(is_whole || is_loud, "{what}: group {group} ends at {} without a word", found.last);
         for (at, want) in want.iter().enumerate() {
             let index = Index(at as u64 + 1);

@@ -5,7 +5,7 @@
 //! `cluster N [learners=2,3] [joint=1,2] [term3=5] [log2=1x3,2x1] [window=B] [append=B] [uncommitted=B] [down=3]
 //!   [closed=2] [damaged=2] [sealed=2] [doubt=2] [lost=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
 //! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `heal`, `crash N`, `restart N`,
-//! `reset N PEER`, `transfer N [TO]`, `read N`, `gate N`, `fail N`, `damage N`, `unclean N` (allows one), `observe N WHO`, `start N INDEX`,
+//! `reset N PEER`, `transfer N [TO]`, `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `unclean N` (allows one), `observe N WHO`, `start N INDEX`,
 //! `inject FROM TO TERM BODY...`, `status`, `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
 
 use super::harness::{Cluster, Envelope, default_config, disk_with, name, replica};
@@ -383,6 +383,13 @@ impl Script {
             }
             ["gate", n] => self.cluster.feed(self.at(n), Event::OpenGate),
             ["fail", n] => self.cluster.feed(self.at(n), Event::StorageFailed),
+            ["damage", n, first] => {
+                let at = self.at(n);
+                self.cluster.feed(at, Event::Damaged);
+                let core = self.cluster.nodes[at].core.as_mut().expect("node is up");
+                core.set_damaged_from(Index(number(first)));
+            }
+            ["repaired", n] => self.cluster.feed(self.at(n), Event::Repaired),
             ["damage", n] => self.cluster.feed(self.at(n), Event::Damaged),
             ["unclean", n] => {
                 let at = self.at(n);

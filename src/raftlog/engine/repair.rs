@@ -1,0 +1,220 @@
+//! Repair of damaged entries from peers (docs/decisions/0005): which group, whom to ask, when again.
+//!
+//! Not here: what is taken and how it is written (`segment::store::repair`), what damage means for votes (`core::doubt`). Called by the
+//! engine's tick and for `Fetch` and `Fetched` messages. Invariants:
+//! - entries are asked for and given by identity: whoever holds an entry of the same epoch and index holds the same bytes (Raft §5.3,
+//!   log matching), so any replica may answer, committed or not, leader or not;
+//! - one question is open per group; an answer that brings nothing makes the next peer the one to ask;
+//! - the group takes part again only when storage says that nothing is damaged any more.
+
+use super::{Engine, GroupEvent};
+use crate::raftlog::codec::Envelope;
+use crate::raftlog::core::{Event, Millis, Role};
+use crate::raftlog::message::{Body, Message};
+use crate::segment::{
+    Entry, EntryMeta, Epoch, Error as StoreError, GroupId, Index, LogStart, Repair, ReplicaId,
+};
+use std::collections::BTreeMap;
+
+/// How often a repair that works is looked at.
+const PACE_MS: Millis = 10;
+/// Beyond this an answer is not waited for, and a full disk or a lonely replica is tried again.
+const PATIENCE_MS: Millis = 1_000;
+/// Payload bytes in one answer.
+const ANSWER_BYTES: usize = 1 << 20;
+
+/// All repairs of a node.
+#[derive(Default)]
+pub(super) struct Repairs {
+    groups: BTreeMap<GroupId, Repairing>,
+    next: Millis,
+}
+
+#[derive(Default)]
+struct Repairing {
+    /// Whom the open question was put to, and until when it is waited for.
+    asked: Option<(ReplicaId, Millis)>,
+    /// Counts peers asked in vain.
+    turn: usize,
+    /// Not to be looked at before.
+    not_before: Millis,
+}
+
+impl Repairs {
+    pub(super) fn deadline(&self) -> Option<Millis> {
+        (!self.groups.is_empty()).then_some(self.next)
+    }
+}
+
+impl Engine {
+    /// A group was found damaged: it is repaired, if storage knows what is damaged.
+    pub(super) fn begin_repair(&mut self, group: GroupId) {
+        let Some((first, last)) = self.store.needs_repair(group) else { return };
+        let Some(slot) = self.by_id.get(&group) else { return };
+        self.groups[*slot].core.set_damaged_from(first);
+        self.repairs.groups.entry(group).or_insert_with(|| {
+            tracing::warn!(%group, %first, %last, "entries are damaged; they are fetched from peers");
+            Repairing::default()
+        });
+        self.repairs.next = 0;
+    }
+
+    /// Groups under repair.
+    pub fn repairing(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.repairs.groups.keys().copied()
+    }
+
+    pub(super) fn tick_repairs(&mut self, now: Millis) {
+        if self.failed || self.repairs.groups.is_empty() || now < self.repairs.next {
+            return;
+        }
+        self.repairs.next = now + PACE_MS;
+        let groups: Vec<GroupId> = self.repairs.groups.keys().copied().collect();
+        for group in groups {
+            self.go_on(now, group);
+        }
+    }
+
+    fn go_on(&mut self, now: Millis, group: GroupId) {
+        let Some(state) = self.repairs.groups.get(&group) else { return };
+        if now < state.not_before {
+            return;
+        }
+        match self.store.repair(group) {
+            Ok(Repair::Working) => {}
+            Ok(Repair::Whole) => self.finish_repair(now, group),
+            Ok(Repair::Needs(from, to)) => self.ask(now, group, from, to),
+            Err(StoreError::UnknownGroup(_)) => {
+                self.repairs.groups.remove(&group);
+            }
+            Err(error) => {
+                tracing::warn!(%group, %error, "repair waits");
+                if let Some(state) = self.repairs.groups.get_mut(&group) {
+                    state.not_before = now + PATIENCE_MS;
+                }
+            }
+        }
+    }
+
+    fn finish_repair(&mut self, now: Millis, group: GroupId) {
+        self.repairs.groups.remove(&group);
+        tracing::info!(%group, "nothing is damaged any more; the replica takes part again");
+        self.step_group(now, group, Event::Repaired);
+        self.events.push(GroupEvent::Repaired { group });
+    }
+
+    fn ask(&mut self, now: Millis, group: GroupId, from: Index, to: Index) {
+        let Some(slot) = self.by_id.get(&group).copied() else { return };
+        let peers = self.groups[slot].peers.clone();
+        let Some(state) = self.repairs.groups.get_mut(&group) else { return };
+        if state.asked.is_some_and(|(_, until)| now < until) {
+            return;
+        }
+        if state.asked.is_some() {
+            state.turn += 1;
+        }
+        let live: Vec<_> = peers.iter().filter(|peer| self.connected.contains(&peer.node)).collect();
+        let Some(peer) = live.get(state.turn % live.len().max(1)).map(|peer| **peer) else {
+            state.not_before = now + PATIENCE_MS;
+            return;
+        };
+        state.asked = Some((peer, now + PATIENCE_MS));
+        let epoch = self.groups[slot].core.epoch();
+        self.send(slot, peer, Message { epoch, body: Body::Fetch { from, to } }, Vec::new(), false);
+    }
+
+    /// A question or an answer of a peer.
+    pub(super) fn on_repair_message(&mut self, now: Millis, slot: usize, envelope: Envelope) {
+        let Envelope { group, from: peer, message, payloads, .. } = envelope;
+        match message.body {
+            Body::Fetch { from, to } => self.answer_fetch(slot, peer, from, to),
+            Body::InstallLogStart { start } => self.follow_start(now, group, message.epoch, start),
+            Body::Fetched { entries } => self.on_fetched(now, group, peer, entries, payloads),
+            _ => {}
+        }
+    }
+
+    /// Whether a message is for the repair of its group rather than for its core.
+    pub(super) fn is_repair_message(&self, envelope: &Envelope) -> bool {
+        match envelope.message.body {
+            Body::Fetch { .. } | Body::Fetched { .. } => true,
+            Body::InstallLogStart { ref start } => {
+                let core = self.core(envelope.group);
+                self.repairs.groups.contains_key(&envelope.group)
+                    && core.is_some_and(|core| start.prev.index <= core.commit())
+            }
+            _ => false,
+        }
+    }
+
+    /// The leader's log starts behind what is damaged here, and what lies before is committed here too: it goes here as well.
+    fn follow_start(&mut self, now: Millis, group: GroupId, epoch: Epoch, start: LogStart) {
+        let Some(core) = self.core(group) else { return };
+        let is_ahead = self.store.log_start(group).is_ok_and(|known| known.prev.index < start.prev.index);
+        if epoch < core.epoch() || !is_ahead {
+            return;
+        }
+        if let Err(error) = self.move_log_start(now, group, start) {
+            tracing::warn!(%group, %error, "log start of the leader not taken");
+        }
+    }
+
+    fn answer_fetch(&mut self, slot: usize, to: ReplicaId, from: Index, last: Index) {
+        let group = self.groups[slot].id;
+        if self.groups[slot].core.role() == Role::Leader
+            && let Ok(start) = self.store.log_start(group)
+            && from <= start.prev.index
+        {
+            // Nobody has them any more, nor needs them.
+            let body = Body::InstallLogStart { start: start.clone() };
+            let epoch = self.groups[slot].core.epoch();
+            return self.send(slot, to, Message { epoch, body }, Vec::new(), false);
+        }
+        let mut entries = self.store.read(group, from, ANSWER_BYTES).unwrap_or_else(|error| {
+            tracing::debug!(%group, %from, %error, "entries asked for are not to be had here");
+            Vec::new()
+        });
+        entries.retain(|entry| entry.meta.id.index <= last);
+        let epoch = self.groups[slot].core.epoch();
+        let (metas, payloads) = entries.into_iter().map(|e| (e.meta, e.payload)).unzip();
+        let message = Message { epoch, body: Body::Fetched { entries: metas } };
+        self.send(slot, to, message, payloads, false);
+    }
+
+    fn on_fetched(
+        &mut self,
+        now: Millis,
+        group: GroupId,
+        from: ReplicaId,
+        metas: Vec<EntryMeta>,
+        payloads: Vec<bytes::Bytes>,
+    ) {
+        let Some(state) = self.repairs.groups.get_mut(&group) else { return };
+        if state.asked.is_none_or(|(peer, _)| peer != from) {
+            return;
+        }
+        state.asked = None;
+        if metas.is_empty() {
+            state.turn += 1;
+            // After a round of all of them, with patience.
+            state.not_before = now + if state.turn % 3 == 0 { PATIENCE_MS } else { 0 };
+            return;
+        }
+        let entries: Vec<Entry> =
+            metas.into_iter().zip(payloads).map(|(meta, payload)| Entry { meta, payload }).collect();
+        let first = entries[0].meta.id.index;
+        self.store.mend(group, entries);
+        self.go_on(now, group);
+        // Other entries than were here: another peer may have the right ones.
+        if self
+            .store
+            .repair(group)
+            .is_ok_and(|repair| matches!(repair, Repair::Needs(index, _) if index == first))
+            && let Some(state) = self.repairs.groups.get_mut(&group)
+        {
+            state.asked = None;
+            state.turn += 1;
+            state.not_before = now + PACE_MS;
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Repair of damaged files: the same bytes again in a new file, whatever is damaged and wherever the power fails meanwhile.
+
+use super::rig::*;
+use crate::segment::fs::sim::SimFs;
+use crate::segment::segment_file;
+use crate::segment::*;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+const G: GroupId = GroupId(1);
+
+/// A directory with a log of several files, its entries, and what its segments hold behind their headers.
+fn written(seed: u64) -> (SimFs, Vec<Entry>, Vec<Vec<u8>>) {
+    let fs = SimFs::new(seed);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    store.create_group(spec(1)).expect("created");
+    for term in 1..4 {
+        for len in [700, 5000] {
+            store.append(G, records(&store, 1, term, 6, len)).expect("taken");
+            commit(&mut store, &mut writer).expect("durable");
+        }
+    }
+    let entries = read_all(&mut store, 1).expect("sound");
+    writer.close().expect("closed");
+    drop(store);
+    let bytes = contents(&fs);
+    assert!(bytes.len() > 3, "several files");
+    (fs, entries, bytes)
+}
+
+/// Frames of every segment, in the order of the log.
+fn contents(fs: &SimFs) -> Vec<Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for (path, _) in files_of(fs, ".segment") {
+        let bytes = fs.read(&path).expect("there");
+        let (_, _, prev) = segment_file::decode_header(&bytes).expect("a sound header");
+        let end = bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at + 1);
+        if end > 64 {
+            files.insert(prev.index, bytes[64..end].to_vec());
+        }
+    }
+    files.into_values().collect()
+}
+
+/// Plays the peers: gives what is asked for until nothing is damaged. False if the disk failed first.
+fn repair(store: &mut Store, writer: &mut Writer, entries: &[Entry]) -> bool {
+    for _ in 0..500 {
+        match store.repair(G) {
+            Ok(Repair::Whole) => return commit(store, writer).is_ok(),
+            Ok(Repair::Working) => {}
+            Ok(Repair::Needs(from, to)) => {
+                // Two at a time, as an answer is bounded.
+                let some =
+                    entries.iter().filter(|e| e.meta.id.index >= from && e.meta.id.index <= to).take(2);
+                store.mend(G, some.cloned().collect());
+            }
+            Err(_) => return false,
+        }
+        if commit(store, writer).is_err() {
+            return false;
+        }
+        writer.idle();
+    }
+    panic!("no end of repairing: {:?}", store.needs_repair(G));
+}
+
+/// Reads everything so that all damage is known.
+fn look(store: &mut Store, entries: &[Entry]) {
+    for entry in entries {
+        let _damaged_or_not = store.read(G, entry.meta.id.index, 1);
+    }
+}
+
+#[test]
+fn damaged_files_become_byte_equal_again() {
+    let mut damaged = 0;
+    for seed in 0..40 {
+        let (fs, entries, bytes) = written(seed);
+        let files = files_of(&fs, ".segment");
+        for n in 0..=(seed % 3) {
+            let (path, _): &(PathBuf, u64) = &files[((seed + n * 5) as usize) % files.len()];
+            let at = 64 + (seed * 977 + n * 3333) % 9000;
+            fs.flip(path, at, (seed % 8) as u8);
+        }
+        if seed % 7 == 0 {
+            let (path, _) = &files[1];
+            crate::segment::fs::Fs::unlink(&fs, path).expect("there");
+        }
+        let Opened { mut store, mut writer, .. } = boot(&fs);
+        look(&mut store, &entries);
+        damaged += u32::from(store.needs_repair(G).is_some());
+        assert!(repair(&mut store, &mut writer, &entries), "seed {seed}");
+        assert_eq!(read_all(&mut store, 1).expect("whole"), entries, "seed {seed}");
+        assert_eq!(store.needs_repair(G), None);
+        // It goes on as any log does.
+        store.append(G, records(&store, 1, 9, 1, 100)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+        fs.crash(seed);
+        let Opened { mut store, groups, .. } = boot(&fs);
+        assert_eq!(groups[0].needs_repair, None, "seed {seed}");
+        let mut all = read_all(&mut store, 1).expect("whole");
+        all.pop();
+        assert_eq!(all, entries, "seed {seed}");
+        let now = contents(&fs);
+        assert_eq!(now.concat()[..bytes.concat().len()], bytes.concat(), "seed {seed}");
+    }
+    assert!(damaged > 25, "only {damaged} of 40 runs met damage");
+}
+
+#[test]
+fn power_failing_at_any_point_of_a_repair_loses_nothing() {
+    let mut finished = 0;
+    for n in 0..120 {
+        let (fs, entries, _) = written(n);
+        let (path, _) = files_of(&fs, ".segment")[(n % 3) as usize].clone();
+        fs.flip(&path, 64 + 300 + n * 7, 3);
+        let Opened { mut store, mut writer, .. } = boot(&fs);
+        look(&mut store, &entries);
+        commit(&mut store, &mut writer).expect("the damage is recorded");
+        fs.power_off_after(n / 3);
+        finished += u32::from(repair(&mut store, &mut writer, &entries));
+        fs.crash(n);
+        drop((store, writer));
+        let Opened { mut store, mut writer, .. } = boot(&fs);
+        look(&mut store, &entries);
+        assert!(repair(&mut store, &mut writer, &entries), "power off at {n}");
+        assert_eq!(read_all(&mut store, 1).expect("whole"), entries, "power off at {n}");
+    }
+    assert!(finished < 110, "the power failed too late to matter: {finished}");
+}
+
+#[test]
+fn entry_of_another_epoch_is_not_taken() {
+    let (fs, entries, _) = written(1);
+    let (path, _) = files_of(&fs, ".segment")[0].clone();
+    fs.flip(&path, 64 + 300, 3);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    look(&mut store, &entries);
+    let mut wrong = entries.clone();
+    wrong.iter_mut().for_each(|e| e.meta.id.epoch = Epoch::new(0, 7));
+    for _ in 0..20 {
+        if let Ok(Repair::Needs(from, _)) = store.repair(G) {
+            assert_eq!(from, Index(1));
+            store.mend(G, wrong[..1].to_vec());
+        }
+        commit(&mut store, &mut writer).expect("durable");
+        writer.idle();
+    }
+    assert_eq!(store.needs_repair(G), Some((Index(1), Index(1))));
+    assert!(store.read(G, Index(1), 1).is_err());
+    assert!(repair(&mut store, &mut writer, &entries));
+}
+
+#[test]
+fn cut_of_damaged_entries_ends_their_repair() {
+    let (fs, entries, _) = written(2);
+    let (path, _) = files_of(&fs, ".segment")[1].clone();
+    fs.flip(&path, 64 + 6000, 3);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    look(&mut store, &entries);
+    commit(&mut store, &mut writer).expect("durable");
+    let (first, _) = store.needs_repair(G).expect("noticed");
+    assert!(matches!(store.repair(G), Ok(Repair::Working)));
+    store.truncate(G, first).expect("cut at the damage");
+    commit(&mut store, &mut writer).expect("durable");
+    assert_eq!(store.repair(G).expect("nothing to do"), Repair::Whole);
+    assert_eq!(store.last(G).expect("there").0.index, first.prev());
+    fs.crash(3);
+    let Opened { mut store, groups, .. } = boot(&fs);
+    assert_eq!((groups[0].last.index, groups[0].needs_repair), (first.prev(), None));
+    assert_eq!(read_all(&mut store, 1).expect("sound"), entries[..first.0 as usize - 1]);
+}
