@@ -131,6 +131,18 @@ pub const KEYS: &[Key] = &[
         Kind::Int(1, INT),
         "a broker silent for longer is fenced",
     ),
+    kafka(
+        "log.scrub.bytes.per.second",
+        Some("20971520"),
+        Kind::Int(0, MAX),
+        "how fast segments are read to find damage; 0: never",
+    ),
+    kafka(
+        "log.scrub.interval.ms",
+        Some("86400000"),
+        Kind::Int(1000, MAX),
+        "from the begin of one pass over all segments to the next",
+    ),
     kafka("log.retention.ms", None, Kind::Int(-1, MAX), "records older than this may go; -1: never"),
     kafka(
         "log.retention.minutes",

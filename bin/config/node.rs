@@ -67,6 +67,8 @@ impl Settings {
             max_request_bytes: self.number("socket.request.max.bytes")?,
             replica_lag_time_max: self.millis("replica.lag.time.max.ms")?,
             broker_session_timeout: self.millis("broker.session.timeout.ms")?,
+            scrub_bytes_per_second: self.number("log.scrub.bytes.per.second")?,
+            scrub_interval: self.millis("log.scrub.interval.ms")?,
             beat: self.millis("raft.beat-ms")?,
             election_min,
             election_max,

@@ -7,7 +7,7 @@ use super::peer::KillSwitch;
 use super::shard;
 use crate::ctl::command::{Command, Error as CtlError, Reply};
 use crate::ctl::image::Image;
-use crate::segment::{FrameCheck, GroupId, NodeId};
+use crate::segment::{FrameCheck, GroupId, NodeId, ScrubStats};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -377,4 +377,5 @@ pub struct NodeStatus {
     pub leaderless: usize,
     pub damaged: Vec<GroupId>,
     pub unclean_recoveries: u64,
+    pub scrub: ScrubStats,
 }

@@ -66,6 +66,10 @@ pub struct NodeConfig {
     pub replica_lag_time_max: Duration,
     /// `broker.session.timeout.ms`: a broker silent for this long is fenced.
     pub broker_session_timeout: Duration,
+    /// `log.scrub.bytes.per.second`: how fast segments are read to find damage; 0 = never.
+    pub scrub_bytes_per_second: u64,
+    /// `log.scrub.interval.ms`: from the begin of one pass to the next.
+    pub scrub_interval: Duration,
     /// Interval of a leader's heartbeats.
     pub beat: Duration,
     /// Shortest election timeout.
@@ -100,6 +104,8 @@ impl NodeConfig {
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
             replica_lag_time_max: Duration::from_secs(30),
             broker_session_timeout: Duration::from_secs(9),
+            scrub_bytes_per_second: 20 << 20,
+            scrub_interval: Duration::from_secs(24 * 3600),
             beat: Duration::from_millis(100),
             election_min: Duration::from_millis(600),
             election_max: Duration::from_millis(1_200),

@@ -221,6 +221,19 @@ fn render_node(out: &mut String, status: &NodeStatus, controller: Option<NodeId>
     ] {
         metric(out, name, "gauge", help, value);
     }
+    for (name, help, value) in [
+        ("kontiki_scrub_bytes_total", "Bytes of segments read and verified by the scrub", status.scrub.bytes),
+        ("kontiki_scrub_files_total", "Segments the scrub has been through", status.scrub.files),
+        ("kontiki_scrub_damaged_total", "Segments in which the scrub found damage", status.scrub.damaged),
+        ("kontiki_scrub_passes_total", "Passes of the scrub over all segments", status.scrub.passes),
+        (
+            "kontiki_unclean_recoveries_total",
+            "Elections won here that may have lost acknowledged records",
+            status.unclean_recoveries,
+        ),
+    ] {
+        metric(out, name, "counter", help, value);
+    }
 }
 
 /// Memory, CPU and descriptors of the process, by Prometheus' usual names.

@@ -256,6 +256,9 @@ fn build_shard(
     let seed = boot as u64;
     let now = clock.now();
     let engine_config = EngineConfig { node: config.node_id, boot, core: core_config(config), seed };
+    if config.scrub_bytes_per_second > 0 {
+        io_thread::spawn_scrub(opened.store.scrubber(), config.scrub_bytes_per_second)?;
+    }
     let engine = Engine::new(engine_config, opened.store, now.mono);
     let shard_config = ShardConfig {
         node: config.clone(),

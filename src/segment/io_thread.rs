@@ -1,4 +1,5 @@
-//! The thin shell around the writer: one thread that commits rounds and uses its idle time. std only.
+//! The thin shell around the writer: one thread that commits rounds and uses its idle time; and around the scrub: one that
+//! reads at a bounded rate. std only.
 //! Not here: what is done (`writer`), who waits for completions (the engine).
 //!
 //! * At most one round is in flight; submitting a second is a bug of the caller.
@@ -7,12 +8,16 @@
 //! * `kill` leaves the files as kill -9 would: what has been written stays, nothing more is.
 
 use super::round::{Round, RoundDone};
+use super::scrub::Scrubber;
 use super::writer::Writer;
 use super::{Error, Result};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// When there is nothing to scrub.
+const SCRUB_PAUSE: Duration = Duration::from_millis(200);
 
 const PANICKED: &str = "the io thread panicked";
 
@@ -175,6 +180,27 @@ impl Drop for IoHandle {
     fn drop(&mut self) {
         let _ = self.end(End::Kill);
     }
+}
+
+/// Starts a thread that scrubs at this rate until its store is gone.
+///
+/// # Errors
+/// `Failed` if the thread cannot be started.
+pub fn spawn_scrub(mut scrubber: Scrubber, bytes_per_second: u64) -> Result<()> {
+    let rate = bytes_per_second.max(1);
+    let work = move || {
+        while !scrubber.is_closed() {
+            let read = scrubber.step();
+            let rest = if read == 0 {
+                SCRUB_PAUSE
+            } else {
+                Duration::from_micros(read.saturating_mul(1_000_000) / rate)
+            };
+            std::thread::sleep(rest);
+        }
+    };
+    let spawned = std::thread::Builder::new().name("segment-scrub".into()).spawn(work);
+    spawned.map(drop).map_err(|e| Error::Failed(format!("cannot start the scrub thread: {e}")))
 }
 
 #[cfg(test)]

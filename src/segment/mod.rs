@@ -15,7 +15,8 @@
 //! Small entries go by value into the journal and lazily to their segment, large ones go straight to their
 //! segment and by reference into the journal. No byte of a segment is ever written twice with other
 //! content. The formats are in docs/disk-format.md, the rules in docs/design.md section 4 and
-//! docs/safety.md (F7 to F14, section 3). `io_thread` is the shell that gives the writer its thread.
+//! docs/safety.md (F7 to F14, section 3). `io_thread` is the shell that gives the writer its thread,
+//! `scrub` reads everything now and then.
 
 mod checkpoint;
 mod codec;
@@ -36,6 +37,7 @@ mod record;
 mod recovery;
 mod replay;
 mod round;
+mod scrub;
 mod segment_file;
 mod store;
 mod sync;
@@ -49,6 +51,7 @@ pub use error::{Error, Result};
 pub use frame::FRAME_HEADER;
 pub use map::SegmentMap;
 pub use round::{Durable, Round, RoundDone};
+pub use scrub::{ScrubStats, Scrubber};
 pub use store::{FetchedBatch, FrameCheck, Repair, Store};
 pub use types::*;
 pub use writer::Writer;

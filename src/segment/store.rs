@@ -11,6 +11,7 @@ mod cursor;
 mod place;
 mod read;
 mod repair;
+mod scrubbing;
 
 pub use read::{FetchedBatch, FrameCheck};
 pub use repair::Repair;
@@ -54,6 +55,7 @@ pub struct Store {
     lru: Lru,
     damage: Arc<DamageLog>,
     repairs: BTreeMap<GroupId, repair::Session>,
+    scrub: scrubbing::Scrubbing,
     /// Bytes the journal has yet to take from the disk.
     journal_need: Arc<AtomicU64>,
     _lock: Arc<Box<dyn Send + Sync>>,
@@ -99,6 +101,7 @@ impl Store {
             lru,
             damage,
             repairs: BTreeMap::new(),
+            scrub: scrubbing::Scrubbing::default(),
             journal_need: parts.journal_need,
             _lock: parts.lock,
         }

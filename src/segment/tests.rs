@@ -8,4 +8,5 @@ mod faults;
 mod real;
 mod repairs;
 mod rig;
+mod scrubbing;
 mod sweep;

@@ -47,6 +47,8 @@ pub struct Cluster {
     pub system: System,
     dir: PathBuf,
     base_port: u16,
+    /// Environment of nodes started from now on.
+    pub environment: Vec<(&'static str, &'static str)>,
     nodes: Vec<(u32, Option<Child>)>,
 }
 
@@ -58,7 +60,7 @@ impl Cluster {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory for the cluster");
         let nodes = [CONTROLLER].into_iter().chain(BROKERS).map(|id| (id, None)).collect();
-        let mut cluster = Cluster { system, dir, base_port: free_ports(), nodes };
+        let mut cluster = Cluster { system, dir, base_port: free_ports(), environment: Vec::new(), nodes };
         if system == System::Kafka {
             let port = cluster.base_port.to_string();
             let status = cluster.peer_script().arg("prepare").arg(&cluster.dir).arg(port).status();
@@ -94,13 +96,18 @@ impl Cluster {
 
     /// The body of a node's /health, if it answers.
     pub fn health(&self, id: u32) -> Option<serde_json::Value> {
+        serde_json::from_str(&self.http(id, "/health")?).ok()
+    }
+
+    /// What a node's admin address answers to a GET.
+    pub fn http(&self, id: u32, path: &str) -> Option<String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.base_port + 4 + id as u16));
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
-        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+        Some(text.split_once("\r\n\r\n")?.1.to_owned())
     }
 
     /// The cluster's own directory, for logs and histories.
@@ -116,6 +123,7 @@ impl Cluster {
         }
         let local = |offset: u32| format!("127.0.0.1:{}", u32::from(self.base_port) + offset);
         let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
+        command.envs(self.environment.iter().copied());
         command.args(["start", "--node-id", &id.to_string()]);
         command.args(["--controllers", &format!("{CONTROLLER}@{}", local(10 + CONTROLLER))]);
         command.args(["--peer-listen", &local(10 + id)]);

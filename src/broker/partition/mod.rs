@@ -208,7 +208,10 @@ impl Partition {
 
     /// Nothing of the log is damaged any more.
     pub fn on_repaired(&mut self, store: &mut Store) {
-        self.out_of_service = self.rebuild(store).err().map(|error| error.to_string());
+        self.out_of_service = self.rebuild(store).err().map(|error| {
+            tracing::warn!(group = %self.group, %error, "repaired replica is not in service yet");
+            error.to_string()
+        });
     }
 
     /// Starts the producer state over from the snapshot and the log.

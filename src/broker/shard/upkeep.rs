@@ -14,6 +14,8 @@ use tokio::sync::oneshot;
 
 const IN_SYNC_MS: u64 = 500;
 const SNAPSHOT_MS: u64 = 2_000;
+/// A start has better to do than to scrub.
+const FIRST_SCRUB_MS: u64 = 60_000;
 /// All hints are repeated this often: a lost one heals.
 const REPEAT_MS: u64 = 10_000;
 /// Hints in one frame.
@@ -25,6 +27,7 @@ pub struct Upkeep {
     next_retention: Millis,
     next_snapshot: Millis,
     next_repeat: Millis,
+    next_scrub: Millis,
     retention_ms: u64,
     draining: bool,
 }
@@ -38,6 +41,7 @@ impl Upkeep {
             next_retention: now + retention_ms.min(10_000),
             next_snapshot: now + SNAPSHOT_MS,
             next_repeat: now + REPEAT_MS,
+            next_scrub: now + (node.scrub_interval.as_millis() as u64).min(FIRST_SCRUB_MS),
             retention_ms,
             draining: false,
         }
@@ -57,6 +61,7 @@ impl Shard {
         if now.mono >= self.upkeep.next_in_sync {
             self.upkeep.next_in_sync = now.mono + IN_SYNC_MS;
             self.refresh_in_sync(now);
+            self.tend_scrub(now);
             self.refresh_status(now);
             self.sweep_fetches();
             if self.upkeep.draining {
@@ -76,6 +81,19 @@ impl Shard {
             let hints = self.own_hints();
             self.broadcast_hints(&hints);
         }
+    }
+
+    /// Begins a pass when it is due, keeps one going.
+    fn tend_scrub(&mut self, now: Now) {
+        if self.config.node.scrub_bytes_per_second == 0 {
+            return;
+        }
+        if now.mono >= self.upkeep.next_scrub {
+            self.upkeep.next_scrub = now.mono + self.config.node.scrub_interval.as_millis() as u64;
+            self.engine.store().begin_scrub();
+        }
+        self.engine.store().tend_scrub();
+        self.status.scrub = self.engine.store_ref().scrub_stats();
     }
 
     /// Recomputes who is in sync, tells everyone about changes.
@@ -209,7 +227,8 @@ impl Shard {
         let mut damaged = Vec::new();
         let mut found = Vec::new();
         for (group, p) in &mut self.partitions {
-            if p.out_of_service.is_none()
+            // Whatever a partition is out of service for: damage that nobody works on would stay for ever.
+            if !self.engine.is_repairing(*group)
                 && let Some((from, to)) = self.engine.store_ref().needs_repair(*group)
             {
                 tracing::error!(%group, %from, %to, "entries are damaged on disk; this replica is held out");
@@ -222,8 +241,10 @@ impl Shard {
             }
         }
         if self.engine.store_ref().needs_repair(CONTROLLER).is_some() {
-            found.push(CONTROLLER);
             damaged.push(CONTROLLER);
+            if !self.engine.is_repairing(CONTROLLER) {
+                found.push(CONTROLLER);
+            }
         }
         for group in found {
             self.engine.damaged(now.mono, group);

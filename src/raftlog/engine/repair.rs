@@ -59,9 +59,9 @@ impl Engine {
         self.repairs.next = 0;
     }
 
-    /// Groups under repair.
-    pub fn repairing(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.repairs.groups.keys().copied()
+    /// Whether a group is under repair.
+    pub fn is_repairing(&self, group: GroupId) -> bool {
+        self.repairs.groups.contains_key(&group)
     }
 
     pub(super) fn tick_repairs(&mut self, now: Millis) {
