@@ -4,7 +4,7 @@
 //! everything else that is at hand, and ends the turn: one message per peer, one storage round. Nothing else touches the shard.
 
 use super::api::NodeStatus;
-use super::peer::Peers;
+use super::peer::{Arrived, Peers};
 use super::shard::{Command, Input, Now, Shard};
 use crate::ctl::image::Image;
 use crate::raftlog::engine::Disk;
@@ -66,7 +66,7 @@ pub struct NodeLoop {
     /// Requests of handles.
     pub commands: mpsc::Receiver<Command>,
     /// Frames and connection news.
-    pub inputs: mpsc::Receiver<Input>,
+    pub inputs: mpsc::Receiver<Arrived>,
     /// The metadata image for handlers.
     pub images: watch::Sender<Arc<Image>>,
     /// Health for handlers.
@@ -90,16 +90,16 @@ impl NodeLoop {
         loop {
             let wake = self.clock.instant(self.shard.deadline());
             // Every arm is cancel safe: `recv` takes a message or nothing.
-            let input = tokio::select! {
+            let arrived = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return self.io,
-                Some(done) = self.completions.recv() => Some(Input::RoundDone(done)),
-                Some(input) = self.inputs.recv() => Some(input),
-                Some(command) = self.commands.recv() => Some(Input::Command(command)),
+                Some(done) = self.completions.recv() => Some(Input::RoundDone(done).into()),
+                Some(arrived) = self.inputs.recv() => Some(arrived),
+                Some(command) = self.commands.recv() => Some(Input::Command(command).into()),
                 () = tokio::time::sleep_until(wake) => None,
             };
             let now = self.clock.now();
-            if let Some(input) = input {
+            if let Some(Arrived { input, .. }) = arrived {
                 self.shard.handle(now, input);
             }
             self.take_what_is_there(now);
@@ -115,7 +115,7 @@ impl NodeLoop {
         for _ in 0..TURN_INPUTS {
             if let Ok(done) = self.completions.try_recv() {
                 self.shard.handle(now, Input::RoundDone(done));
-            } else if let Ok(input) = self.inputs.try_recv() {
+            } else if let Ok(Arrived { input, .. }) = self.inputs.try_recv() {
                 self.shard.handle(now, input);
             } else if let Ok(command) = self.commands.try_recv() {
                 self.shard.handle(now, Input::Command(command));

@@ -9,7 +9,7 @@ use super::config::NodeConfig;
 use super::http;
 use super::net::listener;
 use super::node::{Clock, NodeLoop, Published};
-use super::peer::{KillSwitch, Peers};
+use super::peer::{Inbox, KillSwitch, Peers};
 use super::shard::{Shard, ShardConfig};
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
@@ -27,8 +27,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const COMMANDS: usize = 4_096;
-/// Frames of peers that wait for the node loop; each is at most a mebibyte or one entry.
-const INPUTS: usize = 128;
 const COMPLETIONS: usize = 16;
 
 /// Why a node does not start. The text says what to do.
@@ -85,12 +83,12 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let (kafka, peer, admin) = sockets.addresses()?;
     let (commands_in, commands) = mpsc::channel(COMMANDS);
-    let (inputs_in, inputs) = mpsc::channel(INPUTS);
+    let (inbox, inputs) = Inbox::new();
     let (images, images_out) = watch::channel(Arc::new(Image::default()));
     let (published, published_out) = watch::channel(Published::default());
     let clock = Clock::start();
     let (io, completions, shard) = build_shard(&config, opened, kafka, peer, clock)?;
-    let peers = Peers::new(shard.hello(), inputs_in, rest.clone(), killed.clone());
+    let peers = Peers::new(shard.hello(), inbox, rest.clone(), killed.clone());
     let acceptor = peers.acceptor(sockets.peer);
     tokio::spawn({
         let rest = rest.clone();

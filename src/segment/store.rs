@@ -47,6 +47,8 @@ pub struct Store {
     /// Bytes that were refused for lack of space, until something was granted.
     refused_bytes: Option<u64>,
     tail_bytes: usize,
+    /// Payload bytes that wait for the next round.
+    queued_bytes: u64,
     /// Entries in the tails, oldest first.
     tail_order: VecDeque<(GroupId, Index)>,
     lru: Lru,
@@ -92,6 +94,7 @@ impl Store {
             failure: None,
             refused_bytes: None,
             tail_bytes: 0,
+            queued_bytes: 0,
             tail_order: VecDeque::new(),
             lru,
             damage,
@@ -279,6 +282,7 @@ impl Store {
     /// Takes entries into the active file, which has room for them.
     fn push_entries(&mut self, group: GroupId, entries: Vec<Entry>, bytes: u64) -> Result<()> {
         let handle = self.active_handle(group)?;
+        self.queued_bytes += bytes;
         let (round, order, cost) = (self.round, &mut self.tail_order, &mut self.tail_bytes);
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
         let (byte, number) = (g.image.active().end, g.image.active().number);
@@ -503,8 +507,14 @@ impl Store {
         let number = self.round;
         self.round += 1;
         self.is_in_flight = true;
+        self.queued_bytes = 0;
         let capacity = self.ops.len();
         Some(Round { number, ops: std::mem::replace(&mut self.ops, Vec::with_capacity(capacity)) })
+    }
+
+    /// Bytes of entries that wait for the next round to be taken: memory that only a faster disk frees.
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_bytes
     }
 
     /// Number the next taken round will have: what is queued now is durable once that round completes.

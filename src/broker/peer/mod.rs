@@ -1,8 +1,9 @@
 //! Sockets between nodes: one connection per direction and pair, dialled by the sender.
 //!
 //! A thin tokio shell around `raftlog::codec`: it frames, queues in bounded queues, and reports connects and resets as
-//! [`Input`]s. Not here: what the frames mean. Invariants: a queue never holds more than [`QUEUE_BYTES`]; what does not
-//! fit, or meets no connection, is dropped, since Raft and the RPCs above repair loss.
+//! [`Input`]s. Not here: what the frames mean. Invariants: a queue to a peer never holds more than [`QUEUE_BYTES`]; what does not
+//! fit, or meets no connection, is dropped, since Raft and the RPCs above repair loss. What was read and waits for the shard is at most
+//! [`INPUT_BYTES`]; beyond it the sockets wait.
 
 use super::shard::Input;
 use crate::raftlog::codec::{self, Frame, Hello};
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,51 @@ const UNACKED_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const SOCKET_BUFFER: usize = 1 << 20;
+
+/// Bytes of frames that were read and not yet handled, all peers together; a larger frame goes alone.
+const INPUT_BYTES: usize = 64 << 20;
+/// What was read beside frames: connects, resets.
+const INPUTS: usize = 1_024;
+
+/// Something for the shard, with the memory it holds until it was handled.
+pub struct Arrived {
+    /// What.
+    pub input: Input,
+    /// Its share of [`INPUT_BYTES`].
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl From<Input> for Arrived {
+    fn from(input: Input) -> Self {
+        Self { input, _held: None }
+    }
+}
+
+/// The way from sockets to the shard; bounded in bytes.
+#[derive(Clone)]
+pub struct Inbox {
+    arrived: mpsc::Sender<Arrived>,
+    room: Arc<Semaphore>,
+}
+
+impl Inbox {
+    /// Both ends.
+    pub fn new() -> (Self, mpsc::Receiver<Arrived>) {
+        let (arrived, receiver) = mpsc::channel(INPUTS);
+        (Self { arrived, room: Arc::new(Semaphore::new(INPUT_BYTES)) }, receiver)
+    }
+
+    /// Waits for room; false when the node is stopping.
+    async fn send_frame(&self, bytes: usize, input: Input) -> bool {
+        let share = u32::try_from(bytes.min(INPUT_BYTES)).expect("at most INPUT_BYTES");
+        let Ok(held) = self.room.clone().acquire_many_owned(share).await else { return false };
+        self.arrived.send(Arrived { input, _held: Some(held) }).await.is_ok()
+    }
+
+    async fn send(&self, input: Input) {
+        let _stopping = self.arrived.send(input.into()).await;
+    }
+}
 
 /// Whether the node was killed: its sockets are then reset, as the kernel does for a dead process.
 pub type KillSwitch = Arc<AtomicBool>;
@@ -81,19 +127,14 @@ pub struct Peers {
     me: NodeId,
     peers: HashMap<NodeId, Peer>,
     hello: watch::Sender<Hello>,
-    inputs: mpsc::Sender<Input>,
+    inputs: Inbox,
     cancel: CancellationToken,
     killed: KillSwitch,
 }
 
 impl Peers {
     /// No connections yet.
-    pub fn new(
-        hello: Hello,
-        inputs: mpsc::Sender<Input>,
-        cancel: CancellationToken,
-        killed: KillSwitch,
-    ) -> Self {
+    pub fn new(hello: Hello, inputs: Inbox, cancel: CancellationToken, killed: KillSwitch) -> Self {
         let me = hello.node;
         Self { me, peers: HashMap::new(), hello: watch::Sender::new(hello), inputs, cancel, killed }
     }
@@ -173,7 +214,7 @@ struct Dialer {
     frames: mpsc::Receiver<Vec<Bytes>>,
     queue: Arc<Queue>,
     hello: watch::Receiver<Hello>,
-    inputs: mpsc::Sender<Input>,
+    inputs: Inbox,
     killed: KillSwitch,
 }
 
@@ -205,7 +246,7 @@ impl Dialer {
         let hello = codec::encode_hello(&self.hello.borrow_and_update());
         write_all(stream, hello).await?;
         self.queue.connected.store(true, Ordering::Relaxed);
-        let _stopping = self.inputs.send(Input::Dialled { node: self.node, up: true }).await;
+        self.inputs.send(Input::Dialled { node: self.node, up: true }).await;
         let (mut read, mut write) = stream.split();
         let mut nothing = [0u8; 1];
         let mut chunks: Vec<Bytes> = Vec::new();
@@ -244,7 +285,7 @@ impl Dialer {
         self.queue.connected.store(false, Ordering::Relaxed);
         while self.frames.try_recv().is_ok() {}
         self.queue.bytes.store(0, Ordering::Relaxed);
-        let _stopping = self.inputs.send(Input::Dialled { node: self.node, up: false }).await;
+        self.inputs.send(Input::Dialled { node: self.node, up: false }).await;
     }
 }
 
@@ -288,7 +329,7 @@ pub struct Acceptor {
     /// Where they connect.
     pub listener: TcpListener,
     /// Where their frames go.
-    pub inputs: mpsc::Sender<Input>,
+    pub inputs: Inbox,
     /// Our cluster, once known: others are refused.
     pub hello: watch::Receiver<Hello>,
     /// Reset on drop.
@@ -338,7 +379,7 @@ impl Acceptor {
 }
 
 struct Incoming {
-    inputs: mpsc::Sender<Input>,
+    inputs: Inbox,
     hello: watch::Receiver<Hello>,
     newest: Newest,
     serial: u64,
@@ -353,7 +394,7 @@ impl Incoming {
         let Some(node) = node else { return };
         let newest = self.newest.lock().map(|map| map.get(&node) == Some(&self.serial));
         if newest.unwrap_or(false) {
-            let _stopping = self.inputs.send(Input::PeerReset { node }).await;
+            self.inputs.send(Input::PeerReset { node }).await;
         }
     }
 
@@ -374,8 +415,9 @@ impl Incoming {
         if let Ok(mut newest) = self.newest.lock() {
             newest.insert(from, self.serial);
         }
-        let _stopping = self.inputs.send(Input::Hello(hello)).await;
+        self.inputs.send(Input::Hello(hello)).await;
         while let Some(frame) = next(&mut frames).await? {
+            let bytes = frame.len();
             let input = match decode(frame)? {
                 Frame::Hello(hello) => {
                     self.check(&hello)?;
@@ -386,7 +428,7 @@ impl Incoming {
                 Frame::Request { id, body } => Input::Request { from, id, body },
                 Frame::Response { id, body } => Input::Response { from, id, body },
             };
-            if self.inputs.send(input).await.is_err() {
+            if !self.inputs.send_frame(bytes, input).await {
                 return Ok(());
             }
         }

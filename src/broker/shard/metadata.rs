@@ -278,6 +278,17 @@ impl Shard {
         self.membership.registration = Registration::None;
     }
 
+    /// This process did not run for a whole session: none of its replicas votes or campaigns before it is registered anew.
+    pub(super) fn on_stopped(&mut self, now: Now, gap_ms: u64) {
+        if let Registration::Known(_) | Registration::Open(_) = self.membership.registration {
+            tracing::warn!(gap_ms, "this process was stopped for longer than its session; registering anew");
+            self.membership.registration = Registration::None;
+            self.membership.next = now.mono;
+            self.status.registered = false;
+            self.engine.close_gate(now.mono);
+        }
+    }
+
     /// Opens the boot gate once the image reflects the registration (safety.md F16).
     fn check_gate(&mut self, now: Now) {
         if let Registration::Known(number) = self.membership.registration

@@ -236,6 +236,8 @@ pub struct Shard {
     outgoing: Vec<(NodeId, Vec<bytes::Bytes>)>,
     unsent: VecDeque<(Millis, NodeId, Vec<bytes::Bytes>)>,
     drain: Option<oneshot::Sender<()>>,
+    /// When this process last ran: a long gap means that it was stopped.
+    ran: Millis,
 }
 
 impl Shard {
@@ -266,6 +268,7 @@ impl Shard {
             outgoing: Vec::new(),
             unsent: VecDeque::new(),
             drain: None,
+            ran: now.mono,
         };
         for (id, address) in &node.controllers {
             if *id != node.node_id {
@@ -287,6 +290,7 @@ impl Shard {
 
     /// Feeds one input. Call `finish_turn` when no more is at hand.
     pub fn handle(&mut self, now: Now, input: Input) {
+        self.notice_stop(now);
         match input {
             Input::Command(command) => self.on_command(now, command),
             Input::Raft { from, envelopes } => self.engine.receive(now.mono, from, envelopes),
@@ -307,6 +311,15 @@ impl Shard {
             }
         }
         self.process_events(now);
+    }
+
+    /// Something is due several times a second; a gap of a whole broker session means that this process was stopped (SIGSTOP, a
+    /// paused machine). Its groups may have been re-formed without it meanwhile (safety.md F16).
+    fn notice_stop(&mut self, now: Now) {
+        let gap = now.mono.saturating_sub(std::mem::replace(&mut self.ran, now.mono));
+        if gap >= self.config.node.broker_session_timeout.as_millis() as u64 {
+            self.on_stopped(now, gap);
+        }
     }
 
     fn on_command(&mut self, now: Now, command: Command) {
@@ -337,6 +350,7 @@ impl Shard {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Now) {
+        self.notice_stop(now);
         self.engine.tick(now.mono);
         self.process_events(now);
         self.expire_requests(now);

@@ -140,6 +140,8 @@ pub enum Event {
     },
     /// Registered and caught up with the controller log: may vote and campaign.
     OpenGate,
+    /// The process was stopped beyond its broker session: no vote and no campaign before it is registered anew.
+    CloseGate,
     /// Local storage has failed: hand over and stay out.
     StorageFailed,
     /// Local log found damaged while running.
@@ -425,6 +427,7 @@ impl Core {
                 self.gate_open = true;
                 self.arm_first_timer(now);
             }
+            Event::CloseGate => self.close_gate(now, out),
             Event::StorageFailed | Event::Damaged => self.hold_out(now, out),
             Event::AddObserver { replica } => self.add_observer(now, replica, out),
             Event::RemoveObserver { node } => self.remove_observer(node),
@@ -579,6 +582,14 @@ impl Core {
                 self.hurry = HURRY_RESET;
                 self.timer = Some(now + self.draw(self.config.reset_jitter_ms + 1));
             }
+        }
+    }
+
+    /// A leader goes on: its next check-quorum tells it soon enough whether it still leads anybody (safety.md F16, F19).
+    fn close_gate(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        self.gate_open = false;
+        if matches!(self.role, Role::PreCandidate | Role::Candidate) {
+            self.become_follower(now, self.hard.epoch, None, out);
         }
     }
 

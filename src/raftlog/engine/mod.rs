@@ -41,6 +41,8 @@ pub trait Disk {
 const FRAME_BYTES: usize = 1 << 20;
 /// Beyond this backlog towards one peer no more entries are read for it.
 const BACKLOG_BYTES: usize = 32 << 20;
+/// Bytes of entries that may wait for a storage round, all groups together; what a leader sends beyond is not taken.
+const UNSTORED_BYTES: u64 = 256 << 20;
 /// Messages for groups that are not here yet (their creation is on the way), kept for a moment.
 const EARLY_MESSAGES: usize = 4096;
 const EARLY_MS: u64 = 500;
@@ -421,6 +423,16 @@ impl Engine {
         }
     }
 
+    /// Closes it again: this process was stopped for so long that its groups may have gone on without it (F16).
+    pub fn close_gate(&mut self, now: Millis) {
+        self.gate_open = false;
+        for slot in self.slots() {
+            if self.groups[slot].id != GroupId(0) {
+                self.step(now, slot, Event::CloseGate, Payloads::None);
+            }
+        }
+    }
+
     /// A peer's registration number, from the controller log.
     pub fn set_peer_incarnation(&mut self, now: Millis, node: NodeId, incarnation: u64) {
         let known = self.incarnations.entry(node).or_default();
@@ -489,9 +501,10 @@ impl Engine {
         if let Body::Append { prev, entries, .. } = &message.body {
             let records = entries.iter().any(|meta| meta.kind == EntryKind::Records);
             let bytes = payloads.iter().map(|p| p.len() as u64).sum();
-            if records && self.store.can_append(group, bytes).is_err() {
-                // As if lost on the way: beats keep the leader known, entries come again when there is space. Control
-                // entries pass: they are what frees it.
+            let full = self.store.queued_bytes() > UNSTORED_BYTES;
+            if records && (full || self.store.can_append(group, bytes).is_err()) {
+                // As if lost on the way: beats keep the leader known, entries come again when there is space, on disk or
+                // in memory. Control entries pass: they are what frees it.
                 return;
             }
             let decoded: Vec<_> = entries

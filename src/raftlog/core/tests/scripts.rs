@@ -358,6 +358,7 @@ impl Script {
                 self.cluster.read(self.at(n));
             }
             ["gate", n] => self.cluster.feed(self.at(n), Event::OpenGate),
+            ["stopped", n] => self.cluster.feed(self.at(n), Event::CloseGate),
             ["fail", n] => self.cluster.feed(self.at(n), Event::StorageFailed),
             ["damage", n] => self.cluster.feed(self.at(n), Event::Damaged),
             ["observe", n, who] => {
