@@ -22,6 +22,8 @@ const HANDED_ON: &[&str] = &[
     "log.retention.hours",
     "log.retention.bytes",
     "log.retention.check.interval.ms",
+    "producer.id.expiration.ms",
+    "producer.id.expiration.check.interval.ms",
     "log.segment.bytes",
     "log.roll.ms",
     "log.roll.hours",

@@ -23,6 +23,9 @@ const REPLAY_BYTES: usize = 4 << 20;
 /// A new producer snapshot is stored after this much log, so that a restart replays at most that.
 pub const SNAPSHOT_BYTES: u64 = 64 << 20;
 
+/// Producers forgotten by one control entry.
+const FORGOTTEN: usize = 1_000;
+
 /// How long the batches behind a refused one are sent back rather than called out of order, and of how many producers.
 const SENT_BACK_MS: Millis = 5_000;
 const SENT_BACK: usize = 10_000;
@@ -94,6 +97,8 @@ pub struct Partition {
     delete_waiters: Vec<DeleteWaiter>,
     /// Producers whose batch was refused for a reason that passes, and until when the ones behind it are sent back too.
     sent_back: BTreeMap<i64, Millis>,
+    /// Epoch and last entry when producers were last looked through for expiry.
+    checked: (Epoch, Index),
 }
 
 impl Partition {
@@ -121,6 +126,7 @@ impl Partition {
             durable_waiters: VecDeque::new(),
             delete_waiters: Vec::new(),
             sent_back: BTreeMap::new(),
+            checked: (Epoch::default(), Index(0)),
         }
     }
 
@@ -176,6 +182,11 @@ impl Partition {
                     self.starts.push_back((entry.meta.id.index, offset));
                 }
             }
+            EntryKind::ForgetProducers => match decode_forgotten(&entry.payload) {
+                Some(ids) => self.producers.forget(entry.meta.id.index, &ids),
+                // The state is a function of the log: one that cannot be read leaves none (a newer version's, or damage).
+                None => self.out_of_service = Some(format!("entry {} forgets nobody legible", entry.meta.id)),
+            },
             EntryKind::Noop | EntryKind::Configuration | EntryKind::Metadata => {}
         }
     }
@@ -379,6 +390,15 @@ impl Partition {
         }
     }
 
+    /// Producers to forget now; call it every check interval as leader: only who wrote nothing since the last call is named.
+    pub fn expired_producers(&mut self, now_ms: i64, expiration_ms: i64) -> Vec<i64> {
+        let quiet_since = std::mem::replace(&mut self.checked, (self.epoch, self.producers.applied()));
+        if quiet_since.0 != self.epoch {
+            return Vec::new();
+        }
+        self.producers.expired(now_ms, expiration_ms, quiet_since.1, FORGOTTEN)
+    }
+
     /// Whether a batch of this producer was refused just now, so that a gap in front of this one is its own doing.
     pub fn sent_back(&self, producer: i64, now: Millis) -> bool {
         self.sent_back.get(&producer).is_some_and(|until| *until > now)
@@ -420,6 +440,19 @@ pub fn encode_log_start(offset: Offset) -> [u8; 8] {
     offset.0.to_be_bytes()
 }
 
+/// Payload of a ForgetProducers entry.
+pub fn encode_forgotten(ids: &[i64]) -> Vec<u8> {
+    let mut payload = vec![1u8];
+    payload.extend(ids.iter().flat_map(|id| id.to_be_bytes()));
+    payload
+}
+
+fn decode_forgotten(payload: &[u8]) -> Option<Vec<i64>> {
+    let (version, ids) = payload.split_first()?;
+    let (ids, rest) = ids.as_chunks::<8>();
+    (*version == 1 && rest.is_empty()).then(|| ids.iter().map(|id| i64::from_be_bytes(*id)).collect())
+}
+
 fn decode_log_start(payload: &[u8]) -> Option<Offset> {
     Some(Offset(i64::from_be_bytes(payload.try_into().ok()?)))
 }
@@ -454,6 +487,31 @@ mod tests {
         p.note_attempt(7, Some(&PartitionError::NotEnoughReplicas), 9_000);
         p.note_attempt(7, None, 9_001);
         assert!(!p.sent_back(7, 9_002), "the producer is in order again");
+    }
+
+    #[test]
+    fn forgotten_producers_are_read_back_and_anything_else_is_refused() {
+        for ids in [vec![], vec![7], vec![i64::MAX, 0, 12]] {
+            assert_eq!(decode_forgotten(&encode_forgotten(&ids)), Some(ids));
+        }
+        assert_eq!(decode_forgotten(&[]), None);
+        assert_eq!(decode_forgotten(&[2]), None);
+        assert_eq!(decode_forgotten(&[1, 0]), None);
+    }
+
+    #[test]
+    fn producers_are_forgotten_only_after_a_whole_quiet_interval_of_one_leadership() {
+        let mut p = partition();
+        p.epoch = Epoch::new(0, 3);
+        let mut header = BatchHeader { producer_id: 7, max_timestamp: 100, ..BatchHeader::default() };
+        p.producers.apply(Index(5), Offset(0), &header);
+        assert_eq!(p.expired_producers(10_000, 1_000), Vec::<i64>::new(), "first look of this leadership");
+        header.base_sequence = 1;
+        p.producers.apply(Index(6), Offset(1), &header);
+        assert_eq!(p.expired_producers(10_000, 1_000), Vec::<i64>::new(), "it wrote since");
+        p.epoch = Epoch::new(0, 4);
+        assert_eq!(p.expired_producers(10_000, 1_000), Vec::<i64>::new(), "another leadership");
+        assert_eq!(p.expired_producers(10_000, 1_000), vec![7]);
     }
 
     #[test]

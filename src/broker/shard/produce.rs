@@ -13,8 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// Longest wait of a produce, whatever the client says.
 const MAX_TIMEOUT_MS: u64 = 600_000;
-/// producer.id.expiration.ms.
-const PRODUCER_EXPIRATION_MS: i64 = 24 * 3600 * 1000;
 
 impl Shard {
     pub(super) fn on_produce(
@@ -66,8 +64,9 @@ impl Shard {
         let group = item.group;
         self.check_leader(group)?;
         let leader = self.hint_of(group);
+        let expiration_ms = self.upkeep.expiration_ms();
         let p = self.partitions.get_mut(&group).ok_or(PartitionError::Unknown)?;
-        let verdict = match p.check_producer(&item.header, now.wall_ms, PRODUCER_EXPIRATION_MS) {
+        let verdict = match p.check_producer(&item.header, now.wall_ms, expiration_ms) {
             Err(PartitionError::OutOfOrderSequence(_)) if p.sent_back(item.header.producer_id, now.mono) => {
                 return Err(PartitionError::NotLeader { leader });
             }

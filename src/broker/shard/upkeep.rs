@@ -4,11 +4,12 @@
 use super::{CONTROLLER, Now, Shard};
 use crate::broker::api::PartitionState;
 use crate::broker::config::NodeConfig;
-use crate::broker::partition::SNAPSHOT_BYTES;
+use crate::broker::partition::{SNAPSHOT_BYTES, encode_forgotten};
 use crate::raftlog::codec::{self, Hint};
 use crate::raftlog::core::{Millis, Role};
-use crate::segment::{GroupId, LogStart, NodeId, Offset, SegmentInfo};
-use bytes::Bytes;
+use crate::raftlog::engine::Proposal;
+use crate::segment::{EntryKind, GroupId, LogStart, NodeId, Offset, SegmentInfo};
+use bytes::{Bytes, BytesMut};
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
 
@@ -25,26 +26,41 @@ pub struct Upkeep {
     next_retention: Millis,
     next_snapshot: Millis,
     next_repeat: Millis,
+    next_expiry: Millis,
     retention_ms: u64,
+    /// producer.id.expiration.ms and how often it is looked at.
+    expiration_ms: i64,
+    expiry_ms: u64,
     draining: bool,
 }
 
 impl Upkeep {
     pub(super) fn new(now: Millis, node: &NodeConfig) -> Self {
-        let configured = node.defaults.broker.get("log.retention.check.interval.ms");
-        let retention_ms = configured.and_then(|v| v.parse().ok()).unwrap_or(300_000);
+        let configured = |key: &str, default: u64| {
+            node.defaults.broker.get(key).and_then(|v| v.parse().ok()).unwrap_or(default)
+        };
+        let retention_ms = configured("log.retention.check.interval.ms", 300_000);
+        let expiry_ms = configured("producer.id.expiration.check.interval.ms", 600_000).max(100);
         Self {
             next_in_sync: now,
             next_retention: now + retention_ms.min(10_000),
             next_snapshot: now + SNAPSHOT_MS,
             next_repeat: now + REPEAT_MS,
+            next_expiry: now + expiry_ms,
             retention_ms,
+            expiration_ms: configured("producer.id.expiration.ms", 86_400_000) as i64,
+            expiry_ms,
             draining: false,
         }
     }
 
     pub(super) fn deadline(&self) -> Millis {
-        self.next_in_sync.min(self.next_retention).min(self.next_snapshot).min(self.next_repeat)
+        let next = self.next_in_sync.min(self.next_retention).min(self.next_snapshot);
+        next.min(self.next_repeat).min(self.next_expiry)
+    }
+
+    pub(super) fn expiration_ms(&self) -> i64 {
+        self.expiration_ms
     }
 
     pub(super) fn in_sync_now(&mut self) {
@@ -70,6 +86,10 @@ impl Shard {
         if now.mono >= self.upkeep.next_snapshot {
             self.upkeep.next_snapshot = now.mono + SNAPSHOT_MS;
             self.snapshot_producers(now, SNAPSHOT_BYTES);
+        }
+        if now.mono >= self.upkeep.next_expiry {
+            self.upkeep.next_expiry = now.mono + self.upkeep.expiry_ms;
+            self.forget_producers(now);
         }
         if now.mono >= self.upkeep.next_repeat {
             self.upkeep.next_repeat = now.mono + REPEAT_MS;
@@ -241,13 +261,15 @@ impl Shard {
     }
 
     /// Retention by time and size, by whole segments; rolls active segments that are old (segment.ms).
+    /// Every replica rolls its own files; the log start moves by the leader's word.
     fn retain(&mut self, now: Now) {
-        let led: Vec<GroupId> =
-            self.partitions.values().filter(|p| p.role == Role::Leader).map(|p| p.group).collect();
-        for group in led {
+        let in_service = self.partitions.values().filter(|p| p.out_of_service.is_none());
+        let mut groups: Vec<GroupId> = in_service.map(|p| p.group).collect();
+        groups.sort_unstable();
+        for group in groups {
             let Some(p) = self.partitions.get(&group) else { continue };
             let config = p.config.clone();
-            let (start, high) = (p.start, p.high_watermark);
+            let (leads, start, high) = (p.role == Role::Leader, p.start, p.high_watermark);
             let Ok(segments) = self.engine.store_ref().segments(group) else { continue };
             if let Some(active) = segments.last().filter(|s| s.active && s.next_offset > s.base_offset)
                 && config.segment_ms > 0
@@ -258,10 +280,29 @@ impl Shard {
             }
             let keep = retained_from(&segments, config.retention_ms, config.retention_bytes, now.wall_ms);
             let keep = keep.min(high);
-            if keep > start
+            if leads
+                && keep > start
                 && let Err(error) = self.propose_log_start(now, group, keep)
             {
                 tracing::debug!(%group, %error, "log start not moved");
+            }
+        }
+    }
+
+    /// Every producer that ever wrote would be remembered for ever, in memory and in every snapshot: those that wrote nothing for
+    /// long are forgotten by a control entry that names them, so that every replica forgets the same.
+    fn forget_producers(&mut self, now: Now) {
+        let expiration_ms = self.upkeep.expiration_ms;
+        let led = self.partitions.values_mut().filter(|p| p.role == Role::Leader);
+        let mut expired: Vec<(GroupId, Vec<i64>)> =
+            led.map(|p| (p.group, p.expired_producers(now.wall_ms, expiration_ms))).collect();
+        expired.sort_unstable();
+        for (group, ids) in expired.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+            let payload = BytesMut::from(&encode_forgotten(&ids)[..]);
+            let proposal = Proposal { kind: EntryKind::ForgetProducers, offset_span: 0, payload };
+            match self.engine.propose(now.mono, group, vec![proposal], &mut |_, _| {}) {
+                Ok(_) => tracing::debug!(%group, producers = ids.len(), "idle producers forgotten"),
+                Err(error) => tracing::debug!(%group, %error, "idle producers not forgotten yet"),
             }
         }
     }
