@@ -10,8 +10,9 @@ use crate::ctl::image::Image;
 use crate::raftlog::engine::Disk;
 use crate::segment::io_thread::IoHandle;
 use crate::segment::{NodeId, Round, RoundDone};
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -21,26 +22,32 @@ const TURN_INPUTS: usize = 512;
 /// The clocks of a node: the only place that reads them.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    start: Instant,
+    start: Duration,
+}
+
+/// Time since the machine was booted. It goes on while the machine is suspended, and so do the sessions that others keep of us.
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 impl Clock {
     /// A clock that starts at one second, so that "0" is always past.
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: since_boot() }
     }
 
     /// Both times.
     pub fn now(&self) -> Now {
-        let mono = self.start.elapsed().as_millis() as u64 + 1000;
+        let mono = (since_boot() - self.start).as_millis() as u64 + 1000;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Now { mono, wall_ms: wall.as_millis() as i64 }
     }
 
     fn instant(&self, mono: u64) -> tokio::time::Instant {
         // A far deadline is looked at again in an hour; Instant arithmetic must not overflow.
-        let ahead = mono.saturating_sub(1000).min(self.start.elapsed().as_millis() as u64 + 3_600_000);
-        tokio::time::Instant::from_std(self.start + Duration::from_millis(ahead))
+        let ahead = mono.saturating_sub(self.now().mono).min(3_600_000);
+        tokio::time::Instant::now() + Duration::from_millis(ahead)
     }
 }
 

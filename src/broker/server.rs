@@ -122,7 +122,7 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
 
 impl RunningNode {
     /// Orderly stop: leadership is handed over, storage finishes and is marked clean.
-    pub async fn stop(self) {
+    pub async fn stop(self) -> Result<(), String> {
         let patience = self.handle.config().shutdown_timeout;
         if tokio::time::timeout(patience, self.handle.drain()).await.is_err() {
             tracing::warn!("leadership not handed over in time; stopping all the same");
@@ -132,11 +132,12 @@ impl RunningNode {
         tokio::time::sleep(Duration::from_millis(100)).await;
         self.clients.cancel();
         self.rest.cancel();
-        if let Ok(io) = self.node_loop.await
-            && let Err(error) = tokio::task::spawn_blocking(move || io.stop_clean()).await
-        {
-            tracing::warn!(%error, "storage did not end in order");
-        }
+        let io =
+            self.node_loop.await.map_err(|error| format!("the node's loop did not end in order: {error}"))?;
+        let ended = tokio::task::spawn_blocking(move || io.stop_clean()).await;
+        let ended =
+            ended.map_err(|error| error.to_string()).and_then(|ended| ended.map_err(|e| e.to_string()));
+        ended.map_err(|error| format!("storage did not end in order: {error}"))
     }
 
     /// Waits until the node's own task ends unasked; the process must not go on without it.
@@ -191,7 +192,10 @@ pub async fn run_node(config: NodeConfig) -> Result<(), StartError> {
     }
     tracing::info!("stopping: handing leadership over");
     tokio::select! {
-        () = node.stop() => tracing::info!("stopped"),
+        ended = node.stop() => {
+            ended.map_err(StartError::Died)?;
+            tracing::info!("stopped");
+        }
         _ = terminate.recv() => tracing::warn!("second signal: stopped at once"),
         _ = interrupt.recv() => tracing::warn!("second signal: stopped at once"),
     }

@@ -47,8 +47,9 @@ pub struct Store {
     /// Bytes that were refused for lack of space, until something was granted.
     refused_bytes: Option<u64>,
     tail_bytes: usize,
-    /// Payload bytes that wait for the next round.
+    /// Bytes of entries that wait for the next round, and of those in the present one.
     queued_bytes: u64,
+    flying_bytes: u64,
     /// Entries in the tails, oldest first.
     tail_order: VecDeque<(GroupId, Index)>,
     lru: Lru,
@@ -95,6 +96,7 @@ impl Store {
             refused_bytes: None,
             tail_bytes: 0,
             queued_bytes: 0,
+            flying_bytes: 0,
             tail_order: VecDeque::new(),
             lru,
             damage,
@@ -507,14 +509,14 @@ impl Store {
         let number = self.round;
         self.round += 1;
         self.is_in_flight = true;
-        self.queued_bytes = 0;
+        self.flying_bytes = std::mem::take(&mut self.queued_bytes);
         let capacity = self.ops.len();
         Some(Round { number, ops: std::mem::replace(&mut self.ops, Vec::with_capacity(capacity)) })
     }
 
-    /// Bytes of entries that wait for the next round to be taken: memory that only a faster disk frees.
-    pub fn queued_bytes(&self) -> u64 {
-        self.queued_bytes
+    /// Bytes of entries that are not durable yet: memory that only the disk frees.
+    pub fn unstored_bytes(&self) -> u64 {
+        self.queued_bytes + self.flying_bytes
     }
 
     /// Number the next taken round will have: what is queued now is durable once that round completes.
@@ -526,6 +528,7 @@ impl Store {
     /// After a failure the store is latched: every later mutation answers `Failed`.
     pub fn complete(&mut self, done: RoundDone, out: &mut Vec<Durable>) -> Result<u64> {
         self.is_in_flight = false;
+        self.flying_bytes = 0;
         if let Some(why) = done.failure {
             self.failure = Some(why.clone());
             return Err(Error::Failed(why));

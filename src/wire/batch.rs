@@ -166,7 +166,7 @@ pub enum BatchError {
     /// INVALID_RECORD: the client built something that no log may hold.
     #[error("invalid record batch: {0}")]
     Invalid(&'static str),
-    /// UNSUPPORTED_FOR_MESSAGE_FORMAT: magic 0 or 1.
+    /// INVALID_RECORD: magic 0 or 1.
     #[error("message format v{0} is not supported, only v2")]
     OldFormat(i8),
     /// UNSUPPORTED_COMPRESSION_TYPE.

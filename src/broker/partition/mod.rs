@@ -15,7 +15,7 @@ use crate::segment::{
 };
 use crate::wire::batch::BatchHeader;
 use producer_state::ProducerState;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::oneshot;
 
 /// Bytes read per step while the producer state is rebuilt.
@@ -29,6 +29,13 @@ const FORGOTTEN: usize = 1_000;
 /// How long the batches behind a refused one are sent back rather than called out of order, and of how many producers.
 const SENT_BACK_MS: Millis = 5_000;
 const SENT_BACK: usize = 10_000;
+
+#[derive(Clone, Copy, Debug)]
+struct SentBack {
+    epoch: i16,
+    sequence: i32,
+    until: Millis,
+}
 
 /// Where the answer of a produced batch goes.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +91,7 @@ pub struct Partition {
     /// In-sync replicas as the leader sees them, itself included.
     pub in_sync: Vec<NodeId>,
     /// Long polls to look at when the high watermark moves.
-    pub fetch_waiters: Vec<u64>,
+    pub fetch_waiters: BTreeSet<u64>,
     /// Fenced off or damaged: serves nothing.
     pub out_of_service: Option<String>,
     /// Bytes appended since the last producer snapshot.
@@ -95,8 +102,8 @@ pub struct Partition {
     commit_waiters: VecDeque<Waiter>,
     durable_waiters: VecDeque<Waiter>,
     delete_waiters: Vec<DeleteWaiter>,
-    /// Producers whose batch was refused for a reason that passes, and until when the ones behind it are sent back too.
-    sent_back: BTreeMap<i64, Millis>,
+    /// Producers whose batch was refused for a reason that passes: which one, and until when the ones behind it are sent back too.
+    sent_back: BTreeMap<i64, SentBack>,
     /// Epoch and last entry when producers were last looked through for expiry.
     checked: (Epoch, Index),
 }
@@ -116,7 +123,7 @@ impl Partition {
             end: Offset(0),
             start: Offset(0),
             in_sync: vec![replica.node],
-            fetch_waiters: Vec::new(),
+            fetch_waiters: BTreeSet::new(),
             out_of_service: None,
             since_snapshot: 0,
             producers: ProducerState::default(),
@@ -370,11 +377,11 @@ impl Partition {
     /// Notes how a batch of this producer fared. A client has five batches in flight: when one is refused for a reason that
     /// passes (leadership on its way, too few replicas, a full disk), the next must not be told that it is out of order. Clients
     /// take that for a loss, renumber, and write again what may be in the log.
-    pub fn note_attempt(&mut self, producer: i64, refused: Option<&PartitionError>, now: Millis) {
+    pub fn note_attempt(&mut self, header: &BatchHeader, refused: Option<&PartitionError>, now: Millis) {
         match refused {
-            _ if producer < 0 => {}
+            _ if header.producer_id < 0 => {}
             None => {
-                self.sent_back.remove(&producer);
+                self.sent_back.remove(&header.producer_id);
             }
             Some(
                 PartitionError::OutOfOrderSequence(_)
@@ -382,9 +389,16 @@ impl Partition {
                 | PartitionError::Unknown,
             ) => {}
             Some(_) => {
-                self.sent_back.retain(|_, until| *until > now);
+                if self.sent_back.len() == SENT_BACK {
+                    self.sent_back.retain(|_, mark| mark.until > now);
+                }
                 if self.sent_back.len() < SENT_BACK {
-                    self.sent_back.entry(producer).or_insert(now + SENT_BACK_MS);
+                    let (epoch, sequence) = (header.producer_epoch, header.base_sequence);
+                    let mark = SentBack { epoch, sequence, until: now + SENT_BACK_MS };
+                    let known = self.sent_back.entry(header.producer_id).or_insert(mark);
+                    if known.until <= now || known.epoch != epoch {
+                        *known = mark;
+                    }
                 }
             }
         }
@@ -399,9 +413,11 @@ impl Partition {
         self.producers.expired(now_ms, expiration_ms, quiet_since.1, FORGOTTEN)
     }
 
-    /// Whether a batch of this producer was refused just now, so that a gap in front of this one is its own doing.
-    pub fn sent_back(&self, producer: i64, now: Millis) -> bool {
-        self.sent_back.get(&producer).is_some_and(|until| *until > now)
+    /// Whether an earlier batch of this producer was refused just now, so that a gap in front of this one is no fault of the producer. A
+    /// producer of which nothing is known yet has no sequence to be checked against: this is what keeps its first batches in order.
+    pub fn sent_back(&self, header: &BatchHeader, now: Millis) -> bool {
+        let mark = self.sent_back.get(&header.producer_id).filter(|mark| mark.until > now);
+        mark.is_some_and(|mark| mark.epoch == header.producer_epoch && mark.sequence != header.base_sequence)
     }
 
     /// Producer snapshot as of the commit index, if it can be told.
@@ -474,19 +490,36 @@ mod tests {
         Partition::new(GroupId(1), ReplicaId::default(), image.topic_config(&topic, &defaults))
     }
 
+    fn header(producer_id: i64, base_sequence: i32) -> BatchHeader {
+        BatchHeader { producer_id, base_sequence, ..BatchHeader::default() }
+    }
+
     #[test]
     fn batches_behind_a_refused_one_are_sent_back_until_it_is_taken_or_time_is_over() {
         let mut p = partition();
-        assert!(!p.sent_back(7, 100));
-        p.note_attempt(7, Some(&PartitionError::NotLeader { leader: None }), 100);
-        assert!(p.sent_back(7, 100 + SENT_BACK_MS - 1));
-        assert!(!p.sent_back(8, 101), "other producers are judged by their own batches");
-        // The batch behind it is refused in its turn; that prolongs nothing.
-        p.note_attempt(7, Some(&PartitionError::NotLeader { leader: None }), 4_000);
-        assert!(!p.sent_back(7, 100 + SENT_BACK_MS));
-        p.note_attempt(7, Some(&PartitionError::NotEnoughReplicas), 9_000);
-        p.note_attempt(7, None, 9_001);
-        assert!(!p.sent_back(7, 9_002), "the producer is in order again");
+        let (refused, behind) = (header(7, 10), header(7, 15));
+        assert!(!p.sent_back(&behind, 100));
+        p.note_attempt(&refused, Some(&PartitionError::NotLeader { leader: None }), 100);
+        assert!(p.sent_back(&behind, 100 + SENT_BACK_MS - 1));
+        assert!(!p.sent_back(&refused, 101), "the refused one itself may come again");
+        assert!(!p.sent_back(&header(8, 15), 101), "other producers are judged by their own batches");
+        let renumbered = BatchHeader { producer_epoch: 1, ..header(7, 0) };
+        assert!(!p.sent_back(&renumbered, 101), "a new epoch starts afresh");
+        // The batch behind it is refused in its turn; that prolongs nothing and does not take its place.
+        p.note_attempt(&behind, Some(&PartitionError::NotLeader { leader: None }), 4_000);
+        assert!(p.sent_back(&behind, 4_001) && !p.sent_back(&refused, 4_001));
+        assert!(!p.sent_back(&behind, 100 + SENT_BACK_MS));
+        p.note_attempt(&refused, Some(&PartitionError::NotEnoughReplicas), 9_000);
+        p.note_attempt(&refused, None, 9_001);
+        assert!(!p.sent_back(&behind, 9_002), "the producer is in order again");
+    }
+
+    #[test]
+    fn a_producers_own_fault_sends_nothing_back() {
+        let mut p = partition();
+        p.note_attempt(&header(7, 0), Some(&PartitionError::OutOfOrderSequence("gap".to_owned())), 100);
+        p.note_attempt(&header(-1, 0), Some(&PartitionError::DiskFull), 100);
+        assert!(!p.sent_back(&header(7, 1), 101) && !p.sent_back(&header(-1, 1), 101));
     }
 
     #[test]
@@ -512,13 +545,5 @@ mod tests {
         p.epoch = Epoch::new(0, 4);
         assert_eq!(p.expired_producers(10_000, 1_000), Vec::<i64>::new(), "another leadership");
         assert_eq!(p.expired_producers(10_000, 1_000), vec![7]);
-    }
-
-    #[test]
-    fn a_producers_own_fault_sends_nothing_back() {
-        let mut p = partition();
-        p.note_attempt(7, Some(&PartitionError::OutOfOrderSequence("gap".to_owned())), 100);
-        p.note_attempt(-1, Some(&PartitionError::DiskFull), 100);
-        assert!(!p.sent_back(7, 101) && !p.sent_back(-1, 101));
     }
 }

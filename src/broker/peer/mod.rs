@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -225,12 +225,16 @@ impl Dialer {
             let address = self.addresses.borrow_and_update().clone();
             match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
                 Ok(Ok(stream)) => {
-                    backoff = BACKOFF_MIN;
+                    let since = Instant::now();
                     let mut stream = Resettable::new(stream, self.killed.clone());
                     if let Err(error) = self.serve(stream.get_mut()).await {
                         tracing::debug!(peer = %self.node, %error, "connection to peer ended");
                     }
                     self.disconnected().await;
+                    // One that accepts and closes at once (another cluster, a wrong port) is not worth hurrying for.
+                    if since.elapsed() > BACKOFF_MAX {
+                        backoff = BACKOFF_MIN;
+                    }
                 }
                 Ok(Err(error)) => tracing::trace!(peer = %self.node, address, %error, "peer not reached"),
                 Err(_) => tracing::trace!(peer = %self.node, address, "peer not reached in time"),

@@ -68,13 +68,11 @@ impl Shard {
             return;
         }
         for item in &fetch.items {
-            if let Some(p) = self.partitions.get_mut(&item.group)
-                && !p.fetch_waiters.contains(&id)
-            {
-                p.fetch_waiters.push(id);
+            if let Some(p) = self.partitions.get_mut(&item.group) {
+                p.fetch_waiters.insert(id);
             }
         }
-        self.fetch_deadlines.insert((fetch.deadline, id), ());
+        self.fetch_deadlines.insert((fetch.deadline, id));
         self.fetches.insert(id, fetch);
         for group in look.confirm {
             self.confirm_for_fetch(now, group, id);
@@ -96,7 +94,7 @@ impl Shard {
         self.fetch_deadlines.remove(&(fetch.deadline, id));
         for item in &fetch.items {
             if let Some(p) = self.partitions.get_mut(&item.group) {
-                p.fetch_waiters.retain(|w| *w != id);
+                p.fetch_waiters.remove(&id);
             }
         }
     }
@@ -212,7 +210,7 @@ impl Shard {
 
     /// Answers fetches whose wait is over.
     pub(super) fn expire_fetches(&mut self, now: Now) {
-        while let Some(((at, id), ())) = self.fetch_deadlines.first_key_value() {
+        while let Some((at, id)) = self.fetch_deadlines.first() {
             if *at > now.mono {
                 break;
             }

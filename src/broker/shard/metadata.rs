@@ -216,7 +216,7 @@ impl Shard {
             for id in controllers {
                 if id != self.node() {
                     let rpc = self.next_id();
-                    self.send_rpc(id, rpc, &Ask::WhoAreYou { directory: directory.clone() });
+                    self.send_rpc(now, id, rpc, &Ask::WhoAreYou { directory: directory.clone() });
                 }
             }
             return;
@@ -280,8 +280,10 @@ impl Shard {
 
     /// This process did not run for a whole session: none of its replicas votes or campaigns before it is registered anew.
     pub(super) fn on_stopped(&mut self, now: Now, gap_ms: u64) {
-        if let Registration::Known(_) | Registration::Open(_) = self.membership.registration {
+        if self.config.node.is_broker {
             tracing::warn!(gap_ms, "this process was stopped for longer than its session; registering anew");
+            // An answer that is still on its way speaks of the time before.
+            self.forget_registration();
             self.membership.registration = Registration::None;
             self.membership.next = now.mono;
             self.status.registered = false;
@@ -308,7 +310,7 @@ impl Shard {
             }
             Some(leader) => {
                 let rpc = self.next_id();
-                self.send_rpc(leader, rpc, &Ask::Heartbeat { incarnation, stopping });
+                self.send_rpc(now, leader, rpc, &Ask::Heartbeat { incarnation, stopping });
             }
             None => {}
         }
@@ -360,6 +362,7 @@ impl Shard {
 
     fn break_membership(&mut self, reason: String) {
         tracing::error!(reason, "the controller log cannot be applied; this node acts on it no further");
+        self.status.storage_failure = Some(format!("the controller log cannot be applied: {reason}"));
         self.membership.broken = true;
     }
 

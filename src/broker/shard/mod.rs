@@ -28,7 +28,7 @@ use crate::raftlog::codec::{self, Envelope, Hello, Hint};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
 use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -37,9 +37,9 @@ pub const CONTROLLER: GroupId = GroupId(0);
 
 /// An election after a process ended takes a fraction of this.
 const ELECTION_MS: Millis = 1_000;
-/// Frames kept for peers that are being dialled, and for how long.
-const UNSENT: usize = 256;
+/// Questions and answers are kept for peers that are being dialled: how long, and bytes of all of them.
 const UNSENT_MS: Millis = 1_000;
+const UNSENT_BYTES: usize = 16 << 20;
 
 /// A controller request's answer: the reply and the number of the entry that must be applied to see it.
 pub type CtlAnswer = Result<(CtlReply, u64), CtlError>;
@@ -222,9 +222,9 @@ pub struct Shard {
     gone: BTreeMap<NodeId, Millis>,
     next_id: u64,
     produces: HashMap<u64, PendingProduce>,
-    produce_deadlines: BTreeMap<(Millis, u64), ()>,
+    produce_deadlines: BTreeSet<(Millis, u64)>,
     fetches: HashMap<u64, fetch::PendingFetch>,
-    fetch_deadlines: BTreeMap<(Millis, u64), ()>,
+    fetch_deadlines: BTreeSet<(Millis, u64)>,
     reads: HashMap<u64, reads::PendingRead>,
     control: control::Control,
     membership: metadata::Membership,
@@ -234,7 +234,8 @@ pub struct Shard {
     done: Vec<Done>,
     dials: Vec<(NodeId, String)>,
     outgoing: Vec<(NodeId, Vec<bytes::Bytes>)>,
-    unsent: VecDeque<(Millis, NodeId, Vec<bytes::Bytes>)>,
+    /// Questions and answers on their way out.
+    asking: VecDeque<(Millis, NodeId, Vec<bytes::Bytes>)>,
     drain: Option<oneshot::Sender<()>>,
     /// When this process last ran: a long gap means that it was stopped.
     ran: Millis,
@@ -257,16 +258,16 @@ impl Shard {
             gone: BTreeMap::new(),
             next_id: 1,
             produces: HashMap::new(),
-            produce_deadlines: BTreeMap::new(),
+            produce_deadlines: BTreeSet::new(),
             fetches: HashMap::new(),
-            fetch_deadlines: BTreeMap::new(),
+            fetch_deadlines: BTreeSet::new(),
             reads: HashMap::new(),
             orphans: HashMap::new(),
             status: NodeStatus::default(),
             done: Vec::new(),
             dials: Vec::new(),
             outgoing: Vec::new(),
-            unsent: VecDeque::new(),
+            asking: VecDeque::new(),
             drain: None,
             ran: now.mono,
         };
@@ -303,11 +304,14 @@ impl Shard {
                 self.engine.set_connected(now.mono, node, up);
                 if up {
                     self.send_all_hints(node);
+                } else {
+                    self.controller_gone(now, node);
                 }
             }
             Input::PeerReset { node } => {
                 self.gone.insert(node, now.mono + ELECTION_MS);
                 self.engine.peer_reset(now.mono, node);
+                self.controller_gone(now, node);
             }
         }
         self.process_events(now);
@@ -365,7 +369,7 @@ impl Shard {
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
         next = next.min(self.control.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
-            if let Some(((at, _), ())) = queue.first_key_value() {
+            if let Some((at, _)) = queue.first() {
                 next = next.min(*at);
             }
         }
@@ -382,14 +386,16 @@ impl Shard {
     /// Hints are repeated anyway; a question or an answer is kept for a moment if its peer is just being dialled.
     fn send_outgoing(&mut self, now: Now, net: &mut dyn Net) {
         for (node, frame) in std::mem::take(&mut self.outgoing) {
-            if !net.send(node, frame.clone()) && self.unsent.len() < UNSENT {
-                self.unsent.push_back((now.mono + UNSENT_MS, node, frame));
-            }
+            net.send(node, frame);
         }
-        for _ in 0..self.unsent.len() {
-            let Some((until, node, frame)) = self.unsent.pop_front() else { break };
-            if until > now.mono && !net.send(node, frame.clone()) {
-                self.unsent.push_back((until, node, frame));
+        let mut kept = 0;
+        for _ in 0..self.asking.len() {
+            let Some((until, node, frame)) = self.asking.pop_front() else { break };
+            if !net.send(node, frame.clone()) && until > now.mono {
+                kept += frame.iter().map(bytes::Bytes::len).sum::<usize>();
+                if kept <= UNSENT_BYTES {
+                    self.asking.push_back((until, node, frame));
+                }
             }
         }
     }
@@ -468,7 +474,7 @@ impl Shard {
         };
         let moved = p.on_committed(index, self.engine.store(), &count, &mut self.done);
         let advanced = p.high_watermark > before;
-        let waiting = if advanced { std::mem::take(&mut p.fetch_waiters) } else { Vec::new() };
+        let waiting = if advanced { std::mem::take(&mut p.fetch_waiters) } else { BTreeSet::new() };
         if let Some(offset) = moved {
             self.move_start(now, group, offset);
         }
@@ -487,8 +493,11 @@ impl Shard {
 
     /// Who leads the group as known here: the local replica's word, else the news.
     pub(super) fn leader_of(&self, group: GroupId) -> Option<LeaderHint> {
-        let local = self.partitions.get(&group).and_then(|p| Some((p.epoch, p.leader?.node)));
-        let heard = self.hints.get(&group).map(|h| (h.epoch, h.leader));
+        let replica = self.partitions.get(&group);
+        let local = replica.and_then(|p| Some((p.epoch, p.leader?.node)));
+        // News of an epoch that the local replica has seen the end of says nothing any more.
+        let current = |epoch| replica.is_none_or(|p| epoch >= p.epoch);
+        let heard = self.hints.get(&group).filter(|h| current(h.epoch)).map(|h| (h.epoch, h.leader));
         let (epoch, node) = match (local, heard) {
             (Some(local), Some(heard)) => local.max(heard),
             (local, heard) => local.or(heard)?,
@@ -496,9 +505,10 @@ impl Shard {
         Some(LeaderHint { node, epoch: leader_epoch(epoch) })
     }
 
-    /// The leader to send a client to: not a process that is gone.
+    /// The leader to send a client to: not a process that is gone, nor a broker that the controllers hold for dead.
     pub(super) fn hint_of(&self, group: GroupId) -> Option<LeaderHint> {
-        self.leader_of(group).filter(|hint| !self.gone.contains_key(&hint.node))
+        let live = |node| self.image.brokers.get(&node).is_some_and(|b| !b.fenced);
+        self.leader_of(group).filter(|hint| live(hint.node) && !self.gone.contains_key(&hint.node))
     }
 
     /// The image as of the last applied entry, if it changed since the last call.
@@ -543,14 +553,14 @@ impl Shard {
         self.dials.push((hello.node, hello.address));
     }
 
-    fn send_rpc(&mut self, to: NodeId, id: u64, body: &rpc::Ask) {
+    fn send_rpc(&mut self, now: Now, to: NodeId, id: u64, body: &rpc::Ask) {
         let json = serde_json::to_vec(body).expect("plain data serialises");
-        self.outgoing.push((to, codec::encode_request(id, &json)));
+        self.asking.push_back((now.mono + UNSENT_MS, to, codec::encode_request(id, &json)));
     }
 
-    fn answer_rpc(&mut self, to: NodeId, id: u64, body: &rpc::Answer) {
+    fn answer_rpc(&mut self, now: Now, to: NodeId, id: u64, body: &rpc::Answer) {
         let json = serde_json::to_vec(body).expect("plain data serialises");
-        self.outgoing.push((to, codec::encode_response(id, &json)));
+        self.asking.push_back((now.mono + UNSENT_MS, to, codec::encode_response(id, &json)));
     }
 }
 

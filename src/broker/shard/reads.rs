@@ -1,6 +1,7 @@
 //! ListOffsets, OffsetForLeaderEpoch and DeleteRecords: negative and end-of-log answers come only after a confirmed
 //! leadership round (ReadIndex, Raft §8, safety.md F17).
 
+use super::produce::produce_error;
 use super::{Now, Shard, leader_epoch};
 use crate::broker::api::{ListedOffset, OffsetSpec, PartitionError};
 use crate::broker::partition::encode_log_start;
@@ -194,9 +195,9 @@ impl Shard {
                     p.wait_delete(&meta, now.mono + timeout_ms, reply);
                 }
             }
-            Err(_) => {
+            Err(error) => {
                 let leader = self.hint_of(group);
-                let _gone_client = reply.send(Err(PartitionError::NotLeader { leader }));
+                let _gone_client = reply.send(Err(produce_error(error, leader)));
             }
         }
     }

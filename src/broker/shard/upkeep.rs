@@ -257,7 +257,7 @@ impl Shard {
         self.status.led = self.partitions.values().filter(|p| p.role == Role::Leader).count();
         self.status.disk_full = self.engine.store_ref().is_full();
         let groups = self.image.groups.keys();
-        self.status.leaderless = groups.filter(|g| self.leader_of(**g).is_none()).count();
+        self.status.leaderless = groups.filter(|g| self.hint_of(**g).is_none()).count();
     }
 
     /// Retention by time and size, by whole segments; rolls active segments that are old (segment.ms).
@@ -392,11 +392,13 @@ fn retained_from(segments: &[SegmentInfo], retention_ms: i64, retention_bytes: i
     let mut total: u64 = segments.iter().map(|s| s.bytes).sum();
     let mut keep = segments.first().map_or(Offset(0), |s| s.base_offset);
     for segment in segments.iter().filter(|s| !s.active) {
+        let empty = segment.next_offset == segment.base_offset;
         let old = retention_ms >= 0
             && segment.max_timestamp >= 0
             && now_ms.saturating_sub(segment.max_timestamp) > retention_ms;
         let big = retention_bytes >= 0 && total.saturating_sub(segment.bytes) >= retention_bytes as u64;
-        if !old && !big {
+        // Files without a record (opened by a restart, or with control entries alone) have no age and hold nobody up.
+        if !old && !big && !empty {
             break;
         }
         total -= segment.bytes;
@@ -427,6 +429,13 @@ mod tests {
         assert_eq!(retained_from(&segments, 1000, -1, 1150), Offset(10));
         assert_eq!(retained_from(&segments, 1000, -1, 5000), Offset(20));
         assert_eq!(retained_from(&segments, -1, -1, 5000), Offset(0));
+        // A file without records is in nobody's way, wherever it stands.
+        let none = |base| SegmentInfo { next_offset: Offset(base), ..segment(base, 5, -1, false) };
+        let files =
+            [segment(0, 5, 100, false), none(10), segment(10, 5, 200, false), segment(20, 5, 9, true)];
+        assert_eq!(retained_from(&files, 1000, -1, 1150), Offset(10));
+        assert_eq!(retained_from(&files, 1000, -1, 5000), Offset(20));
+        assert_eq!(retained_from(&[none(0), segment(0, 5, 4000, false)], 1000, -1, 4500), Offset(0));
         // A segment without a timestamp is never old; nothing behind it goes before it.
         let unknown = [segment(0, 5, -1, false), segment(10, 5, 1, false)];
         assert_eq!(retained_from(&unknown, 1, -1, 5000), Offset(0));

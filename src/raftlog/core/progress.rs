@@ -89,6 +89,7 @@ impl Progress {
         self.sequence_heard = 0;
         // In sync only once it has caught up in this life.
         self.caught_up = 0;
+        self.lag = None;
         self.probe(last.next(), false);
     }
 

@@ -41,7 +41,7 @@ pub trait Disk {
 const FRAME_BYTES: usize = 1 << 20;
 /// Beyond this backlog towards one peer no more entries are read for it.
 const BACKLOG_BYTES: usize = 32 << 20;
-/// Bytes of entries that may wait for a storage round, all groups together; what a leader sends beyond is not taken.
+/// Bytes of entries that may wait for storage, all groups together; beyond it proposals are refused and what leaders send is not taken.
 const UNSTORED_BYTES: u64 = 256 << 20;
 /// Messages for groups that are not here yet (their creation is on the way), kept for a moment.
 const EARLY_MESSAGES: usize = 4096;
@@ -348,6 +348,9 @@ impl Engine {
         // Space is taken before the core knows of the entry. Control entries (log start, metadata) may use the reserve:
         // they are what frees space.
         if proposals.iter().any(|p| p.kind == EntryKind::Records) {
+            if self.store.unstored_bytes() > UNSTORED_BYTES {
+                return Err(ProposeError::Refused(Refusal::Busy));
+            }
             let bytes = proposals.iter().map(|p| p.payload.len() as u64).sum();
             match self.store.can_append(group, bytes) {
                 Ok(()) => {}
@@ -501,7 +504,7 @@ impl Engine {
         if let Body::Append { prev, entries, .. } = &message.body {
             let records = entries.iter().any(|meta| meta.kind == EntryKind::Records);
             let bytes = payloads.iter().map(|p| p.len() as u64).sum();
-            let full = self.store.queued_bytes() > UNSTORED_BYTES;
+            let full = self.store.unstored_bytes() > UNSTORED_BYTES;
             if records && (full || self.store.can_append(group, bytes).is_err()) {
                 // As if lost on the way: beats keep the leader known, entries come again when there is space, on disk or
                 // in memory. Control entries pass: they are what frees it.
