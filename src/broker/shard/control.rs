@@ -235,9 +235,10 @@ impl Shard {
     }
 
     fn give_up(&mut self, now: Now, which: impl Fn(NodeId, &Request) -> bool) {
-        let given_up: Vec<(u64, (NodeId, Request))> =
-            self.control.asked.extract_if(.., |_, (node, request)| which(*node, request)).collect();
-        for (_, (_, request)) in given_up {
+        let asked = std::mem::take(&mut self.control.asked);
+        let (given_up, kept) = asked.into_iter().partition(|(_, (node, request))| which(*node, request));
+        self.control.asked = kept;
+        for (_, request) in BTreeMap::into_values(given_up) {
             self.finish_request(now, request.target, Err(CtlError::TimedOut));
         }
     }
