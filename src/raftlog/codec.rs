@@ -373,6 +373,10 @@ fn put_body(b: &mut BytesMut, body: &Body) {
         Body::TimeoutNow => b.put_u8(12),
         Body::Sealed => b.put_u8(13),
         Body::Fenced => b.put_u8(14),
+        Body::Removed { configuration } => {
+            b.put_u8(15);
+            put_log_id(b, *configuration);
+        }
     }
 }
 
@@ -404,6 +408,7 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         12 => Body::TimeoutNow,
         13 => Body::Sealed,
         14 => Body::Fenced,
+        15 => Body::Removed { configuration: get_log_id(b)? },
         _ => return Err(CodecError("unknown message")),
     })
 }
@@ -578,6 +583,7 @@ mod tests {
             Body::TimeoutNow,
             Body::Sealed,
             Body::Fenced,
+            Body::Removed { configuration: last },
         ]
     }
 

@@ -450,6 +450,8 @@ impl Shard {
                     self.on_leadership(now, group);
                 }
             }
+            // Placement and in-sync sets still follow the controller log; members change only when that asks for it.
+            GroupEvent::Configured { .. } | GroupEvent::Removed { .. } => {}
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::Poisoned { group, reason } => {
                 if let Some(p) = self.partitions.get_mut(&group) {

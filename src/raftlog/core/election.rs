@@ -41,12 +41,14 @@ impl Core {
             && self.hard.doubt == Doubt::None
     }
 
+    /// Who is no voter of its own newest configuration may still be needed until that is committed, say as the only one
+    /// that has it; its own vote does not count (thesis §4.2.2).
     pub(super) fn may_campaign(&self) -> bool {
-        self.may_vote() && self.is_voter()
+        self.may_vote() && self.log.may_be_voter(self.replica) && self.removed.is_none()
     }
 
     /// The leader lives, as far as we know: it is ourselves, or was heard within the window.
-    fn hears_leader(&self, now: Millis) -> bool {
+    pub(super) fn hears_leader(&self, now: Millis) -> bool {
         match self.role {
             Role::Leader => true,
             _ => {
@@ -150,6 +152,7 @@ impl Core {
         round: u64,
         out: &mut Vec<Effect>,
     ) {
+        self.tell_removed(now, from, last, out);
         let granted =
             self.may_vote() && asked > self.hard.epoch && !self.hears_leader(now) && last >= self.log.last();
         // A grant speaks of the epoch asked for, a refusal of our own, so that a stray asker learns it.
@@ -191,6 +194,10 @@ impl Core {
         transfer: bool,
         out: &mut Vec<Effect>,
     ) {
+        if self.tell_removed(now, from, last, out) {
+            // It lacks a committed entry, so it can never lead: its term is no concern of ours.
+            return;
+        }
         if epoch > self.hard.epoch {
             if self.hears_leader(now) && !transfer {
                 // Not even its term is taken (thesis §4.2.3): a removed or cut-off server disturbs nobody.

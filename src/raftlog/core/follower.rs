@@ -135,6 +135,8 @@ impl Core {
 
     fn configuration_changed(&mut self, out: &mut Vec<Effect>) {
         self.announce_configuration(out);
+        let (_, id) = self.log.configuration();
+        self.removed = self.removed.filter(|removed| *removed >= id);
         self.role = self.resting_role();
         self.announce(out);
     }

@@ -6,7 +6,7 @@
 //!
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
-//! `quorum` (majorities), `read_index`, `transfer`. This file holds the types and the dispatch.
+//! `membership` (joint consensus), `quorum` (majorities), `read_index`, `transfer`. This file holds the types and the dispatch.
 //!
 //! Invariants:
 //! - term and vote go to storage before anything that depends on them (Raft figure 2): `SaveHardState` precedes it, and
@@ -19,6 +19,7 @@ mod election;
 mod follower;
 mod leader;
 mod log;
+mod membership;
 mod progress;
 mod quorum;
 mod read_index;
@@ -29,6 +30,7 @@ mod transfer;
 use self::election::Votes;
 use self::leader::Leading;
 use self::log::LogView;
+pub use self::membership::ChangeRefusal;
 use super::message::{Body, Configuration, Message};
 use crate::segment::{
     Doubt, EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
@@ -128,6 +130,16 @@ pub enum Event {
         /// Target.
         to: Option<ReplicaId>,
     },
+    /// Make these the members (Raft §6), if the configuration in force is still the one of entry `expected`. Answered by
+    /// `Effect::AppendConfiguration` or `Effect::ChangeRefused`.
+    ChangeMembership {
+        /// Entry of the configuration the caller knows (compare and set).
+        expected: LogId,
+        /// Voters to be.
+        voters: Vec<ReplicaId>,
+        /// Learners to be.
+        learners: Vec<ReplicaId>,
+    },
     /// The connection to the process of this node was reset (safety.md F22).
     PeerReset {
         /// Which node.
@@ -185,6 +197,13 @@ pub enum Effect {
         metas: Vec<EntryMeta>,
         /// Proposed here (payloads come from the proposal; Noop has none) rather than received.
         own: bool,
+    },
+    /// Append this entry of ours, whose payload is `configuration.encode()`.
+    AppendConfiguration {
+        /// Complete header.
+        meta: EntryMeta,
+        /// In force from now on.
+        configuration: Configuration,
     },
     /// Persist this.
     SaveHardState(HardState),
@@ -258,6 +277,16 @@ pub enum Effect {
         /// Why.
         reason: Refusal,
     },
+    /// The change of membership was refused. Nothing was appended.
+    ChangeRefused {
+        /// Why.
+        reason: ChangeRefusal,
+    },
+    /// This replica is no member any more: this committed configuration is without it. It goes quiet.
+    Removed {
+        /// Entry of that configuration.
+        configuration: LogId,
+    },
     /// An invariant broke: this group is fenced off, the process lives.
     Poisoned {
         /// What.
@@ -304,6 +333,8 @@ pub struct PeerProgress {
     pub caught_up_ms: Millis,
     /// Voter of the current configuration.
     pub voter: bool,
+    /// Durably caught up in this term: a learner that may become a voter.
+    pub is_caught_up: bool,
 }
 
 /// One replica of one group.
@@ -342,6 +373,8 @@ pub struct Core {
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
+    /// The committed configuration that this replica was told it is not in.
+    removed: Option<LogId>,
 }
 
 /// Quick pre-vote rounds after a reset and in a brand-new group.
@@ -384,6 +417,7 @@ impl Core {
             leading: None,
             observers: Vec::new(),
             decoded: Vec::new(),
+            removed: None,
             config,
         };
         if core.log.last().epoch > core.hard.epoch {
@@ -421,6 +455,9 @@ impl Core {
             Event::Sent { to, last, bytes } => self.note_sent(now, to, last, bytes, out),
             Event::ReadIndex { token } => self.read_index(token, out),
             Event::Transfer { to } => self.start_transfer(now, to, out),
+            Event::ChangeMembership { expected, voters, learners } => {
+                self.change_membership(now, expected, voters, learners, out);
+            }
             Event::PeerReset { node } => self.note_reset(now, node, false, out),
             Event::PeerIncarnation { node } => self.note_reset(now, node, true, out),
             Event::OpenGate => {
@@ -545,6 +582,7 @@ impl Core {
             Body::Fenced => {
                 self.is_current(now, epoch, out);
             }
+            Body::Removed { configuration } => self.on_removed(now, configuration, out),
         }
     }
 
@@ -621,6 +659,9 @@ impl Core {
         match event {
             Event::Propose { .. } => out.push(Effect::Refused { reason: Refusal::NotLeader }),
             Event::ReadIndex { token } => out.push(Effect::ReadFailed { token }),
+            Event::ChangeMembership { .. } => {
+                out.push(Effect::ChangeRefused { reason: ChangeRefusal::NotLeader });
+            }
             _ => {}
         }
     }

@@ -83,6 +83,17 @@ impl Progress {
         }
     }
 
+    /// A peer that joins while its leader leads: it holds nothing as far as anyone knows.
+    pub fn joining(replica: ReplicaId, last: Index, now: Millis) -> Self {
+        Self { caught_up: 0, ..Self::new(replica, last, now) }
+    }
+
+    /// Whether it holds, durably and in this leader's term (`first_own`), what the leader held at most `window` before it
+    /// was last heard: then it may become a voter without anyone waiting for it (thesis §4.2.1).
+    pub fn is_caught_up(&self, first_own: Index, window: Millis) -> bool {
+        self.matched >= first_own && self.caught_up > 0 && self.heard.saturating_sub(self.caught_up) <= window
+    }
+
     /// The peer's process is another one: nothing it ever said counts (safety.md F6).
     pub fn reset(&mut self, last: Index) {
         self.matched = Index(0);

@@ -38,6 +38,7 @@ impl Engine {
         let stores = matches!(
             effect,
             Effect::Append { .. }
+                | Effect::AppendConfiguration { .. }
                 | Effect::Truncate { .. }
                 | Effect::SaveHardState(_)
                 | Effect::Install { .. }
@@ -48,6 +49,9 @@ impl Engine {
         }
         match effect {
             Effect::Append { metas, own } => self.append(now, slot, metas, own, payloads, more),
+            Effect::AppendConfiguration { meta, configuration } => {
+                self.append_own(now, slot, Entry { meta, payload: configuration.encode() }, more);
+            }
             Effect::Truncate { from } => {
                 let result = self.store.truncate(group, from);
                 if result.is_ok() {
@@ -87,11 +91,17 @@ impl Engine {
             Effect::Role { epoch, role, leader } => {
                 self.events.push(GroupEvent::Role { group, epoch, role, leader })
             }
-            Effect::Configured { configuration, .. } => {
+            Effect::Configured { id, configuration } => {
                 let g = &mut self.groups[slot];
                 let me = g.core.replica();
                 g.peers = configuration.members().filter(|r| *r != me).collect();
+                self.events.push(GroupEvent::Configured { group, id, configuration });
             }
+            Effect::Removed { configuration } => {
+                tracing::info!(%group, %configuration, "this replica is no member any more");
+                self.events.push(GroupEvent::Removed { group, configuration });
+            }
+            Effect::ChangeRefused { reason } => self.change_refusal = Some(reason),
             Effect::ReadReady { token, .. } => self.events.push(GroupEvent::Read { group, token, ok: true }),
             Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
             Effect::Refused { reason } => self.refusal = Some(reason),
@@ -153,6 +163,17 @@ impl Engine {
                 self.appended.extend_from_slice(&metas);
             }
             self.events.push(GroupEvent::Appended { group, entries });
+        }
+        self.stored(now, slot, result, more);
+    }
+
+    /// Appends one entry that the core made itself, payload included.
+    fn append_own(&mut self, now: Millis, slot: usize, entry: Entry, more: &mut Vec<Effect>) {
+        let group = self.groups[slot].id;
+        let result = self.store.append(group, vec![entry.clone()]);
+        if result.is_ok() {
+            self.appended.push(entry.meta);
+            self.events.push(GroupEvent::Appended { group, entries: vec![entry] });
         }
         self.stored(now, slot, result, more);
     }

@@ -10,9 +10,16 @@
 //! - one storage round is in flight at most; what gathers meanwhile is the next one (group commit, no timer).
 
 mod effects;
+mod membership;
+#[cfg(test)]
+mod tests;
+
+pub use membership::ChangeError;
 
 use super::codec::{Envelope, RaftFrame};
-use super::core::{Core, CoreConfig, Effect, Event, Millis, PeerProgress, Refusal, Restored, Role};
+use super::core::{
+    ChangeRefusal, Core, CoreConfig, Effect, Event, Millis, PeerProgress, Refusal, Restored, Role,
+};
 use super::message::{Body, Configuration};
 use super::wheel::Wheel;
 use crate::segment::{
@@ -129,6 +136,22 @@ pub enum GroupEvent {
         /// Leader if known.
         leader: Option<ReplicaId>,
     },
+    /// The configuration in force changed (at every append of one, and back when that is truncated).
+    Configured {
+        /// Group.
+        group: GroupId,
+        /// Its entry.
+        id: LogId,
+        /// It.
+        configuration: Configuration,
+    },
+    /// This replica is not in that committed configuration any more; it is quiet, its data may go.
+    Removed {
+        /// Group.
+        group: GroupId,
+        /// Entry of the configuration.
+        configuration: LogId,
+    },
     /// A read index is confirmed (`ok`), or leadership is gone.
     Read {
         /// Group.
@@ -207,6 +230,7 @@ pub struct Engine {
     early: VecDeque<(Millis, NodeId, Envelope)>,
     events: Vec<GroupEvent>,
     refusal: Option<Refusal>,
+    change_refusal: Option<ChangeRefusal>,
     appended: Vec<EntryMeta>,
     effects: Vec<Effect>,
     failed: bool,
@@ -237,6 +261,7 @@ impl Engine {
             early: VecDeque::new(),
             events: Vec::new(),
             refusal: None,
+            change_refusal: None,
             appended: Vec::new(),
             effects: Vec::new(),
             failed: false,
