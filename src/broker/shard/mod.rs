@@ -29,8 +29,13 @@ use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
 use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// A hash map whose order depends on its history alone, so that a shard fed the same inputs does the same things. Only for keys
+/// that clients cannot choose.
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// The controller group.
 pub const CONTROLLER: GroupId = GroupId(0);
@@ -213,23 +218,23 @@ struct PendingProduce {
 pub struct Shard {
     config: ShardConfig,
     engine: Engine,
-    partitions: HashMap<GroupId, Partition>,
+    partitions: Map<GroupId, Partition>,
     image: Arc<Image>,
     image_changed: bool,
-    hints: HashMap<GroupId, Hint>,
+    hints: Map<GroupId, Hint>,
     /// Nodes whose process was seen to end and that have not been heard since; until when elections in their stead are expected
     /// to be under way.
     gone: BTreeMap<NodeId, Millis>,
     next_id: u64,
-    produces: HashMap<u64, PendingProduce>,
+    produces: Map<u64, PendingProduce>,
     produce_deadlines: BTreeSet<(Millis, u64)>,
-    fetches: HashMap<u64, fetch::PendingFetch>,
+    fetches: Map<u64, fetch::PendingFetch>,
     fetch_deadlines: BTreeSet<(Millis, u64)>,
-    reads: HashMap<u64, reads::PendingRead>,
+    reads: Map<u64, reads::PendingRead>,
     control: control::Control,
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
-    orphans: HashMap<GroupId, RecoveredGroup>,
+    orphans: Map<GroupId, RecoveredGroup>,
     status: NodeStatus,
     done: Vec<Done>,
     dials: Vec<(NodeId, String)>,
@@ -251,18 +256,18 @@ impl Shard {
             upkeep: upkeep::Upkeep::new(now.mono, &node),
             config,
             engine,
-            partitions: HashMap::new(),
+            partitions: Map::default(),
             image: Arc::new(Image::default()),
             image_changed: true,
-            hints: HashMap::new(),
+            hints: Map::default(),
             gone: BTreeMap::new(),
             next_id: 1,
-            produces: HashMap::new(),
+            produces: Map::default(),
             produce_deadlines: BTreeSet::new(),
-            fetches: HashMap::new(),
+            fetches: Map::default(),
             fetch_deadlines: BTreeSet::new(),
-            reads: HashMap::new(),
-            orphans: HashMap::new(),
+            reads: Map::default(),
+            orphans: Map::default(),
             status: NodeStatus::default(),
             done: Vec::new(),
             dials: Vec::new(),
@@ -526,6 +531,11 @@ impl Shard {
     /// Health of the node.
     pub fn status(&self) -> &NodeStatus {
         &self.status
+    }
+
+    /// The engine and its groups, to look at: the simulator's checks.
+    pub fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
     }
 
     /// Leader of the controller group, if known.
