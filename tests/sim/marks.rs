@@ -34,6 +34,7 @@ pub const ALL: &[&str] = &[
     "pre-vote refused",
     "produce refused by a full disk",
     "reader fell behind the log start",
+    "replica stood down",
     "restart in the same boot after failed storage",
     "stale epoch told",
     "storage failed",

@@ -12,7 +12,7 @@ use kontiki::broker::shard::{Command, Input, Now, Shard, ShardConfig};
 use kontiki::ctl::image::Image;
 use kontiki::raftlog::core::{Millis, Role};
 use kontiki::raftlog::engine::{Disk, Engine, EngineConfig};
-use kontiki::segment::fs::sim::SimFs;
+use kontiki::segment::fs::sim::{Counts, SimFs};
 use kontiki::segment::{self, GroupId, Identity, LogId, Opened, Round, RoundDone, StoreOptions, Writer};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -45,6 +45,10 @@ pub struct Node {
     pub refused: Option<String>,
     /// Its disk was wiped, flipped, misdirected: what it holds no longer counts for liveness and equality.
     pub damaged: bool,
+    /// The next lazy write to a segment goes this far astray.
+    pub misdirect: Option<i64>,
+    /// Its disk had no byte left, reserve included: replicas may have stood down until the process starts anew.
+    pub starved: bool,
     /// A start is on its way.
     pub starting: bool,
     /// How the next process ends inside a change of the disk: true loses unsynced bytes too.
@@ -87,6 +91,13 @@ impl Disk for TurnDisk<'_> {
     }
 }
 
+impl Process {
+    /// Whether the IO thread has written its mark and done nothing since.
+    pub fn is_quiet(&self, time: Time) -> bool {
+        !self.io_busy && self.round.is_none() && time > self.last_io + 40 * MS
+    }
+}
+
 impl Node {
     pub fn new(index: usize, config: NodeConfig, plan: &Plan, seed: u64) -> Self {
         let identity = Identity { node: config.node_id, cluster: None };
@@ -112,6 +123,8 @@ impl Node {
             slowness: 1,
             refused: None,
             damaged: false,
+            misdirect: None,
+            starved: false,
             starting: true,
             trap: None,
             ends: BTreeMap::new(),
@@ -176,6 +189,10 @@ impl Node {
     }
 }
 
+fn syncs_of(counts: Counts) -> u64 {
+    counts.syncs + counts.dir_syncs
+}
+
 impl World {
     /// A process starts: recovery, then the first turn.
     pub fn start(&mut self, n: usize) {
@@ -186,9 +203,8 @@ impl World {
         }
         node.life += 1;
         let (life, seed) = (node.life, self.rng.next());
-        if let Some(keep_cache) = node.trap {
+        if node.trap.is_some() {
             // The next end falls into recovery itself.
-            let _ = keep_cache;
             node.fs.power_off_after(self.rng.below(40));
         }
         let opened = segment::open_on(Arc::new(node.fs.clone()), node.options.clone());
@@ -376,7 +392,6 @@ impl World {
 
     /// Invariants and marks that a look at the process shows.
     fn look(&mut self, n: usize) {
-        let time = self.time;
         let node = &mut self.nodes[n];
         if let Some(p) = &mut node.process
             && !p.failed
@@ -391,7 +406,10 @@ impl World {
             }
             self.trace.note("failed", n as u64, 0, || format!("node {}: storage failed", n + 1));
         }
-        self.check.look(time, node, &mut self.marks);
+        if node.wipes > 0 && node.process.as_ref().is_some_and(|p| p.shard.status().registered) {
+            self.marks.hit("wiped node registered again");
+        }
+        self.check.look(node, &mut self.marks);
     }
 
     /// Sets the timer to the shard's deadline.
@@ -412,6 +430,9 @@ impl World {
 
     /// The IO thread commits the round that waits.
     pub fn on_io_run(&mut self, n: usize, life: u64) {
+        if self.nodes[n].paused.is_some() {
+            return self.after(20 * MS, Event::IoRun { node: n, life });
+        }
         let slowness = self.nodes[n].slowness;
         let mut rng = self.rng.fork();
         let fs = self.nodes[n].fs.clone();
@@ -430,7 +451,7 @@ impl World {
             self.marks.hit("power cut inside a round");
             return self.end_in_trap(n);
         }
-        let syncs = after.syncs - before.syncs + after.dir_syncs - before.dir_syncs;
+        let syncs = syncs_of(after) - syncs_of(before);
         let wait = (rng.range(30, 200) + syncs * rng.range(100, 1500)) * slowness;
         let bytes = after.bytes - before.bytes;
         self.trace.note("round", n as u64, bytes << 8 | syncs, || {
@@ -442,6 +463,9 @@ impl World {
 
     /// The round is answered; the IO thread uses its idle time.
     pub fn on_io_done(&mut self, n: usize, life: u64, done: RoundDone) {
+        if self.nodes[n].paused.is_some() {
+            return self.after(20 * MS, Event::IoDone { node: n, life, done: Box::new(done) });
+        }
         let Some(p) = self.alive(n, life) else { return };
         p.completions.push_back(done);
         self.wake(n);
@@ -449,25 +473,41 @@ impl World {
     }
 
     pub fn on_io_idle(&mut self, n: usize, life: u64, token: u64) {
+        if self.nodes[n].paused.is_some() {
+            return self.after(20 * MS, Event::IoIdle { node: n, life, token });
+        }
         if self.alive(n, life).is_some_and(|p| p.idle_token == token && !p.io_busy) {
             self.io_idle(n, life);
         }
     }
 
     fn io_idle(&mut self, n: usize, life: u64) {
+        let (time, misdirect) = (self.time, self.nodes[n].misdirect);
         let slowness = self.nodes[n].slowness;
         let fs = self.nodes[n].fs.clone();
         let mut rng = self.rng.fork();
         let Some(p) = self.alive(n, life) else { return };
         let before = fs.counts();
         let Some(writer) = &mut p.writer else { return };
+        if let Some(by) = misdirect {
+            fs.misdirect_next("groups/", by);
+        }
         let delay = writer.idle();
         let after = fs.counts();
+        p.last_io = if syncs_of(after) > syncs_of(before) { time } else { p.last_io };
+        if misdirect.is_some() {
+            if fs.is_misdirecting() {
+                fs.cancel_misdirect();
+            } else {
+                self.nodes[n].misdirect = None;
+                self.marks.hit("write went astray");
+            }
+        }
         if fs.is_off() {
             self.marks.hit("power cut inside idle work");
             return self.end_in_trap(n);
         }
-        let syncs = after.syncs - before.syncs + after.dir_syncs - before.dir_syncs;
+        let syncs = syncs_of(after) - syncs_of(before);
         let cost = syncs * rng.range(100, 1500) * slowness;
         let Some(p) = self.alive(n, life) else { return };
         p.io_busy = p.round.is_some();
@@ -486,6 +526,7 @@ impl World {
         let node = &mut self.nodes[n];
         node.trap = None;
         node.paused = None;
+        node.starved = false;
         if power {
             node.fs.crash(seed);
         } else {

@@ -114,7 +114,7 @@ impl Plan {
             journal_file_bytes: 256 << 10,
             checkpoint_bytes: 512 << 10,
             reference_bytes: 4 << 10,
-            reserve_bytes: 0,
+            reserve_bytes: 512 << 10,
             tail_bytes: 64 << 10,
         }
     }

@@ -1,6 +1,5 @@
 //! A run from its first event to its verdict: set-up, the part with faults, healing, and the comparison of all replicas.
 
-use crate::check::{CONTROLLER, describe};
 use crate::client::{Ask, Reply, Work};
 use crate::marks::Marks;
 use crate::plan::Plan;
@@ -30,9 +29,36 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     pub marks: Marks,
     pub slowest_heal_us: u64,
+    pub wall: std::time::Duration,
+}
+
+/// The usual story: faults, healing, verdict.
+pub fn whole(world: &mut World) -> Time {
+    world.run()
 }
 
 impl Report {
+    /// What is said at the end.
+    pub fn text(&self) -> String {
+        let list = |map: &BTreeMap<&'static str, u64>| {
+            map.iter().map(|(name, count)| format!("  {count:>9}  {name}\n")).collect::<String>()
+        };
+        format!(
+            "{} seeds, {} steps, {} s of virtual time in {:.1} s; {} entries committed, {} acknowledged; slowest healing {:.1} s\n\
+             faults:\n{}rare events:\n{}never met: {:?}",
+            self.runs,
+            self.steps,
+            self.virtual_us / SECOND,
+            self.wall.as_secs_f64(),
+            self.entries,
+            self.acks,
+            self.slowest_heal_us as f64 / 1e6,
+            list(&self.faults),
+            list(&self.marks.0),
+            self.marks.missing()
+        )
+    }
+
     pub fn add(&mut self, other: &Self) {
         self.runs += other.runs;
         self.steps += other.steps;
@@ -153,7 +179,7 @@ impl World {
 
     /// Whether every replica that counts holds the same log, committed to its end.
     pub fn converged(&mut self) -> bool {
-        let mut groups: BTreeMap<GroupId, Vec<(usize, bool, kontiki::segment::LogId, u64)>> = BTreeMap::new();
+        let mut groups: BTreeMap<GroupId, Vec<(bool, bool, kontiki::segment::LogId, u64)>> = BTreeMap::new();
         for node in &mut self.nodes {
             if node.refused.is_some() {
                 continue;
@@ -165,18 +191,16 @@ impl World {
             let damaged = node.damaged;
             let engine = p.shard.engine();
             for group in engine.group_ids() {
-                if damaged && engine.store_ref().needs_repair(group).is_some() {
-                    continue;
-                }
                 let Some(core) = engine.core(group) else { continue };
-                let row = (node.index, core.role() == Role::Leader, core.last(), core.commit().0);
+                let row = (!damaged, core.role() == Role::Leader, core.last(), core.commit().0);
                 groups.entry(group).or_default().push(row);
             }
         }
         groups.values().all(|rows| {
-            let (_, _, last, _) = rows[0];
+            let Some((_, _, last, _)) = rows.iter().find(|(sound, ..)| *sound) else { return true };
+            let sound = rows.iter().filter(|(sound, ..)| *sound);
             rows.iter().filter(|(_, leads, ..)| *leads).count() == 1
-                && rows.iter().all(|(_, _, l, commit)| *l == last && *commit == last.index.0)
+                && sound.into_iter().all(|(_, _, l, commit)| l == last && *commit == last.index.0)
         })
     }
 
@@ -256,18 +280,41 @@ impl World {
             faults: self.faults.counts.clone(),
             marks: self.marks.clone(),
             slowest_heal_us: heal,
+            wall: std::time::Duration::ZERO,
         }
     }
 }
 
+thread_local! {
+    /// Where the last panic of this thread came from.
+    static PLACE: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+}
+
+/// Panics of workers are violations to be reported once, with their seed; only their place is noted here.
+fn watch_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let worker = std::thread::current().name().is_some_and(|name| name.starts_with("sim-"));
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            PLACE.set(place);
+            if !worker {
+                usual(info);
+            }
+        }));
+    });
+}
+
 /// Runs a plan; an error is the text of what was violated.
 pub fn run_plan(plan: Plan, trace: &Trace) -> Result<Report, String> {
-    run_with(plan, trace, |world| world.run())
+    run_with(plan, trace, whole)
 }
 
 /// Runs a story in a world; an error is the text of what was violated.
 pub fn run_with(plan: Plan, trace: &Trace, story: impl FnOnce(&mut World) -> Time) -> Result<Report, String> {
     let trace = trace.clone();
+    watch_panics();
     let done = panic::catch_unwind(AssertUnwindSafe(move || {
         let mut world = World::new(plan, trace);
         let heal = story(&mut world);
@@ -275,14 +322,7 @@ pub fn run_with(plan: Plan, trace: &Trace, story: impl FnOnce(&mut World) -> Tim
     }));
     done.map_err(|cause| {
         let text = cause.downcast_ref::<String>().cloned();
-        text.or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+        let text = text.or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
+        format!("{text}\n(at {})", PLACE.take())
     })
-}
-
-#[allow(dead_code)]
-pub const CONTROLLER_GROUP: GroupId = CONTROLLER;
-
-#[allow(dead_code)]
-pub fn entry_text(entry: &kontiki::segment::Entry) -> String {
-    format!("{:?}", describe(entry))
 }

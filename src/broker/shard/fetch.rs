@@ -204,6 +204,11 @@ impl Shard {
     /// KIP-595 / KIP-320: the client's last epoch ended earlier here than where it stands.
     fn diverging(&mut self, item: &FetchItem) -> Option<(i32, i64)> {
         let asked = u64::try_from(item.last_fetched_epoch).ok()?;
+        // Only a log that went on in a later epoch knows where this one ended. A follower that lags, or a leader that was
+        // deposed without noticing, would send a reader of committed records back.
+        if self.engine.core(item.group)?.last().epoch.term.0 <= asked {
+            return None;
+        }
         let (epoch, end) = self.engine.store().epoch_end(item.group, Term(asked)).ok()??;
         (epoch.term.0 < asked || end.0 < item.offset).then_some((leader_epoch(epoch), end.0))
     }

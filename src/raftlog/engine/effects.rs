@@ -65,8 +65,10 @@ impl Engine {
             }
             Effect::Install { start } => {
                 let result = self.store.install_log_start(group, start.clone());
+                if result.is_ok() {
+                    self.events.push(GroupEvent::Installed { group, start });
+                }
                 self.stored(now, slot, result, more);
-                self.events.push(GroupEvent::Installed { group, start });
             }
             Effect::Send { to, message, after_storage } => {
                 self.send(slot, to, message, Vec::new(), after_storage)
@@ -81,6 +83,8 @@ impl Engine {
                     self.send(slot, to, Message { epoch, body }, Vec::new(), false);
                 }
             }
+            // What could not be stored is not what is stored at this index: readers would be shown another entry.
+            Effect::Committed { .. } if self.groups[slot].stored_round == u64::MAX => {}
             Effect::Committed { index } => {
                 self.events.push(GroupEvent::Committed { group, index });
                 if group == GroupId(0) && self.groups[slot].core.role() == Role::Leader {

@@ -756,6 +756,11 @@ impl Engine {
         self.groups.iter().map(|(_, g)| g.id).collect()
     }
 
+    /// Whether storage refused a change of this group: its core went on without it, and nothing of that is shown any more.
+    pub fn has_stood_down(&self, group: GroupId) -> bool {
+        self.by_id.get(&group).is_some_and(|slot| self.groups[*slot].stored_round == u64::MAX)
+    }
+
     /// Whether the group fenced itself off.
     pub fn is_poisoned(&self, group: GroupId) -> bool {
         self.by_id.get(&group).is_some_and(|slot| self.groups[*slot].poisoned)
