@@ -368,6 +368,8 @@ impl World {
         let input = match decoded {
             Frame::Hello(_) => return,
             Frame::Raft(envelopes) => Input::Raft { from: node, envelopes },
+            Frame::Beats(beats) => Input::Beats { from: node, beats },
+            Frame::BeatAnswer(answer) => Input::BeatAnswer { from: node, answer },
             Frame::Hints(hints) => Input::Hints(hints),
             Frame::Request { id, body } => Input::Request { from: node, id, body },
             Frame::Response { id, body } => Input::Response { from: node, id, body },
@@ -469,6 +471,8 @@ fn summary(frame: &Frame) -> String {
             text.iter_mut().for_each(|t| t.truncate(260));
             text.join(" | ")
         }
+        Frame::Beats(beats) => format!("{beats:?}"),
+        Frame::BeatAnswer(answer) => format!("{answer:?}"),
         Frame::Hints(hints) => format!("{} hints", hints.len()),
         Frame::Request { id, body } => format!("ask {id} {}", String::from_utf8_lossy(body)),
         Frame::Response { id, body } => format!("answer {id} {}", String::from_utf8_lossy(body)),

@@ -428,6 +428,8 @@ impl Incoming {
                     continue;
                 }
                 Frame::Raft(envelopes) => Input::Raft { from, envelopes },
+                Frame::Beats(beats) => Input::Beats { from, beats },
+                Frame::BeatAnswer(answer) => Input::BeatAnswer { from, answer },
                 Frame::Hints(hints) => Input::Hints(hints),
                 Frame::Request { id, body } => Input::Request { from, id, body },
                 Frame::Response { id, body } => Input::Response { from, id, body },
