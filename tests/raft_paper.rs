@@ -703,12 +703,8 @@ fn partitioned_server_keeps_its_term() {
 /// Not in the paper, but under everything in it: what storage lost or damaged must not vote (safety.md F11, F16).
 #[test]
 fn replica_that_cannot_vouch_for_its_state_refuses_to_vote() {
-    let cases: [fn(&mut Restored); 4] = [
-        |restored| restored.gate_open = false,
-        |restored| restored.needs_repair = true,
-        |restored| restored.hard_state.doubt = Doubt::Entries,
-        |restored| restored.hard_state.doubt = Doubt::Vote,
-    ];
+    let cases: [fn(&mut Restored); 2] =
+        [|restored| restored.gate_open = false, |restored| restored.needs_repair = true];
     for change in cases {
         let mut replica = Replica::restored(3, 1, &[1], change);
         assert!(!replica.vote_of(2, 2, id(9, 9)));
@@ -875,4 +871,26 @@ fn server_left_out_by_an_uncommitted_entry_still_campaigns_without_counting_itse
     assert_eq!(former.core.role(), Role::Leader);
     former.step(Event::Durable { last: id(2, 3) });
     assert_eq!(former.committed(), None, "its own copy does not count");
+}
+
+/// Likewise: one in doubt grants only elections that every voter grants, says so, and does not win by a mere majority.
+#[test]
+fn replica_in_doubt_votes_and_stands_only_where_every_voter_grants() {
+    for doubt in [Doubt::Entries, Doubt::Vote] {
+        let mut replica = Replica::restored(3, 1, &[1], |restored| restored.hard_state.doubt = doubt);
+        replica.receive(2, 3, Body::PreVote { last: id(9, 9), round: 1 });
+        let vote = doubt == Doubt::Vote;
+        assert_eq!(replica.sent(2), [(Body::PreVoteIfAll { round: 1, vote }, false)]);
+        replica.receive(2, 3, Body::Vote { last: id(9, 9), transfer: false });
+        assert_eq!(replica.sent(2), [(Body::VoteIfAll, true)]);
+        let mut replica = Replica::restored(3, 1, &[1], |restored| restored.hard_state.doubt = doubt);
+        replica.receive(2, 9, Body::TimeoutNow);
+        assert_eq!(replica.core.role(), Role::Follower);
+        let mut replica = Replica::restored(3, 1, &[1], |restored| restored.hard_state.doubt = doubt);
+        replica.time_out();
+        assert_eq!(replica.core.role(), Role::PreCandidate);
+        let asked = replica.core.epoch().term.0 + 1;
+        replica.receive(2, asked, Body::PreVoteReply { granted: true, round: 1 });
+        assert_eq!(replica.core.role(), Role::PreCandidate, "two of three, itself in doubt");
+    }
 }

@@ -376,4 +376,5 @@ pub struct NodeStatus {
     pub replicas: usize,
     pub leaderless: usize,
     pub damaged: Vec<GroupId>,
+    pub unclean_recoveries: u64,
 }

@@ -402,6 +402,28 @@ fn put_body(b: &mut BytesMut, body: &Body) {
             b.put_u8(15);
             put_log_id(b, *configuration);
         }
+        Body::PreVoteIfAll { round, vote } => {
+            b.put_u8(40);
+            b.put_u64_le(*round);
+            b.put_u8(*vote as u8);
+        }
+        Body::VoteIfAll => b.put_u8(41),
+        Body::InDoubt { matched, last, sequence } => {
+            b.put_u8(42);
+            put_log_id(b, *matched);
+            put_log_id(b, *last);
+            b.put_u64_le(*sequence);
+        }
+        Body::AskEnd { nonce, vote } => {
+            b.put_u8(43);
+            b.put_u64_le(*nonce);
+            b.put_u8(*vote as u8);
+        }
+        Body::End { nonce, last } => {
+            b.put_u8(44);
+            b.put_u64_le(*nonce);
+            put_log_id(b, *last);
+        }
     }
 }
 
@@ -434,6 +456,11 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         13 => Body::Sealed,
         14 => Body::Fenced,
         15 => Body::Removed { configuration: get_log_id(b)? },
+        40 => Body::PreVoteIfAll { round: get_u64(b)?, vote: get_bool(b)? },
+        41 => Body::VoteIfAll,
+        42 => Body::InDoubt { matched: get_log_id(b)?, last: get_log_id(b)?, sequence: get_u64(b)? },
+        43 => Body::AskEnd { nonce: get_u64(b)?, vote: get_bool(b)? },
+        44 => Body::End { nonce: get_u64(b)?, last: get_log_id(b)? },
         _ => return Err(CodecError("unknown message")),
     })
 }
@@ -609,6 +636,11 @@ mod tests {
             Body::Sealed,
             Body::Fenced,
             Body::Removed { configuration: last },
+            Body::PreVoteIfAll { round: 9, vote: true },
+            Body::VoteIfAll,
+            Body::InDoubt { matched: last, last, sequence: 4 },
+            Body::AskEnd { nonce: 6, vote: true },
+            Body::End { nonce: 6, last },
         ]
     }
 

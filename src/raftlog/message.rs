@@ -175,4 +175,36 @@ pub enum Body {
         /// Its entry.
         configuration: LogId,
     },
+    /// Yes to a pre-vote, by one in doubt: it counts only if every voter grants (safety.md F11).
+    PreVoteIfAll {
+        /// Echo.
+        round: u64,
+        /// Its term or vote may be lost too.
+        vote: bool,
+    },
+    /// Yes to a vote, by one in doubt, likewise.
+    VoteIfAll,
+    /// The acknowledgement, or answer to a beat, of one whose term or vote may be lost: it is not counted.
+    InDoubt {
+        /// Last durable entry that matches this leader's log (0 if none).
+        matched: LogId,
+        /// Its last entry of any kind.
+        last: LogId,
+        /// Of the beat answered; 0 if none is.
+        sequence: u64,
+    },
+    /// A replica in doubt asks for the leader's end as of now.
+    AskEnd {
+        /// Echoed by the answer.
+        nonce: u64,
+        /// Term or vote may be lost: a quorum must confirm the leader after the sample.
+        vote: bool,
+    },
+    /// The leader's end when it was asked.
+    End {
+        /// Echo.
+        nonce: u64,
+        /// Its last entry then.
+        last: LogId,
+    },
 }

@@ -493,6 +493,7 @@ impl Shard {
             // Placement and in-sync sets still follow the controller log; members change only when that asks for it.
             GroupEvent::Configured { .. } | GroupEvent::Removed { .. } => {}
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
+            GroupEvent::UncleanRecovery { waits, .. } => self.status.unclean_recoveries += u64::from(!waits),
             GroupEvent::Poisoned { group, reason } => {
                 if let Some(p) = self.partitions.get_mut(&group) {
                     p.out_of_service = Some(reason);

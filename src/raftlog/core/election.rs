@@ -2,43 +2,55 @@
 //!
 //! Not here: what a leader does once elected (`leader`). Called by the dispatch in `mod`. Invariants:
 //! - a pre-vote changes nothing at its receiver: no term, no vote, no timer (thesis §9.6);
-//! - no real vote without a majority of pre-votes, except on `TimeoutNow` and in a group of one voter;
+//! - no real vote without the pre-votes of those who could elect it, except on `TimeoutNow` and in a group of one voter;
 //! - while the leader is heard nobody helps to replace it, unless it asked for that itself (thesis §4.2.3);
 //! - one vote per epoch, durable before it is told; every candidacy is in a new term (also alone, also after a restart).
 
 use super::{Core, Effect, Millis, Role, quorum};
 use crate::raftlog::message::{Body, Message};
-use crate::segment::{Doubt, Epoch, LogId, ReplicaId};
+use crate::segment::{Epoch, LogId, ReplicaId};
 
 /// Answers of the present round.
 #[derive(Debug, Default)]
 pub(super) struct Votes {
     granted: Vec<ReplicaId>,
+    /// Those among `granted` that are in doubt.
+    in_doubt: Vec<ReplicaId>,
     refused: Vec<ReplicaId>,
 }
 
 impl Votes {
     fn clear(&mut self) {
         self.granted.clear();
+        self.in_doubt.clear();
         self.refused.clear();
     }
-    fn note(&mut self, from: ReplicaId, granted: bool) {
+    fn note(&mut self, from: ReplicaId, granted: bool, in_doubt: bool) {
         if self.granted.contains(&from) || self.refused.contains(&from) {
             return;
         }
         if granted { &mut self.granted } else { &mut self.refused }.push(from);
+        if granted && in_doubt {
+            self.in_doubt.push(from);
+        }
+    }
+    pub fn has_granted(&self, replica: ReplicaId) -> bool {
+        self.granted.contains(&replica)
+    }
+    pub fn has_refused(&self, replica: ReplicaId) -> bool {
+        self.refused.contains(&replica)
+    }
+    /// Granted, and not in doubt.
+    pub fn is_sound(&self, replica: ReplicaId) -> bool {
+        self.has_granted(replica) && !self.in_doubt.contains(&replica)
     }
 }
 
 impl Core {
-    /// Whether its word counts in elections: not before the boot gate (safety.md F16), nor damaged, sealed or in doubt
-    /// (F11; the unanimous exception comes with asynchronous flushing).
+    /// Whether its word counts in elections: not before the boot gate (safety.md F16), nor damaged or sealed. In doubt it
+    /// counts only if everyone's does (F11, see `doubt`).
     fn may_vote(&self) -> bool {
-        self.gate_open
-            && !self.held_out
-            && !self.poisoned
-            && self.hard.sealed.is_none()
-            && self.hard.doubt == Doubt::None
+        self.gate_open && !self.held_out && !self.poisoned && self.hard.sealed.is_none()
     }
 
     /// Who is no voter of its own newest configuration may still be needed until that is committed, say as the only one
@@ -90,7 +102,7 @@ impl Core {
     fn pre_campaign(&mut self, now: Millis, out: &mut Vec<Effect>) {
         self.round += 1;
         self.votes.clear();
-        self.votes.note(self.replica, true);
+        self.votes.note(self.replica, true, self.is_in_doubt());
         self.leader = None;
         if self.have_votes() {
             return self.campaign(now, false, out);
@@ -109,11 +121,12 @@ impl Core {
     }
 
     pub(super) fn campaign(&mut self, now: Millis, transfer: bool, out: &mut Vec<Effect>) {
-        self.enter_epoch(self.next_epoch(), Some(self.replica));
+        let epoch = self.campaign_epoch();
+        self.enter_epoch(epoch, Some(self.replica));
         self.role = Role::Candidate;
         self.leader = None;
         self.votes.clear();
-        self.votes.note(self.replica, true);
+        self.votes.note(self.replica, true, self.is_in_doubt());
         self.restart_timer(now);
         self.persist(out);
         self.announce(out);
@@ -124,7 +137,7 @@ impl Core {
         self.ask_voters(&Message { epoch: self.hard.epoch, body }, true, out);
     }
 
-    fn next_epoch(&self) -> Epoch {
+    pub(super) fn next_epoch(&self) -> Epoch {
         Epoch { term: self.hard.epoch.term.next(), ..self.hard.epoch }
     }
 
@@ -133,14 +146,6 @@ impl Core {
         for to in configuration.members().filter(|r| *r != self.replica && configuration.is_voter(*r)) {
             out.push(Effect::Send { to, message: message.clone(), after_storage });
         }
-    }
-
-    fn have_votes(&self) -> bool {
-        quorum::is_quorum(self.log.configuration().0, |replica| self.votes.granted.contains(&replica))
-    }
-
-    fn votes_lost(&self) -> bool {
-        quorum::is_lost(self.log.configuration().0, |replica| self.votes.refused.contains(&replica))
     }
 
     pub(super) fn on_pre_vote(
@@ -157,7 +162,11 @@ impl Core {
             self.may_vote() && asked > self.hard.epoch && !self.hears_leader(now) && last >= self.log.last();
         // A grant speaks of the epoch asked for, a refusal of our own, so that a stray asker learns it.
         let epoch = if granted { asked } else { self.hard.epoch };
-        let message = Message { epoch, body: Body::PreVoteReply { granted, round } };
+        let body = match granted && self.is_in_doubt() {
+            true => Body::PreVoteIfAll { round, vote: self.is_vote_lost() },
+            false => Body::PreVoteReply { granted, round },
+        };
+        let message = Message { epoch, body };
         out.push(Effect::Send { to: from, message, after_storage: false });
     }
 
@@ -166,7 +175,7 @@ impl Core {
         now: Millis,
         from: ReplicaId,
         epoch: Epoch,
-        granted: bool,
+        (granted, in_doubt): (bool, bool),
         round: u64,
         out: &mut Vec<Effect>,
     ) {
@@ -177,7 +186,7 @@ impl Core {
         if self.role != Role::PreCandidate || round != self.round || epoch != asked {
             return;
         }
-        self.votes.note(from, granted);
+        self.votes.note(from, granted, in_doubt);
         if self.have_votes() {
             self.campaign(now, false, out);
         } else if self.votes_lost() {
@@ -220,8 +229,13 @@ impl Core {
                 self.rest(out);
             }
             self.restart_timer(now);
+            self.note_granted(from);
         }
-        self.send(from, Body::VoteReply { granted }, true, out);
+        let body = match granted && self.is_in_doubt() {
+            true => Body::VoteIfAll,
+            false => Body::VoteReply { granted },
+        };
+        self.send(from, body, true, out);
     }
 
     pub(super) fn on_vote_reply(
@@ -229,11 +243,11 @@ impl Core {
         now: Millis,
         from: ReplicaId,
         epoch: Epoch,
-        granted: bool,
+        (granted, in_doubt): (bool, bool),
         out: &mut Vec<Effect>,
     ) {
         if self.is_current(now, epoch, out) && self.role == Role::Candidate {
-            self.votes.note(from, granted);
+            self.votes.note(from, granted, in_doubt);
             if self.have_votes() {
                 self.become_leader(now, out);
             } else if self.votes_lost() {
@@ -247,7 +261,7 @@ impl Core {
         match self.role {
             Role::Leader => self.become_follower(now, self.hard.epoch, None, out),
             Role::Candidate | Role::PreCandidate => {
-                self.votes.note(from, false);
+                self.votes.note(from, false, false);
                 if self.votes_lost() {
                     self.rest(out);
                 }
@@ -258,7 +272,8 @@ impl Core {
 
     /// The leader hands over to us: a real election at once (thesis §3.10).
     pub(super) fn on_timeout_now(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        if self.may_campaign() {
+        // In doubt it would need every voter, and the leader steps down for nothing.
+        if self.may_campaign() && !self.is_in_doubt() {
             self.campaign(now, true, out);
         }
     }

@@ -162,7 +162,11 @@ impl Core {
         let last = self.matched();
         if last.index >= self.log.start().index {
             self.acked = last.index;
-            self.send(to, Body::AppendAccepted { last }, wait, out);
+            let body = match self.is_vote_lost() {
+                true => self.in_doubt_answer(last, 0),
+                false => Body::AppendAccepted { last },
+            };
+            self.send(to, body, wait, out);
         }
     }
 
@@ -179,7 +183,10 @@ impl Core {
 
     pub(super) fn on_beat(&mut self, from: ReplicaId, commit: Index, sequence: u64, out: &mut Vec<Effect>) {
         self.follow_commit(commit, out);
-        let body = Body::BeatReply { sequence, matched: self.matched(), last: self.log.last() };
+        let body = match self.is_vote_lost() {
+            true => self.in_doubt_answer(self.matched(), sequence),
+            false => Body::BeatReply { sequence, matched: self.matched(), last: self.log.last() },
+        };
         self.send(from, body, false, out);
     }
 
@@ -192,7 +199,7 @@ impl Core {
             // We have all that lies before; entries can follow. `after_storage` makes them durable before we say so.
             self.verified = self.verified.max(prev.index).max(self.log.commit());
             let prev = self.log.id_at(self.verified).unwrap_or(self.log.start());
-            return self.send(from, Body::LogStartInstalled { prev }, true, out);
+            return self.tell_installed(from, prev, out);
         }
         if prev.index <= self.log.commit() {
             return self.poison(format!("log start {prev} of {from} contradicts a committed entry"), out);
@@ -205,7 +212,15 @@ impl Core {
         out.push(Effect::Install { start });
         self.configuration_changed(out);
         out.push(Effect::Committed { index: prev.index });
-        self.send(from, Body::LogStartInstalled { prev }, true, out);
+        self.tell_installed(from, prev, out);
+    }
+
+    fn tell_installed(&mut self, to: ReplicaId, prev: LogId, out: &mut Vec<Effect>) {
+        let body = match self.is_vote_lost() {
+            true => self.in_doubt_answer(prev, 0),
+            false => Body::LogStartInstalled { prev },
+        };
+        self.send(to, body, true, out);
     }
 }
 

@@ -73,6 +73,7 @@ impl Leading {
 
 impl Core {
     pub(super) fn become_leader(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let unanimous = self.note_election(out);
         let (configuration, _) = self.log.configuration();
         let members = configuration.members();
         let observers = self.observers.iter().copied().filter(|r| configuration.members().all(|m| m != *r));
@@ -80,7 +81,7 @@ impl Core {
         let peers: Vec<_> = members
             .chain(observers)
             .filter(|replica| *replica != self.replica)
-            .map(|replica| Progress::new(replica, last, now))
+            .map(|replica| Progress::new(replica, last, now).trusted(unanimous))
             .collect();
         let alone = quorum::is_quorum(configuration, |replica| replica == self.replica);
         self.leading = Some(Box::new(Leading {
@@ -205,11 +206,12 @@ impl Core {
         let accepted = match &body {
             Body::AppendAccepted { last } => *last,
             Body::LogStartInstalled { prev } => *prev,
-            Body::BeatReply { matched, .. } => *matched,
+            Body::BeatReply { matched, .. } | Body::InDoubt { matched, .. } => *matched,
             _ => LogId::default(),
         };
         let Some(leading) = &mut self.leading else { return };
         let Some(peer) = leading.peer_mut(from) else { return };
+        peer.note_word(&body);
         // Entries before our start are committed, so the same everywhere; all others must be ours.
         if accepted.index >= self.log.start().index && !self.log.contains(accepted) && accepted.index.0 > 0 {
             return self
@@ -221,7 +223,7 @@ impl Core {
             Body::AppendRejected { probed, hint, .. } => {
                 peer.rejected(probed, hint, &self.log);
             }
-            Body::BeatReply { sequence, last, .. } => {
+            Body::BeatReply { sequence, last, .. } | Body::InDoubt { sequence, last, .. } if sequence > 0 => {
                 if accepted.index.0 > 0 {
                     moved = peer.accepted(accepted.index, &self.log);
                 }
@@ -250,7 +252,7 @@ impl Core {
         let durable = self.log.durable();
         let matched = |replica: ReplicaId| match replica == self.replica {
             true => durable,
-            false => leading.peer(replica).map_or(Index(0), |peer| peer.matched),
+            false => leading.peer(replica).map_or(Index(0), Progress::counted),
         };
         let Some(index) = quorum::reached(configuration, matched) else { return };
         if index <= self.log.commit() || index < leading.first_own {
@@ -292,7 +294,7 @@ impl Core {
         }
         let heard = |replica: ReplicaId| match replica == self.replica {
             true => now,
-            false => leading.peer(replica).map_or(0, |peer| peer.heard),
+            false => leading.peer(replica).filter(|peer| peer.counts()).map_or(0, |peer| peer.heard),
         };
         let heard = quorum::reached(self.log.configuration().0, heard).unwrap_or(0);
         let due = heard + self.config.check_quorum_ms;
@@ -345,7 +347,7 @@ impl Core {
         let Some(leading) = &self.leading else { return 0 };
         let holds = |replica: &&ReplicaId| match **replica == self.replica {
             true => self.log.durable() >= index,
-            false => leading.peer(**replica).is_some_and(|peer| peer.matched >= index),
+            false => leading.peer(**replica).is_some_and(|peer| peer.counted() >= index),
         };
         let (configuration, _) = self.log.configuration();
         let half = |voters: &[ReplicaId]| voters.iter().filter(holds).count();

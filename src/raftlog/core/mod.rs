@@ -6,7 +6,7 @@
 //!
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
-//! `membership` (joint consensus), `quorum` (majorities), `read_index`, `transfer`,
+//! `membership` (joint consensus), `quorum` (majorities), `doubt` (who may have lost what), `read_index`, `transfer`,
 //! `quiet` (beats by one bit). This file holds the types and the dispatch.
 //!
 //! Invariants:
@@ -16,6 +16,7 @@
 //! - epochs compare generation first (safety.md F4); a message of a higher generation changes nothing here;
 //! - a broken invariant yields `Effect::Poisoned` and a deaf group, never a panic.
 
+mod doubt;
 mod election;
 mod follower;
 mod leader;
@@ -29,13 +30,14 @@ mod read_index;
 mod tests;
 mod transfer;
 
+use self::doubt::Doubting;
 use self::election::Votes;
 use self::leader::Leading;
 use self::log::LogView;
 pub use self::membership::ChangeRefusal;
 use super::message::{Body, Configuration, Message};
 use crate::segment::{
-    Doubt, EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
 };
 
 /// Milliseconds of a monotonic clock.
@@ -289,6 +291,15 @@ pub enum Effect {
         /// Entry of that configuration.
         configuration: LogId,
     },
+    /// Every voter granted this election, and some majority of them may have lost what it committed (safety.md F11).
+    Unclean {
+        /// First entry that may be lost.
+        from: Index,
+        /// First offset that may be lost.
+        offset: Offset,
+        /// Not elected: somebody must allow it first (`Core::allow_unclean`).
+        waits: bool,
+    },
     /// An invariant broke: this group is fenced off, the process lives.
     Poisoned {
         /// What.
@@ -361,7 +372,7 @@ pub struct Core {
     timer: Option<Millis>,
     random: u64,
     gate_open: bool,
-    /// Damaged, storage failed, or its vote may be lost: takes no entries, acknowledges nothing, never leads.
+    /// Damaged, or storage failed: takes no entries, acknowledges nothing, never leads.
     held_out: bool,
     poisoned: bool,
     /// Pre-vote rounds still to come in quick succession (a leader known dead, a brand-new group).
@@ -377,6 +388,7 @@ pub struct Core {
     decoded: Vec<Configuration>,
     /// The committed configuration that this replica was told it is not in.
     removed: Option<LogId>,
+    doubting: Doubting,
 }
 
 /// Quick pre-vote rounds after a reset and in a brand-new group.
@@ -411,7 +423,7 @@ impl Core {
             timer: None,
             random: restored.seed,
             gate_open: restored.gate_open,
-            held_out: restored.needs_repair || hard_state.doubt == Doubt::Vote,
+            held_out: restored.needs_repair,
             poisoned: false,
             hurry: if restored.campaign_at_once { HURRY_NEW } else { 0 },
             round: 0,
@@ -420,6 +432,7 @@ impl Core {
             observers: Vec::new(),
             decoded: Vec::new(),
             removed: None,
+            doubting: Doubting::default(),
             config,
         };
         if core.log.last().epoch > core.hard.epoch {
@@ -467,7 +480,8 @@ impl Core {
                 self.arm_first_timer(now);
             }
             Event::CloseGate => self.close_gate(now, out),
-            Event::StorageFailed | Event::Damaged => self.hold_out(now, out),
+            Event::StorageFailed => self.hold_out(now, out),
+            Event::Damaged => self.note_damage(now, out),
             Event::AddObserver { replica } => self.add_observer(now, replica, out),
             Event::RemoveObserver { node } => self.remove_observer(node),
             Event::LogStartMoved { start } => self.move_log_start(&start, out),
@@ -476,6 +490,7 @@ impl Core {
         if decoded && !self.decoded.is_empty() {
             self.decoded.clear();
         }
+        self.mind_doubt(now, out);
         self.persist(out);
         self.announce(out);
     }
@@ -484,7 +499,7 @@ impl Core {
     pub fn deadline(&self) -> Option<Millis> {
         match &self.leading {
             Some(leading) => leading.deadline(),
-            None => self.timer,
+            None => self.timer.into_iter().chain(self.doubt_deadline()).min(),
         }
     }
 
@@ -544,10 +559,10 @@ impl Core {
         match body {
             Body::PreVote { last, round } => self.on_pre_vote(now, from, epoch, last, round, out),
             Body::PreVoteReply { granted, round } => {
-                self.on_pre_vote_reply(now, from, epoch, granted, round, out);
+                self.on_pre_vote_reply(now, from, epoch, (granted, false), round, out);
             }
             Body::Vote { last, transfer } => self.on_vote(now, from, epoch, last, transfer, out),
-            Body::VoteReply { granted } => self.on_vote_reply(now, from, epoch, granted, out),
+            Body::VoteReply { granted } => self.on_vote_reply(now, from, epoch, (granted, false), out),
             Body::Append { prev, entries, commit } => {
                 if self.follow(now, from, epoch, out) {
                     self.on_append(from, prev, entries, commit, out);
@@ -585,6 +600,7 @@ impl Core {
                 self.is_current(now, epoch, out);
             }
             Body::Removed { configuration } => self.on_removed(now, configuration, out),
+            body => self.receive_doubt(now, from, epoch, body, out),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::log::LogView;
 use super::{CoreConfig, Effect, Millis};
+use crate::raftlog::message::Body;
 use crate::segment::{Index, LogId, ReplicaId};
 use std::collections::VecDeque;
 
@@ -57,6 +58,10 @@ pub struct Progress {
     pub sequence_sent: u64,
     /// Highest beat sequence answered.
     pub sequence_heard: u64,
+    /// Its term or vote may be lost (safety.md F11).
+    is_doubtful: bool,
+    /// It granted the election that every voter granted: its word counts all the same, in this life of its.
+    is_trusted: bool,
     /// The beat of this sequence went out after entries up to this index.
     mark: Option<(u64, Index)>,
 }
@@ -79,6 +84,8 @@ impl Progress {
             lag: None,
             sequence_sent: 0,
             sequence_heard: 0,
+            is_doubtful: false,
+            is_trusted: false,
             mark: None,
         }
     }
@@ -98,10 +105,47 @@ impl Progress {
     pub fn reset(&mut self, last: Index) {
         self.matched = Index(0);
         self.sequence_heard = 0;
+        self.is_trusted = false;
         // In sync only once it has caught up in this life.
         self.caught_up = 0;
         self.lag = None;
         self.probe(last.next(), false);
+    }
+
+    /// The same, its word counting in any case if `yes`.
+    pub fn trusted(mut self, yes: bool) -> Self {
+        self.is_trusted = yes;
+        self
+    }
+
+    /// Whether its answers count for commit, check-quorum and reads.
+    pub fn counts(&self) -> bool {
+        !self.is_doubtful || self.is_trusted
+    }
+
+    /// Last entry that counts as durable there.
+    pub fn counted(&self) -> Index {
+        if self.counts() { self.matched } else { Index(0) }
+    }
+
+    /// Highest beat sequence whose answer counts.
+    pub fn counted_sequence(&self) -> u64 {
+        if self.counts() { self.sequence_heard } else { 0 }
+    }
+
+    /// Takes note of how sure the peer is of its vote: plain acknowledgements say that it is.
+    pub fn note_word(&mut self, body: &Body) {
+        match body {
+            Body::InDoubt { .. } => self.is_doubtful = true,
+            Body::AppendAccepted { .. } | Body::BeatReply { .. } | Body::LogStartInstalled { .. } => {
+                if self.is_doubtful && !self.is_trusted {
+                    // What it answered before proves nothing.
+                    self.sequence_heard = 0;
+                }
+                self.is_doubtful = false;
+            }
+            _ => {}
+        }
     }
 
     /// Back to probing with `next` as the first entry the peer may lack.

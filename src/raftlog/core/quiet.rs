@@ -18,9 +18,11 @@ impl Core {
             && !self.held_out
             && leading.transfer.is_none()
             && leading.reads.is_empty()
+            && !self.owes_an_end()
             && self.log.commit() == last
             && leading.peer(peer).is_some_and(|progress| {
                 progress.sending == Sending::Replicate
+                    && progress.counts()
                     && progress.is_idle_at(last)
                     && progress.matched == last
             })
@@ -31,6 +33,7 @@ impl Core {
     pub fn is_settled_under(&self, leader: ReplicaId, epoch: Epoch, last: Index) -> bool {
         matches!(self.role, Role::Follower | Role::Learner)
             && !self.poisoned
+            && !self.is_in_doubt()
             && self.leader == Some(leader)
             && self.hard.epoch == epoch
             && self.log.last().index == last

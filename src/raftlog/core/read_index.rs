@@ -32,7 +32,7 @@ impl Core {
         }
         let answered = |replica| match replica == self.replica {
             true => u64::MAX,
-            false => leading.peer(replica).map_or(0, |peer| peer.sequence_heard),
+            false => leading.peer(replica).map_or(0, |peer| peer.counted_sequence()),
         };
         let confirmed = quorum::reached(self.log.configuration().0, answered).unwrap_or(0);
         while let Some(read) = leading.reads.front()

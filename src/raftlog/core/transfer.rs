@@ -21,7 +21,10 @@ impl Core {
     pub(super) fn start_transfer(&mut self, now: Millis, to: Option<ReplicaId>, out: &mut Vec<Effect>) {
         let Some(leading) = &mut self.leading else { return };
         let (configuration, _) = self.log.configuration();
-        let voters = || leading.peers().iter().filter(|peer| configuration.voters.contains(&peer.replica));
+        let voters = || {
+            let peers = leading.peers().iter();
+            peers.filter(|peer| configuration.voters.contains(&peer.replica) && peer.counts())
+        };
         let target = match to {
             Some(to) => voters().find(|peer| peer.replica == to),
             // The fullest log needs the least waiting; among equals the one heard last is likeliest alive.

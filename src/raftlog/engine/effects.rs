@@ -5,7 +5,9 @@ use super::{Engine, FRAME_BYTES, GroupEvent, Payloads};
 use crate::raftlog::codec::Envelope;
 use crate::raftlog::core::{Effect, Event, Millis, Role};
 use crate::raftlog::message::{Body, Message};
-use crate::segment::{Entry, EntryMeta, Error as StoreError, GroupId, Index, LogId, NodeId, ReplicaId};
+use crate::segment::{
+    Entry, EntryMeta, Error as StoreError, GroupId, Index, LogId, NodeId, Offset, ReplicaId,
+};
 use bytes::Bytes;
 
 impl Engine {
@@ -113,12 +115,25 @@ impl Engine {
             Effect::ReadReady { token, .. } => self.events.push(GroupEvent::Read { group, token, ok: true }),
             Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
             Effect::Refused { reason } => self.refusal = Some(reason),
+            Effect::Unclean { from, offset, waits } => self.report_unclean(slot, from, offset, waits),
             Effect::Poisoned { reason } => {
                 tracing::error!(%group, reason, "group fences itself off");
                 self.groups[slot].poisoned = true;
                 self.events.push(GroupEvent::Poisoned { group, reason });
             }
         }
+    }
+
+    /// An election that may lose entries: audited, whether it went on or waits (safety.md F11).
+    fn report_unclean(&mut self, slot: usize, from: Index, offset: Offset, waits: bool) {
+        let (group, epoch) = (self.groups[slot].id, self.groups[slot].core.epoch());
+        if waits {
+            tracing::error!(%group, %epoch, %from, %offset, "every voter answered, but a majority may have lost what it \
+                acknowledged: no leader without approval");
+        } else {
+            tracing::error!(%group, %epoch, %from, %offset, "unclean recovery: acknowledged records may be lost from here on");
+        }
+        self.events.push(GroupEvent::UncleanRecovery { group, epoch, from, offset, waits });
     }
 
     /// Notes that the group's storage changed, or that it could not.

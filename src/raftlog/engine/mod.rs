@@ -26,7 +26,7 @@ use super::message::{Body, Configuration, Message};
 use super::wheel::Wheel;
 use crate::segment::{
     Durable, Entry, EntryKind, EntryMeta, Epoch, Error as StoreError, GroupId, GroupSpec, Index, LogId,
-    LogStart, NodeId, RecoveredGroup, ReplicaId, Round, RoundDone, Store,
+    LogStart, NodeId, Offset, RecoveredGroup, ReplicaId, Round, RoundDone, Store,
 };
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
@@ -162,6 +162,19 @@ pub enum GroupEvent {
         token: u64,
         /// Whether it may be served.
         ok: bool,
+    },
+    /// Every voter granted an election, and some majority of them may have lost what it acknowledged (safety.md F11).
+    UncleanRecovery {
+        /// Group.
+        group: GroupId,
+        /// Epoch of the election.
+        epoch: Epoch,
+        /// First entry that may be lost.
+        from: Index,
+        /// First offset that may be lost; the end is open.
+        offset: Offset,
+        /// It was not held: approval is missing.
+        waits: bool,
     },
     /// The group fenced itself off.
     Poisoned {
@@ -550,7 +563,10 @@ impl Engine {
         }
         let Envelope { group, from, message, payloads, .. } = envelope;
         let mut received = Payloads::None;
-        let accepted = matches!(message.body, Body::AppendAccepted { .. } | Body::BeatReply { .. });
+        let accepted = matches!(
+            message.body,
+            Body::AppendAccepted { .. } | Body::BeatReply { .. } | Body::InDoubt { .. }
+        );
         if let Body::Append { prev, entries, .. } = &message.body {
             let records = entries.iter().any(|meta| meta.kind == EntryKind::Records);
             let bytes = payloads.iter().map(|p| p.len() as u64).sum();

@@ -161,6 +161,10 @@ pub struct Checker {
     pub configurations: BTreeMap<Index, Configuration>,
     pub changes_refused: u64,
     pub removals: u64,
+    /// Elections that said they may lose something.
+    pub unclean: u64,
+    /// Whether what they lost is no violation.
+    pub forgives: bool,
 }
 
 pub struct Cluster {
@@ -435,6 +439,8 @@ impl Cluster {
                     self.checker.reads.remove(&token).expect("a read is answered once");
                     self.checker.reads_failed += 1;
                 }
+                Effect::Unclean { from, waits: false, .. } => self.checker.forgive(from),
+                Effect::Unclean { .. } => {}
                 Effect::Poisoned { reason } => {
                     assert!(self.poison_allowed, "poisoned: {reason}");
                     self.nodes[at].poisoned = Some(reason);
@@ -528,7 +534,7 @@ impl Cluster {
                 assert!(kept, "beat reply names {matched}, which is not durable");
             }
             Body::Vote { .. } => self.checker.vote(epoch, node.id, node.id, node.disk.hard),
-            Body::VoteReply { granted: true } => {
+            Body::VoteReply { granted: true } | Body::VoteIfAll => {
                 self.checker.vote(epoch, node.id, envelope.to, node.disk.hard)
             }
             _ => {}
@@ -618,6 +624,19 @@ impl Checker {
         if let Op::Append(meta, _) = op {
             self.register(meta);
         }
+    }
+
+    /// An election that was told to be unclean: what it says may be lost is no violation if it is.
+    fn forgive(&mut self, from: Index) {
+        self.unclean += 1;
+        if self.forgives {
+            self.committed.split_off(&from);
+        }
+    }
+
+    /// This replica lost what it knew of its votes.
+    pub fn forget_votes(&mut self, voter: ReplicaId) {
+        self.votes.retain(|(_, by), _| *by != voter);
     }
 
     fn register(&mut self, meta: &EntryMeta) {

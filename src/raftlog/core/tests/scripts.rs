@@ -3,15 +3,17 @@
 //!
 //! Commands (nodes are numbers, messages arrive only when delivered, writes are durable only when synced):
 //! `cluster N [learners=2,3] [joint=1,2] [term3=5] [log2=1x3,2x1] [window=B] [append=B] [uncommitted=B] [down=3] [fresh=4]
-//!   [closed=2] [damaged=2] [sealed=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
+//!   [closed=2] [damaged=2] [sealed=2] [doubt=2] [lost=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
 //! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `heal`, `crash N`, `restart N`,
-//! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`, `read N`, `gate N`, `fail N`, `damage N`, `observe N WHO`, `start N INDEX`,
+//! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`, `read N`, `gate N`, `fail N`, `damage N`, `unclean N` (allows one), `observe N WHO`, `start N INDEX`,
 //! `inject FROM TO TERM BODY...`, `status`, `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
 
 use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, name, replica};
 use crate::raftlog::core::{Effect, Event};
 use crate::raftlog::message::{Body, Configuration, Message};
-use crate::segment::{EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, Offset, ReplicaId};
+use crate::segment::{
+    Doubt, EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, Offset, ReplicaId,
+};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -56,7 +58,12 @@ fn show_members(configuration: &Configuration) -> String {
 
 fn show_hard(hard: &HardState) -> String {
     let vote = hard.vote.map_or("none".into(), name);
-    format!("term {} vote {vote}", show_epoch(hard.epoch))
+    let doubt = match hard.doubt {
+        Doubt::None => "",
+        Doubt::Entries => " in doubt",
+        Doubt::Vote => " in doubt with its vote",
+    };
+    format!("term {} vote {vote}{doubt}", show_epoch(hard.epoch))
 }
 
 pub fn show_effect(effect: &Effect) -> String {
@@ -84,6 +91,10 @@ pub fn show_effect(effect: &Effect) -> String {
         Effect::ReadReady { token, index } => format!("read {token} ready at {index}"),
         Effect::ReadFailed { token } => format!("read {token} failed"),
         Effect::Refused { reason } => format!("refuses: {reason:?}"),
+        Effect::Unclean { from, offset, waits } => format!(
+            "{} an unclean recovery from {from}, offset {offset}",
+            if *waits { "waits for" } else { "begins" }
+        ),
         Effect::Poisoned { reason } => format!("is poisoned: {reason}"),
         Effect::Send { .. } | Effect::Replicate { .. } => unreachable!("shown when they leave"),
     }
@@ -104,6 +115,12 @@ pub fn show_envelope(envelope: &Envelope) -> String {
         Body::AppendRejected { probed, hint, last } => {
             format!("AppendRejected at {probed}, hint {} last {}", show_id(*hint), show_id(*last))
         }
+        Body::InDoubt { matched, last, sequence } => {
+            format!("InDoubt {sequence} matched {} last {}", show_id(*matched), show_id(*last))
+        }
+        Body::PreVoteIfAll { vote, .. } => format!("PreVoteIfAll{}", if *vote { " vote" } else { "" }),
+        Body::AskEnd { vote, .. } => format!("AskEnd{}", if *vote { " vote" } else { "" }),
+        Body::End { last, .. } => format!("End {}", show_id(*last)),
         Body::Beat { commit, sequence } => format!("Beat {sequence} commit {commit}"),
         Body::BeatReply { sequence, matched, last } => {
             format!("BeatReply {sequence} matched {} last {}", show_id(*matched), show_id(*last))
@@ -188,6 +205,7 @@ fn parse_body(words: &[&str]) -> Body {
         ["sealed"] => Body::Sealed,
         ["fenced"] => Body::Fenced,
         ["removed", id] => Body::Removed { configuration: parse_id(id) },
+        ["end", nonce, last] => Body::End { nonce: number(nonce), last: parse_id(last) },
         other => panic!("unknown body {other:?}"),
     }
 }
@@ -241,6 +259,12 @@ impl Script {
                 disk = Disk::default();
             }
             disk.hard.sealed = has("sealed", replica(node)).then_some(1);
+            if has("doubt", replica(node)) {
+                disk.hard.doubt = Doubt::Entries;
+            }
+            if has("lost", replica(node)) {
+                disk.hard.doubt = Doubt::Vote;
+            }
             disk.hard.vote = find(&format!("vote{node}")).map(|vote| replica(number(vote)));
             self.cluster.add(replica(node), disk);
         }
@@ -391,6 +415,10 @@ impl Script {
             ["stopped", n] => self.cluster.feed(self.at(n), Event::CloseGate),
             ["fail", n] => self.cluster.feed(self.at(n), Event::StorageFailed),
             ["damage", n] => self.cluster.feed(self.at(n), Event::Damaged),
+            ["unclean", n] => {
+                let at = self.at(n);
+                self.cluster.nodes[at].core.as_mut().expect("node is up").allow_unclean(true);
+            }
             ["observe", n, who] => {
                 self.cluster.feed(self.at(n), Event::AddObserver { replica: replica(number(who)) });
             }

@@ -296,6 +296,8 @@ impl Simulation {
     fn restart(&mut self, at: usize) {
         let gated = self.dice.one_in(3);
         self.cluster.start(at, |restored| restored.gate_open = !gated);
+        // Damaged while running, it comes back in doubt with all it had: elections that could lose something lose nothing.
+        self.cluster.nodes[at].core.as_mut().expect("just started").allow_unclean(true);
         if let Some(replica) = self.observer {
             self.cluster.feed(at, Event::AddObserver { replica });
         }

@@ -1,0 +1,312 @@
+//! In doubt (safety.md F11): what a replica that may have lost acknowledged bytes may still do, and its way out.
+//!
+//! Not here: who is in doubt at a start (`segment` recovery), repair of damaged entries (`engine`). Called by the dispatch in
+//! `mod` (bodies of its own, the end of every step) and by `election`, `leader` and `follower` where a word counts less. Invariants:
+//! - a replica in doubt grants votes, and stands, only for an election in which *every* voter of both halves grants;
+//! - if only entries may be lost it counts by what it holds now; if its term or vote may be lost it is replicated to and
+//!   not counted, unless it granted the very election that every voter granted;
+//! - it leaves doubt only by holding a leader's end sampled after its doubt began, that leader having committed in its own term;
+//!   if the vote may be lost, the leader also heard a quorum after the sample, and beyond three voters was elected after the restart.
+//!
+//! Why "beyond three voters": a candidate that counted our lost vote before the restart may win later, by the late vote of one who
+//! answered the leader's round first. With up to three voters that candidate alone is missing from every quorum of others; with more it is
+//! not, so there the election itself must be younger: then the late voter holds an entry the candidate cannot have.
+
+use super::{Core, Effect, Millis, Role, quorum};
+use crate::raftlog::message::{Body, Configuration};
+use crate::segment::{Doubt, Epoch, Index, LogId, ReplicaId, Term};
+
+/// Voters up to which an older election may clear a lost vote.
+const FEW: usize = 3;
+/// Terms skipped by an election that needs those whose term may be lost: a term that nobody remembers must not come again.
+const LOST_TERMS: u64 = 1_000;
+
+/// The way out of doubt, and what a leader owes those on it.
+#[derive(Debug, Default)]
+pub(super) struct Doubting {
+    /// Number of the question that is open, and the epoch whose leader it was put to first.
+    nonce: u64,
+    asked_in: Option<Epoch>,
+    /// When it is asked again.
+    again: Option<Millis>,
+    /// The end of the leader of this epoch, sampled after we asked.
+    goal: Option<(Epoch, LogId)>,
+    /// The last vote given since the start: that candidate asked after our restart.
+    granted: Option<(Epoch, ReplicaId)>,
+    /// Ends asked of us as leader that wait for a quorum's answers.
+    ends: Vec<PendingEnd>,
+    /// An election that may lose entries goes on without asking anybody.
+    unclean_allowed: bool,
+    /// Somebody who granted the present pre-vote may have lost its term.
+    terms_lost: bool,
+    /// It was told that one waits.
+    told: bool,
+}
+
+#[derive(Debug)]
+struct PendingEnd {
+    epoch: Epoch,
+    to: ReplicaId,
+    nonce: u64,
+    sequence: u64,
+    last: LogId,
+}
+
+impl Core {
+    /// How far this replica's word can be trusted now.
+    pub fn doubt(&self) -> Doubt {
+        self.hard.doubt
+    }
+
+    /// Whether an election that every voter granted may go on although entries may be lost with it (recovery.policy; the
+    /// default of `flush.mode=async`). False at the start.
+    pub fn allow_unclean(&mut self, allowed: bool) {
+        self.doubting.unclean_allowed = allowed;
+    }
+
+    /// As leader: somebody waits for an end that a quorum must confirm first.
+    pub(super) fn owes_an_end(&self) -> bool {
+        !self.doubting.ends.is_empty()
+    }
+
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.hard.doubt != Doubt::None
+    }
+
+    pub(super) fn is_vote_lost(&self) -> bool {
+        self.hard.doubt == Doubt::Vote
+    }
+
+    /// Entries were found damaged while running: neither leads nor takes entries until they are repaired.
+    pub(super) fn note_damage(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if !self.is_in_doubt() {
+            self.hard.doubt = Doubt::Entries;
+            self.hard_dirty = true;
+        }
+        // A sample taken before the damage was known says nothing of what was lost by it.
+        self.doubting.goal = None;
+        self.doubting.asked_in = None;
+        self.doubting.again = None;
+        self.hold_out(now, out);
+    }
+
+    /// The epoch to campaign in after the pre-votes that were granted.
+    pub(super) fn campaign_epoch(&mut self) -> Epoch {
+        let next = self.next_epoch();
+        let lost = self.is_vote_lost() || std::mem::take(&mut self.doubting.terms_lost);
+        match lost && !self.has_sound_votes() {
+            true => Epoch { term: Term(next.term.0 + LOST_TERMS), ..next },
+            false => next,
+        }
+    }
+
+    pub(super) fn note_granted(&mut self, to: ReplicaId) {
+        self.doubting.granted = Some((self.hard.epoch, to));
+    }
+
+    /// Whether the grants of the present round win it.
+    pub(super) fn have_votes(&self) -> bool {
+        self.has_sound_votes()
+            || (self.has_all_votes() && (self.doubting.unclean_allowed || !self.is_unclean()))
+    }
+
+    /// A quorum granted that is not in doubt, nor are we.
+    pub(super) fn has_sound_votes(&self) -> bool {
+        let (configuration, _) = self.log.configuration();
+        !self.is_in_doubt() && quorum::is_quorum(configuration, |replica| self.votes.is_sound(replica))
+    }
+
+    fn has_all_votes(&self) -> bool {
+        let (configuration, _) = self.log.configuration();
+        !configuration.voters.is_empty() && voters(configuration).all(|r| self.votes.has_granted(r))
+    }
+
+    /// Neither a sound quorum nor every voter can grant any more.
+    pub(super) fn votes_lost(&self) -> bool {
+        let (configuration, _) = self.log.configuration();
+        let refused = |replica| self.votes.has_refused(replica);
+        let unsound =
+            |replica| refused(replica) || (self.votes.has_granted(replica) && !self.votes.is_sound(replica));
+        voters(configuration).any(refused) && quorum::is_lost(configuration, unsound)
+    }
+
+    /// Some majority is all in doubt: it may have committed what none of it holds any more.
+    fn is_unclean(&self) -> bool {
+        let (configuration, _) = self.log.configuration();
+        let doubtful = |r: &&ReplicaId| self.votes.has_granted(**r) && !self.votes.is_sound(**r);
+        [&configuration.voters, &configuration.old_voters].into_iter().any(|half| {
+            !half.is_empty() && half.iter().filter(doubtful).count() >= quorum::majority(half.len())
+        })
+    }
+
+    /// We were elected: if by unanimity, everyone's word counts again, and what may be lost is told.
+    /// Answers whether it was by unanimity.
+    pub(super) fn note_election(&mut self, out: &mut Vec<Effect>) -> bool {
+        let unanimous = !self.has_sound_votes();
+        if unanimous && self.is_unclean() {
+            let (from, offset) = (self.log.last().index.next(), self.log.next_offset());
+            out.push(Effect::Unclean { from, offset, waits: false });
+        }
+        unanimous
+    }
+
+    pub(super) fn receive_doubt(
+        &mut self,
+        now: Millis,
+        from: ReplicaId,
+        epoch: Epoch,
+        body: Body,
+        out: &mut Vec<Effect>,
+    ) {
+        match body {
+            Body::PreVoteIfAll { round, vote } => {
+                self.doubting.terms_lost |= vote && round == self.round;
+                self.on_pre_vote_reply(now, from, epoch, (true, true), round, out);
+            }
+            Body::VoteIfAll => self.on_vote_reply(now, from, epoch, (true, true), out),
+            Body::InDoubt { .. } if self.is_current(now, epoch, out) => self.on_answer(now, from, body, out),
+            Body::AskEnd { nonce, vote } if self.is_current(now, epoch, out) => {
+                self.on_ask_end(from, nonce, vote, out);
+            }
+            Body::End { nonce, last } if self.follow(now, from, epoch, out) && self.is_open(nonce) => {
+                self.doubting.goal = Some((self.hard.epoch, last));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether this question was put in the present epoch.
+    fn is_open(&self, nonce: u64) -> bool {
+        nonce == self.doubting.nonce && self.doubting.asked_in == Some(self.hard.epoch)
+    }
+
+    /// What a replica whose vote may be lost says instead of an acknowledgement.
+    pub(super) fn in_doubt_answer(&self, matched: LogId, sequence: u64) -> Body {
+        Body::InDoubt { matched, last: self.log.last(), sequence }
+    }
+
+    /// A replica in doubt asks for our end as of now.
+    fn on_ask_end(&mut self, from: ReplicaId, nonce: u64, vote: bool, out: &mut Vec<Effect>) {
+        if !self.is_established() || self.held_out {
+            return;
+        }
+        let last = self.log.last();
+        let Some(leading) = &mut self.leading else { return };
+        if leading.peer(from).is_none() {
+            return;
+        }
+        if !vote {
+            return self.send(from, Body::End { nonce, last }, false, out);
+        }
+        let is_known = |end: &PendingEnd| (end.epoch, end.to, end.nonce) == (self.hard.epoch, from, nonce);
+        if self.doubting.ends.iter().any(is_known) {
+            return;
+        }
+        if leading.sequence_used {
+            // Answers to beats that are already on their way prove nothing of the time after now.
+            leading.sequence += 1;
+            leading.sequence_used = false;
+        }
+        let sequence = leading.sequence;
+        let epoch = self.hard.epoch;
+        self.doubting.ends.retain(|end| end.to != from);
+        self.doubting.ends.push(PendingEnd { epoch, to: from, nonce, sequence, last });
+    }
+
+    /// Answers those whose sample a quorum has confirmed since.
+    fn confirm_ends(&mut self, out: &mut Vec<Effect>) {
+        let epoch = self.hard.epoch;
+        self.doubting.ends.retain(|end| end.epoch == epoch);
+        let Some(leading) = &self.leading else { return };
+        let answered = |replica| match replica == self.replica {
+            true => u64::MAX,
+            false => leading.peer(replica).map_or(0, |peer| peer.counted_sequence()),
+        };
+        let confirmed = quorum::reached(self.log.configuration().0, answered).unwrap_or(0);
+        let (ready, waiting): (Vec<_>, _) =
+            std::mem::take(&mut self.doubting.ends).into_iter().partition(|end| end.sequence <= confirmed);
+        self.doubting.ends = waiting;
+        for PendingEnd { to, nonce, last, .. } in ready {
+            self.send(to, Body::End { nonce, last }, false, out);
+        }
+    }
+
+    /// The end of every step: ask, leave, tell.
+    pub(super) fn mind_doubt(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if !self.doubting.ends.is_empty() {
+            self.confirm_ends(out);
+        }
+        if self.role != Role::PreCandidate {
+            self.doubting.terms_lost = false;
+        }
+        if matches!(self.role, Role::PreCandidate | Role::Candidate)
+            && !self.doubting.told
+            && self.has_all_votes()
+            && !self.have_votes()
+        {
+            self.doubting.told = true;
+            let (from, offset) = (self.log.last().index.next(), self.log.next_offset());
+            out.push(Effect::Unclean { from, offset, waits: true });
+        }
+        if !self.is_in_doubt() || self.held_out || self.hard.sealed.is_some() {
+            return;
+        }
+        if self.leading.is_some() {
+            // Every voter granted, so its log is the best there is; its own commit makes it everyone's.
+            if self.is_established() {
+                self.leave_doubt();
+            }
+            return;
+        }
+        let Some(leader) = self.leader else { return };
+        if self.goal().is_some_and(|last| self.holds(last)) {
+            if !self.is_vote_lost() || self.is_election_young_enough(leader) {
+                self.leave_doubt();
+            }
+        } else if self.goal().is_none() && self.doubting.again.is_none_or(|at| at <= now) {
+            // Asked again under the same number, or the leader's sample would be a new one each time, never confirmed.
+            if self.doubting.asked_in != Some(self.hard.epoch) {
+                self.doubting.asked_in = Some(self.hard.epoch);
+                self.doubting.nonce = self.draw(u64::MAX);
+            }
+            self.doubting.again = Some(now + self.config.beat_ms.max(1));
+            let body = Body::AskEnd { nonce: self.doubting.nonce, vote: self.is_vote_lost() };
+            self.send(leader, body, false, out);
+        }
+    }
+
+    /// When a replica in doubt asks again.
+    pub(super) fn doubt_deadline(&self) -> Option<Millis> {
+        let asks =
+            self.is_in_doubt() && !self.held_out && self.hard.sealed.is_none() && self.leader.is_some();
+        self.doubting.again.filter(|_| asks && self.goal().is_none())
+    }
+
+    fn goal(&self) -> Option<LogId> {
+        self.doubting.goal.filter(|(epoch, _)| *epoch == self.hard.epoch).map(|(_, last)| last)
+    }
+
+    /// Holds it durably, and it is the present leader's.
+    fn holds(&self, last: LogId) -> bool {
+        let least: Index = self.verified.min(self.log.durable());
+        last.index <= self.log.start().index || (least >= last.index && self.log.contains(last))
+    }
+
+    fn is_election_young_enough(&self, leader: ReplicaId) -> bool {
+        let (configuration, _) = self.log.configuration();
+        let is_few = configuration.old_voters.is_empty() && configuration.voters.len() <= FEW;
+        is_few || self.doubting.granted == Some((self.hard.epoch, leader))
+    }
+
+    fn leave_doubt(&mut self) {
+        self.hard.doubt = Doubt::None;
+        self.hard_dirty = true;
+        self.doubting.goal = None;
+        self.doubting.asked_in = None;
+        self.doubting.again = None;
+    }
+}
+
+fn voters(configuration: &Configuration) -> impl Iterator<Item = ReplicaId> + '_ {
+    configuration.voters.iter().chain(&configuration.old_voters).copied()
+}
