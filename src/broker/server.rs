@@ -88,7 +88,7 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
     let (published, published_out) = watch::channel(Published::default());
     let clock = Clock::start();
     let (io, completions, shard) = build_shard(&config, opened, kafka, peer, clock)?;
-    let peers = Peers::new(shard.hello(), inbox, rest.clone(), killed.clone());
+    let peers = Peers::new(shard.hello(), inbox, rest.clone(), killed.clone()).dialling_from(peer);
     let acceptor = peers.acceptor(sockets.peer);
     tokio::spawn({
         let rest = rest.clone();

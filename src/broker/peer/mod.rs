@@ -5,6 +5,8 @@
 //! fit, or meets no connection, is dropped, since Raft and the RPCs above repair loss. What was read and waits for the shard is at most
 //! [`INPUT_BYTES`]; beyond it the sockets wait.
 
+mod dial;
+
 use super::shard::Input;
 use crate::raftlog::codec::{self, Frame, Hello};
 use crate::raftlog::engine::Net;
@@ -13,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -130,13 +133,20 @@ pub struct Peers {
     inputs: Inbox,
     cancel: CancellationToken,
     killed: KillSwitch,
+    source: Option<IpAddr>,
 }
 
 impl Peers {
     /// No connections yet.
     pub fn new(hello: Hello, inputs: Inbox, cancel: CancellationToken, killed: KillSwitch) -> Self {
         let me = hello.node;
-        Self { me, peers: HashMap::new(), hello: watch::Sender::new(hello), inputs, cancel, killed }
+        let hello = watch::Sender::new(hello);
+        Self { me, peers: HashMap::new(), hello, inputs, cancel, killed, source: None }
+    }
+
+    /// Connections start at the address this node listens on for its peers, if that is one address.
+    pub fn dialling_from(self, bound: SocketAddr) -> Self {
+        Self { source: dial::source_of(bound), ..self }
     }
 
     /// Changes how new connections introduce themselves (the cluster became known).
@@ -178,6 +188,7 @@ impl Peers {
             hello: self.hello.subscribe(),
             inputs: self.inputs.clone(),
             killed: self.killed.clone(),
+            source: self.source,
         };
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(dialer.run()).await });
@@ -216,6 +227,7 @@ struct Dialer {
     hello: watch::Receiver<Hello>,
     inputs: Inbox,
     killed: KillSwitch,
+    source: Option<IpAddr>,
 }
 
 impl Dialer {
@@ -223,7 +235,7 @@ impl Dialer {
         let mut backoff = BACKOFF_MIN;
         loop {
             let address = self.addresses.borrow_and_update().clone();
-            match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+            match tokio::time::timeout(CONNECT_TIMEOUT, dial::connect(&address, self.source)).await {
                 Ok(Ok(stream)) => {
                     let since = Instant::now();
                     let mut stream = Resettable::new(stream, self.killed.clone());
