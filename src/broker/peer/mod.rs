@@ -7,6 +7,7 @@
 
 mod dial;
 
+use super::net::crowd::{Crowd, Seat};
 use super::shard::Input;
 use crate::raftlog::codec::{self, Frame, Hello};
 use crate::raftlog::engine::Net;
@@ -35,6 +36,8 @@ const UNACKED_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const SOCKET_BUFFER: usize = 1 << 20;
+/// Connections that have not said yet which node they come from.
+const STRANGERS: usize = 24;
 
 /// Bytes of frames that were read and not yet handled, all peers together; a larger frame goes alone.
 const INPUT_BYTES: usize = 64 << 20;
@@ -372,6 +375,7 @@ impl Acceptor {
     pub async fn run(self) {
         let newest = Newest::default();
         let serial = AtomicU64::new(1);
+        let strangers = Crowd::new(STRANGERS);
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -382,7 +386,8 @@ impl Acceptor {
                         serial: serial.fetch_add(1, Ordering::Relaxed),
                     };
                     let stream = Resettable::new(stream, self.killed.clone());
-                    tokio::spawn(async move { incoming.run(stream).await });
+                    let seat = strangers.enter();
+                    tokio::spawn(async move { incoming.run(stream, seat).await });
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: do not spin.
@@ -402,9 +407,9 @@ struct Incoming {
 }
 
 impl Incoming {
-    async fn run(self, mut stream: Resettable) {
+    async fn run(self, mut stream: Resettable, seat: Seat) {
         let mut node = None;
-        if let Err(error) = self.read(stream.get_mut(), &mut node).await {
+        if let Err(error) = self.read(stream.get_mut(), &mut node, seat).await {
             tracing::debug!(peer = ?node, %error, "peer connection ended");
         }
         let Some(node) = node else { return };
@@ -414,7 +419,12 @@ impl Incoming {
         }
     }
 
-    async fn read(&self, stream: &mut TcpStream, node: &mut Option<NodeId>) -> std::io::Result<()> {
+    async fn read(
+        &self,
+        stream: &mut TcpStream,
+        node: &mut Option<NodeId>,
+        seat: Seat,
+    ) -> std::io::Result<()> {
         tune(stream)?;
         let codec = LengthDelimitedCodec::builder()
             .little_endian()
@@ -422,10 +432,14 @@ impl Incoming {
             .max_frame_length(codec::MAX_FRAME)
             .new_codec();
         let mut frames = FramedRead::with_capacity(stream, codec, 256 << 10);
-        let first = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames)).await;
+        let first = tokio::select! {
+            first = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames)) => first,
+            () = seat.lost() => return Err(invalid("too many strangers")),
+        };
         let Some(first) = first.map_err(|_| invalid("no introduction in time"))?? else { return Ok(()) };
         let Frame::Hello(hello) = decode(first)? else { return Err(invalid("no introduction")) };
         self.check(&hello)?;
+        drop(seat);
         let from = hello.node;
         *node = Some(from);
         if let Ok(mut newest) = self.newest.lock() {
