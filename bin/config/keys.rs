@@ -57,7 +57,7 @@ pub const KEYS: &[Key] = &[
     own("controllers", None, Kind::Controllers, "every controller as id@host:port of its peer listener"),
     own("listen", None, Kind::Address, "where Kafka clients connect (role broker)"),
     own("advertise", None, Kind::Address, "the address clients are told, if another than listen"),
-    own("peer-listen", None, Kind::Address, "where other nodes connect"),
+    own("peer-listen", None, Kind::Address, "where other nodes connect; connections to them start there too"),
     own(
         "peer-advertise",
         None,

@@ -7,6 +7,7 @@
 use super::api::NodeHandle;
 use super::config::NodeConfig;
 use super::http;
+use super::net::crowd::Door;
 use super::net::listener;
 use super::node::{Clock, NodeLoop, Published};
 use super::peer::{Inbox, KillSwitch, Peers};
@@ -28,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 const COMMANDS: usize = 4_096;
 const COMPLETIONS: usize = 16;
+/// Connections of the HTTP admin address.
+const ADMIN_CONNECTIONS: usize = 16;
 
 /// Why a node does not start. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +91,7 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
     let (published, published_out) = watch::channel(Published::default());
     let clock = Clock::start();
     let (io, completions, shard) = build_shard(&config, opened, kafka, peer, clock)?;
-    let peers = Peers::new(shard.hello(), inbox, rest.clone(), killed.clone());
+    let peers = Peers::new(shard.hello(), inbox, rest.clone(), killed.clone()).dialling_from(peer);
     let acceptor = peers.acceptor(sockets.peer);
     tokio::spawn({
         let rest = rest.clone();
@@ -111,7 +114,9 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
         let router = http::router(handle.clone());
         let stop = rest.clone();
         tokio::spawn(async move {
-            let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+            let served = axum::serve(Door::new(listener, ADMIN_CONNECTIONS), router)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await;
             if let Err(error) = served {
                 tracing::warn!(%error, "admin address ended");
             }

@@ -5,6 +5,9 @@
 //! fit, or meets no connection, is dropped, since Raft and the RPCs above repair loss. What was read and waits for the shard is at most
 //! [`INPUT_BYTES`]; beyond it the sockets wait.
 
+mod dial;
+
+use super::net::crowd::{Crowd, Seat};
 use super::shard::Input;
 use crate::raftlog::codec::{self, Frame, Hello};
 use crate::raftlog::engine::Net;
@@ -13,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -32,6 +36,8 @@ const UNACKED_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const SOCKET_BUFFER: usize = 1 << 20;
+/// Connections that have not said yet which node they come from.
+const STRANGERS: usize = 24;
 
 /// Bytes of frames that were read and not yet handled, all peers together; a larger frame goes alone.
 const INPUT_BYTES: usize = 64 << 20;
@@ -130,13 +136,20 @@ pub struct Peers {
     inputs: Inbox,
     cancel: CancellationToken,
     killed: KillSwitch,
+    source: Option<IpAddr>,
 }
 
 impl Peers {
     /// No connections yet.
     pub fn new(hello: Hello, inputs: Inbox, cancel: CancellationToken, killed: KillSwitch) -> Self {
         let me = hello.node;
-        Self { me, peers: HashMap::new(), hello: watch::Sender::new(hello), inputs, cancel, killed }
+        let hello = watch::Sender::new(hello);
+        Self { me, peers: HashMap::new(), hello, inputs, cancel, killed, source: None }
+    }
+
+    /// Connections start at the address this node listens on for its peers, if that is one address.
+    pub fn dialling_from(self, bound: SocketAddr) -> Self {
+        Self { source: dial::source_of(bound), ..self }
     }
 
     /// Changes how new connections introduce themselves (the cluster became known).
@@ -178,6 +191,7 @@ impl Peers {
             hello: self.hello.subscribe(),
             inputs: self.inputs.clone(),
             killed: self.killed.clone(),
+            source: self.source,
         };
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(dialer.run()).await });
@@ -216,6 +230,7 @@ struct Dialer {
     hello: watch::Receiver<Hello>,
     inputs: Inbox,
     killed: KillSwitch,
+    source: Option<IpAddr>,
 }
 
 impl Dialer {
@@ -223,7 +238,7 @@ impl Dialer {
         let mut backoff = BACKOFF_MIN;
         loop {
             let address = self.addresses.borrow_and_update().clone();
-            match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+            match tokio::time::timeout(CONNECT_TIMEOUT, dial::connect(&address, self.source)).await {
                 Ok(Ok(stream)) => {
                     let since = Instant::now();
                     let mut stream = Resettable::new(stream, self.killed.clone());
@@ -360,6 +375,7 @@ impl Acceptor {
     pub async fn run(self) {
         let newest = Newest::default();
         let serial = AtomicU64::new(1);
+        let strangers = Crowd::new(STRANGERS);
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -370,7 +386,8 @@ impl Acceptor {
                         serial: serial.fetch_add(1, Ordering::Relaxed),
                     };
                     let stream = Resettable::new(stream, self.killed.clone());
-                    tokio::spawn(async move { incoming.run(stream).await });
+                    let seat = strangers.enter();
+                    tokio::spawn(async move { incoming.run(stream, seat).await });
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: do not spin.
@@ -390,9 +407,9 @@ struct Incoming {
 }
 
 impl Incoming {
-    async fn run(self, mut stream: Resettable) {
+    async fn run(self, mut stream: Resettable, seat: Seat) {
         let mut node = None;
-        if let Err(error) = self.read(stream.get_mut(), &mut node).await {
+        if let Err(error) = self.read(stream.get_mut(), &mut node, seat).await {
             tracing::debug!(peer = ?node, %error, "peer connection ended");
         }
         let Some(node) = node else { return };
@@ -402,7 +419,12 @@ impl Incoming {
         }
     }
 
-    async fn read(&self, stream: &mut TcpStream, node: &mut Option<NodeId>) -> std::io::Result<()> {
+    async fn read(
+        &self,
+        stream: &mut TcpStream,
+        node: &mut Option<NodeId>,
+        seat: Seat,
+    ) -> std::io::Result<()> {
         tune(stream)?;
         let codec = LengthDelimitedCodec::builder()
             .little_endian()
@@ -410,10 +432,14 @@ impl Incoming {
             .max_frame_length(codec::MAX_FRAME)
             .new_codec();
         let mut frames = FramedRead::with_capacity(stream, codec, 256 << 10);
-        let first = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames)).await;
+        let first = tokio::select! {
+            first = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames)) => first,
+            () = seat.lost() => return Err(invalid("too many strangers")),
+        };
         let Some(first) = first.map_err(|_| invalid("no introduction in time"))?? else { return Ok(()) };
         let Frame::Hello(hello) = decode(first)? else { return Err(invalid("no introduction")) };
         self.check(&hello)?;
+        drop(seat);
         let from = hello.node;
         *node = Some(from);
         if let Ok(mut newest) = self.newest.lock() {
