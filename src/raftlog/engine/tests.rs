@@ -154,11 +154,14 @@ impl Rig {
                 engine.take_events(&mut node.events);
             }
             for (from, to, bytes) in wire.0 {
-                let Ok(Frame::Raft(envelopes)) = codec::decode(bytes) else { panic!("not a Raft frame") };
-                if let Some(node) = self.nodes.iter_mut().find(|node| node.id == to)
-                    && let Some((engine, _)) = &mut node.up
-                {
-                    engine.receive(self.now, from, envelopes);
+                let frame = codec::decode(bytes).expect("the codec reads what it wrote");
+                let node = self.nodes.iter_mut().find(|node| node.id == to);
+                let Some((engine, _)) = node.and_then(|node| node.up.as_mut()) else { continue };
+                match frame {
+                    Frame::Raft(envelopes) => engine.receive(self.now, from, envelopes),
+                    Frame::Beats(beats) => engine.receive_beats(self.now, from, beats),
+                    Frame::BeatAnswer(answer) => engine.receive_answer(self.now, from, answer),
+                    other => panic!("not a frame between engines: {other:?}"),
                 }
             }
         }
