@@ -304,6 +304,7 @@ impl World {
         }
         p.waiting = kept;
         for (Waiting { client, link, id, ask, at, .. }, reply) in ready {
+            self.check.excused = self.nodes[n].damaged || self.nodes[n].starved;
             self.check_left(n, &ask, at, &reply);
             let delay = self.latency();
             let now = self.time;

@@ -428,7 +428,12 @@ impl World {
                 self.undo_later(wait, Undo::Space(n));
             }
         }
-        let wait = self.faults.rng.range(300 * MS, 3 * SECOND);
+    }
+
+    /// Whoever watches the processes finds one whose storage failed, and starts it anew after a while.
+    pub fn watch_failed(&mut self, n: usize) {
+        let longest = if self.faults.is_on { 3 * SECOND } else { SECOND };
+        let wait = self.faults.rng.range(300 * MS, longest);
         self.undo_later(wait, Undo::Replace(n));
     }
 

@@ -366,6 +366,9 @@ impl World {
             self.hello_again(n);
         }
         self.look(n);
+        if self.nodes[n].fs.is_off() {
+            return self.end_in_trap(n);
+        }
         self.answer_clients(n);
         self.arm(n, life);
     }
@@ -405,7 +408,9 @@ impl World {
                 self.marks.hit("storage failed on a leader");
             }
             self.trace.note("failed", n as u64, 0, || format!("node {}: storage failed", n + 1));
+            self.watch_failed(n);
         }
+        let node = &mut self.nodes[n];
         if node.wipes > 0 && node.process.as_ref().is_some_and(|p| p.shard.status().registered) {
             self.marks.hit("wiped node registered again");
         }

@@ -38,6 +38,8 @@ struct Batch {
     bytes: Bytes,
     sent: Option<u64>,
     attempts: u32,
+    /// How many this partition had before it.
+    ordinal: u64,
 }
 
 struct Part {
@@ -64,6 +66,7 @@ pub struct Producer {
     number: u64,
 }
 
+const REMEMBERED: u64 = 5;
 /// Attempts after which a batch of a producer without sequence numbers is let go.
 const PATIENCE: u32 = 6;
 
@@ -161,7 +164,14 @@ impl Producer {
         };
         let bytes = builder.finish(Compression::None, stamp).expect("a batch of a few records").freeze();
         world.check.attempted(&bytes);
-        part.queue.push_back(Batch { sequence: part.next_sequence, count, bytes, sent: None, attempts: 0 });
+        part.queue.push_back(Batch {
+            sequence: part.next_sequence,
+            count,
+            bytes,
+            sent: None,
+            attempts: 0,
+            ordinal: part.made,
+        });
         part.next_sequence += count;
         part.made += 1;
     }
@@ -178,11 +188,14 @@ impl Producer {
             return;
         }
         let mut out = part.queue.iter().filter(|b| b.sent.is_some()).count();
+        let first = part.queue.front().map_or(0, |b| b.ordinal);
         for (place, batch) in part.queue.iter_mut().enumerate() {
             if batch.sent.is_some() {
                 continue;
             }
-            if out >= self.style.in_flight || (batch.attempts > 0 && place > 0) {
+            // Brokers remember five batches of a producer: nothing goes further beyond the first unanswered one.
+            let far = batch.ordinal >= first + REMEMBERED;
+            if far || out >= self.style.in_flight || (batch.attempts > 0 && place > 0) {
                 break;
             }
             batch.attempts += 1;
