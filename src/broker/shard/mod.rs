@@ -452,6 +452,8 @@ impl Shard {
             }
             // Placement and in-sync sets still follow the controller log; members change only when that asks for it.
             GroupEvent::Configured { .. } | GroupEvent::Removed { .. } => {}
+            // Nobody orders a generation change yet.
+            GroupEvent::Generation { group, what } => tracing::warn!(%group, ?what, "generation"),
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::Poisoned { group, reason } => {
                 if let Some(p) = self.partitions.get_mut(&group) {

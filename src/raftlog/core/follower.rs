@@ -51,6 +51,10 @@ impl Core {
         if self.held_out || !is_chain(self.hard.epoch, prev, &entries) {
             return;
         }
+        let start = self.log.start();
+        if self.start_unproven && prev != start && prev.index <= start.index {
+            self.start_over(out);
+        }
         // Entries before the log start are committed, so they are the leader's too.
         if prev.index >= self.log.start().index && !self.log.contains(prev) {
             if prev.index <= self.log.commit() {
@@ -58,6 +62,7 @@ impl Core {
             }
             return self.reject(from, prev, out);
         }
+        self.start_unproven = false;
         let last = entries.last().map_or(prev.index, |meta| meta.id.index);
         if !self.take(entries, out) {
             return;
@@ -101,6 +106,7 @@ impl Core {
                 return false;
             }
             self.persist(out);
+            self.set_aside(first.id.index, out);
             out.push(Effect::Truncate { from: first.id.index });
             let rolled_back = self.log.truncate(first.id.index, first.base_offset);
             self.verified = self.verified.min(self.log.last().index);
@@ -150,7 +156,7 @@ impl Core {
 
     /// The last durable entry known to be this leader's too; index 0 if there is none to speak of.
     fn matched(&self) -> LogId {
-        if self.held_out || self.hard.sealed.is_some() {
+        if self.held_out || self.hard.sealed.is_some() || self.start_unproven {
             return LogId::default();
         }
         let index = self.verified.max(self.log.commit()).min(self.log.durable());
@@ -188,6 +194,10 @@ impl Core {
             return;
         }
         let prev = start.prev;
+        if self.start_unproven && !self.log.contains(prev) {
+            self.start_over(out);
+        }
+        self.start_unproven = false;
         if prev.index <= self.log.start().index || self.log.contains(prev) {
             // We have all that lies before; entries can follow. `after_storage` makes them durable before we say so.
             self.verified = self.verified.max(prev.index).max(self.log.commit());
@@ -198,6 +208,7 @@ impl Core {
             return self.poison(format!("log start {prev} of {from} contradicts a committed entry"), out);
         }
         let Some(base) = decode(&start) else { return };
+        self.set_aside(self.log.start().index.next(), out);
         self.log.install(prev, start.base_offset, (start.configuration_id, base));
         self.verified = prev.index;
         self.acked = prev.index;

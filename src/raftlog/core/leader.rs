@@ -73,10 +73,17 @@ impl Leading {
 
 impl Core {
     pub(super) fn become_leader(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        self.start_leading(now, self.log.last().index.next(), out);
+        self.append_own(&[(EntryKind::Noop, 0, 0)], out);
+        self.pump_all(now, out);
+    }
+
+    /// Leads; `first_own` is (or will be) the first entry of this epoch.
+    pub(super) fn start_leading(&mut self, now: Millis, first_own: Index, out: &mut Vec<Effect>) {
         let (configuration, _) = self.log.configuration();
         let members = configuration.members();
         let observers = self.observers.iter().copied().filter(|r| configuration.members().all(|m| m != *r));
-        let last = self.log.last().index;
+        let last = first_own.prev();
         let peers: Vec<_> = members
             .chain(observers)
             .filter(|replica| *replica != self.replica)
@@ -86,7 +93,7 @@ impl Core {
         self.leading = Some(Box::new(Leading {
             peers,
             departed: Vec::new(),
-            first_own: last.next(),
+            first_own,
             sequence: 1,
             sequence_used: false,
             reads: VecDeque::new(),
@@ -104,8 +111,6 @@ impl Core {
         self.timer = None;
         self.hurry = 0;
         self.announce(out);
-        self.append_own(&[(EntryKind::Noop, 0, 0)], out);
-        self.pump_all(now, out);
     }
 
     /// Leaves the leader's role, if it is held: whoever waits must ask elsewhere.

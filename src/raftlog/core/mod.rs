@@ -6,7 +6,7 @@
 //!
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
-//! `membership` (joint consensus), `quorum` (majorities), `read_index`, `transfer`. This file holds the types and the dispatch.
+//! `membership` (joint consensus), `takeover` (generations), `quorum` (majorities), `read_index`, `transfer`. This file holds the types and the dispatch.
 //!
 //! Invariants:
 //! - term and vote go to storage before anything that depends on them (Raft figure 2): `SaveHardState` precedes it, and
@@ -21,8 +21,9 @@ mod leader;
 mod log;
 mod membership;
 mod progress;
-mod quorum;
+pub(in crate::raftlog) mod quorum;
 mod read_index;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -31,9 +32,11 @@ use self::election::Votes;
 use self::leader::Leading;
 use self::log::LogView;
 pub use self::membership::ChangeRefusal;
+pub use self::takeover::{GenerationEffect, Order};
 use super::message::{Body, Configuration, Message};
 use crate::segment::{
-    Doubt, EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset,
+    ReplicaId,
 };
 
 /// Milliseconds of a monotonic clock.
@@ -140,6 +143,8 @@ pub enum Event {
         /// Learners to be.
         learners: Vec<ReplicaId>,
     },
+    /// From this node's copy of the controller log: the group's generation ends, or a new one was decided.
+    Generation(Order),
     /// The connection to the process of this node was reset (safety.md F22).
     PeerReset {
         /// Which node.
@@ -287,6 +292,8 @@ pub enum Effect {
         /// Entry of that configuration.
         configuration: LogId,
     },
+    /// The group's generation ends or begins.
+    Generation(GenerationEffect),
     /// An invariant broke: this group is fenced off, the process lives.
     Poisoned {
         /// What.
@@ -373,6 +380,10 @@ pub struct Core {
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
+    /// Nobody has shown yet that our log start is in this generation's log.
+    start_unproven: bool,
+    /// Highest generation a message came from.
+    seen: Generation,
     /// The committed configuration that this replica was told it is not in.
     removed: Option<LogId>,
 }
@@ -417,16 +428,25 @@ impl Core {
             leading: None,
             observers: Vec::new(),
             decoded: Vec::new(),
+            start_unproven: false,
+            seen: Generation(0),
             removed: None,
             config,
         };
         if core.log.last().epoch > core.hard.epoch {
             // An entry of a newer epoch is durable but the hard state before it is not: the log wins and the vote given
             // in the older term means nothing any more.
-            core.hard.epoch = core.log.last().epoch;
+            let epoch = core.log.last().epoch;
+            if epoch.generation != core.hard.epoch.generation {
+                core.hard.opening = None;
+                core.hard.sealed = None;
+            }
+            core.hard.epoch = epoch;
             core.hard.vote = None;
             core.hard_dirty = true;
         }
+        core.log.void_before(core.hard.epoch.generation);
+        core.doubt_start();
         core.role = core.resting_role();
         core.arm_first_timer(now);
         core.persist(out);
@@ -443,7 +463,7 @@ impl Core {
     /// Feeds one event.
     pub fn step(&mut self, now: Millis, event: Event, out: &mut Vec<Effect>) {
         if self.poisoned {
-            return Self::refuse(event, out);
+            return self.refuse(now, event, out);
         }
         self.saved_in_step = false;
         let decoded = !matches!(event, Event::Configurations { .. });
@@ -465,6 +485,7 @@ impl Core {
                 self.arm_first_timer(now);
             }
             Event::CloseGate => self.close_gate(now, out),
+            Event::Generation(order) => self.obey(now, order, out),
             Event::StorageFailed | Event::Damaged => self.hold_out(now, out),
             Event::AddObserver { replica } => self.add_observer(now, replica, out),
             Event::RemoveObserver { node } => self.remove_observer(node),
@@ -529,9 +550,13 @@ impl Core {
 
     fn receive(&mut self, now: Millis, from: ReplicaId, message: Message, out: &mut Vec<Effect>) {
         let Message { epoch, body } = message;
-        if from == self.replica || epoch.generation > self.hard.epoch.generation {
-            // A higher generation reaches a replica through its own copy of the controller log, never by message (F2).
+        if from == self.replica {
             return;
+        }
+        if epoch.generation > self.hard.epoch.generation {
+            // A higher generation reaches a replica through its own copy of the controller log, never by message (F2):
+            // the survivor has to be what it was sealed as when the decision comes.
+            return self.note_generation(now, epoch.generation, out);
         }
         if self.hard.sealed.is_some() && epoch.generation == self.hard.epoch.generation {
             if !is_answer(&body) {
@@ -655,8 +680,10 @@ impl Core {
     }
 
     /// What a poisoned group still owes its callers.
-    fn refuse(event: Event, out: &mut Vec<Effect>) {
+    fn refuse(&mut self, now: Millis, event: Event, out: &mut Vec<Effect>) {
         match event {
+            // It ends its generation like any other, and says that it is not sound.
+            Event::Generation(Order::Seal { generation, plan }) => self.seal(now, generation, plan, out),
             Event::Propose { .. } => out.push(Effect::Refused { reason: Refusal::NotLeader }),
             Event::ReadIndex { token } => out.push(Effect::ReadFailed { token }),
             Event::ChangeMembership { .. } => {

@@ -3,7 +3,7 @@
 
 use super::{Engine, FRAME_BYTES, GroupEvent, Payloads};
 use crate::raftlog::codec::Envelope;
-use crate::raftlog::core::{Effect, Event, Millis, Role};
+use crate::raftlog::core::{Effect, Event, GenerationEffect, Millis, Role};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{Entry, EntryMeta, Error as StoreError, GroupId, Index, LogId, NodeId, ReplicaId};
 use bytes::Bytes;
@@ -39,6 +39,7 @@ impl Engine {
             effect,
             Effect::Append { .. }
                 | Effect::AppendConfiguration { .. }
+                | Effect::Generation(GenerationEffect::TakeOver { .. })
                 | Effect::Truncate { .. }
                 | Effect::SaveHardState(_)
                 | Effect::Install { .. }
@@ -101,6 +102,7 @@ impl Engine {
                 tracing::info!(%group, %configuration, "this replica is no member any more");
                 self.events.push(GroupEvent::Removed { group, configuration });
             }
+            Effect::Generation(what) => self.run_generation(now, slot, what, more),
             Effect::ChangeRefused { reason } => self.change_refusal = Some(reason),
             Effect::ReadReady { token, .. } => self.events.push(GroupEvent::Read { group, token, ok: true }),
             Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
@@ -114,7 +116,13 @@ impl Engine {
     }
 
     /// Notes that the group's storage changed, or that it could not.
-    fn stored(&mut self, now: Millis, slot: usize, result: Result<(), StoreError>, more: &mut Vec<Effect>) {
+    pub(super) fn stored(
+        &mut self,
+        now: Millis,
+        slot: usize,
+        result: Result<(), StoreError>,
+        more: &mut Vec<Effect>,
+    ) {
         if result.is_ok() {
             self.groups[slot].stored_round = self.store.next_round();
         }

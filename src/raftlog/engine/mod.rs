@@ -11,6 +11,7 @@
 
 mod effects;
 mod membership;
+mod takeover;
 #[cfg(test)]
 mod tests;
 
@@ -18,7 +19,8 @@ pub use membership::ChangeError;
 
 use super::codec::{Envelope, RaftFrame};
 use super::core::{
-    ChangeRefusal, Core, CoreConfig, Effect, Event, Millis, PeerProgress, Refusal, Restored, Role,
+    ChangeRefusal, Core, CoreConfig, Effect, Event, GenerationEffect, Millis, PeerProgress, Refusal,
+    Restored, Role,
 };
 use super::message::{Body, Configuration};
 use super::wheel::Wheel;
@@ -152,6 +154,14 @@ pub enum GroupEvent {
         /// Entry of the configuration.
         configuration: LogId,
     },
+    /// What became of an order about the group's generation, or of a message from another one. A seal is reported when it
+    /// and the whole log are durable; take-overs and copies set aside are carried out by the engine and not told.
+    Generation {
+        /// Group.
+        group: GroupId,
+        /// What.
+        what: GenerationEffect,
+    },
     /// A read index is confirmed (`ok`), or leadership is gone.
     Read {
         /// Group.
@@ -222,6 +232,8 @@ pub struct Engine {
     outboxes: BTreeMap<NodeId, RaftFrame>,
     ready: VecDeque<(NodeId, Vec<Bytes>)>,
     held: BTreeMap<u64, Vec<(NodeId, Envelope)>>,
+    /// Events that wait for a round.
+    held_events: BTreeMap<u64, Vec<GroupEvent>>,
     completed_round: u64,
     io_busy: bool,
     wheel: Wheel,
@@ -253,6 +265,7 @@ impl Engine {
             outboxes: BTreeMap::new(),
             ready: VecDeque::new(),
             held: BTreeMap::new(),
+            held_events: BTreeMap::new(),
             completed_round: 0,
             io_busy: false,
             wheel: Wheel::new(now),
@@ -585,6 +598,7 @@ impl Engine {
         for (node, envelope) in std::mem::replace(&mut self.held, waiting).into_values().flatten() {
             self.push(node, envelope);
         }
+        self.release_events();
         for Durable { group, last } in durables {
             self.step_group(now, group, Event::Durable { last });
             self.events.push(GroupEvent::Durable { group, last });
@@ -598,6 +612,7 @@ impl Engine {
         }
         self.failed = true;
         self.held.clear();
+        self.held_events.clear();
         self.events.push(GroupEvent::StorageFailed { reason });
         for slot in self.slots() {
             self.step(now, slot, Event::StorageFailed, Payloads::None);

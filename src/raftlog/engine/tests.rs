@@ -3,8 +3,12 @@
 
 use super::*;
 use crate::raftlog::codec::{self, Frame};
+use crate::raftlog::core::GenerationEffect;
+use crate::raftlog::generation::{self, Decision};
 use crate::segment::fs::sim::SimFs;
-use crate::segment::{GroupOptions, HardState, Identity, Offset, Opened, StoreOptions, Writer, open_on};
+use crate::segment::{
+    Generation, GroupOptions, HardState, Identity, Offset, Opened, StoreOptions, Term, Writer, open_on,
+};
 use bytes::BufMut;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -301,4 +305,149 @@ fn new_replica_behind_the_log_start_is_given_it_and_the_rest() {
     let (first, second) = (rig.log(1), rig.log(2));
     assert_eq!(first, second);
     assert_eq!(first.first().map(|e| e.meta.id.index), Some(Index(22)));
+}
+
+impl Rig {
+    /// Seals these, as the controllers would, and decides over what they report.
+    fn replace_quorum(&mut self, sealed: &[i32], generation: u64) -> Decision {
+        let now = self.now;
+        for id in sealed {
+            assert!(self.engine(*id).seal(now, GROUP, Generation(generation), 1));
+        }
+        self.run(50);
+        let report = |event: &GroupEvent| match event {
+            GroupEvent::Generation { what: GenerationEffect::Sealed(report), .. } => Some(report.clone()),
+            _ => None,
+        };
+        let reports: Vec<_> = self.nodes.iter().flat_map(|n| n.events.iter().filter_map(report)).collect();
+        assert_eq!(reports.iter().filter(|r| r.generation.0 == generation).count(), sealed.len());
+        generation::decide(Generation(generation), &reports, Term(9)).unwrap()
+    }
+
+    fn decide(&mut self, ids: &[i32], decision: &Decision) {
+        let now = self.now;
+        for id in ids {
+            assert!(self.engine(*id).decide(now, GROUP, decision.clone()));
+        }
+    }
+}
+
+#[test]
+fn last_of_two_takes_over_and_grows_back_with_every_record() {
+    let mut rig = Rig::new(&[1, 2], &[]);
+    let leader = rig.leader();
+    rig.produce(leader, 20);
+    rig.run(300);
+    let survivor = 3 - leader;
+    rig.crash(leader);
+    let decision = rig.replace_quorum(&[survivor], 0);
+    assert!(decision.opening.lossless);
+    rig.decide(&[survivor], &decision);
+    assert_eq!(rig.leader(), survivor);
+    rig.produce(survivor, 5);
+    rig.run(50);
+    // The old one returns with its old configuration, is told, and grows back.
+    rig.start(leader);
+    rig.run(2_000);
+    assert_eq!(rig.leader(), survivor);
+    rig.decide(&[1, 2], &decision);
+    rig.change(&[survivor], &[leader]).unwrap();
+    rig.run(500);
+    rig.change(&[1, 2], &[]).unwrap();
+    rig.run(500);
+    let (first, second) = (rig.log(1), rig.log(2));
+    assert_eq!(first, second);
+    assert_eq!(first.iter().filter(|e| e.meta.kind == EntryKind::Records).count(), 25);
+}
+
+/// The power goes at every write of the take-over: the survivor is then sealed in the old generation with nothing new, or
+/// in the new one with its entry, and the decision told again ends in the same log.
+#[test]
+fn power_cut_at_any_write_of_a_take_over_leaves_all_or_nothing_of_it() {
+    let (mut before, mut after) = (0, 0);
+    for writes in 0..40 {
+        let mut rig = Rig::new(&[1, 2], &[]);
+        let leader = rig.leader();
+        rig.produce(leader, 3);
+        rig.run(300);
+        let survivor = 3 - leader;
+        rig.crash(leader);
+        let decision = rig.replace_quorum(&[survivor], 0);
+        rig.decide(&[survivor], &decision);
+        let at = rig.nodes.iter().position(|node| node.id.0 == survivor).unwrap();
+        rig.nodes[at].fs.power_off_after(writes);
+        for _ in 0..20 {
+            if rig.nodes[at].fs.is_off() {
+                break;
+            }
+            rig.run(5);
+        }
+        let served = rig.engine(survivor).core(GROUP).unwrap().commit() > decision.opening.base.index;
+        rig.crash(survivor);
+        rig.start(survivor);
+        let core = rig.engine(survivor).core(GROUP).unwrap();
+        let (hard, last) = (core.hard_state(), core.last());
+        match hard.epoch.generation {
+            Generation(0) => {
+                before += 1;
+                assert!(!served, "what was committed is gone after {writes} writes");
+                assert!(hard.sealed.is_some() && last == decision.opening.base, "after {writes} writes");
+            }
+            _ => {
+                after += 1;
+                assert_eq!(last, LogId { epoch: hard.epoch, index: decision.opening.base.index.next() });
+                assert_eq!((hard.vote, hard.sealed), (Some(replica(survivor)), None));
+            }
+        }
+        rig.decide(&[survivor], &decision);
+        assert_eq!(rig.leader(), survivor);
+        assert_eq!(rig.log(survivor).iter().filter(|e| e.meta.kind == EntryKind::Records).count(), 3);
+    }
+    assert!(before > 0 && after > 0, "{before} before, {after} after");
+}
+
+#[test]
+fn entries_beyond_an_unclean_survivor_are_set_aside_byte_for_byte() {
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let leader = rig.leader();
+    rig.produce(leader, 10);
+    rig.run(300);
+    let others: Vec<i32> = [1, 2, 3].into_iter().filter(|id| *id != leader).collect();
+    let (survivor, richer) = (others[0], others[1]);
+    rig.crash(survivor);
+    rig.produce(leader, 7);
+    rig.run(300);
+    let lost: Vec<_> = rig.log(richer).into_iter().rev().take(7).collect();
+    rig.crash(leader);
+    rig.crash(richer);
+    rig.start(survivor);
+    rig.run(20);
+    let decision = rig.replace_quorum(&[survivor], 0);
+    assert!(!decision.opening.lossless);
+    rig.decide(&[survivor], &decision);
+    assert_eq!(rig.leader(), survivor);
+    rig.produce(survivor, 2);
+    rig.start(richer);
+    rig.decide(&[richer], &decision);
+    rig.change(&[survivor], &[richer]).unwrap();
+    rig.run(1_000);
+    assert_eq!(rig.log(survivor), rig.log(richer));
+    rig.run(1_000);
+    let node = rig.nodes.iter().find(|node| node.id.0 == richer).unwrap();
+    let aside: Vec<_> =
+        node.fs.files().into_iter().filter(|(path, _)| path.to_string_lossy().ends_with(".fenced")).collect();
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    let bytes = node.fs.read(&aside[0].0).unwrap();
+    for entry in &lost {
+        let payload = &entry.payload[..];
+        assert!(bytes.windows(payload.len()).any(|window| window == payload));
+    }
+    let index = |entry: &Entry| entry.meta.id.index.0.to_le_bytes();
+    assert!(lost.iter().all(|entry| bytes.windows(8).any(|window| window == index(entry))));
+    // It is still there after a restart.
+    let path = aside[0].0.clone();
+    rig.crash(richer);
+    rig.start(richer);
+    let node = rig.nodes.iter().find(|node| node.id.0 == richer).unwrap();
+    assert_eq!(node.fs.read(&path), Some(bytes));
 }

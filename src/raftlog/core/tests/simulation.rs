@@ -1,12 +1,15 @@
 //! Seeded clusters under loss, reordering, duplication, partitions, crashes, slow syncs, resets, transfers, reads,
-//! changes of membership and moving log starts; then everything heals and must converge. `harness` checks the invariants at every effect.
+//! changes of membership, moving log starts, and a stand-in for the controllers that gives every order about generations
+//! that the rules allow, old ones again and again; then everything heals and must converge. `harness` checks the invariants at every effect.
 //!
 //! `KONTIKI_SEED=n` runs one seed, `KONTIKI_SEEDS=n` that many. A failure names its seed.
 
 use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, replica};
-use crate::raftlog::core::{Event, Role};
+use crate::raftlog::core::{Event, Order, Role};
+use crate::raftlog::generation::{Decision, SealReport, decide};
 use crate::raftlog::message::Configuration;
-use crate::segment::{EntryKind, Index, LogId, ReplicaId};
+use crate::segment::{EntryKind, Generation, HardState, Index, LogId, ReplicaId, Term};
+use std::collections::BTreeMap;
 
 /// The simulation's own randomness (xorshift64*), apart from the cores'.
 struct Dice(u64);
@@ -20,6 +23,28 @@ impl Dice {
     }
     fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
+    }
+}
+
+/// What the controllers know and have decided; atomic, since they are a consensus group of their own.
+#[derive(Default)]
+struct Controller {
+    /// 0: it never replaces a quorum; 1: rarely; 2: often.
+    appetite: u64,
+    /// Whether it may decide what can lose something.
+    unclean: bool,
+    plans: u64,
+    reports: BTreeMap<(Generation, ReplicaId), SealReport>,
+    decisions: Vec<Decision>,
+    recorded: Term,
+}
+
+impl Controller {
+    fn generation(&self) -> Generation {
+        Generation(self.decisions.len() as u64)
+    }
+    fn lost(&self) -> bool {
+        self.decisions.iter().any(|decision| !decision.opening.lossless)
     }
 }
 
@@ -37,6 +62,7 @@ struct Simulation {
     observer: Option<ReplicaId>,
     /// One change of membership asked for in about so many loads; 0: none.
     changes: u64,
+    controller: Controller,
     loss: u64,
     duplicates: u64,
     delay: u64,
@@ -95,6 +121,11 @@ impl Simulation {
             sides: vec![0; count],
             observer,
             changes,
+            controller: Controller {
+                appetite: [0, 0, 1, 2][dice.below(4) as usize],
+                unclean: dice.one_in(2),
+                ..Controller::default()
+            },
             loss: [0, 50, 20, 8][dice.below(4) as usize],
             duplicates: [0, 40, 10][dice.below(3) as usize],
             delay: [2, 20, 120][dice.below(3) as usize],
@@ -238,6 +269,63 @@ impl Simulation {
         self.cluster.feed(at, Event::ChangeMembership { expected, voters, learners });
     }
 
+    /// The controllers' part: seals to anyone, a decision from any reports that allow one, decisions to anyone in any
+    /// order. Nothing it does looks at who is really alive, unless something may be lost.
+    fn control(&mut self) {
+        for report in std::mem::take(&mut self.cluster.reports) {
+            self.controller.reports.insert((report.generation, report.replica), report);
+        }
+        let core = self.cluster.nodes.iter().filter_map(|node| node.core.as_ref());
+        let led = core.filter(|core| core.role() == Role::Leader).map(|core| core.epoch().term).max();
+        self.controller.recorded = self.controller.recorded.max(led.unwrap_or_default());
+        let generation = self.controller.generation();
+        let under_way = self.controller.reports.keys().any(|(of, _)| *of == generation);
+        let chance = if under_way { 40 } else { 3_000 / self.controller.appetite };
+        if self.dice.one_in(chance) {
+            self.controller.plans += 1;
+            let old = self.dice.below(generation.0 + 1);
+            let generation = if self.dice.one_in(8) { Generation(old) } else { generation };
+            for at in 0..self.cluster.nodes.len() {
+                if self.cluster.nodes[at].core.is_some() && self.dice.one_in(2) {
+                    let plan = self.controller.plans;
+                    self.cluster.feed(at, Event::Generation(Order::Seal { generation, plan }));
+                }
+            }
+        }
+        if under_way && self.dice.one_in(30) {
+            let reports: Vec<_> = self.controller.reports.values().cloned().collect();
+            let heard = reports.into_iter().filter(|_| !self.dice.one_in(4)).collect::<Vec<_>>();
+            self.decide(&heard);
+        }
+        if !self.controller.decisions.is_empty() && self.dice.one_in(20) {
+            let at = self.dice.below(self.cluster.nodes.len() as u64) as usize;
+            let which = self.dice.below(self.controller.decisions.len() as u64) as usize;
+            self.tell(at, which);
+        }
+    }
+
+    fn decide(&mut self, reports: &[SealReport]) {
+        let generation = self.controller.generation();
+        let Ok(decision) = decide(generation, reports, self.controller.recorded) else { return };
+        if !decision.opening.lossless {
+            // The operator's part: whoever is not sealed is really dead, and learns of it before it may vote (F16).
+            let sealed = |id| reports.iter().any(|r| r.generation == generation && r.replica == id);
+            let dead = |node: &super::harness::Node| node.core.is_none() || sealed(node.id);
+            if !self.controller.unclean || !self.cluster.nodes.iter().all(dead) {
+                return;
+            }
+            self.cluster.forget_beyond(decision.opening.survivor);
+        }
+        self.controller.decisions.push(decision);
+    }
+
+    fn tell(&mut self, at: usize, which: usize) {
+        if self.cluster.nodes[at].core.is_some() {
+            let decision = self.controller.decisions[which].clone();
+            self.cluster.feed(at, Event::Generation(Order::Decided(decision)));
+        }
+    }
+
     fn harm(&mut self) {
         let count = self.cluster.nodes.len() as u64;
         let at = self.dice.below(count) as usize;
@@ -294,10 +382,14 @@ impl Simulation {
     }
 
     fn restart(&mut self, at: usize) {
-        let gated = self.dice.one_in(3);
+        let gated = self.dice.one_in(3) || self.controller.lost();
         self.cluster.start(at, |restored| restored.gate_open = !gated);
         if let Some(replica) = self.observer {
             self.cluster.feed(at, Event::AddObserver { replica });
+        }
+        if self.controller.lost() {
+            // The boot gate: everything the controllers decided comes first (safety.md F16).
+            (0..self.controller.decisions.len()).for_each(|which| self.tell(at, which));
         }
         if gated && self.dice.one_in(2) {
             self.cluster.feed(at, Event::OpenGate);
@@ -323,6 +415,7 @@ impl Simulation {
         let mut proposed = None;
         while self.cluster.now < until {
             self.advance();
+            self.settle_generation();
             let leader = (0..self.cluster.nodes.len()).find(|at| {
                 let core = self.cluster.core(*at);
                 core.role() == Role::Leader && core.is_established()
@@ -373,16 +466,50 @@ impl Simulation {
         panic!("did not converge within 30 s of healing");
     }
 
-    fn run(mut self, steps: u64) -> (u64, u64, u64, [u64; 2]) {
+    /// What is begun is brought to its end: decisions reach everyone, a generation that was sealed anywhere ends.
+    fn settle_generation(&mut self) {
+        if self.controller.appetite == 0 || !self.dice.one_in(50) {
+            return;
+        }
+        for at in 0..self.cluster.nodes.len() {
+            (0..self.controller.decisions.len()).for_each(|which| self.tell(at, which));
+        }
+        for report in std::mem::take(&mut self.cluster.reports) {
+            self.controller.reports.insert((report.generation, report.replica), report);
+        }
+        let generation = self.controller.generation();
+        let hard = |node: &super::harness::Node| node.core.as_ref().expect("all are up").hard_state();
+        let sealed = |hard: HardState| hard.epoch.generation == generation && hard.sealed.is_some();
+        if !self.cluster.nodes.iter().any(|node| sealed(hard(node))) {
+            return;
+        }
+        if self.cluster.nodes.iter().all(|node| sealed(hard(node))) {
+            let reports: Vec<_> = self.controller.reports.values().cloned().collect();
+            self.decide(&reports);
+        }
+        for at in 0..self.cluster.nodes.len() {
+            self.cluster.feed(at, Event::Generation(Order::Seal { generation, plan: 0 }));
+        }
+    }
+
+    fn run(mut self, steps: u64) -> (u64, u64, u64, [u64; 5]) {
         for _ in 0..steps {
             self.advance();
             self.load();
+            if self.controller.appetite > 0 {
+                self.control();
+            }
             self.harm();
         }
         self.heal();
         let checker = &self.cluster.checker;
         let changes = checker.configurations.values().filter(|c| !c.is_joint()).count() as u64;
-        (self.digest, checker.committed.len() as u64, checker.elections, [checker.reads_ready, changes])
+        (
+            self.digest,
+            checker.committed.len() as u64,
+            checker.elections,
+            [checker.reads_ready, changes, checker.takeovers, checker.lost, checker.set_aside],
+        )
     }
 }
 
@@ -407,6 +534,7 @@ fn cluster_under_faults_keeps_every_invariant_and_converges() {
         return;
     }
     let (mut committed, mut elections, mut reads, mut changes) = (0, 0, 0, 0);
+    let (mut takeovers, mut lost, mut set_aside) = (0, 0, 0);
     let seeds = number("KONTIKI_SEEDS").unwrap_or(if cfg!(debug_assertions) { 100 } else { 400 });
     for seed in 0..seeds {
         let _named = Named(seed);
@@ -415,16 +543,21 @@ fn cluster_under_faults_keeps_every_invariant_and_converges() {
         elections += e;
         reads += r[0];
         changes += r[1];
+        takeovers += r[2];
+        lost += r[3];
+        set_aside += r[4];
     }
     println!(
         "{seeds} seeds: {committed} entries committed, {elections} elections, {reads} reads, {changes} changes of \
-         membership"
+         membership, {takeovers} generations opened, {lost} entries lost uncleanly, {set_aside} set aside"
     );
     // The checks are worth something only if things happen.
     assert!(committed > 100 * seeds, "only {committed} entries committed");
     assert!(elections > 2 * seeds, "only {elections} elections");
     assert!(reads > 20 * seeds, "only {reads} reads confirmed");
     assert!(changes > 2 * seeds, "only {changes} changes of membership committed");
+    assert!(takeovers > seeds, "only {takeovers} generations opened");
+    assert!(lost > seeds / 10 && set_aside > seeds / 10, "only {lost} entries lost, {set_aside} set aside");
 }
 
 #[test]
