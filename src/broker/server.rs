@@ -258,7 +258,9 @@ fn build_shard(
     let seed = boot as u64;
     let now = clock.now();
     let engine_config = EngineConfig { node: config.node_id, boot, core: core_config(config), seed };
-    let engine = Engine::new(engine_config, opened.store, now.mono);
+    let mut engine = Engine::new(engine_config, opened.store, now.mono);
+    let throttle = config.defaults.broker.get("leader.replication.throttled.rate");
+    engine.set_recovery_rate(throttle.and_then(|rate| rate.parse().ok()).unwrap_or(0));
     let shard_config = ShardConfig {
         node: config.clone(),
         directory: opened.directory,

@@ -360,6 +360,14 @@ impl Core {
         }
     }
 
+    /// As leader: whether `next` would only bring a replica nearer that is far behind, and no commit waits for that.
+    pub fn is_recovering(&self, replica: ReplicaId, next: Index) -> bool {
+        let Some(leading) = &self.leading else { return false };
+        let window = self.config.check_quorum_ms;
+        let behind = |peer: &Progress| !peer.is_caught_up(leading.first_own, window);
+        next <= self.log.commit() && leading.peer(replica).is_some_and(behind)
+    }
+
     /// As leader: what is known of the peers.
     pub fn progress(&self) -> Vec<PeerProgress> {
         let (configuration, _) = self.log.configuration();

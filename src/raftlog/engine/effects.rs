@@ -193,13 +193,22 @@ impl Engine {
         slot: usize,
         to: ReplicaId,
         prev: LogId,
-        max_bytes: usize,
+        mut max_bytes: usize,
         commit: Index,
         more: &mut Vec<Effect>,
     ) {
         let group = self.groups[slot].id;
         if !self.connected.contains(&to.node) || (max_bytes > 0 && self.saturated.contains(&to.node)) {
             return;
+        }
+        let is_recovery = self.recovery.is_limited()
+            && max_bytes > 0
+            && self.groups[slot].core.is_recovering(to, prev.index.next());
+        if is_recovery {
+            max_bytes = max_bytes.min(self.recovery.allowed(now));
+            if max_bytes == 0 {
+                return;
+            }
         }
         let mut entries = Vec::new();
         if max_bytes > 0 && prev.index < self.groups[slot].core.last().index {
@@ -219,6 +228,9 @@ impl Engine {
         let epoch = self.groups[slot].core.epoch();
         let last = entries.last().map(|e| e.meta.id.index);
         let bytes = entries.iter().map(|e| e.payload.len()).sum();
+        if is_recovery {
+            self.recovery.spend(bytes);
+        }
         let (metas, payloads) = entries.into_iter().map(|e| (e.meta, e.payload)).unzip();
         let body = Body::Append { prev, entries: metas, commit };
         self.send(slot, to, Message { epoch, body }, payloads, false);

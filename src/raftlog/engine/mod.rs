@@ -11,6 +11,7 @@
 
 mod effects;
 mod membership;
+mod recovery;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -228,6 +229,7 @@ pub struct Engine {
     boots: BTreeMap<NodeId, u128>,
     connected: BTreeSet<NodeId>,
     saturated: BTreeSet<NodeId>,
+    recovery: recovery::Recovery,
     gate_open: bool,
     outboxes: BTreeMap<NodeId, RaftFrame>,
     ready: VecDeque<(NodeId, Vec<Bytes>)>,
@@ -261,6 +263,7 @@ impl Engine {
             boots: BTreeMap::new(),
             connected: BTreeSet::new(),
             saturated: BTreeSet::new(),
+            recovery: recovery::Recovery::default(),
             gate_open: false,
             outboxes: BTreeMap::new(),
             ready: VecDeque::new(),
@@ -472,6 +475,11 @@ impl Engine {
                 self.step(now, slot, Event::CloseGate, Payloads::None);
             }
         }
+    }
+
+    /// Bytes a second that replicas far behind get from this node, in committed entries; 0: no limit.
+    pub fn set_recovery_rate(&mut self, bytes_per_second: u64) {
+        self.recovery.set_rate(bytes_per_second);
     }
 
     /// A peer's registration number, from the controller log.

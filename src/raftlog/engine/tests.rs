@@ -5,6 +5,7 @@ use super::*;
 use crate::raftlog::codec::{self, Frame};
 use crate::raftlog::core::GenerationEffect;
 use crate::raftlog::generation::{self, Decision};
+use crate::raftlog::message::{Body, Message};
 use crate::segment::fs::sim::SimFs;
 use crate::segment::{
     Generation, GroupOptions, HardState, Identity, Offset, Opened, StoreOptions, Term, Writer, open_on,
@@ -450,4 +451,101 @@ fn entries_beyond_an_unclean_survivor_are_set_aside_byte_for_byte() {
     rig.start(richer);
     let node = rig.nodes.iter().find(|node| node.id.0 == richer).unwrap();
     assert_eq!(node.fs.read(&path), Some(bytes));
+}
+
+#[test]
+fn replica_far_behind_is_brought_up_at_the_recovery_rate_while_writes_go_on() {
+    let mut rig = Rig::new(&[1], &[2]);
+    rig.leader();
+    for _ in 0..50 {
+        rig.produce(1, 100);
+        rig.run(10);
+    }
+    // Half a megabyte of payload at 100 kB a second.
+    rig.engine(1).set_recovery_rate(100_000);
+    rig.change(&[1], &[2]).unwrap();
+    let behind = |rig: &mut Rig| rig.engine(1).progress(GROUP).iter().any(|peer| !peer.is_caught_up);
+    let began = rig.now;
+    while behind(&mut rig) {
+        rig.run(100);
+        let before = rig.engine(1).core(GROUP).unwrap().commit();
+        rig.produce(1, 1);
+        rig.run(10);
+        assert!(rig.engine(1).core(GROUP).unwrap().commit() > before, "a write waited for the limit");
+        assert!(rig.now - began < 12_000, "it never catches up: {:?}", rig.engine(1).progress(GROUP));
+    }
+    assert!(rig.now - began > 3_500, "brought up in {} ms", rig.now - began);
+    rig.change(&[1, 2], &[]).unwrap();
+    rig.run(500);
+    assert_eq!(rig.log(1), rig.log(2));
+}
+
+#[test]
+fn poisoned_group_fences_itself_alone() {
+    const OTHER: GroupId = GroupId(8);
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let configuration = Configuration { voters: replicas(&[1, 2, 3]), ..Configuration::default() };
+    for id in 1..=3 {
+        let spec = GroupSpec {
+            group: OTHER,
+            name: "t-1".into(),
+            replica: replica(id),
+            log_start: LogStart { configuration: configuration.encode(), ..LogStart::default() },
+            hard_state: HardState::default(),
+            options: GroupOptions::default(),
+        };
+        let now = rig.now;
+        rig.engine(id).create(now, spec, id == 1).unwrap();
+    }
+    let leader = rig.leader();
+    rig.produce(leader, 5);
+    rig.run(500);
+    // A message that no correct leader sends: another entry where one is committed.
+    let victim = if leader == 2 { 3 } else { 2 };
+    let epoch = rig.engine(leader).core(GROUP).unwrap().epoch();
+    let broken = EntryMeta {
+        id: LogId { epoch: Epoch { term: Term(0), ..epoch }, index: Index(1) },
+        prev: Epoch::default(),
+        kind: EntryKind::Records,
+        base_offset: Offset(0),
+        offset_span: 1,
+        payload_len: 1,
+    };
+    let message = Message {
+        epoch,
+        body: Body::Append { prev: LogId::default(), entries: vec![broken], commit: Index(0) },
+    };
+    let envelope = Envelope {
+        group: GROUP,
+        from: replica(leader),
+        to: replica(victim),
+        from_incarnation: 1,
+        to_incarnation: 1,
+        message,
+        payloads: vec![Bytes::from_static(b"x")],
+    };
+    let now = rig.now;
+    rig.engine(victim).receive(now, NodeId(leader), vec![envelope]);
+    assert!(rig.engine(victim).is_poisoned(GROUP) && !rig.engine(victim).is_poisoned(OTHER));
+    rig.run(5_000);
+    // The others go on without it, it disturbs nobody, and its other group works.
+    assert_eq!(rig.engine(leader).core(GROUP).unwrap().epoch(), epoch);
+    rig.produce(leader, 3);
+    rig.run(300);
+    let last = rig.engine(leader).core(GROUP).unwrap().last().index;
+    assert_eq!(rig.engine(leader).core(GROUP).unwrap().commit(), last);
+    let leads = |rig: &mut Rig, id| rig.engine(id).core(OTHER).unwrap().role() == Role::Leader;
+    let other = (1..=3).find(|id| leads(&mut rig, *id)).expect("the other group has a leader");
+    let now = rig.now;
+    let proposal = Proposal { kind: EntryKind::Records, offset_span: 1, payload: BytesMut::zeroed(10) };
+    let metas = rig.engine(other).propose(now, OTHER, vec![proposal], &mut |_, _| {}).unwrap();
+    rig.run(300);
+    assert!(rig.engine(victim).core(OTHER).unwrap().commit() >= metas[0].id.index);
+    // Asked to end its generation, it says that it is not sound.
+    let now = rig.now;
+    rig.engine(victim).seal(now, GROUP, Generation(0), 4);
+    rig.run(50);
+    let node = rig.nodes.iter().find(|node| node.id.0 == victim).unwrap();
+    let unsound = |event: &GroupEvent| matches!(event, GroupEvent::Generation { what: GenerationEffect::Sealed(report), .. } if !report.sound);
+    assert!(node.events.iter().any(unsound));
 }

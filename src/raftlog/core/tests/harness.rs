@@ -633,7 +633,10 @@ impl Cluster {
         let epoch = envelope.message.epoch;
         let durable_epoch = node.disk.hard.epoch.max(node.disk.last().epoch);
         match &envelope.message.body {
-            Body::Append { entries, .. } => entries.iter().for_each(|meta| self.checker.register(meta)),
+            Body::Append { entries, .. } => {
+                self.checker.note_term(epoch);
+                entries.iter().for_each(|meta| self.checker.register(meta));
+            }
             Body::AppendAccepted { last } | Body::LogStartInstalled { prev: last } => {
                 assert!(durable_epoch >= epoch, "acknowledges in {epoch}, which is not durable");
                 let kept =
@@ -669,8 +672,6 @@ impl Cluster {
             node.id
         });
         assert_eq!(leader, node.id, "two leaders in {epoch}");
-        let generation = self.checker.terms.entry(epoch.term).or_insert(epoch.generation);
-        assert_eq!(*generation, epoch.generation, "term {} led in two generations", epoch.term);
         for (index, (id, known_in)) in &self.checker.committed {
             let kept = *index <= node.view.start.prev.index || node.view.id_at(*index) == Some(*id);
             assert!(
@@ -696,6 +697,9 @@ impl Cluster {
             self.checker.configurations.entry(*id).or_insert_with(|| configuration.clone());
         }
         self.checker.check_configurations();
+        if leads {
+            self.checker.note_term(epoch);
+        }
         if leads && index >= first {
             let id = node.view.id_at(index).expect("committed entries are in the log");
             assert_eq!(id.epoch, epoch, "commits by counting an entry of an older epoch (Raft §5.4.2)");
@@ -737,6 +741,13 @@ impl Checker {
             assert!(fits, "{after:?} does not follow {before:?}");
             assert!(after.members().all(|member| !before.is_retired(member)), "a retired id came back");
         }
+    }
+
+    /// A leader has shown itself: leaders of different generations never share a term (safety.md F4). One that leads alone
+    /// shows nothing before its term is durable.
+    fn note_term(&mut self, epoch: Epoch) {
+        let generation = self.terms.entry(epoch.term).or_insert(epoch.generation);
+        assert_eq!(*generation, epoch.generation, "term {} led in two generations", epoch.term);
     }
 
     /// An entry's identity counts from when anyone could see it again: durable, or sent.

@@ -4,7 +4,7 @@
 //! Commands (nodes are numbers, messages arrive only when delivered, writes are durable only when synced):
 //! `cluster N [learners=2,3] [joint=1,2] [term3=5] [log2=1x3,2x1] [window=B] [append=B] [uncommitted=B] [down=3] [fresh=4]
 //!   [closed=2] [damaged=2] [sealed=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
-//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `heal`, `crash N`, `restart N`,
+//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `block FROM TO` (one way), `heal`, `crash N`, `restart N`,
 //! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`,
 //! `seal NODES GENERATION`, `plan GENERATION` (decides over all reports), `decide NODES GENERATION`, `unclean` (the last decision may lose entries), `read N`, `gate N`, `fail N`, `damage N`, `observe N WHO`, `start N INDEX`,
 //! `inject FROM TO TERM BODY...`, `status`, `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
@@ -158,6 +158,8 @@ fn yes(granted: bool) -> &'static str {
 struct Script {
     cluster: Cluster,
     cut: Vec<ReplicaId>,
+    /// One-way.
+    blocked: Vec<(ReplicaId, ReplicaId)>,
     decisions: Vec<Decision>,
 }
 
@@ -234,7 +236,7 @@ impl Script {
     fn new() -> Self {
         let mut cluster = Cluster::new(default_config(), 1);
         cluster.trace = Some(Vec::new());
-        Self { cluster, cut: Vec::new(), decisions: Vec::new() }
+        Self { cluster, cut: Vec::new(), blocked: Vec::new(), decisions: Vec::new() }
     }
 
     fn at(&self, text: &str) -> usize {
@@ -304,12 +306,16 @@ impl Script {
             let envelope = self.cluster.network.pop_front().expect("counted");
             if to.is_some_and(|to| to != envelope.to) {
                 self.cluster.network.push_back(envelope);
-            } else if !self.cut.contains(&envelope.from) && !self.cut.contains(&envelope.to) {
+            } else if !self.is_cut(envelope.from, envelope.to) {
                 any = true;
                 self.cluster.deliver(envelope);
             }
         }
         any
+    }
+
+    fn is_cut(&self, from: ReplicaId, to: ReplicaId) -> bool {
+        self.cut.contains(&from) || self.cut.contains(&to) || self.blocked.contains(&(from, to))
     }
 
     fn sync(&mut self, at: usize) -> bool {
@@ -396,7 +402,11 @@ impl Script {
             }
             ["stabilize"] => self.stabilize(),
             ["cut", n] => self.cut.push(replica(number(n))),
-            ["heal"] => self.cut.clear(),
+            ["block", from, to] => self.blocked.push((replica(number(from)), replica(number(to)))),
+            ["heal"] => {
+                self.cut.clear();
+                self.blocked.clear();
+            }
             ["crash", n] => self.cluster.crash(self.at(n), 0),
             ["restart", n] => self.cluster.start(self.at(n), |_| {}),
             ["reset", n, peer] => {

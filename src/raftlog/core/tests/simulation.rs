@@ -59,6 +59,8 @@ struct Simulation {
     beats: Vec<u64>,
     /// Nodes cut off from those with another number.
     sides: Vec<u8>,
+    /// Links that lose everything, one way: from, to.
+    blocked: Vec<(usize, usize)>,
     observer: Option<ReplicaId>,
     /// One change of membership asked for in about so many loads; 0: none.
     changes: u64,
@@ -76,6 +78,30 @@ struct Simulation {
 }
 
 impl Simulation {
+    /// Voters on a good network with quick disks and nothing else: faults are the caller's.
+    fn calm(voters: usize) -> Self {
+        let members: Vec<_> = (1..=voters as i32).map(replica).collect();
+        let configuration = Configuration { voters: members, ..Configuration::default() };
+        let mut simulation = Self::new(0);
+        let mut cluster = Cluster::new(default_config(), 11);
+        for node in 1..=voters as i32 {
+            cluster.add(replica(node), disk_with(&configuration, 0, &[]));
+            cluster.start(node as usize - 1, |restored| restored.campaign_at_once = node == 1);
+        }
+        simulation.cluster = cluster;
+        simulation.flying.clear();
+        simulation.syncs = vec![None; voters];
+        simulation.sick = vec![false; voters];
+        simulation.dead_disks = vec![false; voters];
+        simulation.beats = vec![0; voters];
+        simulation.sides = vec![0; voters];
+        simulation.observer = None;
+        simulation.changes = 0;
+        simulation.controller = Controller::default();
+        (simulation.delay, simulation.sync, simulation.faults) = (2, 2, false);
+        simulation
+    }
+
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let voters = [3, 5, 3, 2, 1, 4][dice.below(6) as usize];
@@ -119,6 +145,7 @@ impl Simulation {
             dead_disks: vec![false; count],
             beats: vec![0; count],
             sides: vec![0; count],
+            blocked: Vec::new(),
             observer,
             changes,
             controller: Controller {
@@ -143,7 +170,7 @@ impl Simulation {
         while let Some(envelope) = self.cluster.network.pop_front() {
             let (from, to) = (self.cluster.position(envelope.from), self.cluster.position(envelope.to));
             self.digest = self.digest.rotate_left(5) ^ (self.cluster.now * 31 + (from * 7 + to) as u64);
-            let cut = self.sides[from] != self.sides[to];
+            let cut = self.sides[from] != self.sides[to] || self.blocked.contains(&(from, to));
             if cut || (self.faults && self.loss > 0 && self.dice.one_in(self.loss)) {
                 continue;
             }
@@ -343,12 +370,21 @@ impl Simulation {
         }
         if self.dice.one_in(150) {
             self.sides.fill(0);
+            self.blocked.clear();
         }
         if !self.dice.one_in(self.calm) {
             return;
         }
-        match self.dice.below(6) {
+        match self.dice.below(8) {
             0..=1 => self.crash(at),
+            // One way only, to and fro: the other direction works.
+            6..=7 => {
+                let other = self.dice.below(count) as usize;
+                match self.blocked.iter().position(|link| *link == (at, other)) {
+                    Some(known) => drop(self.blocked.remove(known)),
+                    None => self.blocked.push((at, other)),
+                }
+            }
             2..=3 if self.dice.one_in(2) => {
                 for side in &mut self.sides {
                     *side = self.dice.below(2) as u8;
@@ -400,6 +436,7 @@ impl Simulation {
     fn heal(&mut self) {
         self.faults = false;
         self.sides.fill(0);
+        self.blocked.clear();
         self.delay = self.delay.min(20);
         self.sync = self.sync.min(20);
         for at in 0..self.cluster.nodes.len() {
@@ -565,4 +602,90 @@ fn same_seed_twice_gives_the_same_run() {
     for seed in [3, 17] {
         assert_eq!(Simulation::new(seed).run(2_000), Simulation::new(seed).run(2_000));
     }
+}
+
+/// One minute under `links`, which is asked at every step which one-way links lose everything. Answers the terms spent after
+/// the first second and the seconds in which nothing was committed.
+fn minute(voters: usize, mut links: impl FnMut(u64, &Simulation) -> Vec<(usize, usize)>) -> (u64, u64) {
+    let mut simulation = Simulation::calm(voters);
+    let term = |s: &Simulation| s.cluster.nodes.iter().map(|n| n.disk.hard.epoch.term.0).max().unwrap_or(0);
+    let (mut start, mut idle, mut committed) = (0, 0, 0);
+    for second in 0..61 {
+        while simulation.cluster.now < 1_000 * (second + 1) {
+            simulation.blocked = links(simulation.cluster.now, &simulation);
+            simulation.advance();
+            let leads = |node: &super::harness::Node| {
+                node.core.as_ref().is_some_and(|core| core.role() == Role::Leader)
+            };
+            for at in 0..voters {
+                if leads(&simulation.cluster.nodes[at]) && simulation.dice.one_in(20) {
+                    simulation.cluster.feed(at, Event::Propose { entries: vec![(EntryKind::Records, 1, 9)] });
+                }
+            }
+        }
+        let now = simulation.cluster.checker.committed.len();
+        match second {
+            0 => start = term(&simulation),
+            _ if now == committed => idle += 1,
+            _ => {}
+        }
+        committed = now;
+    }
+    (term(&simulation) - start, idle)
+}
+
+fn leader_of(simulation: &Simulation) -> Option<usize> {
+    let nodes = simulation.cluster.nodes.iter();
+    let leads = |core: &crate::raftlog::core::Core| core.role() == Role::Leader;
+    nodes.enumerate().filter(|(_, n)| n.core.as_ref().is_some_and(leads)).map(|(at, _)| at).next_back()
+}
+
+#[test]
+fn bad_links_terms_stay_bounded_and_commits_go_on() {
+    let quiet = minute(3, |_, _| Vec::new());
+    assert_eq!(quiet, (0, 0), "nothing is wrong, nothing changes");
+    // A follower that sends and hears nothing; one that hears and cannot answer; one that does neither.
+    assert_eq!(minute(3, |_, _| vec![(0, 2), (1, 2)]), (0, 0), "deaf follower");
+    assert_eq!(minute(3, |_, _| vec![(2, 0), (2, 1)]), (0, 0), "mute follower");
+    assert_eq!(minute(5, |_, _| vec![(4, 0), (4, 1), (0, 3), (1, 3)]), (0, 0), "one deaf, one mute");
+    // A link between the leader and one follower that is there every other 700 ms.
+    let flaps = |now: u64| now / 700 % 2 == 1;
+    let (terms, idle) = minute(3, |now, _| if flaps(now) { vec![(0, 2), (2, 0)] } else { Vec::new() });
+    assert_eq!((terms, idle), (0, 0), "flapping follower");
+    // Followers that cannot speak with each other: whoever leads sees a majority (Cloudflare, 2020).
+    let (terms, idle) = minute(3, |_, _| vec![(1, 2), (2, 1)]);
+    assert_eq!((terms, idle), (0, 0), "broken triangle");
+    // Whoever leads is heard by nobody for two seconds of every ten.
+    let (terms, idle) = minute(3, |now, s| match (leader_of(s), now % 10_000 > 8_000) {
+        (Some(at), true) => (0..3).map(|other| (at, other)).collect(),
+        _ => Vec::new(),
+    });
+    assert!(terms <= 18 && idle <= 18, "mute leaders: {terms} terms, {idle} s without a commit");
+    // Whoever leads hears nobody, likewise.
+    let (terms, idle) = minute(3, |now, s| match (leader_of(s), now % 10_000 > 8_000) {
+        (Some(at), true) => (0..3).map(|other| (other, at)).collect(),
+        _ => Vec::new(),
+    });
+    assert!(terms <= 18 && idle <= 18, "deaf leaders: {terms} terms, {idle} s without a commit");
+}
+
+/// A server that comes back with a very high term (an old program, a restored disk) disturbs once (R12, R14).
+#[test]
+fn disruptive_high_term_server_costs_one_election() {
+    let mut simulation = Simulation::calm(3);
+    while simulation.cluster.now < 3_000 {
+        simulation.advance();
+    }
+    simulation.cluster.crash(2, 0);
+    simulation.syncs[2] = None;
+    simulation.cluster.nodes[2].disk.hard.epoch.term = Term(5_000);
+    simulation.cluster.start(2, |_| {});
+    let elections = simulation.cluster.checker.elections;
+    while simulation.cluster.now < 30_000 {
+        simulation.advance();
+    }
+    assert!(simulation.cluster.checker.elections <= elections + 2, "more than a disturbance");
+    let terms: Vec<_> = simulation.cluster.nodes.iter().map(|node| node.disk.hard.epoch.term.0).collect();
+    assert!(terms.iter().all(|term| (5_000..5_004).contains(term)), "{terms:?}");
+    assert!(leader_of(&simulation).is_some());
 }
