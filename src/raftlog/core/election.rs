@@ -92,7 +92,7 @@ impl Core {
             self.rest(out);
             self.leader = None;
             self.restart_timer(now);
-            return out.push(Effect::Generation(GenerationEffect::TermsUsedUp));
+            return out.push(Effect::generation(GenerationEffect::TermsUsedUp));
         }
         self.round += 1;
         self.votes.clear();

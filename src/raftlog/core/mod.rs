@@ -293,12 +293,19 @@ pub enum Effect {
         configuration: LogId,
     },
     /// The group's generation ends or begins.
-    Generation(GenerationEffect),
+    Generation(Box<GenerationEffect>),
     /// An invariant broke: this group is fenced off, the process lives.
     Poisoned {
         /// What.
         reason: String,
     },
+}
+
+impl Effect {
+    /// Boxed: these are rare and large, and effects are moved about on every append.
+    fn generation(what: GenerationEffect) -> Self {
+        Self::Generation(Box::new(what))
+    }
 }
 
 /// Why a proposal was refused.

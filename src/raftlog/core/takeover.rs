@@ -92,7 +92,7 @@ impl Core {
     pub(super) fn seal(&mut self, now: Millis, generation: Generation, plan: u64, out: &mut Vec<Effect>) {
         let own = self.hard.epoch.generation;
         if generation != own {
-            return out.push(Effect::Generation(GenerationEffect::SealRefused { generation: own }));
+            return out.push(Effect::generation(GenerationEffect::SealRefused { generation: own }));
         }
         if self.hard.sealed.is_none() {
             self.hard.sealed = Some(plan);
@@ -116,7 +116,7 @@ impl Core {
             is_committed: configuration_id.index <= self.log.commit(),
             commit: self.log.commit(),
         };
-        out.push(Effect::Generation(GenerationEffect::Sealed(report)));
+        out.push(Effect::generation(GenerationEffect::Sealed(report)));
     }
 
     fn is_sound(&self) -> bool {
@@ -143,7 +143,7 @@ impl Core {
                 }
                 Err(reason) => {
                     let generation = decision.generation;
-                    out.push(Effect::Generation(GenerationEffect::TakeOverRefused { generation, reason }));
+                    out.push(Effect::generation(GenerationEffect::TakeOverRefused { generation, reason }));
                 }
             }
         } else if decision.generation > own {
@@ -192,7 +192,7 @@ impl Core {
         self.saved_in_step = true;
         self.unproven = Some(meta.id.index);
         let hard_state = self.hard;
-        out.push(Effect::Generation(GenerationEffect::TakeOver { hard_state, meta, configuration }));
+        out.push(Effect::generation(GenerationEffect::TakeOver { hard_state, meta, configuration }));
         self.reopened(out);
         self.start_leading(now, meta.id.index, out);
         self.pump_all(now, out);
@@ -244,13 +244,13 @@ impl Core {
         }
         if generation > self.seen {
             self.seen = generation;
-            out.push(Effect::Generation(GenerationEffect::Seen { generation }));
+            out.push(Effect::generation(GenerationEffect::Seen { generation }));
         }
     }
 
     fn reopened(&self, out: &mut Vec<Effect>) {
         let (generation, commit) = (self.hard.epoch.generation, self.log.commit());
-        out.push(Effect::Generation(GenerationEffect::Reopened { generation, commit }));
+        out.push(Effect::generation(GenerationEffect::Reopened { generation, commit }));
         self.announce_configuration(out);
     }
 
@@ -295,7 +295,7 @@ impl Core {
     pub(super) fn set_aside(&self, from: Index, out: &mut Vec<Effect>) {
         let old = |epoch: Epoch| epoch.generation < self.hard.epoch.generation;
         if self.log.epoch_at(from).is_some_and(old) {
-            out.push(Effect::Generation(GenerationEffect::SetAside { from }));
+            out.push(Effect::generation(GenerationEffect::SetAside { from }));
         }
     }
 }

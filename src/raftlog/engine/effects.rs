@@ -39,12 +39,12 @@ impl Engine {
             effect,
             Effect::Append { .. }
                 | Effect::AppendConfiguration { .. }
-                | Effect::Generation(GenerationEffect::TakeOver { .. })
                 | Effect::Truncate { .. }
                 | Effect::SaveHardState(_)
                 | Effect::Install { .. }
         );
-        if stores && self.groups[slot].stored_round == u64::MAX {
+        let takes_over = matches!(&effect, Effect::Generation(what) if matches!(**what, GenerationEffect::TakeOver { .. }));
+        if (stores || takes_over) && self.groups[slot].stored_round == u64::MAX {
             // A change before this one could not be stored: nothing may be built on it.
             return;
         }
@@ -102,7 +102,7 @@ impl Engine {
                 tracing::info!(%group, %configuration, "this replica is no member any more");
                 self.events.push(GroupEvent::Removed { group, configuration });
             }
-            Effect::Generation(what) => self.run_generation(now, slot, what, more),
+            Effect::Generation(what) => self.run_generation(now, slot, *what, more),
             Effect::ChangeRefused { reason } => self.change_refusal = Some(reason),
             Effect::ReadReady { token, .. } => self.events.push(GroupEvent::Read { group, token, ok: true }),
             Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),

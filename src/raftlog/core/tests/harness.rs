@@ -486,7 +486,7 @@ impl Cluster {
                     self.checker.changes_refused += 1;
                     self.nodes[at].refusal = Some(reason);
                 }
-                Effect::Generation(what) => self.run_generation(at, what),
+                Effect::Generation(what) => self.run_generation(at, *what),
                 Effect::Removed { .. } => self.checker.removals += 1,
                 Effect::Configured { configuration, .. } => self.nodes[at].in_force = configuration,
                 Effect::Refused { .. } => {}
