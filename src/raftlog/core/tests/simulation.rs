@@ -149,7 +149,7 @@ impl Simulation {
             observer,
             changes,
             controller: Controller {
-                appetite: [0, 0, 1, 2][dice.below(4) as usize],
+                appetite: [0, 1, 2, 2][dice.below(4) as usize],
                 unclean: dice.one_in(2),
                 ..Controller::default()
             },
