@@ -3,10 +3,14 @@
 //!
 //! Each test drives cores by hand through the public interface; whole clusters are simulated inside the crate.
 
-use kontiki::raftlog::core::{ChangeRefusal, Core, CoreConfig, Effect, Event, Refusal, Restored, Role};
+use kontiki::raftlog::core::{
+    ChangeRefusal, Core, CoreConfig, Effect, Event, GenerationEffect, Order, Refusal, Restored, Role,
+};
+use kontiki::raftlog::generation::Decision;
 use kontiki::raftlog::message::{Body, Configuration, Message};
 use kontiki::segment::{
-    Doubt, EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset,
+    Opening, ReplicaId, Term,
 };
 
 fn node(number: i32) -> ReplicaId {
@@ -892,5 +896,51 @@ fn replica_in_doubt_votes_and_stands_only_where_every_voter_grants() {
         let asked = replica.core.epoch().term.0 + 1;
         replica.receive(2, asked, Body::PreVoteReply { granted: true, round: 1 });
         assert_eq!(replica.core.role(), Role::PreCandidate, "two of three, itself in doubt");
+    }
+}
+
+/// Not in the paper (safety.md F2, step 4): the survivor takes over only if it is exactly what was decided on.
+#[test]
+fn survivor_that_is_not_exactly_what_was_decided_on_refuses() {
+    let opening = Opening { survivor: node(1), base: id(1, 2), first_term: Term(5), lossless: true };
+    let decision = Decision { generation: Generation(1), opening, learners: Vec::new() };
+    let sealed = |restored: &mut Restored| restored.hard_state.sealed = Some(7);
+    let decide = |change: &dyn Fn(&mut Restored), decision: &Decision| {
+        let mut replica = Replica::restored(2, 1, &[1, 1], change);
+        replica.step(Event::Generation(Order::Decided(decision.clone())));
+        let took = replica.out.iter().any(|effect| match effect {
+            Effect::Generation(what) => matches!(**what, GenerationEffect::TakeOver { .. }),
+            _ => false,
+        });
+        assert_eq!(took, replica.core.role() == Role::Leader);
+        assert_eq!(took, replica.core.epoch() == Epoch::new(1, 5));
+        let refused = replica.out.iter().any(|effect| match effect {
+            Effect::Generation(what) => matches!(**what, GenerationEffect::TakeOverRefused { .. }),
+            _ => false,
+        });
+        assert!(took != refused);
+        took
+    };
+    assert!(decide(&sealed, &decision));
+    assert!(!decide(&|_| {}, &decision), "not sealed");
+    for base in [id(1, 1), id(1, 3), id(0, 2)] {
+        let other = Decision { opening: Opening { base, ..opening }, ..decision.clone() };
+        assert!(!decide(&sealed, &other), "its log does not end at {base}");
+    }
+    let early = Decision { opening: Opening { first_term: Term(1), ..opening }, ..decision.clone() };
+    assert!(!decide(&sealed, &early), "it has seen that term");
+    let later = Decision { generation: Generation(2), ..decision.clone() };
+    assert!(!decide(&sealed, &later), "it is not sealed in the generation before");
+    let spoilt: [fn(&mut Restored); 3] = [
+        |restored| restored.needs_repair = true,
+        |restored| restored.hard_state.doubt = Doubt::Entries,
+        |restored| restored.hard_state.doubt = Doubt::Vote,
+    ];
+    for spoil in spoilt {
+        let change = |restored: &mut Restored| {
+            sealed(restored);
+            spoil(restored);
+        };
+        assert!(!decide(&change, &decision), "it may have lost entries");
     }
 }

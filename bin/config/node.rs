@@ -26,6 +26,7 @@ const HANDED_ON: &[&str] = &[
     "connections.max.idle.ms",
     "max.connections",
     "max.connections.per.ip",
+    "leader.replication.throttled.rate",
     "replica.lag.time.max.ms",
     "socket.request.max.bytes",
     "min.insync.replicas",

@@ -94,7 +94,8 @@ pub(crate) fn put_hard_state(out: &mut Vec<u8>, state: &HardState) {
             Doubt::None => 0,
             Doubt::Entries => 1 << 3,
             Doubt::Vote => 2 << 3,
-        };
+        }
+        | u8::from(state.opening.is_some()) << 5;
     out.put_u8(flags);
     if let Some(vote) = state.vote {
         put_replica(out, vote);
@@ -102,19 +103,35 @@ pub(crate) fn put_hard_state(out: &mut Vec<u8>, state: &HardState) {
     if let Some(plan) = state.sealed {
         out.put_u64_le(plan);
     }
+    if let Some(opening) = state.opening {
+        put_replica(out, opening.survivor);
+        put_log_id(out, opening.base);
+        out.put_u64_le(opening.first_term.0);
+        out.put_u8(u8::from(opening.lossless));
+    }
 }
 pub(crate) fn get_hard_state(input: &mut &[u8]) -> Option<HardState> {
     let epoch = get_epoch(input)?;
     let flags = get_u8(input)?;
     let vote = if flags & 1 != 0 { Some(get_replica(input)?) } else { None };
     let sealed = if flags & 2 != 0 { Some(get_u64(input)?) } else { None };
-    let doubt = match flags >> 3 {
+    let doubt = match flags >> 3 & 3 {
         0 => Doubt::None,
         1 => Doubt::Entries,
         2 => Doubt::Vote,
         _ => return None,
     };
-    Some(HardState { epoch, vote, sealed, dirty: flags & 4 != 0, doubt })
+    let opening = match flags >> 5 {
+        0 => None,
+        1 => Some(Opening {
+            survivor: get_replica(input)?,
+            base: get_log_id(input)?,
+            first_term: Term(get_u64(input)?),
+            lossless: get_u8(input)? != 0,
+        }),
+        _ => return None,
+    };
+    Some(HardState { epoch, vote, sealed, dirty: flags & 4 != 0, doubt, opening })
 }
 
 pub(crate) fn put_log_start(out: &mut Vec<u8>, start: &LogStart) {
@@ -145,13 +162,16 @@ mod tests {
     #[test]
     fn hard_state_round_trips_in_every_combination() {
         let vote = ReplicaId { node: NodeId(3), assignment: 9, directory: 77 };
-        for bits in 0..24u32 {
+        let opening =
+            Opening { survivor: vote, base: LogId::new(1, 4, 99), first_term: Term(5), lossless: true };
+        for bits in 0..48u32 {
             let state = HardState {
                 epoch: Epoch::new(2, 5),
                 vote: (bits & 1 != 0).then_some(vote),
                 sealed: (bits & 2 != 0).then_some(11),
                 dirty: bits & 4 != 0,
-                doubt: [Doubt::None, Doubt::Entries, Doubt::Vote][(bits / 8) as usize],
+                doubt: [Doubt::None, Doubt::Entries, Doubt::Vote][(bits / 8 % 3) as usize],
+                opening: (bits >= 24).then_some(Opening { lossless: bits % 2 == 0, ..opening }),
             };
             let mut out = Vec::new();
             put_hard_state(&mut out, &state);

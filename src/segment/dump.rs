@@ -283,7 +283,7 @@ impl<W: Write> Dump<'_, W> {
         self.line(
             "hard_state",
             json!({"group": g.group.0, "epoch": h.epoch.to_string(), "vote": h.vote.map(|v| v.to_string()),
-                "sealed": h.sealed, "dirty": h.dirty, "doubt": format!("{:?}", h.doubt)}),
+                "sealed": h.sealed, "dirty": h.dirty, "doubt": format!("{:?}", h.doubt), "opening": h.opening}),
         )?;
         let start = &g.log_start;
         self.line(

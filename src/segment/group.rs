@@ -126,12 +126,14 @@ pub(crate) struct Group {
     pub last_op: Option<(u64, usize)>,
     /// The active file has been given room for the next append (`can_append`), which does not roll then.
     pub is_granted: bool,
+    /// What the next cut or install drops is kept under another name.
+    pub is_aside: bool,
 }
 
 impl Group {
     pub(crate) fn new(image: GroupImage, segments: Vec<Segment>) -> Self {
         debug_assert_eq!(image.files.len(), segments.len());
-        Self { image, segments, tail: Tail::default(), last_op: None, is_granted: false }
+        Self { image, segments, tail: Tail::default(), last_op: None, is_granted: false, is_aside: false }
     }
     pub(crate) fn active(&mut self) -> &mut Segment {
         self.segments.last_mut().expect("a group has an active file")

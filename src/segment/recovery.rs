@@ -469,6 +469,9 @@ fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<Stri
     replay.image.next_file = replay.image.next_file.max(highest + 1);
     let files = replay.image.files();
     let claimed: BTreeSet<String> = replay.image.groups.values().map(|g| g.dir.clone()).collect();
+    let is_reopened = |g: &&super::image::GroupImage| g.hard_state.opening.is_some();
+    let reopened: BTreeSet<String> =
+        replay.image.groups.values().filter(is_reopened).map(|g| g.dir.clone()).collect();
     let mut dirs = HashSet::new();
     for name in list_or_none(fs, &root)? {
         let path = root.join(&name);
@@ -484,7 +487,12 @@ fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<Stri
         }
         for file in list_or_none(fs, &path)? {
             let is_ours = segment_file::number_of(&file).is_some_and(|n| !is_claimed || !files.contains(&n));
-            if is_ours {
+            if is_ours && reopened.contains(&name) && file.ends_with(".segment") {
+                // It may hold what the group's new generation does not: a crash came before it was set aside.
+                let file = path.join(file);
+                let aside = segment_file::fenced_path(&file);
+                fs.rename(&file, &aside).map_err(|e| error::failed("set aside", &file, &e))?;
+            } else if is_ours {
                 let file = path.join(file);
                 fs.unlink(&file).map_err(|e| error::failed("unlink", &file, &e))?;
             }

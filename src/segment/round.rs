@@ -58,13 +58,22 @@ pub(crate) struct Change {
     pub trim: Option<(FileRef, u64)>,
     /// Files to unlink once the record is durable.
     pub unlink: Vec<PathBuf>,
+    /// Segments among them are renamed instead: they hold what the group's new generation does not.
+    pub is_aside: bool,
     /// Directory to remove once the record is durable.
     pub remove_dir: Option<PathBuf>,
 }
 
 impl Change {
     pub(crate) fn plain(record: Record) -> Op {
-        Op::Change(Box::new(Self { record, new: None, trim: None, unlink: Vec::new(), remove_dir: None }))
+        Op::Change(Box::new(Self {
+            record,
+            new: None,
+            trim: None,
+            unlink: Vec::new(),
+            is_aside: false,
+            remove_dir: None,
+        }))
     }
 }
 

@@ -30,6 +30,12 @@ pub(crate) fn path(dir: &Path, group_dir: &str, number: u64) -> PathBuf {
 pub(crate) fn index_path(dir: &Path, group_dir: &str, number: u64) -> PathBuf {
     groups_dir(dir).join(group_dir).join(format!("{number:016x}.index"))
 }
+/// Name of a segment that was set aside; nothing reads or removes it but an operator.
+pub(crate) fn fenced_path(segment: &Path) -> PathBuf {
+    let mut name = segment.to_owned().into_os_string();
+    name.push(".fenced");
+    PathBuf::from(name)
+}
 /// Number in the name of a segment or index, or of an index on its way to its name.
 pub(crate) fn number_of(name: &str) -> Option<u64> {
     let (number, kind) = name.split_once('.')?;

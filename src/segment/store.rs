@@ -6,6 +6,7 @@
 //! * Nothing is taken when an error is returned.
 //! * After a failed round the store is latched shut: every mutation answers `Failed`, reads go on.
 
+mod aside;
 mod cache;
 mod cursor;
 mod place;
@@ -221,7 +222,14 @@ impl Store {
             file: number,
         };
         let record = Record::Create(spec.group, Box::new(creation));
-        let op = Change { record, new: Some(new), trim: None, unlink: Vec::new(), remove_dir: None };
+        let op = Change {
+            record,
+            new: Some(new),
+            trim: None,
+            unlink: Vec::new(),
+            is_aside: false,
+            remove_dir: None,
+        };
         self.queue(spec.group, Op::Change(Box::new(op)));
         Ok(hard_state)
     }
@@ -240,6 +248,7 @@ impl Store {
             new: None,
             trim: None,
             unlink: Vec::new(),
+            is_aside: false,
             remove_dir: Some(dir),
         };
         self.ops.push(Op::Change(Box::new(op)));
@@ -349,6 +358,7 @@ impl Store {
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
         let (old, old_end) = (g.image.active().number, g.image.active().end);
         g.is_granted = false;
+        let is_aside = std::mem::take(&mut g.is_aside);
         let dropped = g.image.cut(&cut, number);
         let trim = g.segments.last().and_then(|s| {
             let is_kept = !dropped.contains(&old);
@@ -363,7 +373,7 @@ impl Store {
         self.tail_bytes -= g.tail.truncate(from);
         let unlink = self.paths(&dir, &dropped);
         let record = Record::Cut { group, cut, new_file: number };
-        let op = Change { record, new: Some(new), trim, unlink, remove_dir: None };
+        let op = Change { record, new: Some(new), trim, unlink, is_aside, remove_dir: None };
         self.queue(group, Op::Change(Box::new(op)));
         Ok(())
     }
@@ -417,6 +427,13 @@ impl Store {
         Ok(())
     }
 
+    /// A new generation begins with this entry: hard state and entry in one round, so in one batch of the journal,
+    /// which is whole after a crash or not there at all (safety.md F2). On an error nothing is taken.
+    pub fn take_over(&mut self, group: GroupId, state: HardState, entry: Entry) -> Result<()> {
+        self.append(group, vec![entry])?;
+        self.save_hard_state(group, state)
+    }
+
     /// Moves the log start forward within the log (frees whole segments before it once durable).
     ///
     /// # Panics
@@ -434,7 +451,7 @@ impl Store {
         let dir = g.image.dir.clone();
         let unlink = self.paths(&dir, &dropped);
         let record = Record::LogStart(group, Box::new(start));
-        let op = Change { record, new: None, trim: None, unlink, remove_dir: None };
+        let op = Change { record, new: None, trim: None, unlink, is_aside: false, remove_dir: None };
         self.queue(group, Op::Change(Box::new(op)));
         Ok(())
     }
@@ -450,6 +467,7 @@ impl Store {
         self.abandon_repair(group);
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
         g.is_granted = false;
+        let is_aside = std::mem::take(&mut g.is_aside);
         let dropped = g.image.install(&start, number);
         self.lru.forget(&g.segments);
         self.damage.forget(group);
@@ -457,7 +475,7 @@ impl Store {
         self.tail_bytes -= g.tail.clear();
         let unlink = self.paths(&dir, &dropped);
         let record = Record::Install { group, start: Box::new(start), file: number };
-        let op = Change { record, new: Some(new), trim: None, unlink, remove_dir: None };
+        let op = Change { record, new: Some(new), trim: None, unlink, is_aside, remove_dir: None };
         self.queue(group, Op::Change(Box::new(op)));
         Ok(())
     }
@@ -489,7 +507,8 @@ impl Store {
         g.image.open(file);
         g.segments.push(segment);
         let record = Record::Open { group, file, prev, base_offset };
-        let op = Change { record, new: Some(new), trim, unlink: Vec::new(), remove_dir: None };
+        let op =
+            Change { record, new: Some(new), trim, unlink: Vec::new(), is_aside: false, remove_dir: None };
         self.queue(group, Op::Change(Box::new(op)));
     }
 

@@ -211,6 +211,20 @@ pub enum Doubt {
     Vote,
 }
 
+/// How a generation began: what the controllers decided of it (safety.md F2 to F4). Generation 0 has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The only voter it began with.
+    pub survivor: ReplicaId,
+    /// Where the survivor's log ended: what counts of the generations before.
+    pub base: LogId,
+    /// Above every term of the generations before.
+    pub first_term: Term,
+    /// Whether everything ever committed is at or below `base`. In a replica's hard state false also if it was in none of
+    /// the generations right before: it cannot tell.
+    pub lossless: bool,
+}
+
 /// What must survive a crash besides the log (Raft figure 2, persistent state).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HardState {
@@ -224,6 +238,8 @@ pub struct HardState {
     pub dirty: bool,
     /// What this replica may have lost.
     pub doubt: Doubt,
+    /// How the generation of `epoch` began.
+    pub opening: Option<Opening>,
 }
 
 /// Where a log begins and everything that must be known of what lies before (the group's "snapshot").

@@ -60,6 +60,8 @@ pub struct Writer {
     unnamed: BTreeMap<u64, PathBuf>,
     written: Vec<Written>,
     unlink: Vec<PathBuf>,
+    /// To be renamed.
+    aside: Vec<PathBuf>,
     remove_dirs: Vec<PathBuf>,
     trims: Vec<(FileRef, u64)>,
     /// Index slots that are in no index file yet, by file.
@@ -122,6 +124,7 @@ impl Writer {
             unnamed: BTreeMap::new(),
             written: Vec::new(),
             unlink: Vec::new(),
+            aside: Vec::new(),
             remove_dirs: Vec::new(),
             trims: Vec::new(),
             slots: BTreeMap::new(),
@@ -340,7 +343,11 @@ impl Writer {
                 op.group
             }
             Op::Change(change) => {
-                self.unlink.extend(change.unlink.iter().cloned());
+                let is_segment = |p: &&PathBuf| p.extension().is_some_and(|e| e == "segment");
+                let kept = change.unlink.iter().filter(|p| change.is_aside && is_segment(p));
+                self.aside.extend(kept.cloned());
+                let gone = change.unlink.iter().filter(|p| !(change.is_aside && is_segment(p)));
+                self.unlink.extend(gone.cloned());
                 self.remove_dirs.extend(change.remove_dir.iter().cloned());
                 self.trims.extend(change.trim.iter().cloned());
                 for path in &change.unlink {
@@ -453,6 +460,10 @@ impl Writer {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
+        for path in std::mem::take(&mut self.aside) {
+            let aside = segment_file::fenced_path(&path);
+            gone(self.fs.rename(&path, &aside)).map_err(|e| error::failed("set aside", &path, &e))?;
+        }
         for path in std::mem::take(&mut self.unlink) {
             gone(self.fs.unlink(&path)).map_err(|e| error::failed("unlink", &path, &e))?;
         }

@@ -492,6 +492,8 @@ impl Shard {
             }
             // Placement and in-sync sets still follow the controller log; members change only when that asks for it.
             GroupEvent::Configured { .. } | GroupEvent::Removed { .. } => {}
+            // Nobody orders a generation change yet.
+            GroupEvent::Generation { group, what } => tracing::warn!(%group, ?what, "generation"),
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::UncleanRecovery { waits, .. } => self.status.unclean_recoveries += u64::from(!waits),
             GroupEvent::Repaired { group } => {

@@ -77,6 +77,8 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
     stored(Effect::Stored("versions are agreed on by ApiVersions; tools read this key to guess the level"),
         fixed("inter.broker.protocol.version", Kind::String, Some("4.1-IV1"), Rule::Any,
         "The Kafka level whose behaviour is followed.")),
+    fixed("leader.replication.throttled.rate", Kind::Long, Some(MAX), Rule::AtLeast(1),
+        "Bytes a second that replicas far behind get from this broker, in records that are committed already."),
     fixed("listeners", Kind::String, None, Rule::Any,
         "Address bound for clients."),
     stored(NO_COMPACTION, dynamic("log.cleaner.delete.retention.ms", Kind::Long, Some("86400000"), Rule::AtLeast(0),

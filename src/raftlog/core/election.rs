@@ -6,7 +6,7 @@
 //! - while the leader is heard nobody helps to replace it, unless it asked for that itself (thesis §4.2.3);
 //! - one vote per epoch, durable before it is told; every candidacy is in a new term (also alone, also after a restart).
 
-use super::{Core, Effect, Millis, Role, quorum};
+use super::{Core, Effect, GenerationEffect, Millis, Role, quorum};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{Epoch, LogId, ReplicaId};
 
@@ -100,6 +100,12 @@ impl Core {
     }
 
     fn pre_campaign(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        if !self.has_terms_left() {
+            self.rest(out);
+            self.leader = None;
+            self.restart_timer(now);
+            return out.push(Effect::generation(GenerationEffect::TermsUsedUp));
+        }
         self.round += 1;
         self.votes.clear();
         self.votes.note(self.replica, true, self.is_in_doubt());
@@ -273,7 +279,7 @@ impl Core {
     /// The leader hands over to us: a real election at once (thesis §3.10).
     pub(super) fn on_timeout_now(&mut self, now: Millis, out: &mut Vec<Effect>) {
         // In doubt it would need every voter, and the leader steps down for nothing.
-        if self.may_campaign() && !self.is_in_doubt() {
+        if self.may_campaign() && !self.is_in_doubt() && self.has_terms_left() {
             self.campaign(now, true, out);
         }
     }

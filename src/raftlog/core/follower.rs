@@ -52,6 +52,10 @@ impl Core {
         {
             return;
         }
+        let start = self.log.start();
+        if self.start_unproven && prev != start && prev.index <= start.index {
+            self.start_over(out);
+        }
         // Entries before the log start are committed, so they are the leader's too.
         if prev.index >= self.log.start().index && !self.log.contains(prev) {
             if prev.index <= self.log.commit() {
@@ -59,6 +63,7 @@ impl Core {
             }
             return self.reject(from, prev, out);
         }
+        self.start_unproven = false;
         let last = entries.last().map_or(prev.index, |meta| meta.id.index);
         if !self.take(entries, out) {
             return;
@@ -102,6 +107,7 @@ impl Core {
                 return false;
             }
             self.persist(out);
+            self.set_aside(first.id.index, out);
             out.push(Effect::Truncate { from: first.id.index });
             let rolled_back = self.log.truncate(first.id.index, first.base_offset);
             self.verified = self.verified.min(self.log.last().index);
@@ -151,7 +157,7 @@ impl Core {
 
     /// The last durable entry known to be this leader's too; index 0 if there is none to speak of.
     pub(super) fn matched(&self) -> LogId {
-        if self.held_out || self.hard.sealed.is_some() {
+        if self.held_out || self.hard.sealed.is_some() || self.start_unproven {
             return LogId::default();
         }
         let index = self.verified.max(self.log.commit()).min(self.log.durable());
@@ -196,6 +202,12 @@ impl Core {
             return;
         }
         let prev = start.prev;
+        if self.start_unproven && !self.held_out {
+            if !self.log.contains(prev) {
+                self.start_over(out);
+            }
+            self.start_unproven = false;
+        }
         let is_here = prev.index <= self.log.start().index || self.log.contains(prev);
         if is_here && !self.must_start_over(prev.index) {
             if self.held_out {
@@ -213,6 +225,8 @@ impl Core {
         if self.held_out && !self.drops_damage() {
             return;
         }
+        self.start_unproven = false;
+        self.set_aside(self.log.start().index.next(), out);
         self.log.install(prev, start.base_offset, (start.configuration_id, base));
         self.verified = prev.index;
         self.acked = prev.index;

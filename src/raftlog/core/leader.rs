@@ -74,10 +74,23 @@ impl Leading {
 impl Core {
     pub(super) fn become_leader(&mut self, now: Millis, out: &mut Vec<Effect>) {
         let unanimous = self.note_election(out);
+        self.start_leading(now, self.log.last().index.next(), unanimous, out);
+        self.append_own(&[(EntryKind::Noop, 0, 0)], out);
+        self.pump_all(now, out);
+    }
+
+    /// Leads; `first_own` is (or will be) the first entry of this epoch.
+    pub(super) fn start_leading(
+        &mut self,
+        now: Millis,
+        first_own: Index,
+        unanimous: bool,
+        out: &mut Vec<Effect>,
+    ) {
         let (configuration, _) = self.log.configuration();
         let members = configuration.members();
         let observers = self.observers.iter().copied().filter(|r| configuration.members().all(|m| m != *r));
-        let last = self.log.last().index;
+        let last = first_own.prev();
         let peers: Vec<_> = members
             .chain(observers)
             .filter(|replica| *replica != self.replica)
@@ -87,7 +100,7 @@ impl Core {
         self.leading = Some(Box::new(Leading {
             peers,
             departed: Vec::new(),
-            first_own: last.next(),
+            first_own,
             sequence: 1,
             sequence_used: false,
             reads: VecDeque::new(),
@@ -105,8 +118,6 @@ impl Core {
         self.timer = None;
         self.hurry = 0;
         self.announce(out);
-        self.append_own(&[(EntryKind::Noop, 0, 0)], out);
-        self.pump_all(now, out);
     }
 
     /// Leaves the leader's role, if it is held: whoever waits must ask elsewhere.
@@ -355,6 +366,14 @@ impl Core {
             true => half(&configuration.voters).min(half(&configuration.old_voters)),
             false => half(&configuration.voters),
         }
+    }
+
+    /// As leader: whether `next` would only bring a replica nearer that is far behind, and no commit waits for that.
+    pub fn is_recovering(&self, replica: ReplicaId, next: Index) -> bool {
+        let Some(leading) = &self.leading else { return false };
+        let window = self.config.check_quorum_ms;
+        let behind = |peer: &Progress| !peer.is_caught_up(leading.first_own, window);
+        next <= self.log.commit() && leading.peer(replica).is_some_and(behind)
     }
 
     /// As leader: what is known of the peers.

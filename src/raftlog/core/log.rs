@@ -10,7 +10,7 @@
 //!   the log, each in force from its append on (thesis §4.1) until truncated.
 
 use crate::raftlog::message::Configuration;
-use crate::segment::{EntryMeta, Epoch, Index, LogId, Offset, ReplicaId};
+use crate::segment::{EntryMeta, Epoch, Generation, Index, LogId, Offset, ReplicaId};
 
 /// The index-to-epoch view of one log.
 #[derive(Clone, Debug)]
@@ -22,7 +22,13 @@ pub struct LogView {
     durable: Index,
     commit: Index,
     configurations: Vec<(LogId, Configuration)>,
+    /// Configurations of earlier generations are void (safety.md F3).
+    generation: Generation,
 }
+
+/// A void configuration: nobody's voter, counted by no one.
+static NOBODY: Configuration =
+    Configuration { voters: Vec::new(), old_voters: Vec::new(), learners: Vec::new(), retired: Vec::new() };
 
 impl LogView {
     /// An empty log that begins after `start`, all of it durable.
@@ -35,7 +41,18 @@ impl LogView {
             durable: start.index,
             commit: start.index,
             configurations: vec![base],
+            generation: Generation(0),
         }
+    }
+
+    /// Configurations of generations before this one never count again.
+    pub fn void_before(&mut self, generation: Generation) {
+        self.generation = generation;
+    }
+
+    fn unless_void<'a>(&self, (id, configuration): &'a (LogId, Configuration)) -> (&'a Configuration, LogId) {
+        let void = id.epoch.generation < self.generation;
+        (if void { &NOBODY } else { configuration }, *id)
     }
 
     /// Takes over what recovery found after the start. False if it contradicts itself.
@@ -98,23 +115,26 @@ impl LogView {
     }
     /// The configuration in force and the entry it came from.
     pub fn configuration(&self) -> (&Configuration, LogId) {
-        let (id, configuration) = self.configurations.last().expect("the bottom is never popped");
-        (configuration, *id)
+        self.unless_void(self.configurations.last().expect("the bottom is never popped"))
+    }
+
+    /// Former members as the newest configuration names them, void or not: ids never come back.
+    pub fn retired(&self) -> &[ReplicaId] {
+        self.configurations.last().map_or(&[], |(_, configuration)| &configuration.retired)
     }
 
     /// The newest configuration known to be committed.
     pub fn committed_configuration(&self) -> (&Configuration, LogId) {
         let committed = |(id, _): &&(LogId, Configuration)| id.index <= self.commit;
         let newest = self.configurations.iter().rev().find(committed);
-        let (id, configuration) = newest.unwrap_or(&self.configurations[0]);
-        (configuration, *id)
+        self.unless_void(newest.unwrap_or(&self.configurations[0]))
     }
 
     /// Whether `replica` votes in any configuration that may yet decide: the newest committed one and those after it.
     pub fn may_be_voter(&self, replica: ReplicaId) -> bool {
         let (_, committed) = self.committed_configuration();
         let mut open = self.configurations.iter().rev().take_while(|(id, _)| *id >= committed);
-        open.any(|(_, configuration)| configuration.is_voter(replica))
+        open.any(|known| self.unless_void(known).0.is_voter(replica))
     }
 
     /// Epoch of the entry at `index`; known for `start` too, None elsewhere.
@@ -212,6 +232,13 @@ impl LogView {
             self.commit = index;
         }
         moved
+    }
+
+    /// The log may differ from that of an unclean generation's survivor, which ended at `base`: what is committed has
+    /// to be learnt again, save for what lies below an entry they share.
+    pub fn doubt_commit(&mut self, base: LogId) {
+        let common = if self.contains(base) { base.index } else { self.start.index };
+        self.commit = self.commit.min(common).max(self.start.index);
     }
 
     /// Forgets everything at or below `start`, which must be a committed entry of this log.

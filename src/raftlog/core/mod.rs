@@ -6,7 +6,7 @@
 //!
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
-//! `membership` (joint consensus), `quorum` (majorities), `doubt` (who may have lost what), `read_index`, `transfer`,
+//! `membership` (joint consensus), `takeover` (generations), `quorum` (majorities), `doubt` (who may have lost what), `read_index`, `transfer`,
 //! `quiet` (beats by one bit). This file holds the types and the dispatch.
 //!
 //! Invariants:
@@ -21,11 +21,13 @@ mod election;
 mod follower;
 mod leader;
 mod log;
+mod look;
 mod membership;
 mod progress;
 mod quiet;
-mod quorum;
+pub(in crate::raftlog) mod quorum;
 mod read_index;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -35,9 +37,10 @@ use self::election::Votes;
 use self::leader::Leading;
 use self::log::LogView;
 pub use self::membership::ChangeRefusal;
+pub use self::takeover::{GenerationEffect, Order};
 use super::message::{Body, Configuration, Message};
 use crate::segment::{
-    EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
 };
 
 /// Milliseconds of a monotonic clock.
@@ -144,6 +147,8 @@ pub enum Event {
         /// Learners to be.
         learners: Vec<ReplicaId>,
     },
+    /// From this node's copy of the controller log: the group's generation ends, or a new one was decided.
+    Generation(Order),
     /// The connection to the process of this node was reset (safety.md F22).
     PeerReset {
         /// Which node.
@@ -302,11 +307,20 @@ pub enum Effect {
         /// Not elected: somebody must allow it first (`Core::allow_unclean`).
         waits: bool,
     },
+    /// The group's generation ends or begins.
+    Generation(Box<GenerationEffect>),
     /// An invariant broke: this group is fenced off, the process lives.
     Poisoned {
         /// What.
         reason: String,
     },
+}
+
+impl Effect {
+    /// Boxed: these are rare and large, and effects are moved about on every append.
+    fn generation(what: GenerationEffect) -> Self {
+        Self::Generation(Box::new(what))
+    }
 }
 
 /// Why a proposal was refused.
@@ -388,6 +402,10 @@ pub struct Core {
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
+    /// Nobody has shown yet that our log start is in this generation's log.
+    start_unproven: bool,
+    /// Highest generation a message came from.
+    seen: Generation,
     /// The committed configuration that this replica was told it is not in.
     removed: Option<LogId>,
     doubting: Doubting,
@@ -433,6 +451,8 @@ impl Core {
             leading: None,
             observers: Vec::new(),
             decoded: Vec::new(),
+            start_unproven: false,
+            seen: Generation(0),
             removed: None,
             doubting: Doubting::default(),
             config,
@@ -440,10 +460,17 @@ impl Core {
         if core.log.last().epoch > core.hard.epoch {
             // An entry of a newer epoch is durable but the hard state before it is not: the log wins and the vote given
             // in the older term means nothing any more.
-            core.hard.epoch = core.log.last().epoch;
+            let epoch = core.log.last().epoch;
+            if epoch.generation != core.hard.epoch.generation {
+                core.hard.opening = None;
+                core.hard.sealed = None;
+            }
+            core.hard.epoch = epoch;
             core.hard.vote = None;
             core.hard_dirty = true;
         }
+        core.log.void_before(core.hard.epoch.generation);
+        core.doubt_start();
         core.role = core.resting_role();
         core.arm_first_timer(now);
         core.persist(out);
@@ -460,7 +487,7 @@ impl Core {
     /// Feeds one event.
     pub fn step(&mut self, now: Millis, event: Event, out: &mut Vec<Effect>) {
         if self.poisoned {
-            return Self::refuse(event, out);
+            return self.refuse(now, event, out);
         }
         self.saved_in_step = false;
         let decoded = !matches!(event, Event::Configurations { .. });
@@ -488,6 +515,7 @@ impl Core {
             }
             Event::Damaged => self.note_damage(now, out),
             Event::Repaired => self.note_repaired(now),
+            Event::Generation(order) => self.obey(now, order, out),
             Event::AddObserver { replica } => self.add_observer(now, replica, out),
             Event::RemoveObserver { node } => self.remove_observer(node),
             Event::LogStartMoved { start } => self.move_log_start(&start, out),
@@ -509,52 +537,15 @@ impl Core {
         }
     }
 
-    /// This replica.
-    pub fn replica(&self) -> ReplicaId {
-        self.replica
-    }
-    /// Role now.
-    pub fn role(&self) -> Role {
-        self.role
-    }
-    /// Epoch now.
-    pub fn epoch(&self) -> Epoch {
-        self.hard.epoch
-    }
-    /// Leader, if known.
-    pub fn leader(&self) -> Option<ReplicaId> {
-        self.leader
-    }
-    /// Commit index.
-    pub fn commit(&self) -> Index {
-        self.log.commit()
-    }
-    /// Leader with an entry of its own term committed (may answer end-of-log questions after a read index).
-    pub fn is_established(&self) -> bool {
-        self.leading.as_ref().is_some_and(|leading| self.log.commit() >= leading.first_own)
-    }
-    /// Last entry.
-    pub fn last(&self) -> LogId {
-        self.log.last()
-    }
-    /// Last locally durable entry.
-    pub fn durable(&self) -> Index {
-        self.log.durable()
-    }
-    /// Configuration in force and its id.
-    pub fn configuration(&self) -> (&Configuration, LogId) {
-        self.log.configuration()
-    }
-    /// Persisted state.
-    pub fn hard_state(&self) -> HardState {
-        self.hard
-    }
-
     fn receive(&mut self, now: Millis, from: ReplicaId, message: Message, out: &mut Vec<Effect>) {
         let Message { epoch, body } = message;
-        if from == self.replica || epoch.generation > self.hard.epoch.generation {
-            // A higher generation reaches a replica through its own copy of the controller log, never by message (F2).
+        if from == self.replica {
             return;
+        }
+        if epoch.generation > self.hard.epoch.generation {
+            // A higher generation reaches a replica through its own copy of the controller log, never by message (F2):
+            // the survivor has to be what it was sealed as when the decision comes.
+            return self.note_generation(now, epoch.generation, out);
         }
         if self.hard.sealed.is_some() && epoch.generation == self.hard.epoch.generation {
             if !is_answer(&body) {
@@ -691,8 +682,10 @@ impl Core {
     }
 
     /// What a poisoned group still owes its callers.
-    fn refuse(event: Event, out: &mut Vec<Effect>) {
+    fn refuse(&mut self, now: Millis, event: Event, out: &mut Vec<Effect>) {
         match event {
+            // It ends its generation like any other, and says that it is not sound.
+            Event::Generation(Order::Seal { generation, plan }) => self.seal(now, generation, plan, out),
             Event::Propose { .. } => out.push(Effect::Refused { reason: Refusal::NotLeader }),
             Event::ReadIndex { token } => out.push(Effect::ReadFailed { token }),
             Event::ChangeMembership { .. } => {

@@ -3,7 +3,7 @@
 
 use super::{Engine, FRAME_BYTES, GroupEvent, Payloads};
 use crate::raftlog::codec::Envelope;
-use crate::raftlog::core::{Effect, Event, Millis, Role};
+use crate::raftlog::core::{Effect, Event, GenerationEffect, Millis, Role};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{
     Entry, EntryMeta, Error as StoreError, GroupId, Index, LogId, NodeId, Offset, ReplicaId,
@@ -45,7 +45,8 @@ impl Engine {
                 | Effect::SaveHardState(_)
                 | Effect::Install { .. }
         );
-        if stores && self.groups[slot].stored_round == u64::MAX {
+        let takes_over = matches!(&effect, Effect::Generation(what) if matches!(**what, GenerationEffect::TakeOver { .. }));
+        if (stores || takes_over) && self.groups[slot].stored_round == u64::MAX {
             // A change before this one could not be stored: nothing may be built on it.
             return;
         }
@@ -111,6 +112,7 @@ impl Engine {
                 tracing::info!(%group, %configuration, "this replica is no member any more");
                 self.events.push(GroupEvent::Removed { group, configuration });
             }
+            Effect::Generation(what) => self.run_generation(now, slot, *what, more),
             Effect::ChangeRefused { reason } => self.change_refusal = Some(reason),
             Effect::ReadReady { token, .. } => self.events.push(GroupEvent::Read { group, token, ok: true }),
             Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
@@ -137,7 +139,13 @@ impl Engine {
     }
 
     /// Notes that the group's storage changed, or that it could not.
-    fn stored(&mut self, now: Millis, slot: usize, result: Result<(), StoreError>, more: &mut Vec<Effect>) {
+    pub(super) fn stored(
+        &mut self,
+        now: Millis,
+        slot: usize,
+        result: Result<(), StoreError>,
+        more: &mut Vec<Effect>,
+    ) {
         if result.is_ok() {
             self.groups[slot].stored_round = self.store.next_round();
         }
@@ -208,13 +216,22 @@ impl Engine {
         slot: usize,
         to: ReplicaId,
         prev: LogId,
-        max_bytes: usize,
+        mut max_bytes: usize,
         commit: Index,
         more: &mut Vec<Effect>,
     ) {
         let group = self.groups[slot].id;
         if !self.connected.contains(&to.node) || (max_bytes > 0 && self.saturated.contains(&to.node)) {
             return;
+        }
+        let is_recovery = self.recovery.is_limited()
+            && max_bytes > 0
+            && self.groups[slot].core.is_recovering(to, prev.index.next());
+        if is_recovery {
+            max_bytes = max_bytes.min(self.recovery.allowed(now));
+            if max_bytes == 0 {
+                return;
+            }
         }
         let mut entries = Vec::new();
         if max_bytes > 0 && prev.index < self.groups[slot].core.last().index {
@@ -235,6 +252,9 @@ impl Engine {
         let epoch = self.groups[slot].core.epoch();
         let last = entries.last().map(|e| e.meta.id.index);
         let bytes = entries.iter().map(|e| e.payload.len()).sum();
+        if is_recovery {
+            self.recovery.spend(bytes);
+        }
         let (metas, payloads) = entries.into_iter().map(|e| (e.meta, e.payload)).unzip();
         let body = Body::Append { prev, entries: metas, commit };
         self.send(slot, to, Message { epoch, body }, payloads, false);

@@ -1,6 +1,6 @@
 //! What the engine tells the layer above of its groups, as plain data. Not here: when (`mod`, `effects`, `repair`).
 
-use crate::raftlog::core::Role;
+use crate::raftlog::core::{GenerationEffect, Role};
 use crate::raftlog::message::Configuration;
 use crate::segment::{Entry, Epoch, GroupId, Index, LogId, LogStart, Offset, ReplicaId};
 
@@ -73,6 +73,14 @@ pub enum GroupEvent {
         group: GroupId,
         /// Entry of the configuration.
         configuration: LogId,
+    },
+    /// What became of an order about the group's generation, or of a message from another one. A seal is reported when it
+    /// and the whole log are durable; take-overs and copies set aside are carried out by the engine and not told.
+    Generation {
+        /// Group.
+        group: GroupId,
+        /// What.
+        what: GenerationEffect,
     },
     /// A read index is confirmed (`ok`), or leadership is gone.
     Read {

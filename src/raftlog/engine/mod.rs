@@ -14,7 +14,9 @@ mod campaigns;
 mod effects;
 mod event;
 mod membership;
+mod recovery;
 mod repair;
+mod takeover;
 #[cfg(test)]
 mod tests;
 
@@ -134,10 +136,13 @@ pub struct Engine {
     boots: BTreeMap<NodeId, u128>,
     connected: BTreeSet<NodeId>,
     saturated: BTreeSet<NodeId>,
+    recovery: recovery::Recovery,
     gate_open: bool,
     outboxes: BTreeMap<NodeId, RaftFrame>,
     ready: VecDeque<(NodeId, Vec<Bytes>)>,
     held: BTreeMap<u64, Vec<(NodeId, Envelope)>>,
+    /// Events that wait for a round.
+    held_events: BTreeMap<u64, Vec<GroupEvent>>,
     completed_round: u64,
     io_busy: bool,
     wheel: Wheel,
@@ -169,10 +174,12 @@ impl Engine {
             boots: BTreeMap::new(),
             connected: BTreeSet::new(),
             saturated: BTreeSet::new(),
+            recovery: recovery::Recovery::default(),
             gate_open: false,
             outboxes: BTreeMap::new(),
             ready: VecDeque::new(),
             held: BTreeMap::new(),
+            held_events: BTreeMap::new(),
             completed_round: 0,
             io_busy: false,
             wheel: Wheel::new(now),
@@ -393,6 +400,11 @@ impl Engine {
         }
     }
 
+    /// Bytes a second that replicas far behind get from this node, in committed entries; 0: no limit.
+    pub fn set_recovery_rate(&mut self, bytes_per_second: u64) {
+        self.recovery.set_rate(bytes_per_second);
+    }
+
     /// A peer's registration number, from the controller log.
     pub fn set_peer_incarnation(&mut self, now: Millis, node: NodeId, incarnation: u64) {
         let known = self.incarnations.entry(node).or_default();
@@ -531,6 +543,7 @@ impl Engine {
         for (node, envelope) in std::mem::replace(&mut self.held, waiting).into_values().flatten() {
             self.push(node, envelope);
         }
+        self.release_events();
         for Durable { group, last } in durables {
             self.step_group(now, group, Event::Durable { last });
             self.events.push(GroupEvent::Durable { group, last });
@@ -544,6 +557,7 @@ impl Engine {
         }
         self.failed = true;
         self.held.clear();
+        self.held_events.clear();
         self.events.push(GroupEvent::StorageFailed { reason });
         for slot in self.slots() {
             self.step(now, slot, Event::StorageFailed, Payloads::None);

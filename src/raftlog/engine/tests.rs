@@ -3,8 +3,14 @@
 
 use super::*;
 use crate::raftlog::codec::{self, Frame};
+use crate::raftlog::core::GenerationEffect;
+use crate::raftlog::generation::{self, Decision};
+use crate::raftlog::message::{Body, Message};
 use crate::segment::fs::sim::SimFs;
-use crate::segment::{GroupOptions, HardState, Identity, Offset, Opened, StoreOptions, Writer, open_on};
+use crate::segment::{
+    Entry, Epoch, Generation, GroupOptions, HardState, Identity, LogId, Offset, Opened, StoreOptions, Term,
+    Writer, open_on,
+};
 use bytes::BufMut;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -304,4 +310,246 @@ fn new_replica_behind_the_log_start_is_given_it_and_the_rest() {
     let (first, second) = (rig.log(1), rig.log(2));
     assert_eq!(first, second);
     assert_eq!(first.first().map(|e| e.meta.id.index), Some(Index(22)));
+}
+
+impl Rig {
+    /// Seals these, as the controllers would, and decides over what they report.
+    fn replace_quorum(&mut self, sealed: &[i32], generation: u64) -> Decision {
+        let now = self.now;
+        for id in sealed {
+            assert!(self.engine(*id).seal(now, GROUP, Generation(generation), 1));
+        }
+        self.run(50);
+        let report = |event: &GroupEvent| match event {
+            GroupEvent::Generation { what: GenerationEffect::Sealed(report), .. } => Some(report.clone()),
+            _ => None,
+        };
+        let reports: Vec<_> = self.nodes.iter().flat_map(|n| n.events.iter().filter_map(report)).collect();
+        assert_eq!(reports.iter().filter(|r| r.generation.0 == generation).count(), sealed.len());
+        generation::decide(Generation(generation), &reports, Term(9)).unwrap()
+    }
+
+    fn decide(&mut self, ids: &[i32], decision: &Decision) {
+        let now = self.now;
+        for id in ids {
+            assert!(self.engine(*id).decide(now, GROUP, decision.clone()));
+        }
+    }
+}
+
+#[test]
+fn last_of_two_takes_over_and_grows_back_with_every_record() {
+    let mut rig = Rig::new(&[1, 2], &[]);
+    let leader = rig.leader();
+    rig.produce(leader, 20);
+    rig.run(300);
+    let survivor = 3 - leader;
+    rig.crash(leader);
+    let decision = rig.replace_quorum(&[survivor], 0);
+    assert!(decision.opening.lossless);
+    rig.decide(&[survivor], &decision);
+    assert_eq!(rig.leader(), survivor);
+    rig.produce(survivor, 5);
+    rig.run(50);
+    // The old one returns with its old configuration, is told, and grows back.
+    rig.start(leader);
+    rig.run(2_000);
+    assert_eq!(rig.leader(), survivor);
+    rig.decide(&[1, 2], &decision);
+    rig.change(&[survivor], &[leader]).unwrap();
+    rig.run(500);
+    rig.change(&[1, 2], &[]).unwrap();
+    rig.run(500);
+    let (first, second) = (rig.log(1), rig.log(2));
+    assert_eq!(first, second);
+    assert_eq!(first.iter().filter(|e| e.meta.kind == EntryKind::Records).count(), 25);
+}
+
+/// The power goes at every write of the take-over: the survivor is then sealed in the old generation with nothing new, or
+/// in the new one with its entry, and the decision told again ends in the same log.
+#[test]
+fn power_cut_at_any_write_of_a_take_over_leaves_all_or_nothing_of_it() {
+    let (mut before, mut after) = (0, 0);
+    for writes in 0..40 {
+        let mut rig = Rig::new(&[1, 2], &[]);
+        let leader = rig.leader();
+        rig.produce(leader, 3);
+        rig.run(300);
+        let survivor = 3 - leader;
+        rig.crash(leader);
+        let decision = rig.replace_quorum(&[survivor], 0);
+        rig.decide(&[survivor], &decision);
+        let at = rig.nodes.iter().position(|node| node.id.0 == survivor).unwrap();
+        rig.nodes[at].fs.power_off_after(writes);
+        for _ in 0..20 {
+            if rig.nodes[at].fs.is_off() {
+                break;
+            }
+            rig.run(5);
+        }
+        let served = rig.engine(survivor).core(GROUP).unwrap().commit() > decision.opening.base.index;
+        rig.crash(survivor);
+        rig.start(survivor);
+        let core = rig.engine(survivor).core(GROUP).unwrap();
+        let (hard, last) = (core.hard_state(), core.last());
+        match hard.epoch.generation {
+            Generation(0) => {
+                before += 1;
+                assert!(!served, "what was committed is gone after {writes} writes");
+                assert!(hard.sealed.is_some() && last == decision.opening.base, "after {writes} writes");
+            }
+            _ => {
+                after += 1;
+                assert_eq!(last, LogId { epoch: hard.epoch, index: decision.opening.base.index.next() });
+                assert_eq!((hard.vote, hard.sealed), (Some(replica(survivor)), None));
+            }
+        }
+        rig.decide(&[survivor], &decision);
+        assert_eq!(rig.leader(), survivor);
+        assert_eq!(rig.log(survivor).iter().filter(|e| e.meta.kind == EntryKind::Records).count(), 3);
+    }
+    assert!(before > 0 && after > 0, "{before} before, {after} after");
+}
+
+#[test]
+fn entries_beyond_an_unclean_survivor_are_set_aside_byte_for_byte() {
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let leader = rig.leader();
+    rig.produce(leader, 10);
+    rig.run(300);
+    let others: Vec<i32> = [1, 2, 3].into_iter().filter(|id| *id != leader).collect();
+    let (survivor, richer) = (others[0], others[1]);
+    rig.crash(survivor);
+    rig.produce(leader, 7);
+    rig.run(300);
+    let lost: Vec<_> = rig.log(richer).into_iter().rev().take(7).collect();
+    rig.crash(leader);
+    rig.crash(richer);
+    rig.start(survivor);
+    rig.run(20);
+    let decision = rig.replace_quorum(&[survivor], 0);
+    assert!(!decision.opening.lossless);
+    rig.decide(&[survivor], &decision);
+    assert_eq!(rig.leader(), survivor);
+    rig.produce(survivor, 2);
+    rig.start(richer);
+    rig.decide(&[richer], &decision);
+    rig.change(&[survivor], &[richer]).unwrap();
+    rig.run(1_000);
+    assert_eq!(rig.log(survivor), rig.log(richer));
+    rig.run(1_000);
+    let node = rig.nodes.iter().find(|node| node.id.0 == richer).unwrap();
+    let aside: Vec<_> =
+        node.fs.files().into_iter().filter(|(path, _)| path.to_string_lossy().ends_with(".fenced")).collect();
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    let bytes = node.fs.read(&aside[0].0).unwrap();
+    for entry in &lost {
+        let payload = &entry.payload[..];
+        assert!(bytes.windows(payload.len()).any(|window| window == payload));
+    }
+    let index = |entry: &Entry| entry.meta.id.index.0.to_le_bytes();
+    assert!(lost.iter().all(|entry| bytes.windows(8).any(|window| window == index(entry))));
+    // It is still there after a restart.
+    let path = aside[0].0.clone();
+    rig.crash(richer);
+    rig.start(richer);
+    let node = rig.nodes.iter().find(|node| node.id.0 == richer).unwrap();
+    assert_eq!(node.fs.read(&path), Some(bytes));
+}
+
+#[test]
+fn replica_far_behind_is_brought_up_at_the_recovery_rate_while_writes_go_on() {
+    let mut rig = Rig::new(&[1], &[2]);
+    rig.leader();
+    for _ in 0..50 {
+        rig.produce(1, 100);
+        rig.run(10);
+    }
+    // Half a megabyte of payload at 100 kB a second.
+    rig.engine(1).set_recovery_rate(100_000);
+    rig.change(&[1], &[2]).unwrap();
+    let behind = |rig: &mut Rig| rig.engine(1).progress(GROUP).iter().any(|peer| !peer.is_caught_up);
+    let began = rig.now;
+    while behind(&mut rig) {
+        rig.run(100);
+        let before = rig.engine(1).core(GROUP).unwrap().commit();
+        rig.produce(1, 1);
+        rig.run(10);
+        assert!(rig.engine(1).core(GROUP).unwrap().commit() > before, "a write waited for the limit");
+        assert!(rig.now - began < 12_000, "it never catches up: {:?}", rig.engine(1).progress(GROUP));
+    }
+    assert!(rig.now - began > 3_500, "brought up in {} ms", rig.now - began);
+    rig.change(&[1, 2], &[]).unwrap();
+    rig.run(500);
+    assert_eq!(rig.log(1), rig.log(2));
+}
+
+#[test]
+fn poisoned_group_fences_itself_alone() {
+    const OTHER: GroupId = GroupId(8);
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let configuration = Configuration { voters: replicas(&[1, 2, 3]), ..Configuration::default() };
+    for id in 1..=3 {
+        let spec = GroupSpec {
+            group: OTHER,
+            name: "t-1".into(),
+            replica: replica(id),
+            log_start: LogStart { configuration: configuration.encode(), ..LogStart::default() },
+            hard_state: HardState::default(),
+            options: GroupOptions::default(),
+        };
+        let now = rig.now;
+        rig.engine(id).create(now, spec, id == 1).unwrap();
+    }
+    let leader = rig.leader();
+    rig.produce(leader, 5);
+    rig.run(500);
+    // A message that no correct leader sends: another entry where one is committed.
+    let victim = if leader == 2 { 3 } else { 2 };
+    let epoch = rig.engine(leader).core(GROUP).unwrap().epoch();
+    let broken = EntryMeta {
+        id: LogId { epoch: Epoch { term: Term(0), ..epoch }, index: Index(1) },
+        prev: Epoch::default(),
+        kind: EntryKind::Records,
+        base_offset: Offset(0),
+        offset_span: 1,
+        payload_len: 1,
+    };
+    let message = Message {
+        epoch,
+        body: Body::Append { prev: LogId::default(), entries: vec![broken], commit: Index(0) },
+    };
+    let envelope = Envelope {
+        group: GROUP,
+        from: replica(leader),
+        to: replica(victim),
+        from_incarnation: 1,
+        to_incarnation: 1,
+        message,
+        payloads: vec![Bytes::from_static(b"x")],
+    };
+    let now = rig.now;
+    rig.engine(victim).receive(now, NodeId(leader), vec![envelope]);
+    assert!(rig.engine(victim).is_poisoned(GROUP) && !rig.engine(victim).is_poisoned(OTHER));
+    rig.run(5_000);
+    // The others go on without it, it disturbs nobody, and its other group works.
+    assert_eq!(rig.engine(leader).core(GROUP).unwrap().epoch(), epoch);
+    rig.produce(leader, 3);
+    rig.run(300);
+    let last = rig.engine(leader).core(GROUP).unwrap().last().index;
+    assert_eq!(rig.engine(leader).core(GROUP).unwrap().commit(), last);
+    let leads = |rig: &mut Rig, id| rig.engine(id).core(OTHER).unwrap().role() == Role::Leader;
+    let other = (1..=3).find(|id| leads(&mut rig, *id)).expect("the other group has a leader");
+    let now = rig.now;
+    let proposal = Proposal { kind: EntryKind::Records, offset_span: 1, payload: BytesMut::zeroed(10) };
+    let metas = rig.engine(other).propose(now, OTHER, vec![proposal], &mut |_, _| {}).unwrap();
+    rig.run(300);
+    assert!(rig.engine(victim).core(OTHER).unwrap().commit() >= metas[0].id.index);
+    // Asked to end its generation, it says that it is not sound.
+    let now = rig.now;
+    rig.engine(victim).seal(now, GROUP, Generation(0), 4);
+    rig.run(50);
+    let node = rig.nodes.iter().find(|node| node.id.0 == victim).unwrap();
+    let unsound = |event: &GroupEvent| matches!(event, GroupEvent::Generation { what: GenerationEffect::Sealed(report), .. } if !report.sound);
+    assert!(node.events.iter().any(unsound));
 }

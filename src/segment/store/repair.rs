@@ -312,7 +312,7 @@ impl Store {
         let dir = g.image.dir.clone();
         let unlink = self.paths(&dir, &[session.old.number]);
         let record = Record::Replace { group, old: session.old.number, new: session.new, left };
-        let op = Change { record, new: None, trim: None, unlink, remove_dir: None };
+        let op = Change { record, new: None, trim: None, unlink, remove_dir: None, is_aside: false };
         self.queue(group, Op::Change(Box::new(op)));
         tracing::info!(%group, from = %session.old.first(), to = %last, "damaged file replaced by a sound copy");
         self.note_whole(group)

@@ -4,10 +4,14 @@
 //! Deterministic: whoever drives it (a script, a seeded simulation) decides when messages arrive, rounds complete and
 //! time passes. Effects are carried out in order, `after_storage` as the engine does it.
 
-use super::super::{ChangeRefusal, Core, CoreConfig, Effect, Event, Millis, Restored, Role};
+use super::super::{
+    ChangeRefusal, Core, CoreConfig, Effect, Event, GenerationEffect, Millis, Restored, Role,
+};
+use crate::raftlog::generation::SealReport;
 use crate::raftlog::message::{Body, Configuration, Message};
 use crate::segment::{
-    EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -65,6 +69,10 @@ impl Disk {
                 self.configurations.extend(configuration.iter().map(|c| (meta.id, c.clone())));
             }
             Op::Hard(hard) => self.hard = *hard,
+            Op::TakeOver(hard, meta, configuration) => {
+                self.hard = *hard;
+                self.apply(&Op::Append(*meta, Some(configuration.clone())));
+            }
             Op::Install(start) => {
                 self.start = start.clone();
                 self.metas.clear();
@@ -109,6 +117,7 @@ pub enum Op {
     Truncate(Index),
     Append(EntryMeta, Option<Configuration>),
     Hard(HardState),
+    TakeOver(HardState, EntryMeta, Configuration),
     Install(LogStart),
     Start(LogStart),
 }
@@ -134,6 +143,8 @@ pub struct Node {
     pub flying: Option<Vec<Op>>,
     /// Sends that wait for the round in flight (false) or for the one after it (true).
     waiting: Vec<(bool, Envelope)>,
+    /// Seal reports that wait likewise.
+    reporting: Vec<(bool, SealReport)>,
     pub poisoned: Option<String>,
     /// Why its last change of membership was refused.
     pub refusal: Option<ChangeRefusal>,
@@ -147,6 +158,7 @@ pub struct Node {
 #[derive(Default)]
 pub struct Checker {
     leaders: BTreeMap<Epoch, ReplicaId>,
+    terms: BTreeMap<Term, Generation>,
     entries: BTreeMap<LogId, EntryMeta>,
     /// Committed entry and the lowest epoch of a replica that knew of it.
     pub committed: BTreeMap<Index, (LogId, Epoch)>,
@@ -158,8 +170,13 @@ pub struct Checker {
     /// What every configuration entry ever said.
     seen: BTreeMap<LogId, Configuration>,
     /// Committed configuration entries.
-    pub configurations: BTreeMap<Index, Configuration>,
+    pub configurations: BTreeMap<LogId, Configuration>,
     pub changes_refused: u64,
+    pub takeovers: u64,
+    pub takeovers_refused: u64,
+    pub set_aside: u64,
+    /// Committed entries that an unclean generation lost.
+    pub lost: u64,
     pub removals: u64,
     /// Elections that said they may lose something.
     pub unclean: u64,
@@ -173,6 +190,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub network: VecDeque<Envelope>,
     pub checker: Checker,
+    /// What sealed replicas have reported.
+    pub reports: Vec<SealReport>,
     /// Where a script's trace goes.
     pub trace: Option<Vec<String>>,
     pub seed: u64,
@@ -189,6 +208,7 @@ impl Cluster {
             nodes: Vec::new(),
             network: VecDeque::new(),
             checker: Checker::default(),
+            reports: Vec::new(),
             trace: None,
             seed,
             poison_allowed: false,
@@ -211,6 +231,7 @@ impl Cluster {
             queue: Vec::new(),
             flying: None,
             waiting: Vec::new(),
+            reporting: Vec::new(),
             poisoned: None,
             refusal: None,
             commit: Index(0),
@@ -264,17 +285,21 @@ impl Cluster {
         node.core = None;
         node.queue.clear();
         node.waiting.clear();
+        node.reporting.clear();
     }
 
     pub fn feed(&mut self, at: usize, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            let commit_before = self.core(at).commit();
+            let (commit_before, generation) = (self.core(at).commit(), self.core(at).epoch().generation);
             let mut out = Vec::new();
             let now = self.now;
             let Some(core) = &mut self.nodes[at].core else { return };
             core.step(now, event, &mut out);
-            assert!(core.commit() >= commit_before, "commit went back");
+            let reopened = core.epoch().generation != generation;
+            let astray =
+                out.iter().any(|e| matches!(e, Effect::Install { start } if start.prev.index.0 == 0));
+            assert!(core.commit() >= commit_before || reopened || astray, "commit went back");
             events.extend(self.carry_out(at, out));
         }
     }
@@ -326,6 +351,9 @@ impl Cluster {
         for (later, _) in &mut node.waiting {
             *later = false;
         }
+        for (later, _) in &mut node.reporting {
+            *later = false;
+        }
         true
     }
 
@@ -338,7 +366,7 @@ impl Cluster {
             self.checker.register_durable(op);
             node.disk.apply(op);
             match op {
-                Op::Append(meta, _) => last = Some(meta.id),
+                Op::Append(meta, _) | Op::TakeOver(_, meta, _) => last = Some(meta.id),
                 Op::Install(start) => last = Some(start.prev),
                 _ => {}
             }
@@ -346,6 +374,13 @@ impl Cluster {
         let (ready, waiting) = std::mem::take(&mut node.waiting).into_iter().partition(|(later, _)| !later);
         node.waiting = waiting;
         let ready: Vec<(bool, Envelope)> = ready;
+        let (reports, reporting) =
+            std::mem::take(&mut node.reporting).into_iter().partition(|(later, _)| !later);
+        node.reporting = reporting;
+        let reports: Vec<(bool, SealReport)> = reports;
+        for (_, report) in reports {
+            self.report(at, report);
+        }
         for (_, envelope) in ready {
             self.release(at, envelope);
         }
@@ -357,6 +392,8 @@ impl Cluster {
 
     fn write(&mut self, at: usize, op: Op) {
         let node = &mut self.nodes[at];
+        let grows = matches!(op, Op::Append(..) | Op::Truncate(_) | Op::Install(_));
+        assert!(!grows || node.view.hard.sealed.is_none(), "a sealed log changes: {op:?}");
         node.view.apply(&op);
         node.queue.push(op);
     }
@@ -417,7 +454,13 @@ impl Cluster {
                     assert!(hard.epoch >= self.nodes[at].view.hard.epoch, "epoch went back");
                     self.write(at, Op::Hard(hard));
                 }
-                Effect::Install { start } => self.write(at, Op::Install(start)),
+                Effect::Install { start } => {
+                    if start.prev.index.0 == 0 {
+                        // It starts over in an unclean generation.
+                        self.nodes[at].commit = Index(0);
+                    }
+                    self.write(at, Op::Install(start));
+                }
                 Effect::Send { to, message, after_storage } => self.send(at, to, message, after_storage),
                 Effect::Replicate { to, prev, max_bytes, commit } => {
                     events.extend(self.replicate(at, to, prev, max_bytes, commit));
@@ -449,12 +492,70 @@ impl Cluster {
                     self.checker.changes_refused += 1;
                     self.nodes[at].refusal = Some(reason);
                 }
+                Effect::Generation(what) => self.run_generation(at, *what),
                 Effect::Removed { .. } => self.checker.removals += 1,
                 Effect::Configured { configuration, .. } => self.nodes[at].in_force = configuration,
                 Effect::Refused { .. } => {}
             }
         }
         events
+    }
+
+    fn run_generation(&mut self, at: usize, what: GenerationEffect) {
+        match what {
+            GenerationEffect::TakeOver { hard_state, meta, configuration } => {
+                assert!(hard_state.epoch > self.nodes[at].view.hard.epoch, "epoch went back");
+                self.checker.seen.insert(meta.id, configuration.clone());
+                self.checker.takeovers += 1;
+                self.write(at, Op::TakeOver(hard_state, meta, configuration));
+            }
+            GenerationEffect::Sealed(report) => {
+                let node = &mut self.nodes[at];
+                if !node.queue.is_empty() || node.flying.is_some() {
+                    node.reporting.push((!node.queue.is_empty(), report));
+                } else {
+                    self.report(at, report);
+                }
+            }
+            GenerationEffect::Reopened { commit, .. } => self.nodes[at].commit = commit,
+            GenerationEffect::SetAside { from } => {
+                let kept = self.nodes[at].view.metas.iter().filter(|meta| meta.id.index >= from).count();
+                assert!(kept > 0, "nothing to set aside from {from} on");
+                self.checker.set_aside += kept as u64;
+            }
+            GenerationEffect::TakeOverRefused { .. } => self.checker.takeovers_refused += 1,
+            GenerationEffect::SealRefused { .. }
+            | GenerationEffect::Seen { .. }
+            | GenerationEffect::TermsUsedUp => {}
+        }
+    }
+
+    /// A replica says that its generation ends here: its disk must agree.
+    fn report(&mut self, at: usize, report: SealReport) {
+        let node = &self.nodes[at];
+        let line = format!("{} reports its seal: {}", name(node.id), super::scripts::show_report(&report));
+        if node.disk.hard.epoch.generation == report.generation {
+            assert!(node.disk.hard.sealed.is_some(), "reports a seal that is not durable");
+            assert_eq!(node.disk.last(), report.last, "reports a log that is not durable");
+            assert_eq!(node.disk.hard.epoch.term, report.highest_term);
+        }
+        self.say(|| line);
+        self.reports.push(report);
+    }
+
+    /// The controllers decided a generation that may lose what only others held: forget it as committed.
+    pub fn forget_beyond(&mut self, survivor: ReplicaId) {
+        let view = &self.nodes[self.position(survivor)].view;
+        let kept =
+            |index: &Index, id: &LogId| *index <= view.start.prev.index || view.id_at(*index) == Some(*id);
+        let before = self.checker.committed.len();
+        self.checker.committed.retain(|index, (id, _)| kept(index, id));
+        self.checker.lost += (before - self.checker.committed.len()) as u64;
+        let highest = self.checker.committed.keys().next_back().copied().unwrap_or_default();
+        self.checker.configurations.retain(|id, _| id.index <= highest);
+        for least in self.checker.reads.values_mut() {
+            *least = (*least).min(highest);
+        }
     }
 
     fn replicate(
@@ -498,7 +599,24 @@ impl Cluster {
         Some(Envelope { from: self.nodes[at].id, to, incarnations, message, decoded })
     }
 
+    /// safety.md F2: a sealed replica neither appends, acknowledges, votes nor campaigns in that generation any more.
+    fn check_sealed(&self, at: usize, message: &Message) {
+        let hard = &self.nodes[at].view.hard;
+        if hard.sealed.is_some() && message.epoch.generation == hard.epoch.generation {
+            let silent = matches!(
+                message.body,
+                Body::Sealed
+                    | Body::Fenced
+                    | Body::Removed { .. }
+                    | Body::PreVoteReply { granted: false, .. }
+                    | Body::VoteReply { granted: false }
+            );
+            assert!(silent, "{} is sealed and says {message:?}", name(self.nodes[at].id));
+        }
+    }
+
     fn send(&mut self, at: usize, to: ReplicaId, message: Message, after_storage: bool) {
+        self.check_sealed(at, &message);
         let Some(envelope) = self.envelope(at, to, message, Vec::new()) else { return };
         let node = &mut self.nodes[at];
         if after_storage && (!node.queue.is_empty() || node.flying.is_some()) {
@@ -509,6 +627,7 @@ impl Cluster {
     }
 
     fn post(&mut self, at: usize, to: ReplicaId, message: Message, decoded: Vec<Configuration>) {
+        self.check_sealed(at, &message);
         if let Some(envelope) = self.envelope(at, to, message, decoded) {
             self.release(at, envelope);
         }
@@ -520,7 +639,10 @@ impl Cluster {
         let epoch = envelope.message.epoch;
         let durable_epoch = node.disk.hard.epoch.max(node.disk.last().epoch);
         match &envelope.message.body {
-            Body::Append { entries, .. } => entries.iter().for_each(|meta| self.checker.register(meta)),
+            Body::Append { entries, .. } => {
+                self.checker.note_term(epoch);
+                entries.iter().for_each(|meta| self.checker.register(meta));
+            }
             Body::AppendAccepted { last } | Body::LogStartInstalled { prev: last } => {
                 assert!(durable_epoch >= epoch, "acknowledges in {epoch}, which is not durable");
                 let kept =
@@ -578,9 +700,12 @@ impl Cluster {
             *known_in = (*known_in).min(epoch);
         }
         for (id, configuration) in node.view.configurations.iter().filter(|(id, _)| id.index <= index) {
-            self.checker.configurations.entry(id.index).or_insert_with(|| configuration.clone());
+            self.checker.configurations.entry(*id).or_insert_with(|| configuration.clone());
         }
         self.checker.check_configurations();
+        if leads {
+            self.checker.note_term(epoch);
+        }
         if leads && index >= first {
             let id = node.view.id_at(index).expect("committed entries are in the log");
             assert_eq!(id.epoch, epoch, "commits by counting an entry of an older epoch (Raft §5.4.2)");
@@ -603,8 +728,13 @@ impl Cluster {
 impl Checker {
     /// Committed configurations follow each other as Raft §6 has it, whoever proposed them.
     fn check_configurations(&self) {
-        let pairs = self.configurations.values().zip(self.configurations.values().skip(1));
-        for (before, after) in pairs {
+        let pairs = self.configurations.iter().zip(self.configurations.iter().skip(1));
+        for ((before_id, before), (after_id, after)) in pairs {
+            assert!(before_id.index < after_id.index, "{before_id} and {after_id} are both committed");
+            if before_id.epoch.generation < after_id.epoch.generation {
+                assert!(after.voters.len() == 1 && !after.is_joint(), "a generation begins with {after:?}");
+                continue;
+            }
             let same = |a: &[ReplicaId], b: &[ReplicaId]| {
                 a.len() == b.len() && a.iter().all(|replica| b.contains(replica))
             };
@@ -619,9 +749,16 @@ impl Checker {
         }
     }
 
+    /// A leader has shown itself: leaders of different generations never share a term (safety.md F4). One that leads alone
+    /// shows nothing before its term is durable.
+    fn note_term(&mut self, epoch: Epoch) {
+        let generation = self.terms.entry(epoch.term).or_insert(epoch.generation);
+        assert_eq!(*generation, epoch.generation, "term {} led in two generations", epoch.term);
+    }
+
     /// An entry's identity counts from when anyone could see it again: durable, or sent.
     fn register_durable(&mut self, op: &Op) {
-        if let Op::Append(meta, _) = op {
+        if let Op::Append(meta, _) | Op::TakeOver(_, meta, _) = op {
             self.register(meta);
         }
     }

@@ -4,15 +4,18 @@
 //! Commands (nodes are numbers, messages arrive only when delivered, writes are durable only when synced):
 //! `cluster N [learners=2,3] [joint=1,2] [term3=5] [log2=1x3,2x1] [window=B] [append=B] [uncommitted=B] [down=3] [fresh=4]
 //!   [closed=2] [damaged=2] [sealed=2] [doubt=2] [lost=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
-//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `heal`, `crash N`, `restart N`,
-//! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`, `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `unclean N` (allows one), `observe N WHO`, `start N INDEX`,
+//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `block FROM TO` (one way), `heal`, `crash N`, `restart N`,
+//! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`,
+//! `seal NODES GENERATION`, `plan GENERATION` (decides over all reports), `decide NODES GENERATION`, `unclean` (the last decision may lose entries), `unclean N` (allows an election that may), `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `observe N WHO`, `start N INDEX`,
 //! `inject FROM TO TERM BODY...`, `status`, `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
 
 use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, name, replica};
-use crate::raftlog::core::{Effect, Event};
+use crate::raftlog::core::{Effect, Event, GenerationEffect, Order};
+use crate::raftlog::generation::{Decision, SealReport, decide};
 use crate::raftlog::message::{Body, Configuration, Message};
 use crate::segment::{
-    Doubt, EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, Offset, ReplicaId,
+    Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, Offset, Opening,
+    ReplicaId,
 };
 use std::fmt::Write as _;
 use std::path::Path;
@@ -75,6 +78,7 @@ pub fn show_effect(effect: &Effect) -> String {
         Effect::AppendConfiguration { meta, configuration } => {
             format!("appends own {}(Configuration) {}", show_id(meta.id), show_members(configuration))
         }
+        Effect::Generation(what) => show_generation(what),
         Effect::ChangeRefused { reason } => format!("refuses the change: {reason}"),
         Effect::Removed { configuration } => format!("is removed by {}", show_id(*configuration)),
         Effect::SaveHardState(hard) => format!("saves {}", show_hard(hard)),
@@ -98,6 +102,35 @@ pub fn show_effect(effect: &Effect) -> String {
         Effect::Poisoned { reason } => format!("is poisoned: {reason}"),
         Effect::Send { .. } | Effect::Replicate { .. } => unreachable!("shown when they leave"),
     }
+}
+
+fn show_generation(what: &GenerationEffect) -> String {
+    match what {
+        GenerationEffect::Sealed(report) => format!("ends generation {}", report.generation),
+        GenerationEffect::SealRefused { generation } => {
+            format!("refuses the seal: it is in generation {generation}")
+        }
+        GenerationEffect::TakeOver { hard_state, meta, configuration } => {
+            let (id, members) = (show_id(meta.id), show_members(configuration));
+            format!("takes over: {}, {id}(Configuration) {members}", show_hard(hard_state))
+        }
+        GenerationEffect::TakeOverRefused { generation, reason } => {
+            format!("refuses to take over in generation {generation}: {reason}")
+        }
+        GenerationEffect::Reopened { generation, commit } => {
+            format!("is in generation {generation}, commit {commit}")
+        }
+        GenerationEffect::SetAside { from } => format!("sets aside from {from}"),
+        GenerationEffect::Seen { generation } => format!("hears of generation {generation}"),
+        GenerationEffect::TermsUsedUp => "has used up the terms of its generation".into(),
+    }
+}
+
+pub fn show_report(report: &SealReport) -> String {
+    let sound = if report.sound { "sound" } else { "unsound" };
+    let (last, members) = (show_id(report.last), show_members(&report.configuration));
+    let term = report.highest_term;
+    format!("{sound}, last {last}, term {term}, {} {members}", show_id(report.configuration_id))
 }
 
 pub fn show_envelope(envelope: &Envelope) -> String {
@@ -141,6 +174,9 @@ fn yes(granted: bool) -> &'static str {
 struct Script {
     cluster: Cluster,
     cut: Vec<ReplicaId>,
+    /// One-way.
+    blocked: Vec<(ReplicaId, ReplicaId)>,
+    decisions: Vec<Decision>,
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> T {
@@ -162,7 +198,10 @@ fn terms(text: &str) -> Vec<u64> {
 
 fn parse_id(text: &str) -> LogId {
     let (index, term) = text.split_once('@').expect("INDEX@TERM");
-    LogId::new(0, number(term), number(index))
+    match term.split_once('.') {
+        Some((generation, term)) => LogId::new(number(generation), number(term), number(index)),
+        None => LogId::new(0, number(term), number(index)),
+    }
 }
 
 fn parse_body(words: &[&str]) -> Body {
@@ -214,7 +253,7 @@ impl Script {
     fn new() -> Self {
         let mut cluster = Cluster::new(default_config(), 1);
         cluster.trace = Some(Vec::new());
-        Self { cluster, cut: Vec::new() }
+        Self { cluster, cut: Vec::new(), blocked: Vec::new(), decisions: Vec::new() }
     }
 
     fn at(&self, text: &str) -> usize {
@@ -290,12 +329,16 @@ impl Script {
             let envelope = self.cluster.network.pop_front().expect("counted");
             if to.is_some_and(|to| to != envelope.to) {
                 self.cluster.network.push_back(envelope);
-            } else if !self.cut.contains(&envelope.from) && !self.cut.contains(&envelope.to) {
+            } else if !self.is_cut(envelope.from, envelope.to) {
                 any = true;
                 self.cluster.deliver(envelope);
             }
         }
         any
+    }
+
+    fn is_cut(&self, from: ReplicaId, to: ReplicaId) -> bool {
+        self.cut.contains(&from) || self.cut.contains(&to) || self.blocked.contains(&(from, to))
     }
 
     fn sync(&mut self, at: usize) -> bool {
@@ -382,7 +425,11 @@ impl Script {
             }
             ["stabilize"] => self.stabilize(),
             ["cut", n] => self.cut.push(replica(number(n))),
-            ["heal"] => self.cut.clear(),
+            ["block", from, to] => self.blocked.push((replica(number(from)), replica(number(to)))),
+            ["heal"] => {
+                self.cut.clear();
+                self.blocked.clear();
+            }
             ["crash", n] => self.cluster.crash(self.at(n), 0),
             ["restart", n] => self.cluster.start(self.at(n), |_| {}),
             ["reset", n, peer] => {
@@ -393,6 +440,38 @@ impl Script {
             ["transfer", n, to] => {
                 let to = Some(replica(number(to)));
                 self.cluster.feed(self.at(n), Event::Transfer { to });
+            }
+            ["seal", list, generation] => {
+                for id in nodes(list) {
+                    let (at, generation) = (self.cluster.position(id), Generation(number(generation)));
+                    self.cluster.feed(at, Event::Generation(Order::Seal { generation, plan: 7 }));
+                }
+            }
+            ["plan", generation] => {
+                let (reports, from) = (&self.cluster.reports, Generation(number(generation)));
+                let recorded = reports.iter().map(|report| report.highest_term).max().unwrap_or_default();
+                let decision = decide(from, reports, recorded).expect("somebody is sealed");
+                let Opening { survivor, base, first_term, lossless } = decision.opening;
+                let (kind, base) = (if lossless { "lossless" } else { "unclean" }, show_id(base));
+                let (generation, survivor) = (decision.generation, name(survivor));
+                let line = format!(
+                    "decided: generation {generation} is {survivor} at {base}, first term {first_term}, {kind}"
+                );
+                self.cluster.say(|| line);
+                self.decisions.push(decision);
+            }
+            ["decide", list, generation] => {
+                let generation = Generation(number(generation));
+                let known = self.decisions.iter().find(|decision| decision.generation == generation);
+                let decision = known.expect("it was decided").clone();
+                for id in nodes(list) {
+                    let order = Order::Decided(decision.clone());
+                    self.cluster.feed(self.cluster.position(id), Event::Generation(order));
+                }
+            }
+            ["unclean"] => {
+                let survivor = self.decisions.last().expect("it was decided").opening.survivor;
+                self.cluster.forget_beyond(survivor);
             }
             ["change", n, voters, rest @ ..] => {
                 let at = self.at(n);

@@ -1,12 +1,15 @@
 //! Seeded clusters under loss, reordering, duplication, partitions, crashes, slow syncs, resets, transfers, reads,
-//! changes of membership and moving log starts; then everything heals and must converge. `harness` checks the invariants at every effect.
+//! changes of membership, moving log starts, and a stand-in for the controllers that gives every order about generations
+//! that the rules allow, old ones again and again; then everything heals and must converge. `harness` checks the invariants at every effect.
 //!
 //! `KONTIKI_SEED=n` runs one seed, `KONTIKI_SEEDS=n` that many. A failure names its seed.
 
 use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, replica};
-use crate::raftlog::core::{Event, Role};
+use crate::raftlog::core::{Event, Order, Role};
+use crate::raftlog::generation::{Decision, SealReport, decide};
 use crate::raftlog::message::Configuration;
-use crate::segment::{EntryKind, Index, LogId, ReplicaId};
+use crate::segment::{EntryKind, Generation, HardState, Index, LogId, ReplicaId, Term};
+use std::collections::BTreeMap;
 
 /// The simulation's own randomness (xorshift64*), apart from the cores'.
 struct Dice(u64);
@@ -23,6 +26,28 @@ impl Dice {
     }
 }
 
+/// What the controllers know and have decided; atomic, since they are a consensus group of their own.
+#[derive(Default)]
+struct Controller {
+    /// 0: it never replaces a quorum; 1: rarely; 2: often.
+    appetite: u64,
+    /// Whether it may decide what can lose something.
+    unclean: bool,
+    plans: u64,
+    reports: BTreeMap<(Generation, ReplicaId), SealReport>,
+    decisions: Vec<Decision>,
+    recorded: Term,
+}
+
+impl Controller {
+    fn generation(&self) -> Generation {
+        Generation(self.decisions.len() as u64)
+    }
+    fn lost(&self) -> bool {
+        self.decisions.iter().any(|decision| !decision.opening.lossless)
+    }
+}
+
 struct Simulation {
     cluster: Cluster,
     dice: Dice,
@@ -34,9 +59,12 @@ struct Simulation {
     beats: Vec<u64>,
     /// Nodes cut off from those with another number.
     sides: Vec<u8>,
+    /// Links that lose everything, one way: from, to.
+    blocked: Vec<(usize, usize)>,
     observer: Option<ReplicaId>,
     /// One change of membership asked for in about so many loads; 0: none.
     changes: u64,
+    controller: Controller,
     loss: u64,
     duplicates: u64,
     delay: u64,
@@ -50,6 +78,30 @@ struct Simulation {
 }
 
 impl Simulation {
+    /// Voters on a good network with quick disks and nothing else: faults are the caller's.
+    fn calm(voters: usize) -> Self {
+        let members: Vec<_> = (1..=voters as i32).map(replica).collect();
+        let configuration = Configuration { voters: members, ..Configuration::default() };
+        let mut simulation = Self::new(0);
+        let mut cluster = Cluster::new(default_config(), 11);
+        for node in 1..=voters as i32 {
+            cluster.add(replica(node), disk_with(&configuration, 0, &[]));
+            cluster.start(node as usize - 1, |restored| restored.campaign_at_once = node == 1);
+        }
+        simulation.cluster = cluster;
+        simulation.flying.clear();
+        simulation.syncs = vec![None; voters];
+        simulation.sick = vec![false; voters];
+        simulation.dead_disks = vec![false; voters];
+        simulation.beats = vec![0; voters];
+        simulation.sides = vec![0; voters];
+        simulation.observer = None;
+        simulation.changes = 0;
+        simulation.controller = Controller::default();
+        (simulation.delay, simulation.sync, simulation.faults) = (2, 2, false);
+        simulation
+    }
+
     fn new(seed: u64) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let voters = [3, 5, 3, 2, 1, 4][dice.below(6) as usize];
@@ -93,8 +145,14 @@ impl Simulation {
             dead_disks: vec![false; count],
             beats: vec![0; count],
             sides: vec![0; count],
+            blocked: Vec::new(),
             observer,
             changes,
+            controller: Controller {
+                appetite: [0, 1, 2, 2][dice.below(4) as usize],
+                unclean: dice.one_in(2),
+                ..Controller::default()
+            },
             loss: [0, 50, 20, 8][dice.below(4) as usize],
             duplicates: [0, 40, 10][dice.below(3) as usize],
             delay: [2, 20, 120][dice.below(3) as usize],
@@ -112,7 +170,7 @@ impl Simulation {
         while let Some(envelope) = self.cluster.network.pop_front() {
             let (from, to) = (self.cluster.position(envelope.from), self.cluster.position(envelope.to));
             self.digest = self.digest.rotate_left(5) ^ (self.cluster.now * 31 + (from * 7 + to) as u64);
-            let cut = self.sides[from] != self.sides[to];
+            let cut = self.sides[from] != self.sides[to] || self.blocked.contains(&(from, to));
             if cut || (self.faults && self.loss > 0 && self.dice.one_in(self.loss)) {
                 continue;
             }
@@ -238,6 +296,63 @@ impl Simulation {
         self.cluster.feed(at, Event::ChangeMembership { expected, voters, learners });
     }
 
+    /// The controllers' part: seals to anyone, a decision from any reports that allow one, decisions to anyone in any
+    /// order. Nothing it does looks at who is really alive, unless something may be lost.
+    fn control(&mut self) {
+        for report in std::mem::take(&mut self.cluster.reports) {
+            self.controller.reports.insert((report.generation, report.replica), report);
+        }
+        let core = self.cluster.nodes.iter().filter_map(|node| node.core.as_ref());
+        let led = core.filter(|core| core.role() == Role::Leader).map(|core| core.epoch().term).max();
+        self.controller.recorded = self.controller.recorded.max(led.unwrap_or_default());
+        let generation = self.controller.generation();
+        let under_way = self.controller.reports.keys().any(|(of, _)| *of == generation);
+        let chance = if under_way { 40 } else { 3_000 / self.controller.appetite };
+        if self.dice.one_in(chance) {
+            self.controller.plans += 1;
+            let old = self.dice.below(generation.0 + 1);
+            let generation = if self.dice.one_in(8) { Generation(old) } else { generation };
+            for at in 0..self.cluster.nodes.len() {
+                if self.cluster.nodes[at].core.is_some() && self.dice.one_in(2) {
+                    let plan = self.controller.plans;
+                    self.cluster.feed(at, Event::Generation(Order::Seal { generation, plan }));
+                }
+            }
+        }
+        if under_way && self.dice.one_in(30) {
+            let reports: Vec<_> = self.controller.reports.values().cloned().collect();
+            let heard = reports.into_iter().filter(|_| !self.dice.one_in(4)).collect::<Vec<_>>();
+            self.decide(&heard);
+        }
+        if !self.controller.decisions.is_empty() && self.dice.one_in(20) {
+            let at = self.dice.below(self.cluster.nodes.len() as u64) as usize;
+            let which = self.dice.below(self.controller.decisions.len() as u64) as usize;
+            self.tell(at, which);
+        }
+    }
+
+    fn decide(&mut self, reports: &[SealReport]) {
+        let generation = self.controller.generation();
+        let Ok(decision) = decide(generation, reports, self.controller.recorded) else { return };
+        if !decision.opening.lossless {
+            // The operator's part: whoever is not sealed is really dead, and learns of it before it may vote (F16).
+            let sealed = |id| reports.iter().any(|r| r.generation == generation && r.replica == id);
+            let dead = |node: &super::harness::Node| node.core.is_none() || sealed(node.id);
+            if !self.controller.unclean || !self.cluster.nodes.iter().all(dead) {
+                return;
+            }
+            self.cluster.forget_beyond(decision.opening.survivor);
+        }
+        self.controller.decisions.push(decision);
+    }
+
+    fn tell(&mut self, at: usize, which: usize) {
+        if self.cluster.nodes[at].core.is_some() {
+            let decision = self.controller.decisions[which].clone();
+            self.cluster.feed(at, Event::Generation(Order::Decided(decision)));
+        }
+    }
+
     fn harm(&mut self) {
         let count = self.cluster.nodes.len() as u64;
         let at = self.dice.below(count) as usize;
@@ -255,12 +370,21 @@ impl Simulation {
         }
         if self.dice.one_in(150) {
             self.sides.fill(0);
+            self.blocked.clear();
         }
         if !self.dice.one_in(self.calm) {
             return;
         }
-        match self.dice.below(6) {
+        match self.dice.below(8) {
             0..=1 => self.crash(at),
+            // One way only, to and fro: the other direction works.
+            6..=7 => {
+                let other = self.dice.below(count) as usize;
+                match self.blocked.iter().position(|link| *link == (at, other)) {
+                    Some(known) => drop(self.blocked.remove(known)),
+                    None => self.blocked.push((at, other)),
+                }
+            }
             2..=3 if self.dice.one_in(2) => {
                 for side in &mut self.sides {
                     *side = self.dice.below(2) as u8;
@@ -294,12 +418,16 @@ impl Simulation {
     }
 
     fn restart(&mut self, at: usize) {
-        let gated = self.dice.one_in(3);
+        let gated = self.dice.one_in(3) || self.controller.lost();
         self.cluster.start(at, |restored| restored.gate_open = !gated);
         // Damaged while running, it comes back in doubt with all it had: elections that could lose something lose nothing.
         self.cluster.nodes[at].core.as_mut().expect("just started").allow_unclean(true);
         if let Some(replica) = self.observer {
             self.cluster.feed(at, Event::AddObserver { replica });
+        }
+        if self.controller.lost() {
+            // The boot gate: everything the controllers decided comes first (safety.md F16).
+            (0..self.controller.decisions.len()).for_each(|which| self.tell(at, which));
         }
         if gated && self.dice.one_in(2) {
             self.cluster.feed(at, Event::OpenGate);
@@ -310,6 +438,7 @@ impl Simulation {
     fn heal(&mut self) {
         self.faults = false;
         self.sides.fill(0);
+        self.blocked.clear();
         self.delay = self.delay.min(20);
         self.sync = self.sync.min(20);
         for at in 0..self.cluster.nodes.len() {
@@ -325,6 +454,7 @@ impl Simulation {
         let mut proposed = None;
         while self.cluster.now < until {
             self.advance();
+            self.settle_generation();
             let leader = (0..self.cluster.nodes.len()).find(|at| {
                 let core = self.cluster.core(*at);
                 core.role() == Role::Leader && core.is_established()
@@ -375,16 +505,50 @@ impl Simulation {
         panic!("did not converge within 30 s of healing");
     }
 
-    fn run(mut self, steps: u64) -> (u64, u64, u64, [u64; 2]) {
+    /// What is begun is brought to its end: decisions reach everyone, a generation that was sealed anywhere ends.
+    fn settle_generation(&mut self) {
+        if self.controller.appetite == 0 || !self.dice.one_in(50) {
+            return;
+        }
+        for at in 0..self.cluster.nodes.len() {
+            (0..self.controller.decisions.len()).for_each(|which| self.tell(at, which));
+        }
+        for report in std::mem::take(&mut self.cluster.reports) {
+            self.controller.reports.insert((report.generation, report.replica), report);
+        }
+        let generation = self.controller.generation();
+        let hard = |node: &super::harness::Node| node.core.as_ref().expect("all are up").hard_state();
+        let sealed = |hard: HardState| hard.epoch.generation == generation && hard.sealed.is_some();
+        if !self.cluster.nodes.iter().any(|node| sealed(hard(node))) {
+            return;
+        }
+        if self.cluster.nodes.iter().all(|node| sealed(hard(node))) {
+            let reports: Vec<_> = self.controller.reports.values().cloned().collect();
+            self.decide(&reports);
+        }
+        for at in 0..self.cluster.nodes.len() {
+            self.cluster.feed(at, Event::Generation(Order::Seal { generation, plan: 0 }));
+        }
+    }
+
+    fn run(mut self, steps: u64) -> (u64, u64, u64, [u64; 5]) {
         for _ in 0..steps {
             self.advance();
             self.load();
+            if self.controller.appetite > 0 {
+                self.control();
+            }
             self.harm();
         }
         self.heal();
         let checker = &self.cluster.checker;
         let changes = checker.configurations.values().filter(|c| !c.is_joint()).count() as u64;
-        (self.digest, checker.committed.len() as u64, checker.elections, [checker.reads_ready, changes])
+        (
+            self.digest,
+            checker.committed.len() as u64,
+            checker.elections,
+            [checker.reads_ready, changes, checker.takeovers, checker.lost, checker.set_aside],
+        )
     }
 }
 
@@ -409,6 +573,7 @@ fn cluster_under_faults_keeps_every_invariant_and_converges() {
         return;
     }
     let (mut committed, mut elections, mut reads, mut changes) = (0, 0, 0, 0);
+    let (mut takeovers, mut lost, mut set_aside) = (0, 0, 0);
     let seeds = number("KONTIKI_SEEDS").unwrap_or(if cfg!(debug_assertions) { 100 } else { 400 });
     for seed in 0..seeds {
         let _named = Named(seed);
@@ -417,16 +582,21 @@ fn cluster_under_faults_keeps_every_invariant_and_converges() {
         elections += e;
         reads += r[0];
         changes += r[1];
+        takeovers += r[2];
+        lost += r[3];
+        set_aside += r[4];
     }
     println!(
         "{seeds} seeds: {committed} entries committed, {elections} elections, {reads} reads, {changes} changes of \
-         membership"
+         membership, {takeovers} generations opened, {lost} entries lost uncleanly, {set_aside} set aside"
     );
     // The checks are worth something only if things happen.
     assert!(committed > 100 * seeds, "only {committed} entries committed");
     assert!(elections > 2 * seeds, "only {elections} elections");
     assert!(reads > 20 * seeds, "only {reads} reads confirmed");
     assert!(changes > 2 * seeds, "only {changes} changes of membership committed");
+    assert!(takeovers > seeds, "only {takeovers} generations opened");
+    assert!(lost > seeds / 10 && set_aside > seeds / 10, "only {lost} entries lost, {set_aside} set aside");
 }
 
 #[test]
@@ -434,4 +604,90 @@ fn same_seed_twice_gives_the_same_run() {
     for seed in [3, 17] {
         assert_eq!(Simulation::new(seed).run(2_000), Simulation::new(seed).run(2_000));
     }
+}
+
+/// One minute under `links`, which is asked at every step which one-way links lose everything. Answers the terms spent after
+/// the first second and the seconds in which nothing was committed.
+fn minute(voters: usize, mut links: impl FnMut(u64, &Simulation) -> Vec<(usize, usize)>) -> (u64, u64) {
+    let mut simulation = Simulation::calm(voters);
+    let term = |s: &Simulation| s.cluster.nodes.iter().map(|n| n.disk.hard.epoch.term.0).max().unwrap_or(0);
+    let (mut start, mut idle, mut committed) = (0, 0, 0);
+    for second in 0..61 {
+        while simulation.cluster.now < 1_000 * (second + 1) {
+            simulation.blocked = links(simulation.cluster.now, &simulation);
+            simulation.advance();
+            let leads = |node: &super::harness::Node| {
+                node.core.as_ref().is_some_and(|core| core.role() == Role::Leader)
+            };
+            for at in 0..voters {
+                if leads(&simulation.cluster.nodes[at]) && simulation.dice.one_in(20) {
+                    simulation.cluster.feed(at, Event::Propose { entries: vec![(EntryKind::Records, 1, 9)] });
+                }
+            }
+        }
+        let now = simulation.cluster.checker.committed.len();
+        match second {
+            0 => start = term(&simulation),
+            _ if now == committed => idle += 1,
+            _ => {}
+        }
+        committed = now;
+    }
+    (term(&simulation) - start, idle)
+}
+
+fn leader_of(simulation: &Simulation) -> Option<usize> {
+    let nodes = simulation.cluster.nodes.iter();
+    let leads = |core: &crate::raftlog::core::Core| core.role() == Role::Leader;
+    nodes.enumerate().filter(|(_, n)| n.core.as_ref().is_some_and(leads)).map(|(at, _)| at).next_back()
+}
+
+#[test]
+fn bad_links_terms_stay_bounded_and_commits_go_on() {
+    let quiet = minute(3, |_, _| Vec::new());
+    assert_eq!(quiet, (0, 0), "nothing is wrong, nothing changes");
+    // A follower that sends and hears nothing; one that hears and cannot answer; one that does neither.
+    assert_eq!(minute(3, |_, _| vec![(0, 2), (1, 2)]), (0, 0), "deaf follower");
+    assert_eq!(minute(3, |_, _| vec![(2, 0), (2, 1)]), (0, 0), "mute follower");
+    assert_eq!(minute(5, |_, _| vec![(4, 0), (4, 1), (0, 3), (1, 3)]), (0, 0), "one deaf, one mute");
+    // A link between the leader and one follower that is there every other 700 ms.
+    let flaps = |now: u64| now / 700 % 2 == 1;
+    let (terms, idle) = minute(3, |now, _| if flaps(now) { vec![(0, 2), (2, 0)] } else { Vec::new() });
+    assert_eq!((terms, idle), (0, 0), "flapping follower");
+    // Followers that cannot speak with each other: whoever leads sees a majority (Cloudflare, 2020).
+    let (terms, idle) = minute(3, |_, _| vec![(1, 2), (2, 1)]);
+    assert_eq!((terms, idle), (0, 0), "broken triangle");
+    // Whoever leads is heard by nobody for two seconds of every ten.
+    let (terms, idle) = minute(3, |now, s| match (leader_of(s), now % 10_000 > 8_000) {
+        (Some(at), true) => (0..3).map(|other| (at, other)).collect(),
+        _ => Vec::new(),
+    });
+    assert!(terms <= 18 && idle <= 18, "mute leaders: {terms} terms, {idle} s without a commit");
+    // Whoever leads hears nobody, likewise.
+    let (terms, idle) = minute(3, |now, s| match (leader_of(s), now % 10_000 > 8_000) {
+        (Some(at), true) => (0..3).map(|other| (other, at)).collect(),
+        _ => Vec::new(),
+    });
+    assert!(terms <= 18 && idle <= 18, "deaf leaders: {terms} terms, {idle} s without a commit");
+}
+
+/// A server that comes back with a very high term (an old program, a restored disk) disturbs once (R12, R14).
+#[test]
+fn disruptive_high_term_server_costs_one_election() {
+    let mut simulation = Simulation::calm(3);
+    while simulation.cluster.now < 3_000 {
+        simulation.advance();
+    }
+    simulation.cluster.crash(2, 0);
+    simulation.syncs[2] = None;
+    simulation.cluster.nodes[2].disk.hard.epoch.term = Term(5_000);
+    simulation.cluster.start(2, |_| {});
+    let elections = simulation.cluster.checker.elections;
+    while simulation.cluster.now < 30_000 {
+        simulation.advance();
+    }
+    assert!(simulation.cluster.checker.elections <= elections + 2, "more than a disturbance");
+    let terms: Vec<_> = simulation.cluster.nodes.iter().map(|node| node.disk.hard.epoch.term.0).collect();
+    assert!(terms.iter().all(|term| (5_000..5_004).contains(term)), "{terms:?}");
+    assert!(leader_of(&simulation).is_some());
 }

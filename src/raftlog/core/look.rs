@@ -1,0 +1,47 @@
+//! What may be seen of a core from outside: small answers that change nothing. Called by the engine and the layers above.
+
+use super::{Configuration, Core, Role};
+use crate::segment::{Epoch, HardState, Index, LogId, ReplicaId};
+
+impl Core {
+    /// This replica.
+    pub fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+    /// Role now.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+    /// Epoch now.
+    pub fn epoch(&self) -> Epoch {
+        self.hard.epoch
+    }
+    /// Leader, if known.
+    pub fn leader(&self) -> Option<ReplicaId> {
+        self.leader
+    }
+    /// Commit index.
+    pub fn commit(&self) -> Index {
+        self.log.commit()
+    }
+    /// Leader with an entry of its own term committed (may answer end-of-log questions after a read index).
+    pub fn is_established(&self) -> bool {
+        self.leading.as_ref().is_some_and(|leading| self.log.commit() >= leading.first_own)
+    }
+    /// Last entry.
+    pub fn last(&self) -> LogId {
+        self.log.last()
+    }
+    /// Last locally durable entry.
+    pub fn durable(&self) -> Index {
+        self.log.durable()
+    }
+    /// Configuration in force and its id.
+    pub fn configuration(&self) -> (&Configuration, LogId) {
+        self.log.configuration()
+    }
+    /// Persisted state.
+    pub fn hard_state(&self) -> HardState {
+        self.hard
+    }
+}
