@@ -137,18 +137,16 @@ impl Partition {
         }
     }
 
-    /// Rebuilds a replica from what recovery found: producer state from its snapshot and the log after it.
-    pub fn recover(found: &RecoveredGroup, config: TopicConfig, store: &mut Store) -> Self {
+    /// Rebuilds a replica from what recovery found: producer state from its snapshot, and from the log after it, which is to be
+    /// read from the given index on ([`Partition::replay_step`]).
+    pub fn recover(found: &RecoveredGroup, config: TopicConfig) -> (Self, Index) {
         let mut partition = Self::new(found.group, found.replica, config);
         partition.adopt_start(&found.log_start);
         partition.end = found.next_offset;
         if let Some((from, to)) = found.needs_repair {
             partition.out_of_service = Some(format!("entries {from} to {to} are damaged"));
         }
-        if let Err(error) = partition.replay(found.log_start.producers_at.next(), store) {
-            partition.out_of_service = Some(error.to_string());
-        }
-        partition
+        (partition, found.log_start.producers_at.next())
     }
 
     fn adopt_start(&mut self, start: &LogStart) {
@@ -164,17 +162,28 @@ impl Partition {
 
     /// Applies the log from `from` on.
     fn replay(&mut self, from: Index, store: &mut Store) -> StoreResult<()> {
+        let mut next = Some(from);
+        while let Some(from) = next {
+            next = self.replay_step(from, store)?;
+        }
+        Ok(())
+    }
+
+    /// Applies the next few mebibytes of the log, from `from` on; answers where to go on, if there is more.
+    ///
+    /// # Errors
+    /// As reading the log.
+    pub fn replay_step(&mut self, from: Index, store: &mut Store) -> StoreResult<Option<Index>> {
         let (last, _) = store.last(self.group)?;
-        let first = store.log_start(self.group)?.prev.index.next();
-        let mut next = from.max(first);
-        while next <= last.index {
+        let mut next = from.max(store.log_start(self.group)?.prev.index.next());
+        if next <= last.index {
             for entry in store.read(self.group, next, REPLAY_BYTES)? {
                 self.since_snapshot += entry.payload.len() as u64;
                 next = entry.meta.id.index.next();
                 self.apply(&entry);
             }
         }
-        Ok(())
+        Ok((next <= last.index).then_some(next))
     }
 
     fn apply(&mut self, entry: &Entry) {
@@ -433,6 +442,11 @@ impl Partition {
         reply: oneshot::Sender<Result<i64, PartitionError>>,
     ) {
         self.delete_waiters.push(DeleteWaiter { index: meta.id.index, deadline, reply });
+    }
+
+    /// Whether somebody waits for a log start to move.
+    pub fn waits_for_delete(&self) -> bool {
+        !self.delete_waiters.is_empty()
     }
 
     fn answer_deletes(&mut self, commit: Index) {

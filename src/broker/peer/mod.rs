@@ -5,6 +5,7 @@
 //! fit, or meets no connection, is dropped, since Raft and the RPCs above repair loss. What was read and waits for the shard is at most
 //! [`INPUT_BYTES`]; beyond it the sockets wait.
 
+use super::metrics;
 use super::shard::Input;
 use crate::raftlog::codec::{self, Frame, Hello};
 use crate::raftlog::engine::Net;
@@ -178,6 +179,7 @@ impl Peers {
             hello: self.hello.subscribe(),
             inputs: self.inputs.clone(),
             killed: self.killed.clone(),
+            written: metrics::of(self.me).peer_bytes(node),
         };
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(dialer.run()).await });
@@ -216,6 +218,7 @@ struct Dialer {
     hello: watch::Receiver<Hello>,
     inputs: Inbox,
     killed: KillSwitch,
+    written: Arc<AtomicU64>,
 }
 
 impl Dialer {
@@ -280,6 +283,7 @@ impl Dialer {
             }
             let bytes: usize = chunks.iter().map(Bytes::len).sum();
             write_all(&mut write, std::mem::take(&mut chunks)).await?;
+            self.written.fetch_add(bytes as u64, Ordering::Relaxed);
             let queued = self.queue.bytes.load(Ordering::Relaxed);
             self.queue.bytes.fetch_sub(bytes.min(queued), Ordering::Relaxed);
         }
@@ -428,6 +432,8 @@ impl Incoming {
                     continue;
                 }
                 Frame::Raft(envelopes) => Input::Raft { from, envelopes },
+                Frame::Beats(beats) => Input::Beats { from, beats },
+                Frame::BeatAnswer(answer) => Input::BeatAnswer { from, answer },
                 Frame::Hints(hints) => Input::Hints(hints),
                 Frame::Request { id, body } => Input::Request { from, id, body },
                 Frame::Response { id, body } => Input::Response { from, id, body },

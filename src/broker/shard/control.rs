@@ -244,7 +244,7 @@ impl Shard {
     }
 
     /// The voter on this node, if it could take over at once: nothing is accepted while a transfer waits for its target.
-    fn ready_to_lead(&self, now: Now, group: GroupId, node: NodeId) -> Option<ReplicaId> {
+    fn ready_to_lead(&mut self, now: Now, group: GroupId, node: NodeId) -> Option<ReplicaId> {
         let commit = self.engine.core(group)?.commit();
         let heard = |heard_ms: Millis| now.mono.saturating_sub(heard_ms) < HEARD_MS;
         let progress = self.engine.progress(group).into_iter();

@@ -4,12 +4,13 @@
 //! storage round, answers to whoever waited). No locks, no tasks, no clock of its own: `node` drives it with tokio, a simulator
 //! could drive the same code. Requests come as [`Command`]s with a oneshot to answer; nothing here awaits.
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
-//! - `metadata`: the controller log applied; replicas created and deleted; registration.
+//! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
 //! - `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 mod control;
 mod fetch;
 mod metadata;
+mod placing;
 mod produce;
 mod reads;
 pub mod rpc;
@@ -24,7 +25,7 @@ use super::partition::{Done, Partition};
 use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as CtlReply};
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
-use crate::raftlog::codec::{self, Envelope, Hello, Hint};
+use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
 use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
@@ -137,6 +138,20 @@ pub enum Input {
         /// Messages.
         envelopes: Vec<Envelope>,
     },
+    /// Beats of quiet groups.
+    Beats {
+        /// Sender.
+        from: NodeId,
+        /// Who leads, by bits.
+        beats: Beats,
+    },
+    /// What came of ours.
+    BeatAnswer {
+        /// Sender.
+        from: NodeId,
+        /// Which were not for anybody.
+        answer: BeatAnswer,
+    },
     /// Leadership news.
     Hints(Vec<Hint>),
     /// A node asks.
@@ -230,6 +245,15 @@ pub struct Shard {
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
     orphans: HashMap<GroupId, RecoveredGroup>,
+    placing: placing::Placing,
+    /// Partitions led here.
+    led: usize,
+    /// Somebody began or ceased to lead since the last look.
+    leadership_news: bool,
+    /// Groups whose leadership began in this turn.
+    newly_led: Vec<GroupId>,
+    /// Partitions with a DeleteRecords that waits.
+    deleting: BTreeSet<GroupId>,
     status: NodeStatus,
     done: Vec<Done>,
     dials: Vec<(NodeId, String)>,
@@ -263,6 +287,11 @@ impl Shard {
             fetch_deadlines: BTreeSet::new(),
             reads: HashMap::new(),
             orphans: HashMap::new(),
+            placing: placing::Placing::default(),
+            led: 0,
+            leadership_news: true,
+            newly_led: Vec::new(),
+            deleting: BTreeSet::new(),
             status: NodeStatus::default(),
             done: Vec::new(),
             dials: Vec::new(),
@@ -295,6 +324,8 @@ impl Shard {
         match input {
             Input::Command(command) => self.on_command(now, command),
             Input::Raft { from, envelopes } => self.engine.receive(now.mono, from, envelopes),
+            Input::Beats { from, beats } => self.engine.receive_beats(now.mono, from, beats),
+            Input::BeatAnswer { from, answer } => self.engine.receive_answer(now.mono, from, answer),
             Input::RoundDone(done) => self.engine.on_round_done(now.mono, done),
             Input::Hints(hints) => self.on_hints(hints),
             Input::Hello(hello) => self.on_hello(now, hello),
@@ -360,12 +391,16 @@ impl Shard {
         self.expire_requests(now);
         self.tick_control(now);
         self.tick_membership(now);
+        self.place_some(now);
         self.tick_upkeep(now);
         self.process_events(now);
     }
 
     /// When `tick` is due next.
     pub fn deadline(&self) -> Millis {
+        if !self.placing.is_done() {
+            return 0;
+        }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
         next = next.min(self.control.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
@@ -378,6 +413,7 @@ impl Shard {
 
     /// Ends a turn: frames to peers, a storage round.
     pub fn finish_turn(&mut self, now: Now, net: &mut dyn Net, disk: &mut dyn Disk) {
+        self.tell_newly_led();
         self.send_outgoing(now, net);
         self.engine.flush(now.mono, net, disk);
         self.check_drain();
@@ -446,6 +482,9 @@ impl Shard {
             }
             GroupEvent::Role { group, epoch, role, leader } => {
                 if let Some(p) = self.partitions.get_mut(&group) {
+                    self.led += usize::from(role == Role::Leader);
+                    self.led -= usize::from(p.role == Role::Leader);
+                    self.leadership_news = true;
                     p.on_role(role, epoch, leader, now.mono, &mut self.done);
                     self.on_leadership(now, group);
                 }

@@ -113,9 +113,13 @@ impl Shard {
                 read.ask.fail(PartitionError::NotEstablished);
             }
         }
-        for p in self.partitions.values_mut() {
-            p.expire_deletes(now.mono, false);
-        }
+        let partitions = &mut self.partitions;
+        self.deleting.retain(|group| {
+            partitions.get_mut(group).is_some_and(|p| {
+                p.expire_deletes(now.mono, false);
+                p.waits_for_delete()
+            })
+        });
     }
 
     fn list_offset(&mut self, group: GroupId, spec: OffsetSpec) -> Result<ListedOffset, PartitionError> {
@@ -193,6 +197,7 @@ impl Shard {
             Ok(meta) => {
                 if let Some(p) = self.partitions.get_mut(&group) {
                     p.wait_delete(&meta, now.mono + timeout_ms, reply);
+                    self.deleting.insert(group);
                 }
             }
             Err(error) => {

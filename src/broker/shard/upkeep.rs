@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 use tokio::sync::oneshot;
 
 const IN_SYNC_MS: u64 = 500;
+/// The look at all partitions (in-sync sets, counts) comes later by a millisecond for so many of them.
+const LOOK_PARTITIONS_PER_MS: u64 = 4;
 const SNAPSHOT_MS: u64 = 2_000;
 /// All hints are repeated this often: a lost one heals.
 const REPEAT_MS: u64 = 10_000;
@@ -23,6 +25,7 @@ const HINTS_PER_FRAME: usize = 1_000;
 /// Timers of the upkeep.
 pub struct Upkeep {
     next_in_sync: Millis,
+    next_look: Millis,
     next_retention: Millis,
     next_snapshot: Millis,
     next_repeat: Millis,
@@ -43,6 +46,7 @@ impl Upkeep {
         let expiry_ms = configured("producer.id.expiration.check.interval.ms", 600_000).max(100);
         Self {
             next_in_sync: now,
+            next_look: now,
             next_retention: now + retention_ms.min(10_000),
             next_snapshot: now + SNAPSHOT_MS,
             next_repeat: now + REPEAT_MS,
@@ -55,7 +59,7 @@ impl Upkeep {
     }
 
     pub(super) fn deadline(&self) -> Millis {
-        let next = self.next_in_sync.min(self.next_retention).min(self.next_snapshot);
+        let next = self.next_in_sync.min(self.next_look).min(self.next_retention).min(self.next_snapshot);
         next.min(self.next_repeat).min(self.next_expiry)
     }
 
@@ -64,7 +68,7 @@ impl Upkeep {
     }
 
     pub(super) fn in_sync_now(&mut self) {
-        self.next_in_sync = 0;
+        self.next_look = 0;
     }
 }
 
@@ -72,12 +76,21 @@ impl Shard {
     pub(super) fn tick_upkeep(&mut self, now: Now) {
         if now.mono >= self.upkeep.next_in_sync {
             self.upkeep.next_in_sync = now.mono + IN_SYNC_MS;
-            self.refresh_in_sync(now);
-            self.refresh_status(now);
             self.sweep_fetches();
+            if self.leadership_news {
+                self.leadership_news = false;
+                self.count_leaderless();
+            }
             if self.upkeep.draining {
                 self.hand_over(now);
             }
+        }
+        self.status.led = self.led;
+        if now.mono >= self.upkeep.next_look {
+            let partitions = self.partitions.len() as u64;
+            self.upkeep.next_look = now.mono + IN_SYNC_MS + partitions / LOOK_PARTITIONS_PER_MS;
+            self.refresh_in_sync(now);
+            self.refresh_status(now);
         }
         if now.mono >= self.upkeep.next_retention {
             self.upkeep.next_retention = now.mono + self.upkeep.retention_ms.max(100);
@@ -102,25 +115,28 @@ impl Shard {
     fn refresh_in_sync(&mut self, now: Now) {
         let lag = self.config.node.replica_lag_time_max.as_millis() as u64;
         let mut changed = Vec::new();
+        let mut in_sync = Vec::new();
         for (group, p) in &mut self.partitions {
             if p.role != Role::Leader {
                 continue;
             }
-            let mut in_sync = vec![p.replica.node];
-            for peer in self.engine.progress(*group) {
+            in_sync.clear();
+            in_sync.push(p.replica.node);
+            self.engine.each_peer(*group, &mut |peer| {
                 let live = self.image.brokers.get(&peer.replica.node).is_some_and(|b| !b.fenced);
                 // 0: not yet in this life of the peer.
                 let caught_up = peer.caught_up_ms > 0 && now.mono.saturating_sub(peer.caught_up_ms) <= lag;
                 if peer.voter && live && caught_up {
                     in_sync.push(peer.replica.node);
                 }
-            }
+            });
             in_sync.sort_unstable();
             if in_sync != p.in_sync {
-                p.in_sync = in_sync;
+                p.in_sync.clone_from(&in_sync);
                 changed.push(*group);
             }
         }
+        changed.sort_unstable();
         let hints: Vec<Hint> = changed.into_iter().filter_map(|group| self.own_hint(group)).collect();
         self.broadcast_hints(&hints);
     }
@@ -146,8 +162,7 @@ impl Shard {
             in_sync.retain(|node| *node == p.replica.node || live(node));
             in_sync.sort_unstable();
             p.in_sync = in_sync;
-            let hint = self.own_hint(group);
-            self.broadcast_hints(hint.as_slice());
+            self.newly_led.push(group);
         }
         let waiting = self.partitions.get_mut(&group).map(|p| std::mem::take(&mut p.fetch_waiters));
         for id in waiting.unwrap_or_default() {
@@ -155,11 +170,20 @@ impl Shard {
         }
     }
 
+    /// Tells everyone in one frame who began to lead in this turn: after a broker's death these are thousands.
+    pub(super) fn tell_newly_led(&mut self) {
+        if !self.newly_led.is_empty() {
+            let led = std::mem::take(&mut self.newly_led);
+            let hints: Vec<Hint> = led.into_iter().filter_map(|group| self.own_hint(group)).collect();
+            self.broadcast_hints(&hints);
+        }
+    }
+
     pub(super) fn on_hints(&mut self, hints: Vec<Hint>) {
         for hint in hints {
             let newer = self.hints.get(&hint.group).is_none_or(|known| hint.epoch >= known.epoch);
             if newer {
-                self.hints.insert(hint.group, hint);
+                self.leadership_news |= self.hints.insert(hint.group, hint).is_none();
             }
         }
     }
@@ -254,8 +278,10 @@ impl Shard {
             self.status.registered = self.membership.is_joined();
         }
         self.status.replicas = self.partitions.len();
-        self.status.led = self.partitions.values().filter(|p| p.role == Role::Leader).count();
         self.status.disk_full = self.engine.store_ref().is_full();
+    }
+
+    fn count_leaderless(&mut self) {
         let groups = self.image.groups.keys();
         self.status.leaderless = groups.filter(|g| self.hint_of(**g).is_none()).count();
     }

@@ -149,7 +149,7 @@ impl Core {
     }
 
     /// The last durable entry known to be this leader's too; index 0 if there is none to speak of.
-    fn matched(&self) -> LogId {
+    pub(super) fn matched(&self) -> LogId {
         if self.held_out || self.hard.sealed.is_some() {
             return LogId::default();
         }

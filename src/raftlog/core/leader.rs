@@ -53,7 +53,7 @@ impl Leading {
         self.peers.iter().find(|peer| peer.replica == replica)
     }
 
-    fn peer_mut(&mut self, replica: ReplicaId) -> Option<&mut Progress> {
+    pub fn peer_mut(&mut self, replica: ReplicaId) -> Option<&mut Progress> {
         self.peers.iter_mut().find(|peer| peer.replica == replica)
     }
 
@@ -357,16 +357,24 @@ impl Core {
 
     /// As leader: what is known of the peers.
     pub fn progress(&self) -> Vec<PeerProgress> {
+        let mut peers = Vec::new();
+        self.each_peer(&mut |peer| peers.push(peer));
+        peers
+    }
+
+    /// The same without a list.
+    pub fn each_peer(&self, tell: &mut dyn FnMut(PeerProgress)) {
         let (configuration, _) = self.log.configuration();
-        let Some(leading) = &self.leading else { return Vec::new() };
-        let tell = |peer: &Progress| PeerProgress {
-            replica: peer.replica,
-            matched: peer.matched,
-            heard_ms: peer.heard,
-            caught_up_ms: peer.caught_up,
-            voter: configuration.is_voter(peer.replica),
-            is_caught_up: peer.is_caught_up(leading.first_own, self.config.check_quorum_ms),
-        };
-        leading.peers.iter().map(tell).collect()
+        let Some(leading) = &self.leading else { return };
+        for peer in &leading.peers {
+            tell(PeerProgress {
+                replica: peer.replica,
+                matched: peer.matched,
+                heard_ms: peer.heard,
+                caught_up_ms: peer.caught_up,
+                voter: configuration.is_voter(peer.replica),
+                is_caught_up: peer.is_caught_up(leading.first_own, self.config.check_quorum_ms),
+            });
+        }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
-//! `membership` (joint consensus), `quorum` (majorities), `read_index`, `transfer`. This file holds the types and the dispatch.
+//! `membership` (joint consensus), `quorum` (majorities), `read_index`, `transfer`,
+//! `quiet` (beats by one bit). This file holds the types and the dispatch.
 //!
 //! Invariants:
 //! - term and vote go to storage before anything that depends on them (Raft figure 2): `SaveHardState` precedes it, and
@@ -21,6 +22,7 @@ mod leader;
 mod log;
 mod membership;
 mod progress;
+mod quiet;
 mod quorum;
 mod read_index;
 #[cfg(test)]
@@ -618,9 +620,21 @@ impl Core {
             self.heard = None;
             if self.may_campaign() {
                 self.hurry = HURRY_RESET;
-                self.timer = Some(now + self.draw(self.config.reset_jitter_ms + 1));
+                let jitter = self.config.reset_jitter_ms;
+                self.timer = Some(now + self.rank_behind(node) * jitter + self.draw(jitter / 2 + 1));
             }
         }
+    }
+
+    /// How many voters come before us in the order of the configuration, begun behind `node`. Survivors of a leader do not ask for
+    /// the same votes at once, and who goes first differs from group to group as the placement does.
+    fn rank_behind(&self, node: NodeId) -> u64 {
+        let voters = &self.log.configuration().0.voters;
+        let at = |wanted: &dyn Fn(&ReplicaId) -> bool| voters.iter().position(wanted);
+        let (Some(gone), Some(own)) = (at(&|r| r.node == node), at(&|r| *r == self.replica)) else {
+            return 0;
+        };
+        ((own + voters.len() - gone - 1) % voters.len()) as u64
     }
 
     /// A leader goes on: its next check-quorum tells it soon enough whether it still leads anybody (safety.md F16, F19).

@@ -281,6 +281,11 @@ impl Progress {
         }
     }
 
+    /// Nothing is on its way, and nothing is to be sent after `last`.
+    pub fn is_idle_at(&self, last: Index) -> bool {
+        self.next == last.next() && self.asked.is_none() && self.inflight.is_empty() && self.mark.is_none()
+    }
+
     /// Whether the next beat should carry a sequence of its own, to tell lost appends from slow ones.
     pub fn wants_mark(&self) -> bool {
         self.mark.is_none() && !self.inflight.is_empty()

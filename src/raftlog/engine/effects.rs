@@ -89,12 +89,16 @@ impl Engine {
                 }
             }
             Effect::Role { epoch, role, leader } => {
+                self.note_role(slot, role);
                 self.events.push(GroupEvent::Role { group, epoch, role, leader })
             }
             Effect::Configured { id, configuration } => {
                 let g = &mut self.groups[slot];
                 let me = g.core.replica();
                 g.peers = configuration.members().filter(|r| *r != me).collect();
+                if g.core.role() == Role::Leader {
+                    self.beat_in_full(slot);
+                }
                 self.events.push(GroupEvent::Configured { group, id, configuration });
             }
             Effect::Removed { configuration } => {
@@ -227,18 +231,9 @@ impl Engine {
         payloads: Vec<Bytes>,
         after_storage: bool,
     ) {
-        let g = &self.groups[slot];
         let node = to.node;
-        let (from_incarnation, to_incarnation) = if g.id == GroupId(0) {
-            let Some(theirs) = self.boots.get(&node) else { return };
-            (self.config.boot, *theirs)
-        } else {
-            let theirs = self.incarnations.get(&node).copied().unwrap_or(0);
-            (self.incarnation as u128, theirs as u128)
-        };
-        let from = g.core.replica();
-        let envelope =
-            Envelope { group: g.id, from, to, from_incarnation, to_incarnation, message, payloads };
+        let Some(envelope) = self.envelope(slot, to, message, payloads) else { return };
+        let g = &self.groups[slot];
         if after_storage && g.stored_round > self.completed_round {
             if g.stored_round != u64::MAX {
                 self.held.entry(g.stored_round).or_default().push((node, envelope));
@@ -246,6 +241,25 @@ impl Engine {
         } else {
             self.push(node, envelope);
         }
+    }
+
+    /// Addresses a message; None if the receiver's process is not known yet.
+    pub(super) fn envelope(
+        &self,
+        slot: usize,
+        to: ReplicaId,
+        message: Message,
+        payloads: Vec<Bytes>,
+    ) -> Option<Envelope> {
+        let g = &self.groups[slot];
+        let (from_incarnation, to_incarnation) = if g.id == GroupId(0) {
+            (self.config.boot, *self.boots.get(&to.node)?)
+        } else {
+            let theirs = self.incarnations.get(&to.node).copied().unwrap_or(0);
+            (self.incarnation as u128, theirs as u128)
+        };
+        let from = g.core.replica();
+        Some(Envelope { group: g.id, from, to, from_incarnation, to_incarnation, message, payloads })
     }
 
     pub(super) fn push(&mut self, node: NodeId, envelope: Envelope) {

@@ -9,6 +9,8 @@
 //! - a message whose replica ids or incarnations do not match is dropped (safety.md F6);
 //! - one storage round is in flight at most; what gathers meanwhile is the next one (group commit, no timer).
 
+mod beats;
+mod campaigns;
 mod effects;
 mod membership;
 #[cfg(test)]
@@ -20,7 +22,7 @@ use super::codec::{Envelope, RaftFrame};
 use super::core::{
     ChangeRefusal, Core, CoreConfig, Effect, Event, Millis, PeerProgress, Refusal, Restored, Role,
 };
-use super::message::{Body, Configuration};
+use super::message::{Body, Configuration, Message};
 use super::wheel::Wheel;
 use crate::segment::{
     Durable, Entry, EntryKind, EntryMeta, Epoch, Error as StoreError, GroupId, GroupSpec, Index, LogId,
@@ -186,6 +188,10 @@ struct Group {
     /// Deadline the wheel holds for it.
     armed: Millis,
     poisoned: bool,
+    /// Slots of the beats of quiet groups.
+    ties: beats::Ties,
+    /// It is one of the candidates that `campaigns` counts, or waits to be.
+    campaign: campaigns::State,
 }
 
 /// What a step carries beside the event: payload bytes never enter the core.
@@ -227,12 +233,15 @@ pub struct Engine {
     wheel: Wheel,
     next_beat: Millis,
     urgent: Vec<usize>,
+    tables: beats::Tables,
+    campaigns: campaigns::Campaigns,
     early: VecDeque<(Millis, NodeId, Envelope)>,
     events: Vec<GroupEvent>,
     refusal: Option<Refusal>,
     change_refusal: Option<ChangeRefusal>,
     appended: Vec<EntryMeta>,
     effects: Vec<Effect>,
+    full: Vec<(ReplicaId, Message)>,
     failed: bool,
 }
 
@@ -258,12 +267,15 @@ impl Engine {
             wheel: Wheel::new(now),
             next_beat: now,
             urgent: Vec::new(),
+            tables: beats::Tables::default(),
+            campaigns: campaigns::Campaigns::default(),
             early: VecDeque::new(),
             events: Vec::new(),
             refusal: None,
             change_refusal: None,
             appended: Vec::new(),
             effects: Vec::new(),
+            full: Vec::new(),
             failed: false,
         }
     }
@@ -337,6 +349,8 @@ impl Engine {
             stored_round: self.store.next_round(),
             armed: Millis::MAX,
             poisoned: false,
+            ties: beats::Ties::default(),
+            campaign: campaigns::State::None,
         };
         let slot = self.groups.insert(group);
         self.by_id.insert(id, slot);
@@ -350,6 +364,8 @@ impl Engine {
     /// Forgets a group and its data.
     pub fn remove(&mut self, group: GroupId) {
         if let Some(slot) = self.by_id.remove(&group) {
+            self.untie(slot);
+            self.end_campaign(slot);
             self.groups.remove(slot);
             self.urgent.retain(|s| *s != slot);
             if let Err(error) = self.store.remove_group(group) {
@@ -440,7 +456,10 @@ impl Engine {
 
     /// This node is registered: its incarnation in every message from now on.
     pub fn set_incarnation(&mut self, incarnation: u64) {
-        self.incarnation = incarnation;
+        if self.incarnation != incarnation {
+            self.incarnation = incarnation;
+            self.reset_tables();
+        }
     }
 
     /// Opens the boot gate of all groups (safety.md F16).
@@ -468,6 +487,8 @@ impl Engine {
             return;
         }
         *known = incarnation;
+        self.reset_sending(node);
+        self.reset_hearing(node);
         for slot in self.slots() {
             if self.groups[slot].id != GroupId(0) {
                 self.step(now, slot, Event::PeerIncarnation { node }, Payloads::None);
@@ -486,9 +507,11 @@ impl Engine {
     pub fn set_connected(&mut self, now: Millis, node: NodeId, up: bool) {
         if !up {
             self.connected.remove(&node);
+            self.reset_sending(node);
             return;
         }
         if self.connected.insert(node) {
+            self.greet(node);
             // Do not wait for the next beat: a peer that came back should hear its leaders at once.
             self.next_beat = now;
         }
@@ -496,6 +519,7 @@ impl Engine {
 
     /// The peer's process died (its connection was reset): its followers look for another leader (safety.md F22).
     pub fn peer_reset(&mut self, now: Millis, node: NodeId) {
+        self.reset_hearing(node);
         for slot in self.slots() {
             self.step(now, slot, Event::PeerReset { node }, Payloads::None);
         }
@@ -508,20 +532,21 @@ impl Engine {
         }
     }
 
-    fn receive_one(&mut self, now: Millis, from: NodeId, envelope: Envelope) {
+    /// False if it is not for a replica here, as far as ids and incarnations tell.
+    fn receive_one(&mut self, now: Millis, from: NodeId, envelope: Envelope) -> bool {
         let Some(slot) = self.by_id.get(&envelope.group).copied() else {
             if !envelope.payloads.is_empty() {
                 // Entries come again; only what is small is kept for a group on its way.
-                return;
+                return false;
             }
             if self.early.len() == EARLY_MESSAGES {
                 self.early.pop_front();
             }
             self.early.push_back((now, from, envelope));
-            return;
+            return false;
         };
         if !self.is_for_us(now, slot, from, &envelope) {
-            return;
+            return false;
         }
         let Envelope { group, from, message, payloads, .. } = envelope;
         let mut received = Payloads::None;
@@ -533,7 +558,7 @@ impl Engine {
             if records && (full || self.store.can_append(group, bytes).is_err()) {
                 // As if lost on the way: beats keep the leader known, entries come again when there is space, on disk or
                 // in memory. Control entries pass: they are what frees it.
-                return;
+                return true;
             }
             let decoded: Vec<_> = entries
                 .iter()
@@ -550,6 +575,7 @@ impl Engine {
         if accepted && self.groups.get(slot).is_some_and(|g| g.core.role() == Role::Leader) {
             self.events.push(GroupEvent::Progress { group });
         }
+        true
     }
 
     /// Whether ids and incarnations fit (safety.md F6).
@@ -612,43 +638,20 @@ impl Engine {
             let slot = slot as usize;
             let Some(g) = self.groups.get_mut(slot) else { continue };
             g.armed = Millis::MAX;
-            if g.core.deadline().is_some_and(|d| d <= now) {
-                self.step(now, slot, Event::Tick, Payloads::None);
-            } else {
-                self.arm(slot);
-            }
+            self.time_out(now, slot);
         }
+        self.start_campaigns(now);
         if now >= self.next_beat {
             self.next_beat = now + self.config.core.beat_ms;
-            for slot in self.slots() {
-                self.beat(now, slot);
-            }
+            self.beat_all(now);
             self.early.retain(|(at, ..)| now < at + EARLY_MS);
         }
     }
 
     /// When `tick` has something to do next.
     pub fn deadline(&self) -> Millis {
-        self.wheel.deadline().map_or(self.next_beat, |d| d.min(self.next_beat))
-    }
-
-    fn beat(&mut self, now: Millis, slot: usize) {
-        let g = &mut self.groups[slot];
-        if g.core.role() != Role::Leader || g.poisoned {
-            return;
-        }
-        let mut effects = std::mem::take(&mut self.effects);
-        let mut beats = Vec::with_capacity(g.peers.len() + g.observers.len());
-        for peer in g.peers.iter().chain(g.observers.iter()) {
-            if let Some(message) = g.core.beat(now, *peer, &mut effects) {
-                beats.push((*peer, message));
-            }
-        }
-        self.effects = effects;
-        for (to, message) in beats {
-            self.send(slot, to, message, Vec::new(), false);
-        }
-        self.run_effects(now, slot, Payloads::None);
+        let next = self.next_beat.min(self.campaigns_due());
+        self.wheel.deadline().map_or(next, |d| d.min(next))
     }
 
     fn step_group(&mut self, now: Millis, group: GroupId, event: Event) -> bool {
@@ -662,11 +665,16 @@ impl Engine {
     }
 
     fn step(&mut self, now: Millis, slot: usize, event: Event, payloads: Payloads<'_>) {
-        let g = &mut self.groups[slot];
+        if !self.groups[slot].ties.is_empty() {
+            self.catch_up(slot);
+        }
         let mut effects = std::mem::take(&mut self.effects);
-        g.core.step(now, event, &mut effects);
+        self.groups[slot].core.step(now, event, &mut effects);
         self.effects = effects;
         self.run_effects(now, slot, payloads);
+        if !self.groups[slot].ties.is_empty() {
+            self.review(slot);
+        }
     }
 
     /// The group's log was found damaged: it hands over and stays out (safety.md F11).
@@ -690,12 +698,11 @@ impl Engine {
         let urgent = std::mem::take(&mut self.urgent);
         for slot in urgent {
             if self.groups.contains(slot) {
-                self.beat(now, slot);
+                self.beat(now, slot, false);
             }
         }
-        for (node, frame) in self.ready.drain(..) {
-            net.send(node, frame);
-        }
+        self.start_campaigns(now);
+        self.send_ready(net);
         for (node, outbox) in &mut self.outboxes {
             if !outbox.is_empty() {
                 net.send(*node, outbox.take());
@@ -747,8 +754,19 @@ impl Engine {
     }
 
     /// What the leader of this group knows of its peers.
-    pub fn progress(&self, group: GroupId) -> Vec<PeerProgress> {
+    pub fn progress(&mut self, group: GroupId) -> Vec<PeerProgress> {
+        if let Some(slot) = self.by_id.get(&group).copied() {
+            self.catch_up(slot);
+        }
         self.core(group).map(|core| core.progress()).unwrap_or_default()
+    }
+
+    /// Hands over what the leader of this group knows of each peer.
+    pub fn each_peer(&mut self, group: GroupId, tell: &mut dyn FnMut(PeerProgress)) {
+        if let Some(slot) = self.by_id.get(&group).copied() {
+            self.catch_up(slot);
+            self.groups[slot].core.each_peer(tell);
+        }
     }
 
     /// Ids of all groups here.
