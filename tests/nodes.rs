@@ -1,4 +1,5 @@
-//! Whole processes driven by our own commands: `kontiki dev` with kill and restart, and three combined nodes that found a cluster.
+//! Whole processes driven by our own commands: `kontiki dev` with kill and restart, three combined nodes that found a cluster, and hundreds
+//! of groups on three brokers.
 //!
 //! Not here: kills under load and foreign clients (`tests/cluster`). Every process is ended by its handle, whatever happens.
 
@@ -205,4 +206,23 @@ fn node_stopped_beyond_its_session_registers_anew_before_it_votes() {
     must(&["cluster", "health", "-B", &bootstrap, "--exit-when-healthy", "--watch"]);
     produce(&bootstrap, "t", 200..300);
     assert_eq!(consume(&bootstrap, "t"), (0..300).collect::<Vec<_>>());
+}
+
+/// The smaller form of the long measurement: nothing about time, all that is exact.
+#[test]
+fn broker_of_many_groups_killed_all_are_led_again_and_idle_beats_stay_small() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/long/many-groups.sh");
+    let directory = tempfile::tempdir().expect("a directory");
+    // Twenty ports in a row, by the process so that two runs at once do not meet.
+    let port = 21_000 + std::process::id() % 400 * 20;
+    let out = Command::new("bash")
+        .args([script, "--check", "300"])
+        .arg(directory.path())
+        .env("KONTIKI", KONTIKI)
+        .env("PORT", port.to_string())
+        .output()
+        .expect("bash starts");
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{text}");
+    assert!(text.contains("many groups: all led again"), "{text}");
 }

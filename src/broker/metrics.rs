@@ -44,6 +44,8 @@ pub struct Metrics {
     pub bytes_in: AtomicU64,
     /// Bytes written to clients.
     pub bytes_out: AtomicU64,
+    /// Bytes written to each other node.
+    peers: Mutex<BTreeMap<NodeId, Arc<AtomicU64>>>,
     apis: Box<[ApiMetrics]>,
 }
 
@@ -56,6 +58,7 @@ impl Default for Metrics {
             connections_faulted: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            peers: Mutex::default(),
             apis: (0..API_SLOTS).map(|_| ApiMetrics::default()).collect(),
         }
     }
@@ -78,6 +81,11 @@ impl Metrics {
         if let Some(bucket) = api.buckets.get(BUCKETS_US.partition_point(|&bound| bound < us)) {
             bucket.fetch_add(1, Relaxed);
         }
+    }
+
+    /// The counter of bytes written to another node, for whoever writes them.
+    pub fn peer_bytes(&self, peer: NodeId) -> Arc<AtomicU64> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).entry(peer).or_default().clone()
     }
 
     /// Requests of this API answered so far.
@@ -108,6 +116,12 @@ impl Metrics {
             ("kontiki_bytes_out_total", "Bytes written to Kafka clients", &self.bytes_out),
         ] {
             metric(out, name, "counter", help, value.load(Relaxed));
+        }
+        const PEERS: &str = "kontiki_peer_bytes_out_total";
+        let _ = writeln!(out, "# HELP {PEERS} Bytes written to other nodes, by node");
+        let _ = writeln!(out, "# TYPE {PEERS} counter");
+        for (peer, bytes) in &*self.peers.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = writeln!(out, "{PEERS}{{peer=\"{}\"}} {}", peer.0, bytes.load(Relaxed));
         }
         self.render_apis(out);
     }
@@ -171,5 +185,9 @@ mod tests {
         first.bytes_in.fetch_add(5, Relaxed);
         assert_eq!(of(NodeId(-77)).bytes_in.load(Relaxed), 5);
         assert_eq!(of(NodeId(-78)).bytes_in.load(Relaxed), 0);
+        first.peer_bytes(NodeId(3)).fetch_add(7, Relaxed);
+        let mut text = String::new();
+        of(NodeId(-77)).render(&mut text);
+        assert!(text.contains("kontiki_peer_bytes_out_total{peer=\"3\"} 7\n"), "{text}");
     }
 }

@@ -8,7 +8,7 @@
 
 mod beats;
 
-pub use beats::{BeatAnswer, Beats, encode_answer, encode_beats};
+pub use beats::{BeatAnswer, Beats, SLOTS_MAX, encode_answer, encode_beats};
 
 use super::message::{Body, Message};
 use crate::segment::{

@@ -21,6 +21,8 @@ pub(crate) struct Job {
     pub dirs: BTreeSet<PathBuf>,
     pub sequence: u64,
     pub manifest: Vec<u8>,
+    /// Syncs in flight at once.
+    pub side_by_side: usize,
 }
 
 impl Job {
@@ -34,13 +36,13 @@ impl Job {
             true => Err(Error::Failed("checkpoint stopped".into())),
             false => Ok(()),
         };
-        let is_threaded = self.fs.is_threaded();
-        each(is_threaded, &self.files, &|file| {
+        let side_by_side = if self.fs.is_threaded() { self.side_by_side } else { 1 };
+        each(side_by_side, &self.files, &|file| {
             check()?;
             file.fdatasync().map_err(|e| failed("sync a segment in", &self.dir, &e))
         })?;
         let dirs: Vec<&PathBuf> = self.dirs.iter().collect();
-        each(is_threaded, &dirs, &|dir| {
+        each(side_by_side, &dirs, &|dir| {
             check()?;
             match patiently(|| self.fs.sync_dir(dir)) {
                 // A group that was removed meanwhile takes its names along.
@@ -54,20 +56,22 @@ impl Job {
     }
 }
 
-/// Syncs in flight when there are many: a file system commits its own journal once for all who wait for it, so ten thousand syncs side
-/// by side take a fraction of a second and one after another half a minute.
-const SIDE_BY_SIDE: usize = 16;
+/// Syncs in flight at open, when nobody waits for anything else: a file system commits its own journal once for all who wait for it, so
+/// ten thousand syncs side by side take a fraction of a second and one after another half a minute.
+pub(crate) const AT_OPEN: usize = 16;
+/// And beside rounds, which wait for the same disk.
+pub(crate) const BESIDE_ROUNDS: usize = 2;
 /// Fewer than this are done one after another.
 const MANY: usize = 64;
 
 /// Does `work` for each; answers the first failure, after all that began have ended.
-fn each<T: Sync>(is_threaded: bool, all: &[T], work: &(dyn Fn(&T) -> Result<()> + Sync)) -> Result<()> {
-    if !is_threaded || all.len() < MANY {
+fn each<T: Sync>(side_by_side: usize, all: &[T], work: &(dyn Fn(&T) -> Result<()> + Sync)) -> Result<()> {
+    if side_by_side == 1 || all.len() < MANY {
         return all.iter().try_for_each(work);
     }
     std::thread::scope(|scope| {
         let parts: Vec<_> = all
-            .chunks(all.len().div_ceil(SIDE_BY_SIDE))
+            .chunks(all.len().div_ceil(side_by_side))
             .map(|part| scope.spawn(move || part.iter().try_for_each(work)))
             .collect();
         let panicked = |_| Err(Error::Failed("a thread that syncs panicked".into()));

@@ -6,7 +6,7 @@
 //! * Torn (above every durable-through, some sector missing) is cut; damaged is reported, with the groups.
 //! * Less than the manifest names is damage, never emptiness.
 
-use super::checkpoint::Job;
+use super::checkpoint::{AT_OPEN, Job};
 use super::fs::{File, Fs, OpenMode};
 use super::image::{CutPoint, FileImage, GroupImage, Image};
 use super::journal::{self, BLOCK, Found, Journal};
@@ -547,7 +547,9 @@ fn settle(
         image: replay.image.clone(),
     };
     dirs.insert(dir.clone());
-    Job { fs: fs.clone(), dir: dir.clone(), files, dirs, sequence, manifest: fresh.encode() }.run()?;
+    let (fs_of_job, manifest) = (fs.clone(), fresh.encode());
+    let job = Job { fs: fs_of_job, dir: dir.clone(), files, dirs, sequence, manifest, side_by_side: AT_OPEN };
+    job.run()?;
     journal.adopt(scanned.numbers.iter().copied());
     journal.free_before(number).map_err(|e| error::failed("free journal files in", &journals, &e))?;
     Ok((journal, sequence))

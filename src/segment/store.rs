@@ -189,7 +189,7 @@ impl Store {
         if self.suspects.contains(&spec.name) {
             hard_state.doubt = Doubt::Vote;
         }
-        let mut image = GroupImage {
+        let image = GroupImage {
             group: spec.group,
             name: spec.name.clone(),
             dir: dir.clone(),
@@ -197,19 +197,17 @@ impl Store {
             options: spec.options.clone(),
             hard_state,
             log_start: spec.log_start.clone(),
-            files: Vec::new(),
+            files: vec![FileImage::new(number, spec.log_start.prev, spec.log_start.base_offset)],
             terms: TermIndex::default(),
             configurations: Vec::new(),
             needs_repair: None,
         };
-        let file = FileImage::new(number, spec.log_start.prev, spec.log_start.base_offset);
         let path = segment_file::groups_dir(&self.options.dir).join(&dir);
         let made = self.fs.create_dir(&path).map_err(|e| super::error::failed("create", &path, &e));
         made.map_err(|e| self.latch(e))?;
-        let (segment, new) = self.create_segment(spec.group, &dir, &file, 0, true)?;
+        let (segment, new) = self.create_segment(spec.group, &dir, &image.files[0], 0, true)?;
         // Only now: a creation that failed leaves the suspicion to the next one.
         self.suspects.remove(&spec.name);
-        image.files.push(file);
         self.dirs.insert(dir.clone());
         self.groups.insert(spec.group, Group::new(image, vec![segment]));
         let creation = Creation {

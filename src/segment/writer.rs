@@ -7,7 +7,7 @@
 //! * The first failed write or sync is final: nothing is retried, every later round answers the failure.
 //! * No clock: `idle` called twice without a round between means that its delay has passed.
 
-use super::checkpoint::{Job, Running};
+use super::checkpoint::{BESIDE_ROUNDS, Job, Running};
 use super::fs::{File, Fs};
 use super::image::Image;
 use super::index::{self, SlotRun};
@@ -34,6 +34,9 @@ const BIG_ROUND: u64 = 8 << 20;
 const REFERENCE_MIN: u64 = 16 << 10;
 /// Bytes of inline entries that may wait for their segment.
 const LAG_MAX: usize = 8 << 20;
+/// When so many files wait for their sync and nobody writes, a checkpoint makes it instead of the next open (a large topic was created,
+/// many groups elected), and the memory that remembers them goes.
+const MANY_DIRTY: usize = 1024;
 
 /// Inline entries of one file that are durable in the journal and not yet in the file.
 struct Lag {
@@ -428,6 +431,9 @@ impl Writer {
             self.mark()?;
             return Ok(Some(QUIET));
         }
+        if self.dirty.len() >= MANY_DIRTY && self.checkpoint.is_none() {
+            self.start_checkpoint(false)?;
+        }
         match self.journal.prepare() {
             Ok(true) => return Ok(Some(QUIET)),
             Ok(false) => {}
@@ -513,6 +519,7 @@ impl Writer {
             dirs,
             sequence: self.manifest_sequence,
             manifest: manifest.encode(),
+            side_by_side: BESIDE_ROUNDS,
         };
         self.referenced = 0;
         self.journaled = 0;

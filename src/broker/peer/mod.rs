@@ -7,6 +7,7 @@
 
 mod dial;
 
+use super::metrics;
 use super::net::crowd::{Crowd, Seat};
 use super::shard::Input;
 use crate::raftlog::codec::{self, Frame, Hello};
@@ -192,6 +193,7 @@ impl Peers {
             inputs: self.inputs.clone(),
             killed: self.killed.clone(),
             source: self.source,
+            written: metrics::of(self.me).peer_bytes(node),
         };
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(dialer.run()).await });
@@ -231,6 +233,7 @@ struct Dialer {
     inputs: Inbox,
     killed: KillSwitch,
     source: Option<IpAddr>,
+    written: Arc<AtomicU64>,
 }
 
 impl Dialer {
@@ -295,6 +298,7 @@ impl Dialer {
             }
             let bytes: usize = chunks.iter().map(Bytes::len).sum();
             write_all(&mut write, std::mem::take(&mut chunks)).await?;
+            self.written.fetch_add(bytes as u64, Ordering::Relaxed);
             let queued = self.queue.bytes.load(Ordering::Relaxed);
             self.queue.bytes.fetch_sub(bytes.min(queued), Ordering::Relaxed);
         }

@@ -255,6 +255,8 @@ pub struct Shard {
     led: usize,
     /// Somebody began or ceased to lead since the last look.
     leadership_news: bool,
+    /// Groups whose leadership began in this turn.
+    newly_led: Vec<GroupId>,
     /// Partitions with a DeleteRecords that waits.
     deleting: BTreeSet<GroupId>,
     status: NodeStatus,
@@ -293,6 +295,7 @@ impl Shard {
             placing: placing::Placing::default(),
             led: 0,
             leadership_news: true,
+            newly_led: Vec::new(),
             deleting: BTreeSet::new(),
             status: NodeStatus::default(),
             done: Vec::new(),
@@ -415,6 +418,7 @@ impl Shard {
 
     /// Ends a turn: frames to peers, a storage round.
     pub fn finish_turn(&mut self, now: Now, net: &mut dyn Net, disk: &mut dyn Disk) {
+        self.tell_newly_led();
         self.send_outgoing(now, net);
         self.engine.flush(now.mono, net, disk);
         self.check_drain();

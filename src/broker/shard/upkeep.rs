@@ -180,12 +180,20 @@ impl Shard {
             in_sync.retain(|node| *node == p.replica.node || live(node));
             in_sync.sort_unstable();
             p.in_sync = in_sync;
-            let hint = self.own_hint(group);
-            self.broadcast_hints(hint.as_slice());
+            self.newly_led.push(group);
         }
         let waiting = self.partitions.get_mut(&group).map(|p| std::mem::take(&mut p.fetch_waiters));
         for id in waiting.unwrap_or_default() {
             self.retry_fetch(now, id, false);
+        }
+    }
+
+    /// Tells everyone in one frame who began to lead in this turn: after a broker's death these are thousands.
+    pub(super) fn tell_newly_led(&mut self) {
+        if !self.newly_led.is_empty() {
+            let led = std::mem::take(&mut self.newly_led);
+            let hints: Vec<Hint> = led.into_iter().filter_map(|group| self.own_hint(group)).collect();
+            self.broadcast_hints(&hints);
         }
     }
 

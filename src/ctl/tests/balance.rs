@@ -1,6 +1,6 @@
 //! Preferred leaders: who goes home, who does not, and how many at a time.
 use super::*;
-use crate::ctl::balance::{MOVES_MAX, MOVES_PER_BROKER_MAX, plan_preferred};
+use crate::ctl::balance::{MOVES_MAX, MOVES_PART, MOVES_PER_BROKER_MAX, plan_preferred};
 use crate::segment::GroupId;
 
 /// Three brokers, one topic with these replica lists.
@@ -69,4 +69,11 @@ fn plan_is_bounded_in_all_and_per_broker() {
     let moves = plan_preferred(&log.image, &leaders, &everybody);
     let to = |node| moves.iter().filter(|m| m.2 == NodeId(node)).count();
     assert_eq!((to(0), to(1)), (MOVES_PER_BROKER_MAX, MOVES_PER_BROKER_MAX));
+}
+
+#[test]
+fn plan_of_many_groups_moves_a_part_of_them_at_once() {
+    let log = cluster((0..3_200).map(|_| vec![0, 8]).collect());
+    let leaders: BTreeMap<_, _> = log.image.groups.keys().map(|&g| (g, NodeId(8))).collect();
+    assert_eq!(plan_preferred(&log.image, &leaders, &everybody).len(), 3_200 / MOVES_PART);
 }

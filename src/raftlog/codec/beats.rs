@@ -13,6 +13,9 @@ use bytes::{BufMut, Bytes};
 /// Bytes of the shortest definition: a slot and an envelope with an empty body.
 const DEFINITION_MIN: usize = 4 + 8 + 56 + 32 + 16 + 1;
 
+/// Most slots of a table: a frame of bits cannot make its receiver allocate more.
+pub const SLOTS_MAX: usize = 1 << 20;
+
 /// One beat of a broker pair.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beats {
@@ -80,7 +83,7 @@ pub(super) fn decode_beats(mut bytes: Bytes) -> Result<Beats> {
         // A beat has no payload; whatever else is sent in its place gets none.
         defined.push((slot, get_envelope(&mut bytes, &mut Bytes::new())?));
     }
-    if bytes.len() != words.saturating_mul(8) {
+    if words > SLOTS_MAX / 64 || bytes.len() != words * 8 {
         return Err(CodecError("word count does not fit frame"));
     }
     let mut named = Vec::with_capacity(words);

@@ -12,13 +12,16 @@
 //!   wedged is not named, or named as an exception, and times out as it would with full beats;
 //! - tables live as long as their connection: a session number changes with it, and with every frame that was dropped.
 
-use super::Engine;
+use super::{Engine, Payloads};
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{Epoch, GroupId, Index, NodeId, ReplicaId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+
+/// A group that was an exception gets full beats for so many intervals before it is given a slot again.
+const AFTER_EXCEPTION: u64 = 10;
 
 /// Stands for no group.
 const NOBODY: u32 = u32::MAX;
@@ -124,6 +127,8 @@ pub(super) struct Ties {
     sent: Vec<(ReplicaId, u32)>,
     /// As follower: the slot its leader's bit is.
     heard: Option<(NodeId, u32)>,
+    /// No slot before this.
+    not_before: Millis,
     /// In `Tables::busy`.
     pub is_busy: bool,
 }
@@ -294,11 +299,38 @@ impl Engine {
         }
     }
 
+    /// Beats in full to every peer that is not reached by a bit; in the regular beat (`may_settle`) settled ones get their bit.
+    pub(super) fn beat(&mut self, now: Millis, slot: usize, may_settle: bool) {
+        let g = &mut self.groups[slot];
+        if g.core.role() != Role::Leader || g.poisoned {
+            return;
+        }
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut beats = std::mem::take(&mut self.full);
+        for peer in g.peers.iter().chain(g.observers.iter()) {
+            if self.connected.contains(&peer.node)
+                && !g.ties.is_quiet_with(*peer)
+                && let Some(message) = g.core.beat(now, *peer, &mut effects)
+            {
+                beats.push((*peer, message));
+            }
+        }
+        self.effects = effects;
+        for (to, message) in beats.drain(..) {
+            if !(may_settle && self.settle(now, slot, to, &message)) {
+                self.send(slot, to, message, Vec::new(), false);
+            }
+        }
+        self.full = beats;
+        self.run_effects(now, slot, Payloads::None);
+        self.review(slot);
+    }
+
     /// Gives the group a slot if it is settled with this peer; the full beat then travels as its definition.
-    pub(super) fn settle(&mut self, at: usize, peer: ReplicaId, message: &Message) -> bool {
+    pub(super) fn settle(&mut self, now: Millis, at: usize, peer: ReplicaId, message: &Message) -> bool {
         let g = &self.groups[at];
         let full = matches!(message.body, Body::Beat { commit, .. } if commit == g.core.last().index);
-        if g.id == GroupId(0) || !full || !g.core.is_settled(peer) {
+        if g.id == GroupId(0) || !full || now < g.ties.not_before || !g.core.is_settled(peer) {
             return false;
         }
         let Some(envelope) = self.envelope(at, peer, message.clone(), Vec::new()) else { return false };
@@ -308,6 +340,9 @@ impl Engine {
             *sessions += 1;
             Sending { session: boot.wrapping_add(*sessions), ..Sending::default() }
         });
+        if sending.free.is_empty() && sending.slots.len() == codec::SLOTS_MAX {
+            return false;
+        }
         let slot = sending.free.pop().unwrap_or_else(|| {
             sending.slots.push((NOBODY, 0));
             sending.slots.len() as u32 - 1
@@ -368,8 +403,8 @@ impl Engine {
             return;
         }
         let Some(at) = self.by_id.get(&group).copied() else { return };
-        let is_plausible = (slot as usize) < 2 * self.groups.len() + 64;
-        if !is_plausible || !self.groups[at].core.is_settled_under(leader, epoch, commit) {
+        if slot as usize >= codec::SLOTS_MAX || !self.groups[at].core.is_settled_under(leader, epoch, commit)
+        {
             return;
         }
         self.unhear(at);
@@ -400,6 +435,7 @@ impl Engine {
             if let Some(group) = named.map(|(group, _)| *group as usize) {
                 self.catch_up(group);
                 self.drop_slot(group, from, slot);
+                self.groups[group].ties.not_before = now + AFTER_EXCEPTION * self.config.core.beat_ms;
             }
         }
         if let Some(sending) = self.tables.sending.get_mut(&from) {

@@ -590,33 +590,6 @@ impl Engine {
         due.min().map_or(next, |d| d.min(next))
     }
 
-    /// Beats in full to every peer that is not reached by a bit; in the regular beat (`may_settle`) settled ones get their bit.
-    fn beat(&mut self, now: Millis, slot: usize, may_settle: bool) {
-        let g = &mut self.groups[slot];
-        if g.core.role() != Role::Leader || g.poisoned {
-            return;
-        }
-        let mut effects = std::mem::take(&mut self.effects);
-        let mut beats = std::mem::take(&mut self.full);
-        for peer in g.peers.iter().chain(g.observers.iter()) {
-            if self.connected.contains(&peer.node)
-                && !g.ties.is_quiet_with(*peer)
-                && let Some(message) = g.core.beat(now, *peer, &mut effects)
-            {
-                beats.push((*peer, message));
-            }
-        }
-        self.effects = effects;
-        for (to, message) in beats.drain(..) {
-            if !(may_settle && self.settle(slot, to, &message)) {
-                self.send(slot, to, message, Vec::new(), false);
-            }
-        }
-        self.full = beats;
-        self.run_effects(now, slot, Payloads::None);
-        self.review(slot);
-    }
-
     fn step_group(&mut self, now: Millis, group: GroupId, event: Event) -> bool {
         match self.by_id.get(&group).copied() {
             Some(slot) => {

@@ -1,6 +1,8 @@
 //! Engines of several nodes over simulated disks and a network of real frames: what the core decides really reaches
 //! storage, travels as bytes and comes back after a restart. Not here: Raft's rules themselves (`core::tests`).
 
+mod quiet;
+
 use super::*;
 use crate::raftlog::codec::{self, Frame};
 use crate::raftlog::core::GenerationEffect;
@@ -12,6 +14,7 @@ use crate::segment::{
     Writer, open_on,
 };
 use bytes::BufMut;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -65,6 +68,18 @@ struct Node {
 struct Rig {
     now: Millis,
     nodes: Vec<Node>,
+    /// Ways (from, to) on which everything is lost.
+    cut: BTreeSet<(i32, i32)>,
+    sent: Sent,
+}
+
+/// What went over the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sent {
+    raft: usize,
+    beats: usize,
+    answers: usize,
+    bytes: usize,
 }
 
 fn replica(node: i32) -> ReplicaId {
@@ -78,7 +93,7 @@ fn replicas(nodes: &[i32]) -> Vec<ReplicaId> {
 impl Rig {
     /// `voters` have the group with all of them in it; the `fresh` have it with an empty log and no configuration.
     fn new(voters: &[i32], fresh: &[i32]) -> Self {
-        let mut rig = Self { now: 10, nodes: Vec::new() };
+        let mut rig = Self { now: 10, nodes: Vec::new(), cut: BTreeSet::new(), sent: Sent::default() };
         for id in voters.iter().chain(fresh) {
             let fs = SimFs::new(*id as u64);
             rig.nodes.push(Node { id: NodeId(*id), fs, incarnation: 0, up: None, events: Vec::new() });
@@ -160,16 +175,31 @@ impl Rig {
                 engine.take_events(&mut node.events);
             }
             for (from, to, bytes) in wire.0 {
-                let frame = codec::decode(bytes).expect("the codec reads what it wrote");
-                let node = self.nodes.iter_mut().find(|node| node.id == to);
-                let Some((engine, _)) = node.and_then(|node| node.up.as_mut()) else { continue };
-                match frame {
-                    Frame::Raft(envelopes) => engine.receive(self.now, from, envelopes),
-                    Frame::Beats(beats) => engine.receive_beats(self.now, from, beats),
-                    Frame::BeatAnswer(answer) => engine.receive_answer(self.now, from, answer),
-                    other => panic!("not a frame between engines: {other:?}"),
-                }
+                self.deliver(from, to, bytes);
             }
+        }
+    }
+
+    fn deliver(&mut self, from: NodeId, to: NodeId, bytes: Bytes) {
+        self.sent.bytes += bytes.len();
+        let frame = codec::decode(bytes).unwrap();
+        let count = match &frame {
+            Frame::Raft(_) => &mut self.sent.raft,
+            Frame::Beats(_) => &mut self.sent.beats,
+            Frame::BeatAnswer(_) => &mut self.sent.answers,
+            other => panic!("an engine sends no {other:?}"),
+        };
+        *count += 1;
+        if self.cut.contains(&(from.0, to.0)) {
+            return;
+        }
+        let Some(node) = self.nodes.iter_mut().find(|node| node.id == to) else { return };
+        let Some((engine, _)) = &mut node.up else { return };
+        match frame {
+            Frame::Raft(envelopes) => engine.receive(self.now, from, envelopes),
+            Frame::Beats(beats) => engine.receive_beats(self.now, from, beats),
+            Frame::BeatAnswer(answer) => engine.receive_answer(self.now, from, answer),
+            other => panic!("an engine sends no {other:?}"),
         }
     }
 
