@@ -101,6 +101,7 @@ pub struct Check {
     failed: BTreeMap<usize, (u64, BTreeMap<GroupId, LogId>)>,
     high_watermarks: BTreeMap<(usize, u64, GroupId), i64>,
     pub acks: u64,
+    messages: BTreeMap<GroupId, u64>,
     /// The node that answers has a disk that may not be readable: the committed log may not know yet what it says.
     pub excused: bool,
     /// Acknowledgements of such nodes, to be found in the committed log at the end.
@@ -124,6 +125,7 @@ impl Check {
             failed: BTreeMap::new(),
             high_watermarks: BTreeMap::new(),
             acks: 0,
+            messages: BTreeMap::new(),
             excused: false,
             owed: Vec::new(),
             disk: SimFs::new(0),
@@ -533,6 +535,11 @@ impl Check {
     pub fn sent(&mut self, node: &Node, envelopes: &[Envelope], marks: &mut Marks) {
         for e in envelopes {
             let (group, from, epoch) = (e.group, e.from, e.message.epoch);
+            let request = matches!(
+                e.message.body,
+                Body::PreVote { .. } | Body::Vote { .. } | Body::Append { .. } | Body::Beat { .. }
+            );
+            *self.messages.entry(group).or_default() += u64::from(request);
             // What others build on. Refusals and answers to beats promise nothing, and may leave before their term is durable.
             let promise = matches!(
                 e.message.body,
@@ -693,6 +700,11 @@ impl Check {
                 node.index + 1
             );
         }
+    }
+
+    /// Requests between replicas of a group so far.
+    pub fn messages(&self, group: GroupId) -> u64 {
+        self.messages.get(&group).copied().unwrap_or(0)
     }
 
     /// What was acknowledged while nobody could look is there.

@@ -3,6 +3,7 @@
 //! What a request handler does between a connection and the shard is done here as the handlers do it: look up the image,
 //! validate the batch, submit the command, verify what comes from a map. What clients do with answers: `producer`, `reader`.
 
+use crate::clerk::Clerk;
 use crate::producer::Producer;
 use crate::reader::Reader;
 use crate::rng::Rng;
@@ -97,6 +98,7 @@ struct Sent {
 pub enum Work {
     Producer(Box<Producer>),
     Reader(Box<Reader>),
+    Clerk(Box<Clerk>),
     /// Driven from outside: answers are collected.
     Manual(BTreeMap<u64, Reply>),
 }
@@ -119,6 +121,7 @@ impl Client {
         let what = match &self.work {
             Work::Producer(p) => p.describe(),
             Work::Reader(r) => r.describe(),
+            Work::Clerk(c) => c.describe(),
             Work::Manual(_) => "manual".to_owned(),
         };
         format!("client {}: {} requests out, {what}\n", self.index, self.sent.len())
@@ -163,6 +166,7 @@ impl World {
         let wait = match &mut work {
             Work::Producer(p) => p.act(self, client),
             Work::Reader(r) => r.act(self, client),
+            Work::Clerk(c) => c.act(self, client),
             Work::Manual(_) => 100 * MS,
         };
         self.clients[client].work = work;
@@ -360,6 +364,7 @@ impl World {
         match &mut work {
             Work::Producer(p) => p.on_reply(self, client, node, id, reply),
             Work::Reader(r) => r.on_reply(self, client, node, id, reply),
+            Work::Clerk(c) => c.on_reply(self, client, id, reply),
             Work::Manual(answers) => {
                 answers.insert(id, reply);
             }

@@ -5,8 +5,11 @@
 //! docs/testing.md.
 
 mod check;
+mod clerk;
 mod client;
 mod faults;
+mod history;
+mod labs;
 mod marks;
 mod net;
 mod node;
