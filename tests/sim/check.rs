@@ -207,13 +207,13 @@ impl Check {
             }
         }
         if now.role == Role::Leader && before.is_none_or(|b| b.role != Role::Leader || b.epoch != now.epoch) {
-            self.elected(n, damaged, group, replica, now, p, marks);
+            self.elected((n, damaged), group, replica, now, p, marks);
         }
         let engine = p.shard.engine();
         let start = engine.store().log_start(group).map_or(Index(0), |s| s.prev.index);
         let mut checked = before.map_or(start, |b| b.checked).max(start);
         if now.commit > checked {
-            checked = self.compare(n, group, checked, now.commit, damaged, p, marks);
+            checked = self.compare((n, damaged), group, checked, now.commit, p, marks);
         }
         self.seen.insert((n, group), (life, Seen { checked, ..now }));
     }
@@ -243,8 +243,7 @@ impl Check {
     /// A new leader: alone in its epoch, and with everything committed (Raft §5.2, §5.4).
     fn elected(
         &mut self,
-        n: usize,
-        damaged: bool,
+        (n, damaged): (usize, bool),
         group: GroupId,
         replica: ReplicaId,
         now: Seen,
@@ -291,11 +290,10 @@ impl Check {
     /// Entries that a replica calls committed, against the committed log.
     fn compare(
         &mut self,
-        n: usize,
+        (n, damaged): (usize, bool),
         group: GroupId,
         after: Index,
         commit: Index,
-        damaged: bool,
         p: &mut Process,
         marks: &mut Marks,
     ) -> Index {
@@ -494,6 +492,8 @@ impl Check {
                 n + 1
             );
             *high = fetched.high_watermark;
+            let beyond = fetched.log_start > fetched.high_watermark;
+            assert!(!beyond, "F23: node {} log start of group {group} is beyond its high watermark", n + 1);
             assert!(
                 self.excused || fetched.high_watermark <= end,
                 "I7: node {} high watermark {} is beyond {end}",
@@ -513,6 +513,17 @@ impl Check {
                 || known.is_some_and(|e| e.base == header.base_offset && e.crc == crc32fast::hash(batch));
             assert!(same, "I7: node {} served {header:?} of group {group}, committed is {known:?}", n + 1);
         }
+    }
+
+    /// DeleteRecords was answered: the log start is where the committed log was asked to begin, never beyond its end.
+    pub fn deleted(&mut self, group: GroupId, start: i64) {
+        let log = self.logs.entry(group).or_default();
+        let end = log.last().map_or(0, |e| e.next);
+        let moved = log.entries.values().any(|e| e.kind == EntryKind::LogStart);
+        assert!(
+            self.excused || (start <= end && (moved || start == 0)),
+            "F23: the log start of group {group} is said to be {start}, committed end is {end}"
+        );
     }
 
     /// The end was asked for at `asked` and answered: nothing acknowledged before may be beyond it.

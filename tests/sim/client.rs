@@ -6,7 +6,6 @@
 use crate::clerk::Clerk;
 use crate::producer::Producer;
 use crate::reader::Reader;
-use crate::rng::Rng;
 use crate::world::{Event, MS, Time, World};
 use bytes::{Bytes, BytesMut};
 use kontiki::broker::api::{
@@ -31,7 +30,6 @@ pub enum Ask {
     Produce { topic: String, group: GroupId, batch: Bytes, acks: i16, timeout_ms: u64 },
     Fetch { item: FetchItem, limits: FetchLimits },
     Latest { group: GroupId },
-    Earliest { group: GroupId },
     DeleteRecords { group: GroupId, offset: i64 },
     Controller(CtlCommand),
 }
@@ -109,7 +107,6 @@ pub struct Client {
     /// Its end of the network.
     pub place: usize,
     pub work: Work,
-    pub rng: Rng,
     links: BTreeMap<usize, Link>,
     sent: BTreeMap<u64, Sent>,
     next: u64,
@@ -132,19 +129,9 @@ impl World {
     /// Adds a client.
     pub fn add_client(&mut self, work: Work) -> usize {
         let index = self.clients.len();
-        let rng = self.rng.fork();
         let place = self.nodes.len() + index;
         let links = BTreeMap::new();
-        self.clients.push(Client {
-            index,
-            place,
-            work,
-            rng,
-            links,
-            sent: BTreeMap::new(),
-            next: 0,
-            token: 0,
-        });
+        self.clients.push(Client { index, place, work, links, sent: BTreeMap::new(), next: 0, token: 0 });
         self.wake_client(index, MS);
         index
     }
@@ -265,11 +252,6 @@ impl World {
                 commands.push(Command::ListOffset { group, spec: OffsetSpec::Latest, epoch: -1, reply });
                 Answer::Listed(answer)
             }
-            Ask::Earliest { group } => {
-                let (reply, answer) = oneshot::channel();
-                commands.push(Command::ListOffset { group, spec: OffsetSpec::Earliest, epoch: -1, reply });
-                Answer::Listed(answer)
-            }
             Ask::DeleteRecords { group, offset } => {
                 let (reply, answer) = oneshot::channel();
                 commands.push(Command::DeleteRecords { group, offset, timeout_ms: 1_500, reply });
@@ -335,6 +317,9 @@ impl World {
             (Ask::Fetch { item, .. }, Reply::Fetched(fetched)) => {
                 let life = self.nodes[n].life;
                 self.check.fetched(n, life, item, fetched);
+            }
+            (Ask::DeleteRecords { group, .. }, Reply::Deleted(Ok(start))) => {
+                self.check.deleted(*group, *start);
             }
             (Ask::Latest { group }, Reply::Listed(Ok(listed))) => {
                 self.check.latest(*group, asked, listed.offset);
