@@ -290,8 +290,11 @@ impl World {
         }
         p.waiting = kept;
         for (Waiting { client, link, id, ask, at, .. }, reply) in ready {
-            self.check.excused = self.nodes[n].damaged || self.nodes[n].starved;
-            self.check_left(n, &ask, at, &reply);
+            // One whose own disk is out of service may still count what others hold.
+            let failed = self.nodes[n].process.as_ref().is_some_and(|p| p.failed);
+            self.check.excused = self.nodes[n].damaged || self.nodes[n].starved || failed;
+            let life = self.nodes[n].life;
+            self.check_left(n, (client, life << 32 | link), &ask, at, &reply);
             let delay = self.latency();
             let now = self.time;
             let Some(l) = self.clients[client].links.get_mut(&n) else { continue };
@@ -305,7 +308,7 @@ impl World {
     }
 
     /// What an answer promises the moment it leaves the node, whether or not it arrives.
-    fn check_left(&mut self, n: usize, ask: &Ask, asked: Time, reply: &Reply) {
+    fn check_left(&mut self, n: usize, link: (usize, u64), ask: &Ask, asked: Time, reply: &Reply) {
         match (ask, reply) {
             (Ask::Produce { group, batch, acks, .. }, Reply::Produced(Ok(produced))) => {
                 let (group, offset) = (*group, produced.base_offset);
@@ -315,8 +318,7 @@ impl World {
                 }
             }
             (Ask::Fetch { item, .. }, Reply::Fetched(fetched)) => {
-                let life = self.nodes[n].life;
-                self.check.fetched(n, life, item, fetched);
+                self.check.fetched(n, link, item, fetched);
             }
             (Ask::DeleteRecords { group, .. }, Reply::Deleted(Ok(start))) => {
                 self.check.deleted(*group, *start);

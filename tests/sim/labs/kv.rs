@@ -166,7 +166,7 @@ fn judge(world: &mut World, shape: Shape) {
         }
         assert!(is_linearizable(history), "history of key {key} is not linearizable: {history:?}");
     }
-    let least = 2 * shape.clerks as usize;
+    let least = shape.clerks as usize;
     assert!(operations >= least, "only {operations} operations in all that time");
 }
 
