@@ -4,6 +4,8 @@
 //! replica, every reader and every acknowledgement must agree with it, for ever (one value per offset, I2; acked is durable, I1).
 //! Names in panics are those of the rules: I1 to I15 of the project's list of invariants, Raft's own, F of docs/safety.md.
 
+mod promises;
+
 use crate::client::FetchedReply;
 use crate::marks::Marks;
 use crate::node::{Node, Process};
@@ -13,12 +15,10 @@ use bytes::Bytes;
 use kontiki::broker::api::{FetchItem, PartitionError};
 use kontiki::ctl::image::Image;
 use kontiki::ctl::record::{Batch, Record};
-use kontiki::raftlog::codec::Envelope;
 use kontiki::raftlog::core::Role;
-use kontiki::raftlog::message::Body;
 use kontiki::segment::fs::sim::SimFs;
 use kontiki::segment::{
-    Entry, EntryKind, Epoch, Error as StoreError, GroupId, Index, LogId, NodeId, Opened, ReplicaId, Store,
+    Entry, EntryKind, Epoch, Error as StoreError, GroupId, Index, LogId, ReplicaId, Store,
 };
 use kontiki::wire::batch::{self, BatchHeader};
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,12 +99,16 @@ pub struct Check {
     tombstones: BTreeSet<Uuid>,
     /// Durable ends when storage failed, by node: nothing beyond may be acknowledged by that process.
     failed: BTreeMap<usize, (u64, BTreeMap<GroupId, LogId>)>,
-    high_watermarks: BTreeMap<(usize, u64, GroupId), i64>,
+    /// By node and connection: answers of different connections may leave in another order than they were made.
+    high_watermarks: BTreeMap<(usize, (usize, u64), GroupId), i64>,
     pub acks: u64,
+    messages: BTreeMap<GroupId, u64>,
     /// The node that answers has a disk that may not be readable: the committed log may not know yet what it says.
     pub excused: bool,
     /// Acknowledgements of such nodes, to be found in the committed log at the end.
     owed: Vec<(GroupId, i64, u32)>,
+    /// Entries of each replica that are not committed yet: a log start may move over them in the turn that commits them.
+    tails: BTreeMap<(usize, GroupId), (u64, BTreeMap<u64, Entry>)>,
     /// Disk of the node that is looked at: a reader may write an index, and so meet the end of its process.
     disk: SimFs,
     trace: Trace,
@@ -124,8 +128,10 @@ impl Check {
             failed: BTreeMap::new(),
             high_watermarks: BTreeMap::new(),
             acks: 0,
+            messages: BTreeMap::new(),
             excused: false,
             owed: Vec::new(),
+            tails: BTreeMap::new(),
             disk: SimFs::new(0),
             trace,
         }
@@ -176,6 +182,9 @@ impl Check {
         };
         let replica = core.replica();
         let before = self.seen.get(&(n, group)).filter(|(l, _)| *l == life).map(|(_, seen)| *seen);
+        if before.is_none_or(|b| b.last != now.last) {
+            self.follow_tail((n, life), group, before.map(|b| b.checked), now.last.index, p);
+        }
         if let Some(before) = before {
             assert!(
                 now.epoch >= before.epoch,
@@ -205,13 +214,13 @@ impl Check {
             }
         }
         if now.role == Role::Leader && before.is_none_or(|b| b.role != Role::Leader || b.epoch != now.epoch) {
-            self.elected(n, damaged, group, replica, now, p, marks);
+            self.elected((n, damaged), group, replica, now, p, marks);
         }
         let engine = p.shard.engine();
         let start = engine.store().log_start(group).map_or(Index(0), |s| s.prev.index);
-        let mut checked = before.map_or(start, |b| b.checked).max(start);
+        let mut checked = before.map_or(start, |b| b.checked);
         if now.commit > checked {
-            checked = self.compare(n, group, checked, now.commit, damaged, p, marks);
+            checked = self.compare((n, damaged), group, checked, now.commit, p, marks);
         }
         self.seen.insert((n, group), (life, Seen { checked, ..now }));
     }
@@ -241,8 +250,7 @@ impl Check {
     /// A new leader: alone in its epoch, and with everything committed (Raft §5.2, §5.4).
     fn elected(
         &mut self,
-        n: usize,
-        damaged: bool,
+        (n, damaged): (usize, bool),
         group: GroupId,
         replica: ReplicaId,
         now: Seen,
@@ -274,7 +282,8 @@ impl Check {
             // Log matching makes the last one stand for all before it.
             let found = store.meta_at(group, last.id.index).map(|m| m.id);
             // Damage that nobody has read yet: it hands over once it meets it.
-            let unreadable = self.disk.is_off() || (damaged && matches!(found, Err(StoreError::Damaged(_))));
+            let unreadable = self.disk.is_off()
+                || (damaged && matches!(found, Err(StoreError::Damaged(_) | StoreError::Failed(_))));
             assert!(
                 found.as_ref().is_ok_and(|id| *id == last.id) || unreadable,
                 "Leader completeness: node {} leads group {group} in {} and lacks committed {}: {found:?}, last {}",
@@ -289,16 +298,27 @@ impl Check {
     /// Entries that a replica calls committed, against the committed log.
     fn compare(
         &mut self,
-        n: usize,
+        (n, damaged): (usize, bool),
         group: GroupId,
         after: Index,
         commit: Index,
-        damaged: bool,
         p: &mut Process,
         marks: &mut Marks,
     ) -> Index {
+        let tail = self.tails.get_mut(&(n, group)).map(|(_, tail)| std::mem::take(tail)).unwrap_or_default();
+        let start = p.shard.engine().store().log_start(group).map_or(Index(0), |s| s.prev.index);
         let mut checked = after;
         while checked < commit {
+            if let Some(entry) = tail.get(&checked.next().0) {
+                self.committed(n, group, entry, marks);
+                checked = checked.next();
+                continue;
+            }
+            if checked < start {
+                // Installed, or recovered: this replica never showed what lies before.
+                checked = start;
+                continue;
+            }
             let read = p.shard.engine().store().read(group, checked.next(), 1 << 20);
             let entries = match read {
                 Ok(entries) if !entries.is_empty() => entries,
@@ -313,16 +333,50 @@ impl Check {
                     return checked;
                 }
             };
-            for entry in entries {
-                let index = entry.meta.id.index;
-                if index > commit {
-                    return checked;
-                }
+            for entry in entries.into_iter().take_while(|e| e.meta.id.index <= commit) {
                 self.committed(n, group, &entry, marks);
-                checked = index;
+                checked = entry.meta.id.index;
             }
         }
+        if let Some((_, kept)) = self.tails.get_mut(&(n, group)) {
+            *kept = tail.into_iter().filter(|(index, _)| *index > commit.0).collect();
+        }
         checked
+    }
+
+    /// Remembers what a replica appended since it was last looked at.
+    fn follow_tail(
+        &mut self,
+        (n, life): (usize, u64),
+        group: GroupId,
+        checked: Option<Index>,
+        last: Index,
+        p: &mut Process,
+    ) {
+        let store = p.shard.engine().store();
+        let start_id = store.log_start(group).map_or(LogId::default(), |s| s.prev);
+        let start = start_id.index;
+        let (of, tail) = self.tails.entry((n, group)).or_default();
+        if *of != life {
+            (*of, *tail) = (life, BTreeMap::new());
+        }
+        let end = tail.values().next_back().map(|e| e.meta.id);
+        // A log start that moved keeps what was there (it names its last entry); one that was installed replaces it.
+        let goes_on = end.is_some_and(|id| {
+            let same = |meta: kontiki::segment::EntryMeta| meta.id == id;
+            if id.index <= start { id == start_id } else { store.meta_at(group, id.index).is_ok_and(same) }
+        });
+        if !goes_on {
+            tail.clear();
+        }
+        let known = if goes_on { end.map_or(start, |id| id.index) } else { checked.unwrap_or(start) };
+        let mut next = known.max(start).next();
+        while next <= last {
+            let Ok(entries) = store.read(group, next, 1 << 20) else { return };
+            let Some(end) = entries.last().map(|e| e.meta.id.index) else { return };
+            tail.extend(entries.into_iter().map(|e| (e.meta.id.index.0, e)));
+            next = end.next();
+        }
     }
 
     fn committed(&mut self, n: usize, group: GroupId, entry: &Entry, marks: &mut Marks) {
@@ -448,7 +502,7 @@ impl Check {
         self.acks += 1;
         let found = log.at(offset);
         let holds = found.is_some_and(|e| e.base == offset && e.batch == Some(header.crc));
-        if !holds && self.excused && found.is_none() {
+        if !holds && found.is_none() && self.excused {
             // A leader whose disk cannot be read: what it committed is seen on the others.
             self.owed.push((group, offset, header.crc));
             return false;
@@ -468,7 +522,7 @@ impl Check {
     }
 
     /// A fetch was answered.
-    pub fn fetched(&mut self, n: usize, life: u64, item: &FetchItem, fetched: &FetchedReply) {
+    pub fn fetched(&mut self, n: usize, link: (usize, u64), item: &FetchItem, fetched: &FetchedReply) {
         let group = item.group;
         let log = self.logs.entry(group).or_default();
         let end = log.last().map_or(0, |e| e.next);
@@ -485,13 +539,15 @@ impl Check {
             fetched.diverging
         );
         if fetched.error.is_none() && fetched.high_watermark >= 0 {
-            let high = self.high_watermarks.entry((n, life, group)).or_insert(0);
+            let high = self.high_watermarks.entry((n, link, group)).or_insert(0);
             assert!(
                 fetched.high_watermark >= *high,
                 "I6: node {} high watermark of group {group} went back",
                 n + 1
             );
             *high = fetched.high_watermark;
+            let beyond = fetched.log_start > end && !self.excused;
+            assert!(!beyond, "F23: node {} log start of group {group} is beyond what is committed", n + 1);
             assert!(
                 self.excused || fetched.high_watermark <= end,
                 "I7: node {} high watermark {} is beyond {end}",
@@ -513,6 +569,13 @@ impl Check {
         }
     }
 
+    /// DeleteRecords was answered: the log start is never beyond the committed end.
+    pub fn deleted(&mut self, group: GroupId, start: i64) {
+        let end = self.logs.entry(group).or_default().last().map_or(0, |e| e.next);
+        let beyond = start > end && !self.excused;
+        assert!(!beyond, "F23: the log start of group {group} is said to be {start}, committed end is {end}");
+    }
+
     /// The end was asked for at `asked` and answered: nothing acknowledged before may be beyond it.
     pub fn latest(&mut self, group: GroupId, asked: Time, offset: i64) {
         let log = self.logs.entry(group).or_default();
@@ -529,170 +592,9 @@ impl Check {
         );
     }
 
-    /// Messages leave a node: what they promise.
-    pub fn sent(&mut self, node: &Node, envelopes: &[Envelope], marks: &mut Marks) {
-        for e in envelopes {
-            let (group, from, epoch) = (e.group, e.from, e.message.epoch);
-            // What others build on. Refusals and answers to beats promise nothing, and may leave before their term is durable.
-            let promise = matches!(
-                e.message.body,
-                Body::Vote { .. }
-                    | Body::VoteReply { granted: true }
-                    | Body::Append { .. }
-                    | Body::AppendAccepted { .. }
-                    | Body::Beat { .. }
-                    | Body::InstallLogStart { .. }
-                    | Body::LogStartInstalled { .. }
-                    | Body::TimeoutNow
-            );
-            let told = self.told.entry((group, from)).or_default();
-            if promise {
-                // A message that waited for storage may leave after one of a later epoch; it is old news then, as if
-                // the network had kept it.
-                if epoch > told.epoch {
-                    told.epoch = epoch;
-                    let text =
-                        format!("{from} of group {group} speaks in {epoch} first with {:?}", e.message.body);
-                    self.trace.note("speaks", group.0, epoch.term.0, || text);
-                }
-            }
-            match &e.message.body {
-                Body::Vote { transfer, .. } => {
-                    self.voted(group, from, epoch, from);
-                    if *transfer {
-                        marks.hit("leadership transfer campaigned");
-                    }
-                }
-                Body::VoteReply { granted: true } => {
-                    self.voted(group, from, epoch, e.to);
-                    self.not_after_failure(node, group, None);
-                }
-                Body::VoteReply { granted: false } => marks.hit("vote refused"),
-                Body::AppendAccepted { last } => {
-                    told.accepted = (epoch, *last);
-                    self.not_after_failure(node, group, Some(*last));
-                }
-                Body::AppendRejected { .. } => marks.hit("append refused, log backed up"),
-                Body::LogStartInstalled { .. } => marks.hit("log start installed"),
-                Body::TimeoutNow => marks.hit("leadership handed over"),
-                Body::Append { entries, .. } => {
-                    for (meta, payload) in entries.iter().zip(&e.payloads) {
-                        let bad = meta.kind == EntryKind::Records && !batch::crc_ok(payload);
-                        assert!(
-                            !bad,
-                            "I10: {from} replicates a damaged batch of group {group} at {}",
-                            meta.id
-                        );
-                    }
-                }
-                Body::PreVoteReply { granted: false, .. } => marks.hit("pre-vote refused"),
-                Body::Fenced => marks.hit("stale epoch told"),
-                _ => {}
-            }
-        }
-    }
-
-    fn voted(&mut self, group: GroupId, voter: ReplicaId, epoch: Epoch, candidate: ReplicaId) {
-        let known = *self.votes.entry((group, voter, epoch)).or_insert(candidate);
-        assert!(
-            known == candidate,
-            "Vote: {voter} of group {group} voted for {known} and {candidate} in {epoch}"
-        );
-    }
-
-    /// I9: whoever has failed storage promises nothing more.
-    fn not_after_failure(&self, node: &Node, group: GroupId, last: Option<LogId>) {
-        let Some((life, ends)) = self.failed.get(&node.index) else { return };
-        if *life != node.life {
-            return;
-        }
-        match last {
-            None => {
-                panic!("I9: node {} grants a vote in group {group} after its storage failed", node.index + 1)
-            }
-            Some(last) => {
-                let end = ends.get(&group).copied().unwrap_or_default();
-                assert!(
-                    last.index <= end.index,
-                    "I9: node {} acknowledges {last} of group {group} after its storage failed at {end}",
-                    node.index + 1
-                );
-            }
-        }
-    }
-
-    /// The shard says that its storage failed.
-    pub fn storage_failed(&mut self, n: usize, p: &mut Process) {
-        let life = p.life;
-        let engine = p.shard.engine();
-        let groups = engine.group_ids();
-        let end = |g: &GroupId| {
-            let core = engine.core(*g)?;
-            Some((*g, LogId { epoch: core.epoch(), index: core.durable() }))
-        };
-        let ends = groups.iter().filter_map(end).collect();
-        self.failed.insert(n, (life, ends));
-    }
-
-    /// A process ends: where its logs ended.
-    pub fn ended(&mut self, _n: usize, p: &mut Process) -> BTreeMap<GroupId, LogId> {
-        let engine = p.shard.engine();
-        engine.group_ids().into_iter().filter_map(|g| Some((g, engine.core(g)?.last()))).collect()
-    }
-
-    /// A process starts with what recovery found: everything it promised must be there.
-    pub fn recovered(&mut self, node: &Node, opened: &Opened, marks: &mut Marks) {
-        for group in &opened.groups {
-            if group.needs_repair.is_some() {
-                assert!(
-                    node.damaged,
-                    "node {} finds damage in group {} of a sound disk",
-                    node.index + 1,
-                    group.group
-                );
-                marks.hit("corruption held out");
-                continue;
-            }
-            if node.ends.get(&group.group).is_some_and(|end| *end != group.last) {
-                marks.hit("torn tail cut at recovery");
-            }
-            let Some(told) = self.told.get(&(group.group, group.replica)) else { continue };
-            if node.damaged {
-                continue;
-            }
-            assert!(
-                group.hard_state.epoch >= told.epoch || group.last.epoch >= told.epoch,
-                "I6: node {} spoke in {} of group {} and recovers {}",
-                node.index + 1,
-                told.epoch,
-                group.group,
-                group.hard_state.epoch
-            );
-            let (said_in, last) = told.accepted;
-            let kept = last.index <= group.log_start.prev.index
-                || (last.index <= group.last.index
-                    && epoch_at(&group.epochs, last.index) == Some(last.epoch));
-            assert!(
-                kept || group.hard_state.epoch > said_in,
-                "I1: node {} acknowledged {last} of group {} and recovers up to {}",
-                node.index + 1,
-                group.group,
-                group.last
-            );
-        }
-        if node.damaged || node.life == 1 {
-            return;
-        }
-        let found: BTreeSet<GroupId> = opened.groups.iter().map(|g| g.group).collect();
-        for ((group, replica), told) in &self.told {
-            let mine = replica.node == NodeId(node.index as i32 + 1) && replica.directory == opened.directory;
-            let gone = mine && told.accepted.1.index > Index(0) && !found.contains(group);
-            assert!(
-                !gone || self.is_deleted(*group),
-                "I13: node {} held group {group} and recovers without it",
-                node.index + 1
-            );
-        }
+    /// Requests between replicas of a group so far.
+    pub fn messages(&self, group: GroupId) -> u64 {
+        self.messages.get(&group).copied().unwrap_or(0)
     }
 
     /// What was acknowledged while nobody could look is there.
@@ -743,10 +645,6 @@ impl Check {
             }
         }
     }
-}
-
-fn epoch_at(epochs: &[(Epoch, Index)], index: Index) -> Option<Epoch> {
-    epochs.iter().rev().find(|(_, first)| *first <= index).map(|(epoch, _)| *epoch)
 }
 
 /// What is remembered of an entry.

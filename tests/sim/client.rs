@@ -3,9 +3,9 @@
 //! What a request handler does between a connection and the shard is done here as the handlers do it: look up the image,
 //! validate the batch, submit the command, verify what comes from a map. What clients do with answers: `producer`, `reader`.
 
+use crate::clerk::Clerk;
 use crate::producer::Producer;
 use crate::reader::Reader;
-use crate::rng::Rng;
 use crate::world::{Event, MS, Time, World};
 use bytes::{Bytes, BytesMut};
 use kontiki::broker::api::{
@@ -30,7 +30,6 @@ pub enum Ask {
     Produce { topic: String, group: GroupId, batch: Bytes, acks: i16, timeout_ms: u64 },
     Fetch { item: FetchItem, limits: FetchLimits },
     Latest { group: GroupId },
-    Earliest { group: GroupId },
     DeleteRecords { group: GroupId, offset: i64 },
     Controller(CtlCommand),
 }
@@ -97,6 +96,7 @@ struct Sent {
 pub enum Work {
     Producer(Box<Producer>),
     Reader(Box<Reader>),
+    Clerk(Box<Clerk>),
     /// Driven from outside: answers are collected.
     Manual(BTreeMap<u64, Reply>),
 }
@@ -107,7 +107,6 @@ pub struct Client {
     /// Its end of the network.
     pub place: usize,
     pub work: Work,
-    pub rng: Rng,
     links: BTreeMap<usize, Link>,
     sent: BTreeMap<u64, Sent>,
     next: u64,
@@ -119,6 +118,7 @@ impl Client {
         let what = match &self.work {
             Work::Producer(p) => p.describe(),
             Work::Reader(r) => r.describe(),
+            Work::Clerk(c) => c.describe(),
             Work::Manual(_) => "manual".to_owned(),
         };
         format!("client {}: {} requests out, {what}\n", self.index, self.sent.len())
@@ -129,19 +129,9 @@ impl World {
     /// Adds a client.
     pub fn add_client(&mut self, work: Work) -> usize {
         let index = self.clients.len();
-        let rng = self.rng.fork();
         let place = self.nodes.len() + index;
         let links = BTreeMap::new();
-        self.clients.push(Client {
-            index,
-            place,
-            work,
-            rng,
-            links,
-            sent: BTreeMap::new(),
-            next: 0,
-            token: 0,
-        });
+        self.clients.push(Client { index, place, work, links, sent: BTreeMap::new(), next: 0, token: 0 });
         self.wake_client(index, MS);
         index
     }
@@ -163,6 +153,7 @@ impl World {
         let wait = match &mut work {
             Work::Producer(p) => p.act(self, client),
             Work::Reader(r) => r.act(self, client),
+            Work::Clerk(c) => c.act(self, client),
             Work::Manual(_) => 100 * MS,
         };
         self.clients[client].work = work;
@@ -261,11 +252,6 @@ impl World {
                 commands.push(Command::ListOffset { group, spec: OffsetSpec::Latest, epoch: -1, reply });
                 Answer::Listed(answer)
             }
-            Ask::Earliest { group } => {
-                let (reply, answer) = oneshot::channel();
-                commands.push(Command::ListOffset { group, spec: OffsetSpec::Earliest, epoch: -1, reply });
-                Answer::Listed(answer)
-            }
             Ask::DeleteRecords { group, offset } => {
                 let (reply, answer) = oneshot::channel();
                 commands.push(Command::DeleteRecords { group, offset, timeout_ms: 1_500, reply });
@@ -304,8 +290,11 @@ impl World {
         }
         p.waiting = kept;
         for (Waiting { client, link, id, ask, at, .. }, reply) in ready {
-            self.check.excused = self.nodes[n].damaged || self.nodes[n].starved;
-            self.check_left(n, &ask, at, &reply);
+            // One whose own disk is out of service may still count what others hold.
+            let failed = self.nodes[n].process.as_ref().is_some_and(|p| p.failed);
+            self.check.excused = self.nodes[n].damaged || self.nodes[n].starved || failed;
+            let life = self.nodes[n].life;
+            self.check_left(n, (client, life << 32 | link), &ask, at, &reply);
             let delay = self.latency();
             let now = self.time;
             let Some(l) = self.clients[client].links.get_mut(&n) else { continue };
@@ -319,7 +308,7 @@ impl World {
     }
 
     /// What an answer promises the moment it leaves the node, whether or not it arrives.
-    fn check_left(&mut self, n: usize, ask: &Ask, asked: Time, reply: &Reply) {
+    fn check_left(&mut self, n: usize, link: (usize, u64), ask: &Ask, asked: Time, reply: &Reply) {
         match (ask, reply) {
             (Ask::Produce { group, batch, acks, .. }, Reply::Produced(Ok(produced))) => {
                 let (group, offset) = (*group, produced.base_offset);
@@ -329,8 +318,10 @@ impl World {
                 }
             }
             (Ask::Fetch { item, .. }, Reply::Fetched(fetched)) => {
-                let life = self.nodes[n].life;
-                self.check.fetched(n, life, item, fetched);
+                self.check.fetched(n, link, item, fetched);
+            }
+            (Ask::DeleteRecords { group, .. }, Reply::Deleted(Ok(start))) => {
+                self.check.deleted(*group, *start);
             }
             (Ask::Latest { group }, Reply::Listed(Ok(listed))) => {
                 self.check.latest(*group, asked, listed.offset);
@@ -360,6 +351,7 @@ impl World {
         match &mut work {
             Work::Producer(p) => p.on_reply(self, client, node, id, reply),
             Work::Reader(r) => r.on_reply(self, client, node, id, reply),
+            Work::Clerk(c) => c.on_reply(self, client, id, reply),
             Work::Manual(answers) => {
                 answers.insert(id, reply);
             }

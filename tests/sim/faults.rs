@@ -194,7 +194,9 @@ impl World {
                     let wait = self.faults.rng.range(30 * MS, 900 * MS);
                     self.undo_later(wait, Undo::FlapAgain { pairs, left: left - 1, blocked: !blocked });
                 } else if !blocked {
-                    pairs.iter().for_each(|pair| drop(self.net.blocked.remove(pair)));
+                    for pair in &pairs {
+                        self.net.blocked.remove(pair);
+                    }
                 }
             }
             Undo::Speed(n) => self.nodes[n].slowness = 1,
@@ -476,7 +478,14 @@ impl World {
                     return;
                 }
                 let files = self.nodes[n].fs.files();
-                let sized: Vec<_> = files.into_iter().filter(|(_, len)| *len > 0).collect();
+                // Now and then what the whole directory hangs on: manifests, identity.
+                let head = self.faults.rng.chance(250);
+                let is_head = |path: &std::path::Path| {
+                    let text = path.display().to_string();
+                    !text.contains("groups/") && !text.contains("journal")
+                };
+                let wanted = |(path, len): &(std::path::PathBuf, u64)| *len > 0 && (!head || is_head(path));
+                let sized: Vec<_> = files.into_iter().filter(wanted).collect();
                 let choice = self.faults.rng.below(sized.len() as u64) as usize;
                 let Some((path, len)) = sized.get(choice) else { return };
                 self.nodes[n].damaged = true;

@@ -5,8 +5,11 @@
 //! docs/testing.md.
 
 mod check;
+mod clerk;
 mod client;
 mod faults;
+mod history;
+mod labs;
 mod marks;
 mod net;
 mod node;
@@ -26,7 +29,7 @@ use std::time::Duration;
 use trace::Trace;
 
 /// Seeds of the default run; fewer where the compiler was not asked for speed.
-const SHORT: u64 = if cfg!(debug_assertions) { 20 } else { 300 };
+const SHORT: u64 = if cfg!(debug_assertions) { 20 } else { 1_000 };
 
 #[test]
 fn same_seed_twice_is_the_same_run() {

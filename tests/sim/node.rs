@@ -147,10 +147,6 @@ impl Node {
         started + (ahead * 1_000_000).div_ceil(u128::from(self.rate)) as u64
     }
 
-    pub fn is_up(&self) -> bool {
-        self.process.is_some()
-    }
-
     pub fn describe(&mut self, time: Time) -> String {
         let now = self.now(time);
         let id = self.config.node_id;
@@ -412,6 +408,7 @@ impl World {
         }
         let node = &mut self.nodes[n];
         if node.wipes > 0 && node.process.as_ref().is_some_and(|p| p.shard.status().registered) {
+            node.wipes = 0;
             self.marks.hit("wiped node registered again");
         }
         self.check.look(node, &mut self.marks);

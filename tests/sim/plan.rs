@@ -36,11 +36,6 @@ pub struct Menu {
 }
 
 impl Menu {
-    /// Everything.
-    pub fn all() -> Self {
-        Self::draw(&mut Rng::new(0), 1000)
-    }
-
     /// Each kind with this chance in a thousand.
     pub fn draw(rng: &mut Rng, permille: u64) -> Self {
         let mut on = || rng.chance(permille);

@@ -94,11 +94,6 @@ impl Producer {
             && (self.stopped || !self.parts.is_empty())
     }
 
-    /// Batches acknowledged.
-    pub fn acked(&self) -> u64 {
-        self.parts.values().map(|p| p.acked).sum()
-    }
-
     pub fn describe(&self) -> String {
         let part = |p: &Part| {
             let leader = p.leader.map(|l| l + 1);

@@ -191,6 +191,9 @@ impl World {
             let damaged = node.damaged;
             let engine = p.shard.engine();
             for group in engine.group_ids() {
+                if !damaged && engine.has_stood_down(group) {
+                    return false;
+                }
                 let Some(core) = engine.core(group) else { continue };
                 let row = (!damaged, core.role() == Role::Leader, core.last(), core.commit().0);
                 groups.entry(group).or_default().push(row);
@@ -213,7 +216,9 @@ impl World {
             let mut groups = engine.group_ids();
             groups.sort_unstable();
             for group in groups {
-                if damaged && engine.store_ref().needs_repair(group).is_some() {
+                let held_out =
+                    engine.store_ref().needs_repair(group).is_some() || engine.has_stood_down(group);
+                if damaged && held_out {
                     continue;
                 }
                 // A damaged replica may be held out with a tail that was never committed.
@@ -238,6 +243,8 @@ impl World {
         self.run_until("replicas converge", SETTLE, World::converged);
         let took = self.time - healed;
         self.readers_finish();
+        // Sessions end and begin meanwhile: the controller log goes on.
+        self.run_until("replicas converge again", SETTLE, World::converged);
         self.compare_replicas();
         self.check.settle_owed();
         self.cold_check();

@@ -15,7 +15,7 @@ use crate::trace::Trace;
 use bytes::Bytes;
 use kontiki::segment::RoundDone;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// Microseconds since the run began.
 pub type Time = u64;
@@ -98,6 +98,8 @@ pub struct World {
     pub marks: Marks,
     pub trace: Trace,
     pub steps: u64,
+    /// Values of the labs, by the CRC of the batch that carries one.
+    pub values: BTreeMap<u32, u64>,
     queue: BinaryHeap<Reverse<Queued>>,
     number: u64,
 }
@@ -116,6 +118,7 @@ impl World {
             marks: Marks::default(),
             trace,
             steps: 0,
+            values: BTreeMap::new(),
             queue: BinaryHeap::new(),
             number: 0,
             nodes,
