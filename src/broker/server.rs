@@ -306,7 +306,7 @@ fn store_options(config: &NodeConfig) -> StoreOptions {
     StoreOptions::new(config.data_dir.clone(), identity)
 }
 
-fn core_config(config: &NodeConfig) -> CoreConfig {
+pub(super) fn core_config(config: &NodeConfig) -> CoreConfig {
     let ms = |d: Duration| d.as_millis() as u64;
     CoreConfig {
         beat_ms: ms(config.beat),
