@@ -326,6 +326,12 @@ impl Shard {
     /// Feeds one input. Call `finish_turn` when no more is at hand.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.notice_stop(now);
+        if let Input::Raft { from, .. } | Input::Request { from, .. } | Input::Response { from, .. } = &input
+        {
+            // The end of an old connection may be noticed after the new one said hello (a process that was stopped, wires that
+            // were cut): whoever is heard is there. What an old connection brought comes before the news of its end.
+            self.gone.remove(from);
+        }
         match input {
             Input::Command(command) => self.on_command(now, command),
             Input::Raft { from, envelopes } => self.engine.receive(now.mono, from, envelopes),
@@ -627,4 +633,46 @@ impl Shard {
 /// Kafka's leader epoch of a Raft epoch: the term (safety.md F4). The only place that converts.
 pub fn leader_epoch(epoch: crate::segment::Epoch) -> i32 {
     i32::try_from(epoch.term.0).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raftlog::engine::EngineConfig;
+    use crate::segment::{self, Identity, StoreOptions};
+
+    /// A broker's shard that knows nobody yet.
+    fn shard(dir: &std::path::Path) -> Shard {
+        let node = NodeConfig::new(NodeId(2), dir);
+        let options = StoreOptions::new(dir.to_path_buf(), Identity { node: NodeId(2), cluster: None });
+        let opened = segment::open(options).unwrap();
+        let core = crate::broker::server::core_config(&node);
+        let engine = Engine::new(EngineConfig { node: NodeId(2), boot: 1, core, seed: 1 }, opened.store, 0);
+        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 1 };
+        let config = ShardConfig {
+            node: Arc::new(NodeConfig { is_controller: false, ..node }),
+            directory: opened.directory,
+            boot: 1,
+            kafka: Some(endpoint.clone()),
+            peer: endpoint,
+            cluster: None,
+            seed: 1,
+        };
+        Shard::new(config, engine, opened.groups, Now { mono: 1_000, wall_ms: 0 })
+    }
+
+    /// Found by the chaos tests: a broker that had been stopped named no leader for what node 1 led, for good.
+    #[test]
+    fn end_of_an_old_connection_noticed_after_the_new_hello_node_is_there_once_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shard = shard(dir.path());
+        let (now, node) = (Now { mono: 2_000, wall_ms: 0 }, NodeId(1));
+        let hello =
+            Hello { cluster: String::new(), node, directory: 1, boot: 7, address: "127.0.0.1:1".into() };
+        shard.handle(now, Input::Hello(hello));
+        shard.handle(now, Input::PeerReset { node });
+        assert!(shard.gone.contains_key(&node));
+        shard.handle(now, Input::Raft { from: node, envelopes: Vec::new() });
+        assert!(!shard.gone.contains_key(&node), "a node that is heard is not gone");
+    }
 }
