@@ -110,25 +110,58 @@ fn free_ports<const N: usize>() -> [u16; N] {
     std::array::from_fn(|i| sockets[i].local_addr().expect("bound").port())
 }
 
-#[test]
-fn three_combined_nodes_found_one_cluster_and_survive_the_death_of_any_one() {
-    let data = tempfile::tempdir().expect("a directory");
-    let ports = free_ports::<6>();
-    let controllers =
-        (1..=3).map(|n| format!("{n}@127.0.0.1:{}", ports[n + 2])).collect::<Vec<_>>().join(",");
-    let start = |n: usize| {
+/// Three combined nodes: each a broker and a controller.
+struct Trio {
+    data: tempfile::TempDir,
+    ports: [u16; 6],
+    settings: Vec<&'static str>,
+}
+
+impl Trio {
+    fn new(settings: &[&'static str]) -> Self {
+        let data = tempfile::tempdir().expect("a directory");
+        Self { data, ports: free_ports(), settings: settings.to_vec() }
+    }
+
+    fn bootstrap(&self) -> String {
+        self.ports[..3].iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+
+    fn log(&self, n: usize) -> String {
+        std::fs::read_to_string(self.data.path().join(format!("{n}.log"))).expect("a log")
+    }
+
+    /// Starts node `n` of 1..=3.
+    fn start(&self, n: usize) -> Process {
+        let ports = &self.ports;
+        let controllers =
+            (1..=3).map(|n| format!("{n}@127.0.0.1:{}", ports[n + 2])).collect::<Vec<_>>().join(",");
+        let log = self.data.path().join(format!("{n}.log"));
+        let log = std::fs::File::options().create(true).append(true).open(log).expect("a log");
         let child = Command::new(KONTIKI)
-            .args(["start", "--node-id", &n.to_string(), "--roles", "broker,controller", "-q"])
+            .args(["start", "--node-id", &n.to_string(), "--roles", "broker,controller"])
             .args(["--controllers", &controllers, "--listen", &format!("127.0.0.1:{}", ports[n - 1])])
             .args(["--peer-listen", &format!("127.0.0.1:{}", ports[n + 2])])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .arg("--data-dir")
-            .arg(data.path().join(n.to_string()))
+            .arg(self.data.path().join(n.to_string()))
+            .stderr(log)
             .spawn();
         Process(child.expect("the node starts"))
-    };
-    let mut nodes: Vec<Process> = (1..=3).map(start).collect();
-    let bootstrap = (0..3).map(|n| format!("127.0.0.1:{}", ports[n])).collect::<Vec<_>>().join(",");
-    must(&["ready", "-B", &bootstrap, "--brokers", "3", "--timeout", "30s"]);
+    }
+
+    fn start_all(&self) -> Vec<Process> {
+        let nodes = (1..=3).map(|n| self.start(n)).collect();
+        must(&["ready", "-B", &self.bootstrap(), "--brokers", "3", "--timeout", "30s"]);
+        nodes
+    }
+}
+
+#[test]
+fn three_combined_nodes_found_one_cluster_and_survive_the_death_of_any_one() {
+    let trio = Trio::new(&[]);
+    let mut nodes = trio.start_all();
+    let bootstrap = trio.bootstrap();
     must(&["topic", "create", "t", "-p", "3", "-r", "3", "-c", "min.insync.replicas=2", "-B", &bootstrap]);
     let mut written = 0;
     for (victim, node) in nodes.iter_mut().enumerate() {
@@ -140,10 +173,36 @@ fn three_combined_nodes_found_one_cluster_and_survive_the_death_of_any_one() {
             // The two others go on: records, and a decision of the controllers.
             produce(&bootstrap, "t", written + 100..written + 200);
             must(&["topic", "create", &format!("t{victim}"), "-p", "1", "-r", "2", "-B", &bootstrap]);
-            start(victim + 1)
+            trio.start(victim + 1)
         };
         written += 200;
         must(&["cluster", "health", "-B", &bootstrap, "--exit-when-healthy", "--watch"]);
     }
     assert_eq!(consume(&bootstrap, "t"), (0..written).collect::<Vec<_>>());
+}
+
+/// safety.md F16: its groups may have been re-formed without it meanwhile.
+#[test]
+fn node_stopped_beyond_its_session_registers_anew_before_it_votes() {
+    let trio = Trio::new(&["broker.session.timeout.ms=1500"]);
+    let nodes = trio.start_all();
+    let bootstrap = trio.bootstrap();
+    must(&["topic", "create", "t", "-p", "3", "-r", "3", "-c", "min.insync.replicas=2", "-B", &bootstrap]);
+    produce(&bootstrap, "t", 0..100);
+    assert_eq!(trio.log(2).matches("registered with the controller").count(), 1);
+    let pid = rustix::process::Pid::from_child(&nodes[1].0);
+    let signal = |signal| rustix::process::kill_process(pid, signal).expect("the process lives");
+    signal(rustix::process::Signal::STOP);
+    std::thread::sleep(Duration::from_millis(2_500));
+    produce(&bootstrap, "t", 100..200);
+    signal(rustix::process::Signal::CONT);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while trio.log(2).matches("registered with the controller").count() != 2 {
+        assert!(Instant::now() < deadline, "it did not register anew: {}", trio.log(2));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(trio.log(2).contains("stopped for longer than its session"), "{}", trio.log(2));
+    must(&["cluster", "health", "-B", &bootstrap, "--exit-when-healthy", "--watch"]);
+    produce(&bootstrap, "t", 200..300);
+    assert_eq!(consume(&bootstrap, "t"), (0..300).collect::<Vec<_>>());
 }

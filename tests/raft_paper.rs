@@ -3,7 +3,7 @@
 //!
 //! Each test drives cores by hand through the public interface; whole clusters are simulated inside the crate.
 
-use kontiki::raftlog::core::{Core, CoreConfig, Effect, Event, Refusal, Restored, Role};
+use kontiki::raftlog::core::{ChangeRefusal, Core, CoreConfig, Effect, Event, Refusal, Restored, Role};
 use kontiki::raftlog::message::{Body, Configuration, Message};
 use kontiki::segment::{
     Doubt, EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
@@ -561,6 +561,7 @@ fn joint_configuration_needs_both_majorities() {
         voters: vec![node(1), node(4), node(5)],
         old_voters: vec![node(1), node(2), node(3)],
         learners: Vec::new(),
+        retired: Vec::new(),
     };
     let mut leader =
         Replica::restored(1, 0, &[], |restored| restored.log_start.configuration = joint.encode());
@@ -714,6 +715,162 @@ fn replica_that_cannot_vouch_for_its_state_refuses_to_vote() {
         replica.receive(2, 9, Body::TimeoutNow);
         assert_eq!(replica.core.role(), Role::Follower);
     }
+}
+
+impl Replica {
+    fn change(&mut self, expected: LogId, voters: &[i32], learners: &[i32]) -> &[Effect] {
+        let of = |nodes: &[i32]| nodes.iter().map(|number| node(*number)).collect::<Vec<_>>();
+        self.step(Event::ChangeMembership { expected, voters: of(voters), learners: of(learners) })
+    }
+
+    /// Configuration entries appended in the last step.
+    fn configured(&self) -> Vec<Configuration> {
+        let pick = |effect: &Effect| match effect {
+            Effect::AppendConfiguration { configuration, .. } => Some(configuration.clone()),
+            _ => None,
+        };
+        self.out.iter().filter_map(pick).collect()
+    }
+
+    fn refused(&self) -> Option<ChangeRefusal> {
+        self.out.iter().find_map(|effect| match effect {
+            Effect::ChangeRefused { reason } => Some(reason.clone()),
+            _ => None,
+        })
+    }
+
+    fn accept(&mut self, from: i32, term: u64, index: u64) -> &[Effect] {
+        self.receive(from, term, Body::AppendAccepted { last: id(term, index) })
+    }
+}
+
+/// §6: "Once Cold,new has been committed, [...] it is now safe for the leader to create a log entry describing Cnew": not
+/// earlier, and by a majority of both.
+#[test]
+fn new_configuration_is_proposed_only_when_the_joint_one_is_committed() {
+    let mut leader = Replica::new(3, 0, &[]);
+    let term = leader.lead_established();
+    leader.change(LogId::default(), &[1, 2], &[]);
+    let joint = leader.configured();
+    assert_eq!(
+        (joint.len(), joint[0].is_joint(), &joint[0].old_voters[..]),
+        (1, true, &[node(1), node(2), node(3)][..])
+    );
+    assert_eq!(leader.core.configuration(), (&joint[0], id(term, 2)), "in force from its append on");
+    leader.step(Event::Durable { last: id(term, 2) });
+    // 1 and 3 are a majority of the old half, not of the new one.
+    leader.accept(3, term, 2);
+    assert_eq!((leader.configured(), leader.committed()), (vec![], None));
+    leader.accept(2, term, 2);
+    assert_eq!(leader.committed(), Some(Index(2)));
+    assert_eq!(leader.configured()[0].voters, [node(1), node(2)]);
+    assert!(!leader.core.configuration().0.is_joint());
+}
+
+/// §6: "the cluster leader may not be part of the new configuration. In this case, the leader steps down (returns to
+/// follower state) once it has committed the Cnew log entry [...] it replicates log entries but does not count itself
+/// in majorities."
+#[test]
+fn leader_left_out_does_not_count_itself_and_steps_down_when_that_is_committed() {
+    let mut leader = Replica::new(3, 0, &[]);
+    let term = leader.lead_established();
+    leader.change(LogId::default(), &[2, 3], &[]);
+    leader.step(Event::Durable { last: id(term, 2) });
+    leader.accept(2, term, 2);
+    leader.accept(3, term, 2);
+    leader.step(Event::Durable { last: id(term, 3) });
+    leader.accept(2, term, 3);
+    assert_eq!((leader.core.role(), leader.core.commit()), (Role::Leader, Index(2)));
+    leader.accept(3, term, 3);
+    assert_eq!((leader.core.role(), leader.core.commit()), (Role::Learner, Index(3)));
+    // thesis §4.2.2: it hands over to one that holds everything.
+    assert!(leader.sent(2).iter().chain(&leader.sent(3)).any(|(body, _)| *body == Body::TimeoutNow));
+}
+
+/// §6: "new servers join the cluster as non-voting members (the leader replicates log entries to them, but they are not
+/// considered for majorities). Once the new servers have caught up with the rest of the cluster, the reconfiguration can
+/// proceed as described above."
+#[test]
+fn new_server_joins_without_a_vote_and_votes_when_caught_up() {
+    let mut leader = Replica::new(1, 0, &[]);
+    leader.time_out();
+    leader.now = 10;
+    leader.step(Event::Durable { last: id(1, 1) });
+    leader.change(LogId::default(), &[1, 2], &[]);
+    assert!(matches!(leader.refused(), Some(ChangeRefusal::NotCaughtUp { .. })));
+    leader.change(LogId::default(), &[1], &[2]);
+    assert!(leader.out.iter().any(|effect| matches!(effect, Effect::Replicate { to, .. } if *to == node(2))));
+    leader.step(Event::Durable { last: id(1, 2) });
+    assert_eq!(leader.committed(), Some(Index(2)), "nobody waits for it");
+    leader.change(id(1, 2), &[1, 2], &[]);
+    assert!(matches!(leader.refused(), Some(ChangeRefusal::NotCaughtUp { .. })));
+    leader.accept(2, 1, 2);
+    leader.change(id(1, 2), &[1, 2], &[]);
+    assert!(leader.configured()[0].is_joint());
+}
+
+/// §6 (third issue) and thesis §4.2.3: "removed servers (those not in Cnew) can disrupt the cluster [...] they will then
+/// time out and start new elections". They are told, and their terms are not taken.
+#[test]
+fn removed_server_is_told_and_its_term_is_not_taken() {
+    let mut leader = Replica::new(3, 0, &[]);
+    let term = leader.lead_established();
+    leader.change(LogId::default(), &[1, 2], &[]);
+    leader.step(Event::Durable { last: id(term, 2) });
+    leader.accept(2, term, 2);
+    leader.step(Event::Durable { last: id(term, 3) });
+    assert!(leader.sent(3).is_empty(), "not before it is committed");
+    leader.accept(2, term, 3);
+    let removed = Body::Removed { configuration: id(term, 3) };
+    assert_eq!(leader.sent(3), [(removed.clone(), false)]);
+    leader.receive(3, term + 5, Body::Vote { last: id(term, 2), transfer: true });
+    assert_eq!(leader.sent(3), [(removed.clone(), false)]);
+    assert_eq!((leader.core.role(), leader.core.epoch()), (Role::Leader, epoch(term)));
+
+    let mut former = Replica::new(3, term, &[term, term]);
+    former.receive(2, term, removed);
+    former.time_out();
+    assert_eq!(former.core.role(), Role::Follower, "it does not campaign any more");
+}
+
+/// thesis §4.1 and Ongaro on raft-dev (2015): "a leader may not append a new configuration entry until it has committed
+/// an entry from its current term"; and one change at a time.
+#[test]
+fn change_waits_for_an_own_entry_and_for_the_change_before_it() {
+    let mut leader = Replica::new(3, 0, &[]);
+    let term = leader.lead();
+    leader.change(LogId::default(), &[1, 2], &[]);
+    assert_eq!(leader.refused(), Some(ChangeRefusal::Pending));
+    leader.step(Event::Durable { last: id(term, 1) });
+    leader.accept(2, term, 1);
+    leader.change(id(term, 9), &[1, 2], &[]);
+    assert_eq!(leader.refused(), Some(ChangeRefusal::Stale { current: LogId::default() }));
+    leader.change(LogId::default(), &[1, 2], &[]);
+    assert_eq!(leader.refused(), None);
+    leader.change(id(term, 2), &[1, 2, 3], &[]);
+    assert_eq!(leader.refused(), Some(ChangeRefusal::Pending));
+}
+
+/// thesis §4.2.2: "A server that is not part of its own latest configuration should still start new elections, as it might
+/// still be needed until the Cnew entry is committed [...] It does not count its own vote in elections".
+#[test]
+fn server_left_out_by_an_uncommitted_entry_still_campaigns_without_counting_itself() {
+    let log = |restored: &mut Restored| {
+        let joint = Configuration {
+            voters: vec![node(2)],
+            old_voters: vec![node(1), node(2)],
+            ..Configuration::default()
+        };
+        restored.configurations = vec![(id(1, 1), joint.clone()), (id(1, 2), joint.without_old())];
+    };
+    let mut former = Replica::restored(2, 1, &[1, 1], log);
+    former.time_out();
+    former.receive(2, 2, Body::PreVoteReply { granted: true, round: 1 });
+    assert_eq!(former.core.role(), Role::Candidate);
+    former.receive(2, 2, Body::VoteReply { granted: true });
+    assert_eq!(former.core.role(), Role::Leader);
+    former.step(Event::Durable { last: id(2, 3) });
+    assert_eq!(former.committed(), None, "its own copy does not count");
 }
 
 /// Likewise: one in doubt grants only elections that every voter grants, says so, and does not win by a mere majority.

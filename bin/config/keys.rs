@@ -57,7 +57,7 @@ pub const KEYS: &[Key] = &[
     own("controllers", None, Kind::Controllers, "every controller as id@host:port of its peer listener"),
     own("listen", None, Kind::Address, "where Kafka clients connect (role broker)"),
     own("advertise", None, Kind::Address, "the address clients are told, if another than listen"),
-    own("peer-listen", None, Kind::Address, "where other nodes connect"),
+    own("peer-listen", None, Kind::Address, "where other nodes connect; connections to them start there too"),
     own(
         "peer-advertise",
         None,
@@ -158,6 +158,18 @@ pub const KEYS: &[Key] = &[
     ),
     kafka("log.retention.bytes", None, Kind::Int(-1, MAX), "bytes kept per partition; -1: no limit"),
     kafka("log.retention.check.interval.ms", None, Kind::Int(1, MAX), "how often retention is looked at"),
+    kafka(
+        "producer.id.expiration.ms",
+        None,
+        Kind::Int(1, INT),
+        "age of an idempotent producer's newest record at which it is forgotten",
+    ),
+    kafka(
+        "producer.id.expiration.check.interval.ms",
+        None,
+        Kind::Int(1, INT),
+        "how often such producers are looked for",
+    ),
     kafka("log.segment.bytes", None, Kind::Int(1 << 20, INT), "size of a segment file"),
     kafka("log.roll.ms", None, Kind::Int(1, MAX), "age at which a segment is closed"),
     kafka("log.roll.hours", None, Kind::Int(1, INT), "the same in hours, if log.roll.ms is not set"),

@@ -10,8 +10,24 @@ use kontiki::broker::config::{Defaults, Endpoint, NodeConfig, NodeId, default_ma
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Kafka's broker keys that the controller reads as defaults of topics.
+/// Our flags under the names that Kafka's tools look for.
+const SHOWN_AS: &[(&str, &str)] = &[
+    ("node.id", "node-id"),
+    ("broker.id", "node-id"),
+    ("broker.rack", "rack"),
+    ("log.dirs", "data-dir"),
+    ("process.roles", "roles"),
+];
+
+/// Kafka's broker keys that the broker reads by name, as defaults of topics among others, or shows in DescribeConfigs.
 const HANDED_ON: &[&str] = &[
+    "auto.create.topics.enable",
+    "broker.session.timeout.ms",
+    "connections.max.idle.ms",
+    "max.connections",
+    "max.connections.per.ip",
+    "replica.lag.time.max.ms",
+    "socket.request.max.bytes",
     "min.insync.replicas",
     "auto.leader.rebalance.enable",
     "broker.heartbeat.interval.ms",
@@ -22,6 +38,8 @@ const HANDED_ON: &[&str] = &[
     "log.retention.hours",
     "log.retention.bytes",
     "log.retention.check.interval.ms",
+    "producer.id.expiration.ms",
+    "producer.id.expiration.check.interval.ms",
     "log.segment.bytes",
     "log.roll.ms",
     "log.roll.hours",
@@ -165,17 +183,22 @@ impl Settings {
 
     fn defaults(&self) -> Result<Defaults, Failure> {
         let set = |name: &&str| self.get(name).is_some_and(|s| s.origin != Origin::Default);
-        let broker = HANDED_ON
-            .iter()
-            .filter(|n| set(n))
-            .filter_map(|n| self.value(n).map(|v| ((*n).into(), v.into())));
+        let handed_on = HANDED_ON.iter().filter(|name| set(name)).map(|name| (*name, *name));
+        let named = handed_on.chain(SHOWN_AS.iter().copied());
+        let mut broker: BTreeMap<String, String> =
+            named.filter_map(|(shown, name)| Some((shown.into(), self.value(name)?.into()))).collect();
+        for (shown, name) in [("listeners", "listen"), ("advertised.listeners", "advertise")] {
+            if let Some(address) = self.value(name) {
+                broker.insert(shown.into(), format!("PLAINTEXT://{address}"));
+            }
+        }
         Ok(Defaults {
             num_partitions: self.number("num.partitions")?,
             replication_factor: match self.value("default.replication.factor") {
                 Some(_) => Some(self.number("default.replication.factor")?),
                 None => None,
             },
-            broker: broker.collect(),
+            broker,
         })
     }
 }

@@ -102,7 +102,11 @@ fn run_thread(config: NodeConfig, started: oneshot::Sender<Started>, mut orders:
             }
         };
         match order {
-            Some(Order::Stop) => node.stop().await,
+            Some(Order::Stop) => {
+                if let Err(error) = node.stop().await {
+                    tracing::error!(%error, "a node did not end in order");
+                }
+            }
             Some(Order::Kill) | None => node.kill().await,
         }
     });

@@ -216,7 +216,11 @@ fn render_node(out: &mut String, status: &NodeStatus, controller: Option<NodeId>
     for (name, help, value) in [
         ("kontiki_replicas", "Replicas on this broker", status.replicas),
         ("kontiki_leaders", "Partitions this broker leads", status.led),
-        ("kontiki_leaderless_partitions", "Replicas here whose group has no known leader", status.leaderless),
+        (
+            "kontiki_leaderless_partitions",
+            "Partitions of the cluster without a known live leader",
+            status.leaderless,
+        ),
         ("kontiki_damaged_replicas", "Replicas here that need repair", status.damaged.len()),
     ] {
         metric(out, name, "gauge", help, value);

@@ -4,14 +4,15 @@
 //! everything else that is at hand, and ends the turn: one message per peer, one storage round. Nothing else touches the shard.
 
 use super::api::NodeStatus;
-use super::peer::Peers;
+use super::peer::{Arrived, Peers};
 use super::shard::{Command, Input, Now, Shard};
 use crate::ctl::image::Image;
 use crate::raftlog::engine::Disk;
 use crate::segment::io_thread::IoHandle;
 use crate::segment::{NodeId, Round, RoundDone};
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -21,26 +22,32 @@ const TURN_INPUTS: usize = 512;
 /// The clocks of a node: the only place that reads them.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    start: Instant,
+    start: Duration,
+}
+
+/// Time since the machine was booted. It goes on while the machine is suspended, and so do the sessions that others keep of us.
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 impl Clock {
     /// A clock that starts at one second, so that "0" is always past.
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: since_boot() }
     }
 
     /// Both times.
     pub fn now(&self) -> Now {
-        let mono = self.start.elapsed().as_millis() as u64 + 1000;
+        let mono = (since_boot() - self.start).as_millis() as u64 + 1000;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Now { mono, wall_ms: wall.as_millis() as i64 }
     }
 
     fn instant(&self, mono: u64) -> tokio::time::Instant {
         // A far deadline is looked at again in an hour; Instant arithmetic must not overflow.
-        let ahead = mono.saturating_sub(1000).min(self.start.elapsed().as_millis() as u64 + 3_600_000);
-        tokio::time::Instant::from_std(self.start + Duration::from_millis(ahead))
+        let ahead = mono.saturating_sub(self.now().mono).min(3_600_000);
+        tokio::time::Instant::now() + Duration::from_millis(ahead)
     }
 }
 
@@ -66,7 +73,7 @@ pub struct NodeLoop {
     /// Requests of handles.
     pub commands: mpsc::Receiver<Command>,
     /// Frames and connection news.
-    pub inputs: mpsc::Receiver<Input>,
+    pub inputs: mpsc::Receiver<Arrived>,
     /// The metadata image for handlers.
     pub images: watch::Sender<Arc<Image>>,
     /// Health for handlers.
@@ -90,16 +97,16 @@ impl NodeLoop {
         loop {
             let wake = self.clock.instant(self.shard.deadline());
             // Every arm is cancel safe: `recv` takes a message or nothing.
-            let input = tokio::select! {
+            let arrived = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return self.io,
-                Some(done) = self.completions.recv() => Some(Input::RoundDone(done)),
-                Some(input) = self.inputs.recv() => Some(input),
-                Some(command) = self.commands.recv() => Some(Input::Command(command)),
+                Some(done) = self.completions.recv() => Some(Input::RoundDone(done).into()),
+                Some(arrived) = self.inputs.recv() => Some(arrived),
+                Some(command) = self.commands.recv() => Some(Input::Command(command).into()),
                 () = tokio::time::sleep_until(wake) => None,
             };
             let now = self.clock.now();
-            if let Some(input) = input {
+            if let Some(Arrived { input, .. }) = arrived {
                 self.shard.handle(now, input);
             }
             self.take_what_is_there(now);
@@ -115,7 +122,7 @@ impl NodeLoop {
         for _ in 0..TURN_INPUTS {
             if let Ok(done) = self.completions.try_recv() {
                 self.shard.handle(now, Input::RoundDone(done));
-            } else if let Ok(input) = self.inputs.try_recv() {
+            } else if let Ok(Arrived { input, .. }) = self.inputs.try_recv() {
                 self.shard.handle(now, input);
             } else if let Ok(command) = self.commands.try_recv() {
                 self.shard.handle(now, Input::Command(command));

@@ -7,9 +7,10 @@
 use super::api::NodeHandle;
 use super::config::NodeConfig;
 use super::http;
+use super::net::crowd::Door;
 use super::net::listener;
 use super::node::{Clock, NodeLoop, Published};
-use super::peer::{KillSwitch, Peers};
+use super::peer::{Inbox, KillSwitch, Peers};
 use super::shard::{Shard, ShardConfig};
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
@@ -27,9 +28,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const COMMANDS: usize = 4_096;
-/// Frames of peers that wait for the node loop; each is at most a mebibyte or one entry.
-const INPUTS: usize = 128;
 const COMPLETIONS: usize = 16;
+/// Connections of the HTTP admin address.
+const ADMIN_CONNECTIONS: usize = 16;
 
 /// Why a node does not start. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -85,12 +86,12 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let (kafka, peer, admin) = sockets.addresses()?;
     let (commands_in, commands) = mpsc::channel(COMMANDS);
-    let (inputs_in, inputs) = mpsc::channel(INPUTS);
+    let (inbox, inputs) = Inbox::new();
     let (images, images_out) = watch::channel(Arc::new(Image::default()));
     let (published, published_out) = watch::channel(Published::default());
     let clock = Clock::start();
     let (io, completions, shard) = build_shard(&config, opened, kafka, peer, clock)?;
-    let peers = Peers::new(shard.hello(), inputs_in, rest.clone(), killed.clone());
+    let peers = Peers::new(shard.hello(), inbox, rest.clone(), killed.clone()).dialling_from(peer);
     let acceptor = peers.acceptor(sockets.peer);
     tokio::spawn({
         let rest = rest.clone();
@@ -113,7 +114,9 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
         let router = http::router(handle.clone());
         let stop = rest.clone();
         tokio::spawn(async move {
-            let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+            let served = axum::serve(Door::new(listener, ADMIN_CONNECTIONS), router)
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await;
             if let Err(error) = served {
                 tracing::warn!(%error, "admin address ended");
             }
@@ -124,7 +127,7 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
 
 impl RunningNode {
     /// Orderly stop: leadership is handed over, storage finishes and is marked clean.
-    pub async fn stop(self) {
+    pub async fn stop(self) -> Result<(), String> {
         let patience = self.handle.config().shutdown_timeout;
         if tokio::time::timeout(patience, self.handle.drain()).await.is_err() {
             tracing::warn!("leadership not handed over in time; stopping all the same");
@@ -134,11 +137,12 @@ impl RunningNode {
         tokio::time::sleep(Duration::from_millis(100)).await;
         self.clients.cancel();
         self.rest.cancel();
-        if let Ok(io) = self.node_loop.await
-            && let Err(error) = tokio::task::spawn_blocking(move || io.stop_clean()).await
-        {
-            tracing::warn!(%error, "storage did not end in order");
-        }
+        let io =
+            self.node_loop.await.map_err(|error| format!("the node's loop did not end in order: {error}"))?;
+        let ended = tokio::task::spawn_blocking(move || io.stop_clean()).await;
+        let ended =
+            ended.map_err(|error| error.to_string()).and_then(|ended| ended.map_err(|e| e.to_string()));
+        ended.map_err(|error| format!("storage did not end in order: {error}"))
     }
 
     /// Waits until the node's own task ends unasked; the process must not go on without it.
@@ -193,7 +197,10 @@ pub async fn run_node(config: NodeConfig) -> Result<(), StartError> {
     }
     tracing::info!("stopping: handing leadership over");
     tokio::select! {
-        () = node.stop() => tracing::info!("stopped"),
+        ended = node.stop() => {
+            ended.map_err(StartError::Died)?;
+            tracing::info!("stopped");
+        }
         _ = terminate.recv() => tracing::warn!("second signal: stopped at once"),
         _ = interrupt.recv() => tracing::warn!("second signal: stopped at once"),
     }
@@ -302,7 +309,8 @@ fn store_options(config: &NodeConfig) -> StoreOptions {
     StoreOptions::new(config.data_dir.clone(), identity)
 }
 
-fn core_config(config: &NodeConfig) -> CoreConfig {
+/// Raft timing and windows of a node.
+pub fn core_config(config: &NodeConfig) -> CoreConfig {
     let ms = |d: Duration| d.as_millis() as u64;
     CoreConfig {
         beat_ms: ms(config.beat),

@@ -13,6 +13,9 @@ pub const MOVES_MAX: usize = 64;
 /// Most moves to one broker in one plan, so that one whose transfers keep failing does not use up every plan.
 pub const MOVES_PER_BROKER_MAX: usize = 16;
 
+/// With many groups more are moved at once, or a broker's return would take hours: this part of all.
+pub const MOVES_PART: usize = 32;
+
 /// Leaderships to move as (group, from, to): the preferred replica is the first; it must be unfenced, on the disk it
 /// was placed on, and in sync. Groups whose leader is unknown are left to elect one.
 pub fn plan_preferred(
@@ -20,10 +23,12 @@ pub fn plan_preferred(
     leaders: &BTreeMap<GroupId, NodeId>,
     in_sync: &dyn Fn(GroupId) -> Vec<NodeId>,
 ) -> Vec<(GroupId, NodeId, NodeId)> {
+    let moves_max = MOVES_MAX.max(leaders.len() / MOVES_PART * 4);
+    let broker_max = MOVES_PER_BROKER_MAX.max(leaders.len() / MOVES_PART);
     let mut moves = Vec::new();
     let mut to_broker: BTreeMap<NodeId, usize> = BTreeMap::new();
     for (&group, &leader) in leaders {
-        if moves.len() == MOVES_MAX {
+        if moves.len() == moves_max {
             break;
         }
         let Some((_, _, partition)) = image.group(group) else { continue };
@@ -33,7 +38,7 @@ pub fn plan_preferred(
             continue;
         }
         let taken = to_broker.entry(preferred.node).or_default();
-        if *taken == MOVES_PER_BROKER_MAX || !in_sync(group).contains(&preferred.node) {
+        if *taken == broker_max || !in_sync(group).contains(&preferred.node) {
             continue;
         }
         *taken += 1;

@@ -6,6 +6,10 @@
 //! that they are written from, and read into, shared buffers without a copy.
 //! Invariant: decoding never allocates more than a small multiple of the frame and never panics.
 
+mod beats;
+
+pub use beats::{BeatAnswer, Beats, encode_answer, encode_beats};
+
 use super::message::{Body, Message};
 use crate::segment::{
     EntryKind, EntryMeta, Epoch, GroupId, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
@@ -13,10 +17,12 @@ use crate::segment::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Version of the peer protocol spoken and understood.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Largest frame accepted.
 pub const MAX_FRAME: usize = 256 << 20;
 const PREFIX: usize = 10;
+/// Payloads up to this size are copied out of their frame.
+const SMALL_PAYLOAD: usize = 512;
 
 /// A frame that cannot be read; the connection is closed with this text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,6 +85,10 @@ pub enum Frame {
     Hello(Hello),
     /// Raft messages of many groups.
     Raft(Vec<Envelope>),
+    /// The leaders of many quiet groups live.
+    Beats(Beats),
+    /// What came of such a frame.
+    BeatAnswer(BeatAnswer),
     /// Leadership news.
     Hints(Vec<Hint>),
     /// A question of one node to another, JSON.
@@ -102,6 +112,8 @@ const RAFT: u8 = 2;
 const HINTS: u8 = 3;
 const REQUEST: u8 = 4;
 const RESPONSE: u8 = 5;
+const BEATS: u8 = 6;
+const BEAT_ANSWER: u8 = 7;
 
 /// Collects the Raft messages of one turn for one peer.
 #[derive(Debug, Default)]
@@ -242,6 +254,8 @@ pub fn decode(mut bytes: Bytes) -> Result<Frame> {
         })),
         RAFT => decode_raft(bytes).map(Frame::Raft),
         HINTS => decode_hints(bytes).map(Frame::Hints),
+        BEATS => beats::decode_beats(bytes).map(Frame::Beats),
+        BEAT_ANSWER => beats::decode_answer(bytes).map(Frame::BeatAnswer),
         REQUEST => Ok(Frame::Request { id: get_u64(&mut bytes)?, body: bytes }),
         RESPONSE => Ok(Frame::Response { id: get_u64(&mut bytes)?, body: bytes }),
         _ => Err(CodecError("unknown frame kind")),
@@ -304,11 +318,22 @@ fn get_envelope(h: &mut Bytes, payload: &mut Bytes) -> Result<Envelope> {
         payloads.reserve(entries.len());
         for meta in entries {
             need(payload, meta.payload_len as usize)?;
-            payloads.push(payload.split_to(meta.payload_len as usize));
+            payloads.push(take_payload(payload, meta.payload_len as usize));
         }
     }
     let message = Message { epoch, body };
     Ok(Envelope { group, from, to, from_incarnation, to_incarnation, message, payloads })
+}
+
+/// Payloads share the frame they came in. A small one would hold a whole frame of other groups' messages in memory for as long as
+/// its entry is in a tail, so it is copied; an empty one at the end of the frame holds it too unless it is made anew.
+fn take_payload(frame: &mut Bytes, len: usize) -> Bytes {
+    if len > SMALL_PAYLOAD {
+        return frame.split_to(len);
+    }
+    let copy = Bytes::copy_from_slice(&frame[..len]);
+    frame.advance(len);
+    copy
 }
 
 fn put_body(b: &mut BytesMut, body: &Body) {
@@ -370,6 +395,10 @@ fn put_body(b: &mut BytesMut, body: &Body) {
         Body::TimeoutNow => b.put_u8(12),
         Body::Sealed => b.put_u8(13),
         Body::Fenced => b.put_u8(14),
+        Body::Removed { configuration } => {
+            b.put_u8(15);
+            put_log_id(b, *configuration);
+        }
         Body::PreVoteIfAll { round, vote } => {
             b.put_u8(40);
             b.put_u64_le(*round);
@@ -424,6 +453,7 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         12 => Body::TimeoutNow,
         13 => Body::Sealed,
         14 => Body::Fenced,
+        15 => Body::Removed { configuration: get_log_id(b)? },
         40 => Body::PreVoteIfAll { round: get_u64(b)?, vote: get_bool(b)? },
         41 => Body::VoteIfAll,
         42 => Body::InDoubt { matched: get_log_id(b)?, last: get_log_id(b)?, sequence: get_u64(b)? },
@@ -620,6 +650,7 @@ mod tests {
             Body::TimeoutNow,
             Body::Sealed,
             Body::Fenced,
+            Body::Removed { configuration: last },
             Body::PreVoteIfAll { round: 9, vote: true },
             Body::VoteIfAll,
             Body::InDoubt { matched: last, last, sequence: 4 },
@@ -702,8 +733,30 @@ mod tests {
     }
 
     #[test]
+    fn small_and_empty_payloads_do_not_hold_their_frame() {
+        let mut frame = RaftFrame::default();
+        frame.push(envelope(bodies()[4].clone()));
+        let bytes = flat(frame.take());
+        let (from, to) = (bytes.as_ptr() as usize, bytes.as_ptr() as usize + bytes.len());
+        let Ok(Frame::Raft(envelopes)) = decode(bytes) else { panic!("not a Raft frame") };
+        assert_eq!(envelopes[0].payloads.len(), 2);
+        for payload in &envelopes[0].payloads {
+            let at = payload.as_ptr() as usize;
+            assert!(payload.is_unique() || payload.is_empty());
+            assert!(at < from || at >= to, "{payload:?} lies in its frame");
+        }
+    }
+
+    #[test]
     fn counts_larger_than_the_frame_are_refused_without_allocating() {
-        for (kind, body) in [(RAFT, vec![0xff; 8]), (HINTS, vec![0xff; 4]), (HELLO, vec![0xff; 4])] {
+        let frames = [
+            (RAFT, vec![0xff; 8]),
+            (HINTS, vec![0xff; 4]),
+            (HELLO, vec![0xff; 4]),
+            (BEATS, vec![0xff; 24]),
+            (BEAT_ANSWER, vec![0xff; 24]),
+        ];
+        for (kind, body) in frames {
             let mut b = start();
             b.extend_from_slice(&body);
             assert!(decode(flat(seal(b, kind, Vec::new()))).is_err());

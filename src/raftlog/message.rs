@@ -12,8 +12,11 @@ pub struct Configuration {
     pub voters: Vec<ReplicaId>,
     /// Voters of the old half while joint; empty otherwise (Raft §6).
     pub old_voters: Vec<ReplicaId>,
-    /// Non-voting members.
+    /// Non-voting members; while joint, of the new half (so a voter that becomes a learner is also in the old half).
     pub learners: Vec<ReplicaId>,
+    /// Former members, per node those with the highest assignment: their ids are never taken again (safety.md F6).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<ReplicaId>,
 }
 
 impl Configuration {
@@ -35,11 +38,41 @@ impl Configuration {
     pub fn is_voter(&self, replica: ReplicaId) -> bool {
         self.voters.contains(&replica) || self.old_voters.contains(&replica)
     }
-    /// Everyone the leader replicates to.
+    /// Everyone the leader replicates to, once.
     pub fn members(&self) -> impl Iterator<Item = ReplicaId> + '_ {
         let old = self.old_voters.iter().filter(|r| !self.voters.contains(r));
-        let voters = self.voters.iter().chain(old);
-        voters.chain(self.learners.iter()).copied()
+        let learners = self.learners.iter().filter(|r| !self.old_voters.contains(r));
+        self.voters.iter().chain(old).chain(learners).copied()
+    }
+    /// Whether `replica` is replicated to.
+    pub fn is_member(&self, replica: ReplicaId) -> bool {
+        self.is_voter(replica) || self.learners.contains(&replica)
+    }
+    /// Whether two halves decide (Raft §6).
+    pub fn is_joint(&self) -> bool {
+        !self.old_voters.is_empty()
+    }
+    /// What takes its place next: C_old,new, or the target itself where the voters stay the same.
+    pub fn towards(&self, voters: Vec<ReplicaId>, learners: Vec<ReplicaId>) -> Self {
+        let same = voters.len() == self.voters.len() && voters.iter().all(|r| self.voters.contains(r));
+        let old_voters = if same { Vec::new() } else { self.voters.clone() };
+        let mut next = Self { voters, old_voters, learners, retired: self.retired.clone() };
+        for gone in self.members().filter(|r| !next.voters.contains(r) && !next.learners.contains(r)) {
+            next.retired.retain(|r| r.node != gone.node || r.assignment >= gone.assignment);
+            if next.retired.iter().all(|r| r.node != gone.node || r.assignment == gone.assignment) {
+                next.retired.push(gone);
+            }
+        }
+        next
+    }
+    /// C_new of a joint configuration.
+    pub fn without_old(&self) -> Self {
+        Self { old_voters: Vec::new(), ..self.clone() }
+    }
+    /// Whether this id, or one placed later on its node, has been a member and left.
+    pub fn is_retired(&self, replica: ReplicaId) -> bool {
+        let same = |r: &&ReplicaId| r.node == replica.node;
+        self.retired.iter().filter(same).any(|r| *r == replica || r.assignment > replica.assignment)
     }
 }
 
@@ -137,6 +170,11 @@ pub enum Body {
     Sealed,
     /// A higher epoch exists; carries it in `Message::epoch`.
     Fenced,
+    /// You are not a member of this committed configuration, which your log lacks (thesis §4.2.3: nobody else tells it).
+    Removed {
+        /// Its entry.
+        configuration: LogId,
+    },
     /// Yes to a pre-vote, by one in doubt: it counts only if every voter grants (safety.md F11).
     PreVoteIfAll {
         /// Echo.

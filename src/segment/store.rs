@@ -50,6 +50,9 @@ pub struct Store {
     /// Bytes that were refused for lack of space, until something was granted.
     refused_bytes: Option<u64>,
     tail_bytes: usize,
+    /// Bytes of entries that wait for the next round, and of those in the present one.
+    queued_bytes: u64,
+    flying_bytes: u64,
     /// Entries in the tails, oldest first.
     tail_order: VecDeque<(GroupId, Index)>,
     lru: Lru,
@@ -97,6 +100,8 @@ impl Store {
             failure: None,
             refused_bytes: None,
             tail_bytes: 0,
+            queued_bytes: 0,
+            flying_bytes: 0,
             tail_order: VecDeque::new(),
             lru,
             damage,
@@ -287,6 +292,7 @@ impl Store {
     /// Takes entries into the active file, which has room for them.
     fn push_entries(&mut self, group: GroupId, entries: Vec<Entry>, bytes: u64) -> Result<()> {
         let handle = self.active_handle(group)?;
+        self.queued_bytes += bytes;
         let (round, order, cost) = (self.round, &mut self.tail_order, &mut self.tail_bytes);
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
         let (byte, number) = (g.image.active().end, g.image.active().number);
@@ -516,8 +522,14 @@ impl Store {
         let number = self.round;
         self.round += 1;
         self.is_in_flight = true;
+        self.flying_bytes = std::mem::take(&mut self.queued_bytes);
         let capacity = self.ops.len();
         Some(Round { number, ops: std::mem::replace(&mut self.ops, Vec::with_capacity(capacity)) })
+    }
+
+    /// Bytes of entries that are not durable yet: memory that only the disk frees.
+    pub fn unstored_bytes(&self) -> u64 {
+        self.queued_bytes + self.flying_bytes
     }
 
     /// Number the next taken round will have: what is queued now is durable once that round completes.
@@ -529,6 +541,7 @@ impl Store {
     /// After a failure the store is latched: every later mutation answers `Failed`.
     pub fn complete(&mut self, done: RoundDone, out: &mut Vec<Durable>) -> Result<u64> {
         self.is_in_flight = false;
+        self.flying_bytes = 0;
         if let Some(why) = done.failure {
             self.failure = Some(why.clone());
             return Err(Error::Failed(why));

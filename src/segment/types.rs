@@ -137,6 +137,8 @@ pub enum EntryKind {
     LogStart = 4,
     /// Records of the controller group (`ctl::Record`s as JSON); no offset.
     Metadata = 5,
+    /// Idempotent producers that wrote nothing for long are forgotten (payload: a version byte and their ids); no offset.
+    ForgetProducers = 6,
 }
 
 impl EntryKind {
@@ -148,6 +150,7 @@ impl EntryKind {
             3 => Some(Self::Configuration),
             4 => Some(Self::LogStart),
             5 => Some(Self::Metadata),
+            6 => Some(Self::ForgetProducers),
             _ => None,
         }
     }

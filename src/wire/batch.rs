@@ -44,7 +44,7 @@ const TRANSACTIONAL_BIT: i16 = 1 << 4;
 const CONTROL_BIT: i16 = 1 << 5;
 
 /// Fields of a batch header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct BatchHeader {
     /// Offset of the first record; 0 as produced.
     pub base_offset: i64,
@@ -166,7 +166,7 @@ pub enum BatchError {
     /// INVALID_RECORD: the client built something that no log may hold.
     #[error("invalid record batch: {0}")]
     Invalid(&'static str),
-    /// UNSUPPORTED_FOR_MESSAGE_FORMAT: magic 0 or 1.
+    /// INVALID_RECORD: magic 0 or 1.
     #[error("message format v{0} is not supported, only v2")]
     OldFormat(i8),
     /// UNSUPPORTED_COMPRESSION_TYPE.

@@ -1,10 +1,11 @@
 //! Running the stock clients of `tests/foreign`: the check of all of them, the writer that never stops, the reader.
 //! Not a client itself. Called by the tests of this folder; needs what `tests/foreign/install.sh` installs.
 
-use super::history::{self, Ack, History, Record};
+use super::history::{self, Ack, History, Polls, Record};
 use super::system::{Cluster, root};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,25 +39,80 @@ pub struct Writer {
     pub run: String,
 }
 
-impl Writer {
-    /// Starts writing to `topic`, which is created; `properties` go to the client as they are.
-    pub fn start(cluster: &Cluster, topic: &str, partitions: usize, properties: &[&str]) -> Writer {
-        let path = cluster.dir().join(format!("{topic}.history"));
+/// How a client of the tests is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Client<'a> {
+    /// Names its files, and stands in its records.
+    pub name: &'a str,
+    /// Topic, with this many partitions.
+    pub topic: &'a str,
+    /// Partitions of the topic.
+    pub partitions: usize,
+    /// Given to the client as they are.
+    pub properties: &'a [&'a str],
+    /// Configuration of the topic, if this writer is the first to create it.
+    pub config: &'a [&'a str],
+    /// Group of the process, by which the packets of some clients can be told from those of others.
+    pub group: Option<u32>,
+    /// Records per second (writers); 1,500 without.
+    pub rate: Option<u32>,
+    /// Seconds between records that no broker may take (writers).
+    pub refuse_every: Option<u32>,
+}
+
+impl Client<'_> {
+    /// Starts a script of `tests/foreign/confluent` whose standard input ends it, and whose log is at the path given back.
+    fn spawn(&self, cluster: &Cluster, script: &str, more: &[&str]) -> (Child, PathBuf) {
+        let path = cluster.dir().join(format!("{}.history", self.name));
         File::create(&path).expect("a history file");
-        let run = format!("w{}", std::process::id());
         let mut command = python();
-        command.arg(root().join("tests/foreign/confluent/writer.py"));
-        command.args([&cluster.bootstrap(), topic, &partitions.to_string()]).arg(&path).args(["--run", &run]);
-        for property in properties {
+        command.arg(root().join("tests/foreign/confluent").join(script));
+        command.args([&cluster.bootstrap(), self.topic, &self.partitions.to_string()]).arg(&path).args(more);
+        for property in self.properties {
             command.args(["-X", property]);
         }
-        let log = File::create(cluster.dir().join(format!("{topic}.writer.log"))).expect("a log file");
+        if let Some(group) = self.group {
+            command.gid(group);
+        }
+        let log = File::create(cluster.dir().join(format!("{}.client.log", self.name))).expect("a log file");
         let child = command
             .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
             .spawn()
-            .expect("writer.py");
+            .unwrap_or_else(|e| panic!("{script} does not start: {e}"));
+        (child, path)
+    }
+}
+
+/// Waits for a client whose standard input was closed.
+fn end_of(child: &mut Child, what: &str) {
+    drop(child.stdin.take());
+    let deadline = Instant::now() + Duration::from_secs(150);
+    let status = loop {
+        match child.try_wait().expect("our own child") {
+            Some(status) => break status,
+            None => assert!(Instant::now() < deadline, "{what} does not end"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{what} failed: {status}");
+}
+
+impl Writer {
+    /// Starts writing to `topic`, which is created; `properties` go to the client as they are.
+    pub fn start(cluster: &Cluster, topic: &str, partitions: usize, properties: &[&str]) -> Writer {
+        Writer::start_as(cluster, Client { name: topic, topic, partitions, properties, ..Client::default() })
+    }
+
+    /// Starts a writer of its own name.
+    pub fn start_as(cluster: &Cluster, client: Client) -> Writer {
+        let run = format!("{}{}", client.name, std::process::id());
+        let every = client.refuse_every.unwrap_or(0).to_string();
+        let rate = client.rate.unwrap_or(1500).to_string();
+        let mut more = vec!["--run", &run, "--refuse-every", &every, "--rate", &rate];
+        client.config.iter().for_each(|pair| more.extend(["--config", pair]));
+        let (child, path) = client.spawn(cluster, "writer.py", &more);
         let tail = BufReader::new(File::open(&path).expect("the history file"));
         let mut writer = Writer { child, path, tail, line: String::new(), run };
         assert!(writer.next_ack(Duration::from_secs(60), |_| true).is_some(), "the first record within 60 s");
@@ -88,25 +144,62 @@ impl Writer {
 
     /// Lets the writer deliver what is in flight and end, and returns its whole history.
     pub fn finish(mut self) -> History {
-        drop(self.child.stdin.take());
-        let deadline = Instant::now() + Duration::from_secs(150);
-        let status = loop {
-            match self.child.try_wait().expect("our own child") {
-                Some(status) => break status,
-                None => assert!(Instant::now() < deadline, "the writer does not end"),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
-        assert!(status.success(), "the writer failed: {status}");
+        end_of(&mut self.child, "the writer");
         history::parse_history(&fs::read_to_string(&self.path).expect("the history file"))
     }
 }
 
-impl Drop for Writer {
+/// A running `poller.py`.
+pub struct Poller {
+    child: Child,
+    path: PathBuf,
+    /// Its name in reports.
+    pub name: String,
+}
+
+impl Poller {
+    /// Starts reading every partition from the start.
+    pub fn start(cluster: &Cluster, client: Client) -> Poller {
+        let (child, path) = client.spawn(cluster, "poller.py", &[]);
+        Poller { child, path, name: client.name.to_string() }
+    }
+
+    /// Lets it read to the ends, and returns all it saw.
+    pub fn finish(mut self) -> Polls {
+        end_of(&mut self.child, "the poller");
+        history::parse_polls(&fs::read_to_string(&self.path).expect("the history file"))
+    }
+}
+
+impl Drop for Poller {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a broker answers to one record that is sent once, by a process of this group if one is given: `ok OFFSET`, or the
+/// error's name and whether it may be retried.
+pub fn produce_once(
+    cluster: &Cluster,
+    topic: &str,
+    partition: usize,
+    value: &str,
+    group: Option<u32>,
+) -> String {
+    let mut command = python();
+    if let Some(group) = group {
+        command.gid(group);
+    }
+    let output = command
+        .arg(root().join("tests/foreign/confluent/once.py"))
+        .args([&cluster.bootstrap(), topic, &partition.to_string(), value])
+        .stdin(Stdio::null())
+        .output()
+        .expect("once.py");
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    assert!(output.status.success(), "once.py: {}", String::from_utf8_lossy(&output.stderr));
+    said
 }
 
 /// Everything in a topic, and the end offset of each partition, through a stock consumer.

@@ -9,6 +9,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod chaos;
 mod failover;
 mod faults;
 mod foreign;

@@ -4,6 +4,7 @@
 //! harness and gives the figures Kontiki is compared with. Every process is ended, by its own handle, on drop.
 
 use super::kafka::{self, Partition};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -41,10 +42,30 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Where the processes of a cluster listen, keep their data, and what starts them.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// Every node on an address of its own, 127.0.0.(10 + id), so that one can be cut off from another.
+    pub spread: bool,
+    /// Data of node `id` in `node-{id}` below this instead of below the cluster's own directory.
+    pub data: Option<PathBuf>,
+    /// What a node's command is put behind, e.g. `prlimit`.
+    pub prefix: BTreeMap<u32, Vec<String>>,
+}
+
+impl Layout {
+    /// The address of a node.
+    pub fn host(&self, id: u32) -> Ipv4Addr {
+        if self.spread { Ipv4Addr::new(127, 0, 0, 10 + id as u8) } else { Ipv4Addr::LOCALHOST }
+    }
+}
+
 /// A running cluster of four processes.
 pub struct Cluster {
     /// What runs.
     pub system: System,
+    /// Where.
+    pub layout: Layout,
     dir: PathBuf,
     base_port: u16,
     /// Environment of nodes started from now on.
@@ -55,12 +76,18 @@ pub struct Cluster {
 impl Cluster {
     /// Starts all four nodes in a fresh directory and waits until every broker answers.
     pub fn start(name: &str) -> Cluster {
+        Cluster::start_in(name, Layout::default())
+    }
+
+    /// As `start`, in a layout of one's own (Kontiki only).
+    pub fn start_in(name: &str, layout: Layout) -> Cluster {
         let system = System::chosen();
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cluster-{name}"));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory for the cluster");
         let nodes = [CONTROLLER].into_iter().chain(BROKERS).map(|id| (id, None)).collect();
-        let mut cluster = Cluster { system, dir, base_port: free_ports(), environment: Vec::new(), nodes };
+        let environment = Vec::new();
+        let mut cluster = Cluster { system, layout, dir, base_port: free_ports(), environment, nodes };
         if system == System::Kafka {
             let port = cluster.base_port.to_string();
             let status = cluster.peer_script().arg("prepare").arg(&cluster.dir).arg(port).status();
@@ -81,7 +108,17 @@ impl Cluster {
 
     /// Client address of a broker.
     pub fn address(&self, broker: u32) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.base_port + broker as u16 - 1).into()
+        (self.layout.host(broker), self.base_port + broker as u16 - 1).into()
+    }
+
+    /// Address where a node's peers connect.
+    pub fn peer_address(&self, id: u32) -> SocketAddr {
+        (self.layout.host(id), self.base_port + 10 + id as u16).into()
+    }
+
+    /// HTTP address of a node.
+    pub fn admin_address(&self, id: u32) -> SocketAddr {
+        (self.layout.host(id), self.base_port + 4 + id as u16).into()
     }
 
     /// All client addresses, comma separated.
@@ -91,7 +128,8 @@ impl Cluster {
 
     /// Where a node keeps its data.
     pub fn data_dir(&self, id: u32) -> PathBuf {
-        self.dir.join(format!("node-{id}/data"))
+        let below = self.layout.data.as_ref().unwrap_or(&self.dir);
+        below.join(format!("node-{id}/data"))
     }
 
     /// The body of a node's /health, if it answers.
@@ -121,18 +159,24 @@ impl Cluster {
             command.arg("run").arg(&self.dir).arg(id.to_string());
             return command;
         }
-        let local = |offset: u32| format!("127.0.0.1:{}", u32::from(self.base_port) + offset);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
+        let mut command = match self.layout.prefix.get(&id).map(Vec::as_slice) {
+            Some([first, rest @ ..]) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(env!("CARGO_BIN_EXE_kontiki"));
+                command
+            }
+            _ => Command::new(env!("CARGO_BIN_EXE_kontiki")),
+        };
         command.envs(self.environment.iter().copied());
         command.args(["start", "--node-id", &id.to_string()]);
-        command.args(["--controllers", &format!("{CONTROLLER}@{}", local(10 + CONTROLLER))]);
-        command.args(["--peer-listen", &local(10 + id)]);
-        command.args(["--admin-listen", &local(4 + id)]);
+        command.args(["--controllers", &format!("{CONTROLLER}@{}", self.peer_address(CONTROLLER))]);
+        command.args(["--peer-listen", &self.peer_address(id).to_string()]);
+        command.args(["--admin-listen", &self.admin_address(id).to_string()]);
         command.arg("--data-dir").arg(self.data_dir(id));
         if id == CONTROLLER {
             command.args(["--roles", "controller"]);
         } else {
-            command.args(["--roles", "broker", "--listen", &local(id - 1)]);
+            command.args(["--roles", "broker", "--listen", &self.address(id).to_string()]);
         }
         command
     }
@@ -163,6 +207,11 @@ impl Cluster {
             child.kill().expect("a signal to our own child");
             child.wait().expect("our own child");
         }
+    }
+
+    /// The process of a node that was started and not yet killed or stopped.
+    pub fn pid(&mut self, id: u32) -> Option<u32> {
+        self.slot(id).as_ref().map(Child::id)
     }
 
     /// Sends a signal to a running node.
@@ -200,7 +249,12 @@ impl Cluster {
 
     /// Fails if a node that should run has ended by itself.
     pub fn assert_running(&mut self) {
-        for (id, slot) in &mut self.nodes {
+        let all: Vec<u32> = self.nodes.iter().map(|(id, _)| *id).collect();
+        self.assert_these_run(&all);
+    }
+
+    fn assert_these_run(&mut self, nodes: &[u32]) {
+        for (id, slot) in self.nodes.iter_mut().filter(|(id, _)| nodes.contains(id)) {
             if let Some(status) = slot.as_mut().and_then(|c| c.try_wait().expect("our own child")) {
                 panic!("node {id} ended by itself: {status}");
             }
@@ -243,20 +297,25 @@ impl Cluster {
 
     /// Waits until every broker sees every partition led and in sync on all three.
     pub fn await_in_sync(&mut self, topic: &str, limit: Duration) {
+        self.await_level(topic, &BROKERS, limit);
+    }
+
+    /// Waits until each of these brokers sees every partition led, and in sync on as many as these are.
+    pub fn await_level(&mut self, topic: &str, brokers: &[u32], limit: Duration) {
         let deadline = Instant::now() + limit;
         loop {
-            let views: Vec<_> = BROKERS.iter().map(|&b| kafka::partitions(self.address(b), topic)).collect();
+            let views: Vec<_> = brokers.iter().map(|&b| kafka::partitions(self.address(b), topic)).collect();
+            let is_level = |p: &Partition| p.leader > 0 && p.in_sync.len() >= brokers.len();
             let whole = |v: &std::io::Result<Vec<Partition>>| {
-                v.as_ref()
-                    .is_ok_and(|ps| !ps.is_empty() && ps.iter().all(|p| p.leader > 0 && p.in_sync.len() == 3))
+                v.as_ref().is_ok_and(|ps| !ps.is_empty() && ps.iter().all(is_level))
             };
             if views.iter().all(whole) {
                 return;
             }
-            self.assert_running();
+            self.assert_these_run(brokers);
             assert!(
                 Instant::now() < deadline,
-                "{topic} not in sync on all brokers within {limit:?}: {views:?}"
+                "{topic} not in sync on brokers {brokers:?} within {limit:?}: {views:?}"
             );
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -3,7 +3,7 @@
 //! Not here: placement, and that the count may only grow (`ctl`).
 //! Invariants: one row per topic, in the order asked; a topic named twice is refused, as in Kafka.
 
-use super::{Call, admin_timeout, join_all, text};
+use super::{Call, admin_timeout, commands, join_all, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error;
 use crate::ctl::command::{Command, Error as ControllerError};
@@ -16,12 +16,11 @@ use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse
 pub async fn handle(mut call: Call) -> Outcome {
     let request: CreatePartitionsRequest = call.decode()?;
     let timeout_ms = admin_timeout(request.timeout_ms);
-    let create = |topic: &CreatePartitionsTopic| {
-        let command = command(topic, &request);
+    let create = |command: Result<Command, ControllerError>| {
         let node = call.node.clone();
         async move { node.controller(command?, timeout_ms).await }
     };
-    let results = join_all(request.topics.iter().map(create).collect()).await;
+    let results = join_all(all(&request).into_iter().map(create).collect()).await;
     let row = |(topic, result): (&CreatePartitionsTopic, Result<_, ControllerError>)| {
         let row = CreatePartitionsTopicResult::default().with_name(topic.name.clone());
         match result {
@@ -35,14 +34,14 @@ pub async fn handle(mut call: Call) -> Outcome {
     call.respond(&CreatePartitionsResponse::default().with_results(rows.collect()))
 }
 
+fn all(request: &CreatePartitionsRequest) -> Vec<Result<Command, ControllerError>> {
+    commands(&request.topics, |topic| topic.name.clone(), |topic| command(topic, request))
+}
+
 fn command(
     topic: &CreatePartitionsTopic,
     request: &CreatePartitionsRequest,
 ) -> Result<Command, ControllerError> {
-    if request.topics.iter().filter(|other| other.name == topic.name).count() > 1 {
-        let text = "topic is named more than once in the request".to_owned();
-        return Err(ControllerError::InvalidRequest(text));
-    }
     let assignments = topic.assignments.as_ref().map(|assignments| {
         let nodes = assignments.iter().map(|one| one.broker_ids.iter().map(|id| NodeId(id.0)).collect());
         nodes.collect::<Vec<Vec<NodeId>>>()
@@ -80,6 +79,6 @@ mod tests {
         };
         assert_eq!(command(&topic, &request), Ok(expected));
         let twice = CreatePartitionsRequest::default().with_topics(vec![topic.clone(), topic.clone()]);
-        assert!(matches!(command(&topic, &twice), Err(ControllerError::InvalidRequest(_))));
+        assert!(all(&twice).iter().all(|row| matches!(row, Err(ControllerError::InvalidRequest(_)))));
     }
 }

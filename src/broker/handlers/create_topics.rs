@@ -4,7 +4,7 @@
 //! Invariants: one row per topic, in the order asked; topics fail one by one; a topic named twice is refused, as in
 //! Kafka.
 
-use super::{Call, admin_timeout, join_all, text};
+use super::{Call, admin_timeout, commands, join_all, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::{self, code};
 use crate::ctl::command::{Command, CreateTopic, Defaults, Error as ControllerError, Reply};
@@ -22,12 +22,12 @@ const RESERVED: &str = "__cluster_metadata";
 pub async fn handle(mut call: Call) -> Outcome {
     let request: CreateTopicsRequest = call.decode()?;
     let timeout_ms = admin_timeout(request.timeout_ms);
-    let create = |topic: &CreatableTopic| {
-        let command = command(topic, &request);
+    let create = |command: Result<CreateTopic, ControllerError>| {
         let node = call.node.clone();
         async move { node.controller(Command::CreateTopic(command?), timeout_ms).await }
     };
-    let results = join_all(request.topics.iter().map(create).collect()).await;
+    let commands = all(&request);
+    let results = join_all(commands.into_iter().map(create).collect()).await;
     let image = call.node.image();
     let rows = request.topics.iter().zip(results).map(|(asked, result)| {
         let configs = || configs(asked, &image, &call.config.defaults);
@@ -36,12 +36,13 @@ pub async fn handle(mut call: Call) -> Outcome {
     call.respond(&CreateTopicsResponse::default().with_topics(rows.collect()))
 }
 
+fn all(request: &CreateTopicsRequest) -> Vec<Result<CreateTopic, ControllerError>> {
+    commands(&request.topics, |topic| topic.name.clone(), |topic| command(topic, request))
+}
+
 /// The command, unless the request contradicts itself.
 fn command(topic: &CreatableTopic, request: &CreateTopicsRequest) -> Result<CreateTopic, ControllerError> {
     let invalid = |text: &str| Err(ControllerError::InvalidRequest(text.to_owned()));
-    if request.topics.iter().filter(|other| other.name == topic.name).count() > 1 {
-        return invalid("topic is named more than once in the request");
-    }
     if topic.name.as_str() == RESERVED {
         return invalid("this topic is reserved");
     }
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn topic_named_twice_is_refused() {
         let request = CreateTopicsRequest::default().with_topics(vec![topic("a"), topic("b"), topic("a")]);
-        let refused: Vec<bool> = request.topics.iter().map(|t| command(t, &request).is_err()).collect();
+        let refused: Vec<bool> = all(&request).iter().map(Result::is_err).collect();
         assert_eq!(refused, [true, false, true]);
     }
 

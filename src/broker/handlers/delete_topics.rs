@@ -3,7 +3,7 @@
 //! Not here: the tombstone and what follows it (`ctl`). Replicas go later; the topic is gone from Metadata at once.
 //! Invariants: one row per topic, in the order asked; a topic asked for twice is refused, as in Kafka.
 
-use super::{Call, admin_timeout, join_all, text};
+use super::{Call, admin_timeout, commands, join_all, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error;
 use crate::ctl::command::{Command, Error as ControllerError};
@@ -24,23 +24,22 @@ pub async fn handle(mut call: Call) -> Outcome {
     };
     // Names of topics asked for by id are only known before they are gone.
     let image = call.node.image();
-    let delete = |topic: &DeleteTopicState| {
-        let command = command(topic, &topics);
+    let delete = |command: Result<Command, ControllerError>| {
         let node = call.node.clone();
         async move { node.controller(command?, timeout_ms).await }
     };
-    let results = join_all(topics.iter().map(delete).collect()).await;
+    let results = join_all(all(&topics).into_iter().map(delete).collect()).await;
     let rows =
         topics.iter().zip(results).map(|(topic, result)| row(topic, &image, result.err(), call.version));
     call.respond(&DeleteTopicsResponse::default().with_responses(rows.collect()))
 }
 
-fn command(topic: &DeleteTopicState, all: &[DeleteTopicState]) -> Result<Command, ControllerError> {
+fn all(topics: &[DeleteTopicState]) -> Vec<Result<Command, ControllerError>> {
+    commands(topics, |topic| (topic.name.clone(), topic.topic_id), command)
+}
+
+fn command(topic: &DeleteTopicState) -> Result<Command, ControllerError> {
     let invalid = |text: &str| Err(ControllerError::InvalidRequest(text.to_owned()));
-    let same = |other: &&DeleteTopicState| other.name == topic.name && other.topic_id == topic.topic_id;
-    if all.iter().filter(same).count() > 1 {
-        return invalid("topic is named more than once in the request");
-    }
     let id = Some(topic.topic_id).filter(|id| !id.is_nil());
     let name = topic.name.as_ref().map(|name| name.as_str().to_owned());
     match (&name, &id) {
@@ -90,7 +89,7 @@ mod tests {
 
     #[test]
     fn topic_is_deleted_by_name_or_id_but_not_both() {
-        let by = |topic: DeleteTopicState| command(&topic, std::slice::from_ref(&topic));
+        let by = |topic: DeleteTopicState| command(&topic);
         let expected = Command::DeleteTopic { name: Some("a".into()), id: None };
         assert_eq!(by(named("a")), Ok(expected));
         assert_eq!(by(with_id(ORDERS)), Ok(Command::DeleteTopic { name: None, id: Some(ORDERS) }));
@@ -101,7 +100,7 @@ mod tests {
     #[test]
     fn topic_asked_for_twice_is_refused() {
         let topics = [named("a"), named("b"), named("a"), with_id(ORDERS)];
-        let refused: Vec<bool> = topics.iter().map(|t| command(t, &topics).is_err()).collect();
+        let refused: Vec<bool> = all(&topics).iter().map(Result::is_err).collect();
         assert_eq!(refused, [true, false, true, false]);
     }
 

@@ -5,7 +5,7 @@
 //! Invariants: one row per resource, in the order asked; the changes of a resource are made together or not at all.
 
 use super::describe_configs::{BROKER, TOPIC};
-use super::{Call, join_all, text};
+use super::{Call, commands, join_all, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error;
 use crate::ctl::command::{Command, ConfigChange, ConfigOp, Error as ControllerError};
@@ -19,12 +19,11 @@ const TIMEOUT_MS: u64 = 30_000;
 /// Answers an IncrementalAlterConfigs request.
 pub async fn handle(mut call: Call) -> Outcome {
     let request: IncrementalAlterConfigsRequest = call.decode()?;
-    let alter = |resource: &AlterConfigsResource| {
-        let command = command(resource, &request);
+    let alter = |command: Result<Command, ControllerError>| {
         let node = call.node.clone();
         async move { node.controller(command?, TIMEOUT_MS).await }
     };
-    let results = join_all(request.resources.iter().map(alter).collect()).await;
+    let results = join_all(all(&request).into_iter().map(alter).collect()).await;
     let row = |(resource, result): (&AlterConfigsResource, Result<_, ControllerError>)| {
         let row = AlterConfigsResourceResponse::default()
             .with_resource_type(resource.resource_type)
@@ -41,17 +40,16 @@ pub async fn handle(mut call: Call) -> Outcome {
     call.respond(&IncrementalAlterConfigsResponse::default().with_responses(rows.collect()))
 }
 
+fn all(request: &IncrementalAlterConfigsRequest) -> Vec<Result<Command, ControllerError>> {
+    let key = |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
+    commands(&request.resources, key, |resource| command(resource, request))
+}
+
 fn command(
     resource: &AlterConfigsResource,
     request: &IncrementalAlterConfigsRequest,
 ) -> Result<Command, ControllerError> {
     let invalid = |text: String| Err(ControllerError::InvalidRequest(text));
-    let same = |other: &&AlterConfigsResource| {
-        other.resource_type == resource.resource_type && other.resource_name == resource.resource_name
-    };
-    if request.resources.iter().filter(same).count() > 1 {
-        return invalid("resource is named more than once in the request".to_owned());
-    }
     let name = resource.resource_name.as_str();
     let topic = match resource.resource_type {
         TOPIC => Some(name.to_owned()),
@@ -131,6 +129,6 @@ mod tests {
         let cluster = resource(BROKER, "", vec![config(0, Some("1"))]);
         assert!(matches!(command(&cluster, &request), Ok(Command::AlterConfigs { topic: None, .. })));
         let twice = request.with_resources(vec![cluster.clone(), cluster.clone()]);
-        assert!(command(&cluster, &twice).is_err());
+        assert!(all(&twice).iter().all(Result::is_err));
     }
 }

@@ -16,7 +16,7 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -102,17 +102,13 @@ fn wanted_topic(image: &Image, topic: &MetadataRequestTopic, version: i16) -> Wa
 
 /// Names that are legal and not taken, each once.
 fn missing(image: &Image, wanted: &[Wanted]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for topic in wanted {
-        if let Wanted::Topic(name) = topic
-            && is_valid_topic(name)
-            && !image.topics.contains_key(name)
-            && !names.contains(name)
-        {
-            names.push(name.clone());
-        }
-    }
-    names
+    let mut seen = HashSet::new();
+    let names = wanted.iter().filter_map(|topic| match topic {
+        Wanted::Topic(name) => Some(name),
+        _ => None,
+    });
+    let missing = names.filter(|name| is_valid_topic(name) && !image.topics.contains_key(*name));
+    missing.filter(|name| seen.insert(*name)).cloned().collect()
 }
 
 /// Creates topics with the cluster's defaults; answers the codes of those that could not be.
@@ -145,28 +141,35 @@ async fn create(node: &NodeHandle, names: &[String]) -> BTreeMap<String, i16> {
 async fn await_leaders(node: &NodeHandle, image: &Arc<Image>, names: &[String]) {
     let created = names.iter().filter_map(|name| image.topics.get(name));
     let groups: Vec<GroupId> = created.flat_map(|topic| topic.partitions.iter().map(|p| p.group)).collect();
-    let started = tokio::time::Instant::now();
-    while !groups.is_empty() && started.elapsed() < LEADER_PATIENCE {
-        if node.partition_states(&groups).await.iter().all(|state| state.leader.is_some()) {
-            return;
-        }
-        tokio::time::sleep(LEADER_POLL).await;
-    }
+    settle(node, &groups, LEADER_PATIENCE, |state| state.leader.is_none()).await;
 }
 
 /// Leadership of these groups; waits for elections that are under way, since a client that is told "no leader" asks again a whole second
 /// later (librdkafka) and the election takes a tenth of that.
 async fn settled_states(node: &NodeHandle, groups: &[GroupId]) -> Vec<PartitionState> {
+    settle(node, groups, ELECTION_PATIENCE, |state| state.electing).await
+}
+
+/// The states once none of them is pending, or when patience ends. Looks less and less often: when a broker dies, all its clients
+/// come at once to the thread that holds the elections.
+async fn settle(
+    node: &NodeHandle,
+    groups: &[GroupId],
+    patience: Duration,
+    pending: impl Fn(&PartitionState) -> bool,
+) -> Vec<PartitionState> {
     if groups.is_empty() {
         return Vec::new();
     }
     let started = tokio::time::Instant::now();
+    let mut pause = LEADER_POLL;
     loop {
         let states = node.partition_states(groups).await;
-        if started.elapsed() >= ELECTION_PATIENCE || !states.iter().any(|state| state.electing) {
+        if started.elapsed() >= patience || !states.iter().any(&pending) {
             return states;
         }
-        tokio::time::sleep(LEADER_POLL).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 3 / 2).min(patience / 5);
     }
 }
 

@@ -24,13 +24,16 @@ use super::api::{LeaderHint, NodeHandle};
 use super::config::NodeConfig;
 use super::dispatch::{Answer, Outcome};
 use super::error::CloseReason;
+use crate::ctl::command::Error as ControllerError;
 use crate::ctl::image::Image;
 use crate::ctl::names;
 use crate::segment::{GroupId, NodeId};
 use crate::wire::frame::{self, Request};
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use std::collections::HashMap;
 use std::future::Future;
+use std::hash::Hash;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -72,6 +75,20 @@ impl Call {
     pub fn respond<T: Encodable>(&self, response: &T) -> Outcome {
         encode(response, self.key, self.version, self.correlation_id)
     }
+}
+
+/// One command per row; a row whose key stands in the request more than once is refused, as in Kafka.
+fn commands<R, K: Eq + Hash, C>(
+    rows: &[R],
+    key: impl Fn(&R) -> K,
+    command: impl Fn(&R) -> Result<C, ControllerError>,
+) -> Vec<Result<C, ControllerError>> {
+    let mut counts: HashMap<K, usize> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        *counts.entry(key(row)).or_default() += 1;
+    }
+    let refusal = || ControllerError::InvalidRequest("named more than once in the request".to_owned());
+    rows.iter().map(|row| if counts[&key(row)] > 1 { Err(refusal()) } else { command(row) }).collect()
 }
 
 /// Decodes a body whose counts have been checked (`wire::bounds`).

@@ -4,4 +4,5 @@
 //! Not here: what a request means (`dispatch`, `handlers`), nor how a frame is taken apart (`wire`).
 //! Called by whoever assembles a node.
 pub mod connection;
+pub mod crowd;
 pub mod listener;

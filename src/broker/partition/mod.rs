@@ -15,7 +15,7 @@ use crate::segment::{
 };
 use crate::wire::batch::BatchHeader;
 use producer_state::ProducerState;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tokio::sync::oneshot;
 
 /// Bytes read per step while the producer state is rebuilt.
@@ -23,9 +23,19 @@ const REPLAY_BYTES: usize = 4 << 20;
 /// A new producer snapshot is stored after this much log, so that a restart replays at most that.
 pub const SNAPSHOT_BYTES: u64 = 64 << 20;
 
+/// Producers forgotten by one control entry.
+const FORGOTTEN: usize = 1_000;
+
 /// How long the batches behind a refused one are sent back rather than called out of order, and of how many producers.
 const SENT_BACK_MS: Millis = 5_000;
 const SENT_BACK: usize = 10_000;
+
+#[derive(Clone, Copy, Debug)]
+struct SentBack {
+    epoch: i16,
+    sequence: i32,
+    until: Millis,
+}
 
 /// Where the answer of a produced batch goes.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +91,7 @@ pub struct Partition {
     /// In-sync replicas as the leader sees them, itself included.
     pub in_sync: Vec<NodeId>,
     /// Long polls to look at when the high watermark moves.
-    pub fetch_waiters: Vec<u64>,
+    pub fetch_waiters: BTreeSet<u64>,
     /// Fenced off or damaged: serves nothing.
     pub out_of_service: Option<String>,
     /// Bytes appended since the last producer snapshot.
@@ -92,8 +102,10 @@ pub struct Partition {
     commit_waiters: VecDeque<Waiter>,
     durable_waiters: VecDeque<Waiter>,
     delete_waiters: Vec<DeleteWaiter>,
-    /// Producers whose batch was refused for a reason that passes, and until when the ones behind it are sent back too.
-    sent_back: BTreeMap<i64, Millis>,
+    /// Producers whose batch was refused for a reason that passes: which one, and until when the ones behind it are sent back too.
+    sent_back: BTreeMap<i64, SentBack>,
+    /// Epoch and last entry when producers were last looked through for expiry.
+    checked: (Epoch, Index),
 }
 
 impl Partition {
@@ -111,7 +123,7 @@ impl Partition {
             end: Offset(0),
             start: Offset(0),
             in_sync: vec![replica.node],
-            fetch_waiters: Vec::new(),
+            fetch_waiters: BTreeSet::new(),
             out_of_service: None,
             since_snapshot: 0,
             producers: ProducerState::default(),
@@ -121,21 +133,20 @@ impl Partition {
             durable_waiters: VecDeque::new(),
             delete_waiters: Vec::new(),
             sent_back: BTreeMap::new(),
+            checked: (Epoch::default(), Index(0)),
         }
     }
 
-    /// Rebuilds a replica from what recovery found: producer state from its snapshot and the log after it.
-    pub fn recover(found: &RecoveredGroup, config: TopicConfig, store: &mut Store) -> Self {
+    /// Rebuilds a replica from what recovery found: producer state from its snapshot, and from the log after it, which is to be
+    /// read from the given index on ([`Partition::replay_step`]).
+    pub fn recover(found: &RecoveredGroup, config: TopicConfig) -> (Self, Index) {
         let mut partition = Self::new(found.group, found.replica, config);
         partition.adopt_start(&found.log_start);
         partition.end = found.next_offset;
         if let Some((from, to)) = found.needs_repair {
             partition.out_of_service = Some(format!("entries {from} to {to} are damaged"));
         }
-        if let Err(error) = partition.replay(found.log_start.producers_at.next(), store) {
-            partition.out_of_service = Some(error.to_string());
-        }
-        partition
+        (partition, found.log_start.producers_at.next())
     }
 
     fn adopt_start(&mut self, start: &LogStart) {
@@ -151,17 +162,28 @@ impl Partition {
 
     /// Applies the log from `from` on.
     fn replay(&mut self, from: Index, store: &mut Store) -> StoreResult<()> {
+        let mut next = Some(from);
+        while let Some(from) = next {
+            next = self.replay_step(from, store)?;
+        }
+        Ok(())
+    }
+
+    /// Applies the next few mebibytes of the log, from `from` on; answers where to go on, if there is more.
+    ///
+    /// # Errors
+    /// As reading the log.
+    pub fn replay_step(&mut self, from: Index, store: &mut Store) -> StoreResult<Option<Index>> {
         let (last, _) = store.last(self.group)?;
-        let first = store.log_start(self.group)?.prev.index.next();
-        let mut next = from.max(first);
-        while next <= last.index {
+        let mut next = from.max(store.log_start(self.group)?.prev.index.next());
+        if next <= last.index {
             for entry in store.read(self.group, next, REPLAY_BYTES)? {
                 self.since_snapshot += entry.payload.len() as u64;
                 next = entry.meta.id.index.next();
                 self.apply(&entry);
             }
         }
-        Ok(())
+        Ok((next <= last.index).then_some(next))
     }
 
     fn apply(&mut self, entry: &Entry) {
@@ -176,6 +198,11 @@ impl Partition {
                     self.starts.push_back((entry.meta.id.index, offset));
                 }
             }
+            EntryKind::ForgetProducers => match decode_forgotten(&entry.payload) {
+                Some(ids) => self.producers.forget(entry.meta.id.index, &ids),
+                // The state is a function of the log: one that cannot be read leaves none (a newer version's, or damage).
+                None => self.out_of_service = Some(format!("entry {} forgets nobody legible", entry.meta.id)),
+            },
             EntryKind::Noop | EntryKind::Configuration | EntryKind::Metadata => {}
         }
     }
@@ -367,11 +394,11 @@ impl Partition {
     /// Notes how a batch of this producer fared. A client has five batches in flight: when one is refused for a reason that
     /// passes (leadership on its way, too few replicas, a full disk), the next must not be told that it is out of order. Clients
     /// take that for a loss, renumber, and write again what may be in the log.
-    pub fn note_attempt(&mut self, producer: i64, refused: Option<&PartitionError>, now: Millis) {
+    pub fn note_attempt(&mut self, header: &BatchHeader, refused: Option<&PartitionError>, now: Millis) {
         match refused {
-            _ if producer < 0 => {}
+            _ if header.producer_id < 0 => {}
             None => {
-                self.sent_back.remove(&producer);
+                self.sent_back.remove(&header.producer_id);
             }
             Some(
                 PartitionError::OutOfOrderSequence(_)
@@ -379,17 +406,35 @@ impl Partition {
                 | PartitionError::Unknown,
             ) => {}
             Some(_) => {
-                self.sent_back.retain(|_, until| *until > now);
+                if self.sent_back.len() == SENT_BACK {
+                    self.sent_back.retain(|_, mark| mark.until > now);
+                }
                 if self.sent_back.len() < SENT_BACK {
-                    self.sent_back.entry(producer).or_insert(now + SENT_BACK_MS);
+                    let (epoch, sequence) = (header.producer_epoch, header.base_sequence);
+                    let mark = SentBack { epoch, sequence, until: now + SENT_BACK_MS };
+                    let known = self.sent_back.entry(header.producer_id).or_insert(mark);
+                    if known.until <= now || known.epoch != epoch {
+                        *known = mark;
+                    }
                 }
             }
         }
     }
 
-    /// Whether a batch of this producer was refused just now, so that a gap in front of this one is its own doing.
-    pub fn sent_back(&self, producer: i64, now: Millis) -> bool {
-        self.sent_back.get(&producer).is_some_and(|until| *until > now)
+    /// Producers to forget now; call it every check interval as leader: only who wrote nothing since the last call is named.
+    pub fn expired_producers(&mut self, now_ms: i64, expiration_ms: i64) -> Vec<i64> {
+        let quiet_since = std::mem::replace(&mut self.checked, (self.epoch, self.producers.applied()));
+        if quiet_since.0 != self.epoch {
+            return Vec::new();
+        }
+        self.producers.expired(now_ms, expiration_ms, quiet_since.1, FORGOTTEN)
+    }
+
+    /// Whether an earlier batch of this producer was refused just now, so that a gap in front of this one is no fault of the producer. A
+    /// producer of which nothing is known yet has no sequence to be checked against: this is what keeps its first batches in order.
+    pub fn sent_back(&self, header: &BatchHeader, now: Millis) -> bool {
+        let mark = self.sent_back.get(&header.producer_id).filter(|mark| mark.until > now);
+        mark.is_some_and(|mark| mark.epoch == header.producer_epoch && mark.sequence != header.base_sequence)
     }
 
     /// Producer snapshot as of the commit index, if it can be told.
@@ -405,6 +450,11 @@ impl Partition {
         reply: oneshot::Sender<Result<i64, PartitionError>>,
     ) {
         self.delete_waiters.push(DeleteWaiter { index: meta.id.index, deadline, reply });
+    }
+
+    /// Whether somebody waits for a log start to move.
+    pub fn waits_for_delete(&self) -> bool {
+        !self.delete_waiters.is_empty()
     }
 
     fn answer_deletes(&mut self, commit: Index) {
@@ -428,6 +478,19 @@ pub fn encode_log_start(offset: Offset) -> [u8; 8] {
     offset.0.to_be_bytes()
 }
 
+/// Payload of a ForgetProducers entry.
+pub fn encode_forgotten(ids: &[i64]) -> Vec<u8> {
+    let mut payload = vec![1u8];
+    payload.extend(ids.iter().flat_map(|id| id.to_be_bytes()));
+    payload
+}
+
+fn decode_forgotten(payload: &[u8]) -> Option<Vec<i64>> {
+    let (version, ids) = payload.split_first()?;
+    let (ids, rest) = ids.as_chunks::<8>();
+    (*version == 1 && rest.is_empty()).then(|| ids.iter().map(|id| i64::from_be_bytes(*id)).collect())
+}
+
 fn decode_log_start(payload: &[u8]) -> Option<Offset> {
     Some(Offset(i64::from_be_bytes(payload.try_into().ok()?)))
 }
@@ -449,26 +512,60 @@ mod tests {
         Partition::new(GroupId(1), ReplicaId::default(), image.topic_config(&topic, &defaults))
     }
 
+    fn header(producer_id: i64, base_sequence: i32) -> BatchHeader {
+        BatchHeader { producer_id, base_sequence, ..BatchHeader::default() }
+    }
+
     #[test]
     fn batches_behind_a_refused_one_are_sent_back_until_it_is_taken_or_time_is_over() {
         let mut p = partition();
-        assert!(!p.sent_back(7, 100));
-        p.note_attempt(7, Some(&PartitionError::NotLeader { leader: None }), 100);
-        assert!(p.sent_back(7, 100 + SENT_BACK_MS - 1));
-        assert!(!p.sent_back(8, 101), "other producers are judged by their own batches");
-        // The batch behind it is refused in its turn; that prolongs nothing.
-        p.note_attempt(7, Some(&PartitionError::NotLeader { leader: None }), 4_000);
-        assert!(!p.sent_back(7, 100 + SENT_BACK_MS));
-        p.note_attempt(7, Some(&PartitionError::NotEnoughReplicas), 9_000);
-        p.note_attempt(7, None, 9_001);
-        assert!(!p.sent_back(7, 9_002), "the producer is in order again");
+        let (refused, behind) = (header(7, 10), header(7, 15));
+        assert!(!p.sent_back(&behind, 100));
+        p.note_attempt(&refused, Some(&PartitionError::NotLeader { leader: None }), 100);
+        assert!(p.sent_back(&behind, 100 + SENT_BACK_MS - 1));
+        assert!(!p.sent_back(&refused, 101), "the refused one itself may come again");
+        assert!(!p.sent_back(&header(8, 15), 101), "other producers are judged by their own batches");
+        let renumbered = BatchHeader { producer_epoch: 1, ..header(7, 0) };
+        assert!(!p.sent_back(&renumbered, 101), "a new epoch starts afresh");
+        // The batch behind it is refused in its turn; that prolongs nothing and does not take its place.
+        p.note_attempt(&behind, Some(&PartitionError::NotLeader { leader: None }), 4_000);
+        assert!(p.sent_back(&behind, 4_001) && !p.sent_back(&refused, 4_001));
+        assert!(!p.sent_back(&behind, 100 + SENT_BACK_MS));
+        p.note_attempt(&refused, Some(&PartitionError::NotEnoughReplicas), 9_000);
+        p.note_attempt(&refused, None, 9_001);
+        assert!(!p.sent_back(&behind, 9_002), "the producer is in order again");
     }
 
     #[test]
     fn a_producers_own_fault_sends_nothing_back() {
         let mut p = partition();
-        p.note_attempt(7, Some(&PartitionError::OutOfOrderSequence("gap".to_owned())), 100);
-        p.note_attempt(-1, Some(&PartitionError::DiskFull), 100);
-        assert!(!p.sent_back(7, 101) && !p.sent_back(-1, 101));
+        p.note_attempt(&header(7, 0), Some(&PartitionError::OutOfOrderSequence("gap".to_owned())), 100);
+        p.note_attempt(&header(-1, 0), Some(&PartitionError::DiskFull), 100);
+        assert!(!p.sent_back(&header(7, 1), 101) && !p.sent_back(&header(-1, 1), 101));
+    }
+
+    #[test]
+    fn forgotten_producers_are_read_back_and_anything_else_is_refused() {
+        for ids in [vec![], vec![7], vec![i64::MAX, 0, 12]] {
+            assert_eq!(decode_forgotten(&encode_forgotten(&ids)), Some(ids));
+        }
+        assert_eq!(decode_forgotten(&[]), None);
+        assert_eq!(decode_forgotten(&[2]), None);
+        assert_eq!(decode_forgotten(&[1, 0]), None);
+    }
+
+    #[test]
+    fn producers_are_forgotten_only_after_a_whole_quiet_interval_of_one_leadership() {
+        let mut p = partition();
+        p.epoch = Epoch::new(0, 3);
+        let mut header = BatchHeader { producer_id: 7, max_timestamp: 100, ..BatchHeader::default() };
+        p.producers.apply(Index(5), Offset(0), &header);
+        assert_eq!(p.expired_producers(10_000, 1_000), Vec::<i64>::new(), "first look of this leadership");
+        header.base_sequence = 1;
+        p.producers.apply(Index(6), Offset(1), &header);
+        assert_eq!(p.expired_producers(10_000, 1_000), Vec::<i64>::new(), "it wrote since");
+        p.epoch = Epoch::new(0, 4);
+        assert_eq!(p.expired_producers(10_000, 1_000), Vec::<i64>::new(), "another leadership");
+        assert_eq!(p.expired_producers(10_000, 1_000), vec![7]);
     }
 }

@@ -1,7 +1,8 @@
 //! Idempotence (KIP-98, KIP-360): what each producer last wrote to one partition.
 //!
 //! A pure function of the appended log (uncommitted included): every appended batch is applied, every truncation rolls
-//! back (safety.md F21). Expiry is decided when a new batch is checked, never while applying.
+//! back (safety.md F21). Expiry is decided by the leader, when a new batch is checked and when it names producers to forget in a
+//! control entry; never while applying.
 //! Called by `partition` alone. Not here: handing out producer ids (`ctl`), transactions.
 
 use crate::broker::api::PartitionError;
@@ -128,6 +129,39 @@ impl ProducerState {
         }
     }
 
+    /// Producers whose newest record is older than `expiration_ms` and that wrote nothing after entry `quiet_since`, at most
+    /// `limit`. The latter keeps those that write old timestamps right now (a mirror, a backfill).
+    pub fn expired(&self, now_ms: i64, expiration_ms: i64, quiet_since: Index, limit: usize) -> Vec<i64> {
+        let is_expired = |producer: &Producer| {
+            let last = producer.batches.back().map_or(0, |batch| batch.index);
+            now_ms.saturating_sub(producer.timestamp) > expiration_ms && last <= quiet_since.0
+        };
+        let expired = self.producers.iter().filter(|(_, producer)| is_expired(producer));
+        expired.map(|(id, _)| *id).take(limit).collect()
+    }
+
+    /// A control entry says that these are forgotten.
+    pub fn forget(&mut self, index: Index, ids: &[i64]) {
+        if index <= self.applied {
+            return;
+        }
+        self.applied = index;
+        for id in ids {
+            if let Some(old) = self.producers.remove(id) {
+                self.remember_undo(index, *id, Some(old));
+            }
+        }
+    }
+
+    fn remember_undo(&mut self, index: Index, id: i64, old: Option<Producer>) {
+        self.undo.push_back((index, id, old));
+        if self.undo.len() > UNDO_LIMIT
+            && let Some((dropped, ..)) = self.undo.pop_front()
+        {
+            self.undo_floor = dropped;
+        }
+    }
+
     /// Takes note of an appended batch.
     pub fn apply(&mut self, index: Index, base_offset: Offset, header: &BatchHeader) {
         if index <= self.applied {
@@ -157,12 +191,7 @@ impl ProducerState {
             base_offset: base_offset.0,
             index: index.0,
         });
-        self.undo.push_back((index, header.producer_id, old));
-        if self.undo.len() > UNDO_LIMIT
-            && let Some((dropped, ..)) = self.undo.pop_front()
-        {
-            self.undo_floor = dropped;
-        }
+        self.remember_undo(index, header.producer_id, old);
     }
 
     /// Entries up to here are committed and can never be truncated.
@@ -189,6 +218,11 @@ impl ProducerState {
             }
         }
         true
+    }
+
+    /// Last entry taken note of.
+    pub fn applied(&self) -> Index {
+        self.applied
     }
 
     /// Producers known.
@@ -307,6 +341,34 @@ mod tests {
         let mut state = applied(&batches);
         state.committed(Index(2));
         assert!(!state.truncate(Index(2)), "committed entries are never rolled back");
+    }
+
+    #[test]
+    fn only_producers_that_are_old_and_quiet_expire_and_a_cut_brings_them_back() {
+        let mut state = applied(&[(0, 0, 1)]);
+        let other = BatchHeader { producer_id: 8, max_timestamp: 5_000, ..header(0, 0, 1) };
+        state.apply(Index(2), Offset(1), &other);
+        let backfill = BatchHeader { producer_id: 9, ..header(0, 0, 1) };
+        state.apply(Index(3), Offset(2), &backfill);
+        assert_eq!(
+            state.expired(1_100, 1_000, Index(2), 10),
+            Vec::<i64>::new(),
+            "exactly old enough is not older"
+        );
+        assert_eq!(state.expired(1_101, 1_000, Index(2), 10), vec![7], "8 is young, 9 wrote a moment ago");
+        assert_eq!(state.expired(9_999, 1_000, Index(3), 2), vec![7, 8], "not more than asked for");
+        let before = state.producers.clone();
+        state.forget(Index(4), &[7, 8, 99]);
+        assert_eq!(state.producers.keys().copied().collect::<Vec<_>>(), vec![9]);
+        assert_eq!(
+            check(&state, 0, 55, 1),
+            Ok(Verdict::Append),
+            "a forgotten producer goes on with any sequence"
+        );
+        state.forget(Index(4), &[9]);
+        assert_eq!(state.len(), 1, "an entry counts once");
+        assert!(state.truncate(Index(4)));
+        assert_eq!(state.producers, before);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Sockets between nodes: one connection per direction and pair, dialled by the sender.
 //!
 //! A thin tokio shell around `raftlog::codec`: it frames, queues in bounded queues, and reports connects and resets as
-//! [`Input`]s. Not here: what the frames mean. Invariants: a queue never holds more than [`QUEUE_BYTES`]; what does not
-//! fit, or meets no connection, is dropped, since Raft and the RPCs above repair loss.
+//! [`Input`]s. Not here: what the frames mean. Invariants: a queue to a peer never holds more than [`QUEUE_BYTES`]; what does not
+//! fit, or meets no connection, is dropped, since Raft and the RPCs above repair loss. What was read and waits for the shard is at most
+//! [`INPUT_BYTES`]; beyond it the sockets wait.
 
+mod dial;
+
+use super::net::crowd::{Crowd, Seat};
 use super::shard::Input;
 use crate::raftlog::codec::{self, Frame, Hello};
 use crate::raftlog::engine::Net;
@@ -12,12 +16,13 @@ use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use std::collections::HashMap;
 use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +36,53 @@ const UNACKED_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 const SOCKET_BUFFER: usize = 1 << 20;
+/// Connections that have not said yet which node they come from.
+const STRANGERS: usize = 24;
+
+/// Bytes of frames that were read and not yet handled, all peers together; a larger frame goes alone.
+const INPUT_BYTES: usize = 64 << 20;
+/// What was read beside frames: connects, resets.
+const INPUTS: usize = 1_024;
+
+/// Something for the shard, with the memory it holds until it was handled.
+pub struct Arrived {
+    /// What.
+    pub input: Input,
+    /// Its share of [`INPUT_BYTES`].
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+impl From<Input> for Arrived {
+    fn from(input: Input) -> Self {
+        Self { input, _held: None }
+    }
+}
+
+/// The way from sockets to the shard; bounded in bytes.
+#[derive(Clone)]
+pub struct Inbox {
+    arrived: mpsc::Sender<Arrived>,
+    room: Arc<Semaphore>,
+}
+
+impl Inbox {
+    /// Both ends.
+    pub fn new() -> (Self, mpsc::Receiver<Arrived>) {
+        let (arrived, receiver) = mpsc::channel(INPUTS);
+        (Self { arrived, room: Arc::new(Semaphore::new(INPUT_BYTES)) }, receiver)
+    }
+
+    /// Waits for room; false when the node is stopping.
+    async fn send_frame(&self, bytes: usize, input: Input) -> bool {
+        let share = u32::try_from(bytes.min(INPUT_BYTES)).expect("at most INPUT_BYTES");
+        let Ok(held) = self.room.clone().acquire_many_owned(share).await else { return false };
+        self.arrived.send(Arrived { input, _held: Some(held) }).await.is_ok()
+    }
+
+    async fn send(&self, input: Input) {
+        let _stopping = self.arrived.send(input.into()).await;
+    }
+}
 
 /// Whether the node was killed: its sockets are then reset, as the kernel does for a dead process.
 pub type KillSwitch = Arc<AtomicBool>;
@@ -81,21 +133,23 @@ pub struct Peers {
     me: NodeId,
     peers: HashMap<NodeId, Peer>,
     hello: watch::Sender<Hello>,
-    inputs: mpsc::Sender<Input>,
+    inputs: Inbox,
     cancel: CancellationToken,
     killed: KillSwitch,
+    source: Option<IpAddr>,
 }
 
 impl Peers {
     /// No connections yet.
-    pub fn new(
-        hello: Hello,
-        inputs: mpsc::Sender<Input>,
-        cancel: CancellationToken,
-        killed: KillSwitch,
-    ) -> Self {
+    pub fn new(hello: Hello, inputs: Inbox, cancel: CancellationToken, killed: KillSwitch) -> Self {
         let me = hello.node;
-        Self { me, peers: HashMap::new(), hello: watch::Sender::new(hello), inputs, cancel, killed }
+        let hello = watch::Sender::new(hello);
+        Self { me, peers: HashMap::new(), hello, inputs, cancel, killed, source: None }
+    }
+
+    /// Connections start at the address this node listens on for its peers, if that is one address.
+    pub fn dialling_from(self, bound: SocketAddr) -> Self {
+        Self { source: dial::source_of(bound), ..self }
     }
 
     /// Changes how new connections introduce themselves (the cluster became known).
@@ -137,6 +191,7 @@ impl Peers {
             hello: self.hello.subscribe(),
             inputs: self.inputs.clone(),
             killed: self.killed.clone(),
+            source: self.source,
         };
         let cancel = self.cancel.clone();
         tokio::spawn(async move { cancel.run_until_cancelled(dialer.run()).await });
@@ -173,8 +228,9 @@ struct Dialer {
     frames: mpsc::Receiver<Vec<Bytes>>,
     queue: Arc<Queue>,
     hello: watch::Receiver<Hello>,
-    inputs: mpsc::Sender<Input>,
+    inputs: Inbox,
     killed: KillSwitch,
+    source: Option<IpAddr>,
 }
 
 impl Dialer {
@@ -182,14 +238,18 @@ impl Dialer {
         let mut backoff = BACKOFF_MIN;
         loop {
             let address = self.addresses.borrow_and_update().clone();
-            match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+            match tokio::time::timeout(CONNECT_TIMEOUT, dial::connect(&address, self.source)).await {
                 Ok(Ok(stream)) => {
-                    backoff = BACKOFF_MIN;
+                    let since = Instant::now();
                     let mut stream = Resettable::new(stream, self.killed.clone());
                     if let Err(error) = self.serve(stream.get_mut()).await {
                         tracing::debug!(peer = %self.node, %error, "connection to peer ended");
                     }
                     self.disconnected().await;
+                    // One that accepts and closes at once (another cluster, a wrong port) is not worth hurrying for.
+                    if since.elapsed() > BACKOFF_MAX {
+                        backoff = BACKOFF_MIN;
+                    }
                 }
                 Ok(Err(error)) => tracing::trace!(peer = %self.node, address, %error, "peer not reached"),
                 Err(_) => tracing::trace!(peer = %self.node, address, "peer not reached in time"),
@@ -205,7 +265,7 @@ impl Dialer {
         let hello = codec::encode_hello(&self.hello.borrow_and_update());
         write_all(stream, hello).await?;
         self.queue.connected.store(true, Ordering::Relaxed);
-        let _stopping = self.inputs.send(Input::Dialled { node: self.node, up: true }).await;
+        self.inputs.send(Input::Dialled { node: self.node, up: true }).await;
         let (mut read, mut write) = stream.split();
         let mut nothing = [0u8; 1];
         let mut chunks: Vec<Bytes> = Vec::new();
@@ -244,7 +304,7 @@ impl Dialer {
         self.queue.connected.store(false, Ordering::Relaxed);
         while self.frames.try_recv().is_ok() {}
         self.queue.bytes.store(0, Ordering::Relaxed);
-        let _stopping = self.inputs.send(Input::Dialled { node: self.node, up: false }).await;
+        self.inputs.send(Input::Dialled { node: self.node, up: false }).await;
     }
 }
 
@@ -288,7 +348,7 @@ pub struct Acceptor {
     /// Where they connect.
     pub listener: TcpListener,
     /// Where their frames go.
-    pub inputs: mpsc::Sender<Input>,
+    pub inputs: Inbox,
     /// Our cluster, once known: others are refused.
     pub hello: watch::Receiver<Hello>,
     /// Reset on drop.
@@ -315,6 +375,7 @@ impl Acceptor {
     pub async fn run(self) {
         let newest = Newest::default();
         let serial = AtomicU64::new(1);
+        let strangers = Crowd::new(STRANGERS);
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -325,7 +386,8 @@ impl Acceptor {
                         serial: serial.fetch_add(1, Ordering::Relaxed),
                     };
                     let stream = Resettable::new(stream, self.killed.clone());
-                    tokio::spawn(async move { incoming.run(stream).await });
+                    let seat = strangers.enter();
+                    tokio::spawn(async move { incoming.run(stream, seat).await });
                 }
                 Err(error) => {
                     // Out of descriptors, mostly: do not spin.
@@ -338,26 +400,31 @@ impl Acceptor {
 }
 
 struct Incoming {
-    inputs: mpsc::Sender<Input>,
+    inputs: Inbox,
     hello: watch::Receiver<Hello>,
     newest: Newest,
     serial: u64,
 }
 
 impl Incoming {
-    async fn run(self, mut stream: Resettable) {
+    async fn run(self, mut stream: Resettable, seat: Seat) {
         let mut node = None;
-        if let Err(error) = self.read(stream.get_mut(), &mut node).await {
+        if let Err(error) = self.read(stream.get_mut(), &mut node, seat).await {
             tracing::debug!(peer = ?node, %error, "peer connection ended");
         }
         let Some(node) = node else { return };
         let newest = self.newest.lock().map(|map| map.get(&node) == Some(&self.serial));
         if newest.unwrap_or(false) {
-            let _stopping = self.inputs.send(Input::PeerReset { node }).await;
+            self.inputs.send(Input::PeerReset { node }).await;
         }
     }
 
-    async fn read(&self, stream: &mut TcpStream, node: &mut Option<NodeId>) -> std::io::Result<()> {
+    async fn read(
+        &self,
+        stream: &mut TcpStream,
+        node: &mut Option<NodeId>,
+        seat: Seat,
+    ) -> std::io::Result<()> {
         tune(stream)?;
         let codec = LengthDelimitedCodec::builder()
             .little_endian()
@@ -365,28 +432,35 @@ impl Incoming {
             .max_frame_length(codec::MAX_FRAME)
             .new_codec();
         let mut frames = FramedRead::with_capacity(stream, codec, 256 << 10);
-        let first = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames)).await;
+        let first = tokio::select! {
+            first = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames)) => first,
+            () = seat.lost() => return Err(invalid("too many strangers")),
+        };
         let Some(first) = first.map_err(|_| invalid("no introduction in time"))?? else { return Ok(()) };
         let Frame::Hello(hello) = decode(first)? else { return Err(invalid("no introduction")) };
         self.check(&hello)?;
+        drop(seat);
         let from = hello.node;
         *node = Some(from);
         if let Ok(mut newest) = self.newest.lock() {
             newest.insert(from, self.serial);
         }
-        let _stopping = self.inputs.send(Input::Hello(hello)).await;
+        self.inputs.send(Input::Hello(hello)).await;
         while let Some(frame) = next(&mut frames).await? {
+            let bytes = frame.len();
             let input = match decode(frame)? {
                 Frame::Hello(hello) => {
                     self.check(&hello)?;
                     continue;
                 }
                 Frame::Raft(envelopes) => Input::Raft { from, envelopes },
+                Frame::Beats(beats) => Input::Beats { from, beats },
+                Frame::BeatAnswer(answer) => Input::BeatAnswer { from, answer },
                 Frame::Hints(hints) => Input::Hints(hints),
                 Frame::Request { id, body } => Input::Request { from, id, body },
                 Frame::Response { id, body } => Input::Response { from, id, body },
             };
-            if self.inputs.send(input).await.is_err() {
+            if !self.inputs.send_frame(bytes, input).await {
                 return Ok(());
             }
         }

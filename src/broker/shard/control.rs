@@ -15,7 +15,7 @@ use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::Proposal;
 use crate::segment::{EntryKind, GroupId, Index, NodeId, ReplicaId};
 use bytes::BytesMut;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::oneshot;
 
 /// How often requests without a leader are routed again.
@@ -62,7 +62,8 @@ pub struct Control {
     sessions: Option<Sessions>,
     queue: VecDeque<Request>,
     in_flight: Option<InFlight>,
-    asked: HashMap<u64, Request>,
+    /// Questions under way, and who was asked.
+    asked: BTreeMap<u64, (NodeId, Request)>,
     waiting: Vec<Request>,
     next: Millis,
     next_balance: Millis,
@@ -78,7 +79,7 @@ impl Control {
             sessions: None,
             queue: VecDeque::new(),
             in_flight: None,
-            asked: HashMap::new(),
+            asked: BTreeMap::new(),
             waiting: Vec::new(),
             next: now,
             next_balance: now + BALANCE_MS,
@@ -116,8 +117,8 @@ impl Shard {
                 let rpc = self.next_id();
                 let timeout_ms = request.deadline.saturating_sub(now.mono);
                 let ask = Ask::Command { command: request.command.clone(), timeout_ms };
-                self.control.asked.insert(rpc, request);
-                self.send_rpc(leader, rpc, &ask);
+                self.control.asked.insert(rpc, (leader, request));
+                self.send_rpc(now, leader, rpc, &ask);
             }
             None => self.control.waiting.push(request),
         }
@@ -145,7 +146,7 @@ impl Shard {
             Target::Local(reply) => {
                 let _gone_client = reply.send(answer);
             }
-            Target::Remote { node, rpc } => self.answer_rpc(node, rpc, &Answer::Outcome(answer)),
+            Target::Remote { node, rpc } => self.answer_rpc(now, node, rpc, &Answer::Outcome(answer)),
             Target::Registration => self.on_registered(now, answer),
             Target::Internal => {
                 if let Err(error) = answer {
@@ -157,17 +158,17 @@ impl Shard {
 
     pub(super) fn on_request(&mut self, now: Now, from: NodeId, id: u64, body: &[u8]) {
         let Ok(ask) = serde_json::from_slice::<Ask>(body) else {
-            return self.answer_rpc(from, id, &Answer::Unknown);
+            return self.answer_rpc(now, from, id, &Answer::Unknown);
         };
         let leads = self.controller_leader() == Some(self.node());
         match ask {
             Ask::WhoAreYou { .. } => {
                 let answer = self.who_are_we();
-                self.answer_rpc(from, id, &answer);
+                self.answer_rpc(now, from, id, &answer);
             }
             Ask::Command { .. } | Ask::Heartbeat { .. } if !leads => {
                 let leader = self.controller_leader();
-                self.answer_rpc(from, id, &Answer::NotLeader { leader });
+                self.answer_rpc(now, from, id, &Answer::NotLeader { leader });
             }
             Ask::Command { command, timeout_ms } => {
                 if let CtlCommand::RegisterBroker { directory, .. } = &command {
@@ -185,13 +186,11 @@ impl Shard {
                     self.observe(now, from, directory);
                 }
                 let known = self.on_heartbeat(now, from, incarnation, stopping);
-                self.answer_rpc(from, id, &Answer::Session { known });
+                self.answer_rpc(now, from, id, &Answer::Session { known });
             }
             Ask::Transfer { group, to } => {
-                if let Some(target) = self.ready_to_lead(now, group, to) {
-                    self.engine.transfer(now.mono, group, Some(target));
-                }
-                self.answer_rpc(from, id, &Answer::Ok);
+                self.transfer_if_ready(now, group, to);
+                self.answer_rpc(now, from, id, &Answer::Ok);
             }
         }
     }
@@ -201,13 +200,13 @@ impl Shard {
         match answer {
             Answer::Empty { .. } | Answer::Member { .. } => self.on_who_answer(now, from, answer),
             Answer::Outcome(outcome) => {
-                if let Some(request) = self.control.asked.remove(&id) {
+                if let Some((_, request)) = self.control.asked.remove(&id) {
                     self.finish_request(now, request.target, outcome);
                 }
             }
             Answer::NotLeader { leader } => {
                 self.control.named = leader;
-                if let Some(request) = self.control.asked.remove(&id) {
+                if let Some((_, request)) = self.control.asked.remove(&id) {
                     self.control.waiting.push(request);
                 }
             }
@@ -216,8 +215,36 @@ impl Shard {
         }
     }
 
+    fn transfer_if_ready(&mut self, now: Now, group: GroupId, to: NodeId) {
+        if let Some(target) = self.ready_to_lead(now, group, to) {
+            self.engine.transfer(now.mono, group, Some(target));
+        }
+    }
+
+    /// The process that was asked is gone: its answers will not come, and whether it took the questions is not known.
+    pub(super) fn controller_gone(&mut self, now: Now, node: NodeId) {
+        self.give_up(now, |asked, _| asked == node);
+    }
+
+    /// This node's registration is no longer waited for.
+    pub(super) fn forget_registration(&mut self) {
+        let others = |request: &Request| !matches!(request.target, Target::Registration);
+        self.control.asked.retain(|_, (_, request)| others(request));
+        self.control.waiting.retain(others);
+        self.control.queue.retain(others);
+    }
+
+    fn give_up(&mut self, now: Now, which: impl Fn(NodeId, &Request) -> bool) {
+        let asked = std::mem::take(&mut self.control.asked);
+        let (given_up, kept) = asked.into_iter().partition(|(_, (node, request))| which(*node, request));
+        self.control.asked = kept;
+        for (_, request) in BTreeMap::into_values(given_up) {
+            self.finish_request(now, request.target, Err(CtlError::TimedOut));
+        }
+    }
+
     /// The voter on this node, if it could take over at once: nothing is accepted while a transfer waits for its target.
-    fn ready_to_lead(&self, now: Now, group: GroupId, node: NodeId) -> Option<ReplicaId> {
+    fn ready_to_lead(&mut self, now: Now, group: GroupId, node: NodeId) -> Option<ReplicaId> {
         let commit = self.engine.core(group)?.commit();
         let heard = |heard_ms: Millis| now.mono.saturating_sub(heard_ms) < HEARD_MS;
         let progress = self.engine.progress(group).into_iter();
@@ -368,13 +395,7 @@ impl Shard {
                 self.route(now, request.command, request.deadline, request.target);
             }
         }
-        let late: Vec<u64> =
-            self.control.asked.iter().filter(|(_, r)| r.deadline <= now.mono).map(|(id, _)| *id).collect();
-        for id in late {
-            if let Some(request) = self.control.asked.remove(&id) {
-                self.finish_request(now, request.target, Err(CtlError::TimedOut));
-            }
-        }
+        self.give_up(now, |_, request| request.deadline <= now.mono);
         if self.leads_established() {
             self.tick_leader(now);
         }
@@ -403,8 +424,7 @@ impl Shard {
 
     /// Leaderships go back to the preferred replicas that are in sync again (auto.leader.rebalance.enable).
     fn balance_leaders(&mut self, now: Now) {
-        let auto = self.image.configs.get("auto.leader.rebalance.enable");
-        let auto = auto.or_else(|| self.config.node.defaults.broker.get("auto.leader.rebalance.enable"));
+        let auto = self.config.node.defaults.broker.get("auto.leader.rebalance.enable");
         if auto.is_some_and(|v| v == "false") {
             return;
         }
@@ -414,12 +434,10 @@ impl Shard {
         for (group, from, to) in balance::plan_preferred(&self.image, &leaders, &in_sync) {
             tracing::debug!(%group, %from, %to, "preferred leader");
             if from == self.node() {
-                let rpc = self.next_id();
-                let body = serde_json::to_vec(&Ask::Transfer { group, to }).expect("plain data serialises");
-                self.on_request(now, from, rpc, &body);
+                self.transfer_if_ready(now, group, to);
             } else {
                 let rpc = self.next_id();
-                self.send_rpc(from, rpc, &Ask::Transfer { group, to });
+                self.send_rpc(now, from, rpc, &Ask::Transfer { group, to });
             }
         }
     }

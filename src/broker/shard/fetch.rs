@@ -68,13 +68,11 @@ impl Shard {
             return;
         }
         for item in &fetch.items {
-            if let Some(p) = self.partitions.get_mut(&item.group)
-                && !p.fetch_waiters.contains(&id)
-            {
-                p.fetch_waiters.push(id);
+            if let Some(p) = self.partitions.get_mut(&item.group) {
+                p.fetch_waiters.insert(id);
             }
         }
-        self.fetch_deadlines.insert((fetch.deadline, id), ());
+        self.fetch_deadlines.insert((fetch.deadline, id));
         self.fetches.insert(id, fetch);
         for group in look.confirm {
             self.confirm_for_fetch(now, group, id);
@@ -96,7 +94,7 @@ impl Shard {
         self.fetch_deadlines.remove(&(fetch.deadline, id));
         for item in &fetch.items {
             if let Some(p) = self.partitions.get_mut(&item.group) {
-                p.fetch_waiters.retain(|w| *w != id);
+                p.fetch_waiters.remove(&id);
             }
         }
     }
@@ -206,13 +204,18 @@ impl Shard {
     /// KIP-595 / KIP-320: the client's last epoch ended earlier here than where it stands.
     fn diverging(&mut self, item: &FetchItem) -> Option<(i32, i64)> {
         let asked = u64::try_from(item.last_fetched_epoch).ok()?;
+        // Only a log that went on in a later epoch knows where this one ended. A follower that lags, or a leader that was
+        // deposed without noticing, would send a reader of committed records back.
+        if self.engine.core(item.group)?.last().epoch.term.0 <= asked {
+            return None;
+        }
         let (epoch, end) = self.engine.store().epoch_end(item.group, Term(asked)).ok()??;
         (epoch.term.0 < asked || end.0 < item.offset).then_some((leader_epoch(epoch), end.0))
     }
 
     /// Answers fetches whose wait is over.
     pub(super) fn expire_fetches(&mut self, now: Now) {
-        while let Some(((at, id), ())) = self.fetch_deadlines.first_key_value() {
+        while let Some((at, id)) = self.fetch_deadlines.first() {
             if *at > now.mono {
                 break;
             }

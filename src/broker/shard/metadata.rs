@@ -12,7 +12,7 @@ use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
 use crate::ctl::image::{Change, Image};
 use crate::ctl::record::Batch;
-use crate::raftlog::core::Millis;
+use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::message::Configuration;
 use crate::segment::{
     Entry, EntryKind, Epoch, Generation, GroupId, GroupOptions, GroupSpec, HardState, Index, LogStart,
@@ -216,7 +216,7 @@ impl Shard {
             for id in controllers {
                 if id != self.node() {
                     let rpc = self.next_id();
-                    self.send_rpc(id, rpc, &Ask::WhoAreYou { directory: directory.clone() });
+                    self.send_rpc(now, id, rpc, &Ask::WhoAreYou { directory: directory.clone() });
                 }
             }
             return;
@@ -278,6 +278,19 @@ impl Shard {
         self.membership.registration = Registration::None;
     }
 
+    /// This process did not run for a whole session: none of its replicas votes or campaigns before it is registered anew.
+    pub(super) fn on_stopped(&mut self, now: Now, gap_ms: u64) {
+        if self.config.node.is_broker {
+            tracing::warn!(gap_ms, "this process was stopped for longer than its session; registering anew");
+            // An answer that is still on its way speaks of the time before.
+            self.forget_registration();
+            self.membership.registration = Registration::None;
+            self.membership.next = now.mono;
+            self.status.registered = false;
+            self.engine.close_gate(now.mono);
+        }
+    }
+
     /// Opens the boot gate once the image reflects the registration (safety.md F16).
     fn check_gate(&mut self, now: Now) {
         if let Registration::Known(number) = self.membership.registration
@@ -297,7 +310,7 @@ impl Shard {
             }
             Some(leader) => {
                 let rpc = self.next_id();
-                self.send_rpc(leader, rpc, &Ask::Heartbeat { incarnation, stopping });
+                self.send_rpc(now, leader, rpc, &Ask::Heartbeat { incarnation, stopping });
             }
             None => {}
         }
@@ -343,12 +356,14 @@ impl Shard {
         for change in changes {
             self.on_change(now, change);
         }
+        self.place_some(now);
         self.check_gate(now);
         self.on_metadata_applied(now);
     }
 
     fn break_membership(&mut self, reason: String) {
         tracing::error!(reason, "the controller log cannot be applied; this node acts on it no further");
+        self.status.storage_failure = Some(format!("the controller log cannot be applied: {reason}"));
         self.membership.broken = true;
     }
 
@@ -362,12 +377,15 @@ impl Shard {
 
     fn remove_replica(&mut self, group: GroupId) {
         self.hints.remove(&group);
+        self.leadership_news = true;
+        let was_read = self.placing.forget(group);
         if let Some(mut p) = self.partitions.remove(&group) {
             let leader = Epoch { generation: p.epoch.generation, term: Term(u64::MAX) };
-            p.on_role(crate::raftlog::core::Role::Follower, leader, None, 0, &mut self.done);
+            self.led -= usize::from(p.role == Role::Leader);
+            p.on_role(Role::Follower, leader, None, 0, &mut self.done);
             self.engine.remove(group);
             tracing::info!(%group, "replica deleted with its topic");
-        } else if self.orphans.remove(&group).is_some()
+        } else if (was_read || self.orphans.remove(&group).is_some())
             && let Err(error) = self.engine.store().remove_group(group)
         {
             tracing::warn!(%group, %error, "replica of a deleted topic could not be removed");
@@ -377,7 +395,8 @@ impl Shard {
     fn on_change(&mut self, now: Now, change: Change) {
         match change {
             Change::GroupAdded { group, topic, partition } => {
-                self.place_replica(now, group, topic, partition)
+                self.leadership_news = true;
+                self.placing.push(group, topic, partition);
             }
             Change::BrokerChanged { node } => self.on_broker_changed(now, node),
             Change::TopicConfigChanged { topic } => self.refresh_configs(Some(topic)),
@@ -400,7 +419,7 @@ impl Shard {
     }
 
     /// Creates (or takes up) the replica of this group that the log places here.
-    fn place_replica(&mut self, now: Now, group: GroupId, topic_id: Uuid, number: i32) {
+    pub(super) fn place_replica(&mut self, now: Now, group: GroupId, topic_id: Uuid, number: i32) {
         let image = self.image.clone();
         let Some((topic, _, partition)) = image.group(group) else { return };
         let me = |r: &&ReplicaId| r.node == self.node() && r.directory == self.config.directory;
@@ -411,14 +430,8 @@ impl Shard {
             if let Err(error) = self.engine.store().set_options(group, options) {
                 tracing::warn!(%group, %error, "options of a recovered replica");
             }
-            let p = Partition::recover(&found, config, self.engine.store());
-            let damaged = p.out_of_service.is_some();
-            self.partitions.insert(group, p);
-            self.engine.adopt(now.mono, found);
-            if damaged {
-                self.engine.damaged(now.mono, group);
-            }
-            return;
+            let (p, next) = Partition::recover(&found, config);
+            return self.begin_replay(found, p, next);
         }
         let configuration = Configuration { voters: partition.replicas.clone(), ..Configuration::default() };
         let generation = Generation(partition.generation);

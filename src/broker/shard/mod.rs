@@ -4,12 +4,13 @@
 //! storage round, answers to whoever waited). No locks, no tasks, no clock of its own: `node` drives it with tokio, a simulator
 //! could drive the same code. Requests come as [`Command`]s with a oneshot to answer; nothing here awaits.
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
-//! - `metadata`: the controller log applied; replicas created and deleted; registration.
+//! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
 //! - `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 mod control;
 mod fetch;
 mod metadata;
+mod placing;
 mod produce;
 mod reads;
 pub mod rpc;
@@ -24,22 +25,27 @@ use super::partition::{Done, Partition};
 use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as CtlReply};
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
-use crate::raftlog::codec::{self, Envelope, Hello, Hint};
+use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
 use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// A hash map whose order depends on its history alone, so that a shard fed the same inputs does the same things. Only for keys
+/// that clients cannot choose.
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// The controller group.
 pub const CONTROLLER: GroupId = GroupId(0);
 
 /// An election after a process ended takes a fraction of this.
 const ELECTION_MS: Millis = 1_000;
-/// Frames kept for peers that are being dialled, and for how long.
-const UNSENT: usize = 256;
+/// Questions and answers are kept for peers that are being dialled: how long, and bytes of all of them.
 const UNSENT_MS: Millis = 1_000;
+const UNSENT_BYTES: usize = 16 << 20;
 
 /// A controller request's answer: the reply and the number of the entry that must be applied to see it.
 pub type CtlAnswer = Result<(CtlReply, u64), CtlError>;
@@ -137,6 +143,20 @@ pub enum Input {
         /// Messages.
         envelopes: Vec<Envelope>,
     },
+    /// Beats of quiet groups.
+    Beats {
+        /// Sender.
+        from: NodeId,
+        /// Who leads, by bits.
+        beats: Beats,
+    },
+    /// What came of ours.
+    BeatAnswer {
+        /// Sender.
+        from: NodeId,
+        /// Which were not for anybody.
+        answer: BeatAnswer,
+    },
     /// Leadership news.
     Hints(Vec<Hint>),
     /// A node asks.
@@ -213,29 +233,39 @@ struct PendingProduce {
 pub struct Shard {
     config: ShardConfig,
     engine: Engine,
-    partitions: HashMap<GroupId, Partition>,
+    partitions: Map<GroupId, Partition>,
     image: Arc<Image>,
     image_changed: bool,
-    hints: HashMap<GroupId, Hint>,
+    hints: Map<GroupId, Hint>,
     /// Nodes whose process was seen to end and that have not been heard since; until when elections in their stead are expected
     /// to be under way.
     gone: BTreeMap<NodeId, Millis>,
     next_id: u64,
-    produces: HashMap<u64, PendingProduce>,
-    produce_deadlines: BTreeMap<(Millis, u64), ()>,
-    fetches: HashMap<u64, fetch::PendingFetch>,
-    fetch_deadlines: BTreeMap<(Millis, u64), ()>,
-    reads: HashMap<u64, reads::PendingRead>,
+    produces: Map<u64, PendingProduce>,
+    produce_deadlines: BTreeSet<(Millis, u64)>,
+    fetches: Map<u64, fetch::PendingFetch>,
+    fetch_deadlines: BTreeSet<(Millis, u64)>,
+    reads: Map<u64, reads::PendingRead>,
     control: control::Control,
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
-    orphans: HashMap<GroupId, RecoveredGroup>,
+    orphans: Map<GroupId, RecoveredGroup>,
+    placing: placing::Placing,
+    /// Partitions led here.
+    led: usize,
+    /// Somebody began or ceased to lead since the last look.
+    leadership_news: bool,
+    /// Partitions with a DeleteRecords that waits.
+    deleting: BTreeSet<GroupId>,
     status: NodeStatus,
     done: Vec<Done>,
     dials: Vec<(NodeId, String)>,
     outgoing: Vec<(NodeId, Vec<bytes::Bytes>)>,
-    unsent: VecDeque<(Millis, NodeId, Vec<bytes::Bytes>)>,
+    /// Questions and answers on their way out.
+    asking: VecDeque<(Millis, NodeId, Vec<bytes::Bytes>)>,
     drain: Option<oneshot::Sender<()>>,
+    /// When this process last ran: a long gap means that it was stopped.
+    ran: Millis,
 }
 
 impl Shard {
@@ -248,24 +278,29 @@ impl Shard {
             upkeep: upkeep::Upkeep::new(now.mono, &node),
             config,
             engine,
-            partitions: HashMap::new(),
+            partitions: Map::default(),
             image: Arc::new(Image::default()),
             image_changed: true,
-            hints: HashMap::new(),
+            hints: Map::default(),
             gone: BTreeMap::new(),
             next_id: 1,
-            produces: HashMap::new(),
-            produce_deadlines: BTreeMap::new(),
-            fetches: HashMap::new(),
-            fetch_deadlines: BTreeMap::new(),
-            reads: HashMap::new(),
-            orphans: HashMap::new(),
+            produces: Map::default(),
+            produce_deadlines: BTreeSet::new(),
+            fetches: Map::default(),
+            fetch_deadlines: BTreeSet::new(),
+            reads: Map::default(),
+            orphans: Map::default(),
+            placing: placing::Placing::default(),
+            led: 0,
+            leadership_news: true,
+            deleting: BTreeSet::new(),
             status: NodeStatus::default(),
             done: Vec::new(),
             dials: Vec::new(),
             outgoing: Vec::new(),
-            unsent: VecDeque::new(),
+            asking: VecDeque::new(),
             drain: None,
+            ran: now.mono,
         };
         for (id, address) in &node.controllers {
             if *id != node.node_id {
@@ -287,9 +322,12 @@ impl Shard {
 
     /// Feeds one input. Call `finish_turn` when no more is at hand.
     pub fn handle(&mut self, now: Now, input: Input) {
+        self.notice_stop(now);
         match input {
             Input::Command(command) => self.on_command(now, command),
             Input::Raft { from, envelopes } => self.engine.receive(now.mono, from, envelopes),
+            Input::Beats { from, beats } => self.engine.receive_beats(now.mono, from, beats),
+            Input::BeatAnswer { from, answer } => self.engine.receive_answer(now.mono, from, answer),
             Input::RoundDone(done) => self.engine.on_round_done(now.mono, done),
             Input::Hints(hints) => self.on_hints(hints),
             Input::Hello(hello) => self.on_hello(now, hello),
@@ -299,14 +337,26 @@ impl Shard {
                 self.engine.set_connected(now.mono, node, up);
                 if up {
                     self.send_all_hints(node);
+                } else {
+                    self.controller_gone(now, node);
                 }
             }
             Input::PeerReset { node } => {
                 self.gone.insert(node, now.mono + ELECTION_MS);
                 self.engine.peer_reset(now.mono, node);
+                self.controller_gone(now, node);
             }
         }
         self.process_events(now);
+    }
+
+    /// Something is due several times a second; a gap of a whole broker session means that this process was stopped (SIGSTOP, a
+    /// paused machine). Its groups may have been re-formed without it meanwhile (safety.md F16).
+    fn notice_stop(&mut self, now: Now) {
+        let gap = now.mono.saturating_sub(std::mem::replace(&mut self.ran, now.mono));
+        if gap >= self.config.node.broker_session_timeout.as_millis() as u64 {
+            self.on_stopped(now, gap);
+        }
     }
 
     fn on_command(&mut self, now: Now, command: Command) {
@@ -337,21 +387,26 @@ impl Shard {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Now) {
+        self.notice_stop(now);
         self.engine.tick(now.mono);
         self.process_events(now);
         self.expire_requests(now);
         self.tick_control(now);
         self.tick_membership(now);
+        self.place_some(now);
         self.tick_upkeep(now);
         self.process_events(now);
     }
 
     /// When `tick` is due next.
     pub fn deadline(&self) -> Millis {
+        if !self.placing.is_done() {
+            return 0;
+        }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
         next = next.min(self.control.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
-            if let Some(((at, _), ())) = queue.first_key_value() {
+            if let Some((at, _)) = queue.first() {
                 next = next.min(*at);
             }
         }
@@ -368,14 +423,16 @@ impl Shard {
     /// Hints are repeated anyway; a question or an answer is kept for a moment if its peer is just being dialled.
     fn send_outgoing(&mut self, now: Now, net: &mut dyn Net) {
         for (node, frame) in std::mem::take(&mut self.outgoing) {
-            if !net.send(node, frame.clone()) && self.unsent.len() < UNSENT {
-                self.unsent.push_back((now.mono + UNSENT_MS, node, frame));
-            }
+            net.send(node, frame);
         }
-        for _ in 0..self.unsent.len() {
-            let Some((until, node, frame)) = self.unsent.pop_front() else { break };
-            if until > now.mono && !net.send(node, frame.clone()) {
-                self.unsent.push_back((until, node, frame));
+        let mut kept = 0;
+        for _ in 0..self.asking.len() {
+            let Some((until, node, frame)) = self.asking.pop_front() else { break };
+            if !net.send(node, frame.clone()) && until > now.mono {
+                kept += frame.iter().map(bytes::Bytes::len).sum::<usize>();
+                if kept <= UNSENT_BYTES {
+                    self.asking.push_back((until, node, frame));
+                }
             }
         }
     }
@@ -426,10 +483,15 @@ impl Shard {
             }
             GroupEvent::Role { group, epoch, role, leader } => {
                 if let Some(p) = self.partitions.get_mut(&group) {
+                    self.led += usize::from(role == Role::Leader);
+                    self.led -= usize::from(p.role == Role::Leader);
+                    self.leadership_news = true;
                     p.on_role(role, epoch, leader, now.mono, &mut self.done);
                     self.on_leadership(now, group);
                 }
             }
+            // Placement and in-sync sets still follow the controller log; members change only when that asks for it.
+            GroupEvent::Configured { .. } | GroupEvent::Removed { .. } => {}
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::UncleanRecovery { waits, .. } => self.status.unclean_recoveries += u64::from(!waits),
             GroupEvent::Repaired { group } => {
@@ -461,7 +523,7 @@ impl Shard {
         };
         let moved = p.on_committed(index, self.engine.store(), &count, &mut self.done);
         let advanced = p.high_watermark > before;
-        let waiting = if advanced { std::mem::take(&mut p.fetch_waiters) } else { Vec::new() };
+        let waiting = if advanced { std::mem::take(&mut p.fetch_waiters) } else { BTreeSet::new() };
         if let Some(offset) = moved {
             self.move_start(now, group, offset);
         }
@@ -480,8 +542,11 @@ impl Shard {
 
     /// Who leads the group as known here: the local replica's word, else the news.
     pub(super) fn leader_of(&self, group: GroupId) -> Option<LeaderHint> {
-        let local = self.partitions.get(&group).and_then(|p| Some((p.epoch, p.leader?.node)));
-        let heard = self.hints.get(&group).map(|h| (h.epoch, h.leader));
+        let replica = self.partitions.get(&group);
+        let local = replica.and_then(|p| Some((p.epoch, p.leader?.node)));
+        // News of an epoch that the local replica has seen the end of says nothing any more.
+        let current = |epoch| replica.is_none_or(|p| epoch >= p.epoch);
+        let heard = self.hints.get(&group).filter(|h| current(h.epoch)).map(|h| (h.epoch, h.leader));
         let (epoch, node) = match (local, heard) {
             (Some(local), Some(heard)) => local.max(heard),
             (local, heard) => local.or(heard)?,
@@ -489,9 +554,10 @@ impl Shard {
         Some(LeaderHint { node, epoch: leader_epoch(epoch) })
     }
 
-    /// The leader to send a client to: not a process that is gone.
+    /// The leader to send a client to: not a process that is gone, nor a broker that the controllers hold for dead.
     pub(super) fn hint_of(&self, group: GroupId) -> Option<LeaderHint> {
-        self.leader_of(group).filter(|hint| !self.gone.contains_key(&hint.node))
+        let live = |node| self.image.brokers.get(&node).is_some_and(|b| !b.fenced);
+        self.leader_of(group).filter(|hint| live(hint.node) && !self.gone.contains_key(&hint.node))
     }
 
     /// The image as of the last applied entry, if it changed since the last call.
@@ -507,6 +573,11 @@ impl Shard {
     /// Health of the node.
     pub fn status(&self) -> &NodeStatus {
         &self.status
+    }
+
+    /// The engine and its groups, to look at: the simulator's checks.
+    pub fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
     }
 
     /// Leader of the controller group, if known.
@@ -536,14 +607,14 @@ impl Shard {
         self.dials.push((hello.node, hello.address));
     }
 
-    fn send_rpc(&mut self, to: NodeId, id: u64, body: &rpc::Ask) {
+    fn send_rpc(&mut self, now: Now, to: NodeId, id: u64, body: &rpc::Ask) {
         let json = serde_json::to_vec(body).expect("plain data serialises");
-        self.outgoing.push((to, codec::encode_request(id, &json)));
+        self.asking.push_back((now.mono + UNSENT_MS, to, codec::encode_request(id, &json)));
     }
 
-    fn answer_rpc(&mut self, to: NodeId, id: u64, body: &rpc::Answer) {
+    fn answer_rpc(&mut self, now: Now, to: NodeId, id: u64, body: &rpc::Answer) {
         let json = serde_json::to_vec(body).expect("plain data serialises");
-        self.outgoing.push((to, codec::encode_response(id, &json)));
+        self.asking.push_back((now.mono + UNSENT_MS, to, codec::encode_response(id, &json)));
     }
 }
 

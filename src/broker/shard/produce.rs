@@ -13,8 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// Longest wait of a produce, whatever the client says.
 const MAX_TIMEOUT_MS: u64 = 600_000;
-/// producer.id.expiration.ms.
-const PRODUCER_EXPIRATION_MS: i64 = 24 * 3600 * 1000;
 
 impl Shard {
     pub(super) fn on_produce(
@@ -37,14 +35,14 @@ impl Shard {
             reply,
         };
         self.produces.insert(request, pending);
-        self.produce_deadlines.insert((deadline, request), ());
+        self.produce_deadlines.insert((deadline, request));
         let empty = items.is_empty();
         for (item, produce) in items.into_iter().enumerate() {
             let ticket = Ticket { request, item };
-            let (group, producer) = (produce.group, produce.header.producer_id);
+            let (group, header) = (produce.group, produce.header);
             let appended = self.append_batch(now, produce, acks, ticket);
             if let Some(p) = self.partitions.get_mut(&group) {
-                p.note_attempt(producer, appended.as_ref().err(), now.mono);
+                p.note_attempt(&header, appended.as_ref().err(), now.mono);
             }
             if let Err(error) = appended {
                 self.done.push((ticket, Err(error)));
@@ -66,9 +64,12 @@ impl Shard {
         let group = item.group;
         self.check_leader(group)?;
         let leader = self.hint_of(group);
+        let expiration_ms = self.upkeep.expiration_ms();
         let p = self.partitions.get_mut(&group).ok_or(PartitionError::Unknown)?;
-        let verdict = match p.check_producer(&item.header, now.wall_ms, PRODUCER_EXPIRATION_MS) {
-            Err(PartitionError::OutOfOrderSequence(_)) if p.sent_back(item.header.producer_id, now.mono) => {
+        let verdict = match p.check_producer(&item.header, now.wall_ms, expiration_ms) {
+            Err(PartitionError::OutOfOrderSequence(_)) | Ok(Verdict::Append)
+                if p.sent_back(&item.header, now.mono) =>
+            {
                 return Err(PartitionError::NotLeader { leader });
             }
             verdict => verdict?,
@@ -166,7 +167,7 @@ impl Shard {
 
     /// Answers produces that waited too long; the batches may still be committed later.
     pub(super) fn expire_produces(&mut self, now: Now) {
-        while let Some(((at, request), ())) = self.produce_deadlines.first_key_value() {
+        while let Some((at, request)) = self.produce_deadlines.first() {
             if *at > now.mono {
                 break;
             }
@@ -189,7 +190,10 @@ fn assign(meta: &EntryMeta, payload: &mut BytesMut) {
     batch::assign(payload, meta.base_offset.0, super::leader_epoch(meta.id.epoch));
 }
 
-fn produce_error(error: ProposeError, leader: Option<crate::broker::api::LeaderHint>) -> PartitionError {
+pub(super) fn produce_error(
+    error: ProposeError,
+    leader: Option<crate::broker::api::LeaderHint>,
+) -> PartitionError {
     match error {
         ProposeError::Refused(Refusal::NotLeader | Refusal::Transferring) => {
             PartitionError::NotLeader { leader }

@@ -1,6 +1,7 @@
 //! ListOffsets, OffsetForLeaderEpoch and DeleteRecords: negative and end-of-log answers come only after a confirmed
 //! leadership round (ReadIndex, Raft §8, safety.md F17).
 
+use super::produce::produce_error;
 use super::{Now, Shard, leader_epoch};
 use crate::broker::api::{ListedOffset, OffsetSpec, PartitionError};
 use crate::broker::partition::encode_log_start;
@@ -112,9 +113,13 @@ impl Shard {
                 read.ask.fail(PartitionError::NotEstablished);
             }
         }
-        for p in self.partitions.values_mut() {
-            p.expire_deletes(now.mono, false);
-        }
+        let partitions = &mut self.partitions;
+        self.deleting.retain(|group| {
+            partitions.get_mut(group).is_some_and(|p| {
+                p.expire_deletes(now.mono, false);
+                p.waits_for_delete()
+            })
+        });
     }
 
     fn list_offset(&mut self, group: GroupId, spec: OffsetSpec) -> Result<ListedOffset, PartitionError> {
@@ -192,11 +197,12 @@ impl Shard {
             Ok(meta) => {
                 if let Some(p) = self.partitions.get_mut(&group) {
                     p.wait_delete(&meta, now.mono + timeout_ms, reply);
+                    self.deleting.insert(group);
                 }
             }
-            Err(_) => {
+            Err(error) => {
                 let leader = self.hint_of(group);
-                let _gone_client = reply.send(Err(PartitionError::NotLeader { leader }));
+                let _gone_client = reply.send(Err(produce_error(error, leader)));
             }
         }
     }

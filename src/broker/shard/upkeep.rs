@@ -4,15 +4,18 @@
 use super::{CONTROLLER, Now, Shard};
 use crate::broker::api::PartitionState;
 use crate::broker::config::NodeConfig;
-use crate::broker::partition::SNAPSHOT_BYTES;
+use crate::broker::partition::{SNAPSHOT_BYTES, encode_forgotten};
 use crate::raftlog::codec::{self, Hint};
 use crate::raftlog::core::{Millis, Role};
-use crate::segment::{Doubt, GroupId, LogStart, NodeId, Offset, SegmentInfo};
-use bytes::Bytes;
+use crate::raftlog::engine::Proposal;
+use crate::segment::{Doubt, EntryKind, GroupId, LogStart, NodeId, Offset, SegmentInfo};
+use bytes::{Bytes, BytesMut};
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
 
 const IN_SYNC_MS: u64 = 500;
+/// The look at all partitions (in-sync sets, counts) comes later by a millisecond for so many of them.
+const LOOK_PARTITIONS_PER_MS: u64 = 4;
 const SNAPSHOT_MS: u64 = 2_000;
 /// A start has better to do than to scrub.
 const FIRST_SCRUB_MS: u64 = 60_000;
@@ -24,35 +27,52 @@ const HINTS_PER_FRAME: usize = 1_000;
 /// Timers of the upkeep.
 pub struct Upkeep {
     next_in_sync: Millis,
+    next_look: Millis,
     next_retention: Millis,
     next_snapshot: Millis,
     next_repeat: Millis,
     next_scrub: Millis,
+    next_expiry: Millis,
     retention_ms: u64,
+    /// producer.id.expiration.ms and how often it is looked at.
+    expiration_ms: i64,
+    expiry_ms: u64,
     draining: bool,
 }
 
 impl Upkeep {
     pub(super) fn new(now: Millis, node: &NodeConfig) -> Self {
-        let configured = node.defaults.broker.get("log.retention.check.interval.ms");
-        let retention_ms = configured.and_then(|v| v.parse().ok()).unwrap_or(300_000);
+        let configured = |key: &str, default: u64| {
+            node.defaults.broker.get(key).and_then(|v| v.parse().ok()).unwrap_or(default)
+        };
+        let retention_ms = configured("log.retention.check.interval.ms", 300_000);
+        let expiry_ms = configured("producer.id.expiration.check.interval.ms", 600_000).max(100);
         Self {
             next_in_sync: now,
+            next_look: now,
             next_retention: now + retention_ms.min(10_000),
             next_snapshot: now + SNAPSHOT_MS,
             next_repeat: now + REPEAT_MS,
             next_scrub: now + (node.scrub_interval.as_millis() as u64).min(FIRST_SCRUB_MS),
+            next_expiry: now + expiry_ms,
             retention_ms,
+            expiration_ms: configured("producer.id.expiration.ms", 86_400_000) as i64,
+            expiry_ms,
             draining: false,
         }
     }
 
     pub(super) fn deadline(&self) -> Millis {
-        self.next_in_sync.min(self.next_retention).min(self.next_snapshot).min(self.next_repeat)
+        let next = self.next_in_sync.min(self.next_look).min(self.next_retention).min(self.next_snapshot);
+        next.min(self.next_repeat).min(self.next_expiry)
+    }
+
+    pub(super) fn expiration_ms(&self) -> i64 {
+        self.expiration_ms
     }
 
     pub(super) fn in_sync_now(&mut self) {
-        self.next_in_sync = 0;
+        self.next_look = 0;
     }
 }
 
@@ -60,13 +80,22 @@ impl Shard {
     pub(super) fn tick_upkeep(&mut self, now: Now) {
         if now.mono >= self.upkeep.next_in_sync {
             self.upkeep.next_in_sync = now.mono + IN_SYNC_MS;
-            self.refresh_in_sync(now);
             self.tend_scrub(now);
-            self.refresh_status(now);
             self.sweep_fetches();
+            if self.leadership_news {
+                self.leadership_news = false;
+                self.count_leaderless();
+            }
             if self.upkeep.draining {
                 self.hand_over(now);
             }
+        }
+        self.status.led = self.led;
+        if now.mono >= self.upkeep.next_look {
+            let partitions = self.partitions.len() as u64;
+            self.upkeep.next_look = now.mono + IN_SYNC_MS + partitions / LOOK_PARTITIONS_PER_MS;
+            self.refresh_in_sync(now);
+            self.refresh_status(now);
         }
         if now.mono >= self.upkeep.next_retention {
             self.upkeep.next_retention = now.mono + self.upkeep.retention_ms.max(100);
@@ -75,6 +104,10 @@ impl Shard {
         if now.mono >= self.upkeep.next_snapshot {
             self.upkeep.next_snapshot = now.mono + SNAPSHOT_MS;
             self.snapshot_producers(now, SNAPSHOT_BYTES);
+        }
+        if now.mono >= self.upkeep.next_expiry {
+            self.upkeep.next_expiry = now.mono + self.upkeep.expiry_ms;
+            self.forget_producers(now);
         }
         if now.mono >= self.upkeep.next_repeat {
             self.upkeep.next_repeat = now.mono + REPEAT_MS;
@@ -100,25 +133,28 @@ impl Shard {
     fn refresh_in_sync(&mut self, now: Now) {
         let lag = self.config.node.replica_lag_time_max.as_millis() as u64;
         let mut changed = Vec::new();
+        let mut in_sync = Vec::new();
         for (group, p) in &mut self.partitions {
             if p.role != Role::Leader {
                 continue;
             }
-            let mut in_sync = vec![p.replica.node];
-            for peer in self.engine.progress(*group) {
+            in_sync.clear();
+            in_sync.push(p.replica.node);
+            self.engine.each_peer(*group, &mut |peer| {
                 let live = self.image.brokers.get(&peer.replica.node).is_some_and(|b| !b.fenced);
                 // 0: not yet in this life of the peer.
                 let caught_up = peer.caught_up_ms > 0 && now.mono.saturating_sub(peer.caught_up_ms) <= lag;
                 if peer.voter && live && caught_up {
                     in_sync.push(peer.replica.node);
                 }
-            }
+            });
             in_sync.sort_unstable();
             if in_sync != p.in_sync {
-                p.in_sync = in_sync;
+                p.in_sync.clone_from(&in_sync);
                 changed.push(*group);
             }
         }
+        changed.sort_unstable();
         let hints: Vec<Hint> = changed.into_iter().filter_map(|group| self.own_hint(group)).collect();
         self.broadcast_hints(&hints);
     }
@@ -157,7 +193,7 @@ impl Shard {
         for hint in hints {
             let newer = self.hints.get(&hint.group).is_none_or(|known| hint.epoch >= known.epoch);
             if newer {
-                self.hints.insert(hint.group, hint);
+                self.leadership_news |= self.hints.insert(hint.group, hint).is_none();
             }
         }
     }
@@ -256,20 +292,24 @@ impl Shard {
             self.status.registered = self.membership.is_joined();
         }
         self.status.replicas = self.partitions.len();
-        self.status.led = self.partitions.values().filter(|p| p.role == Role::Leader).count();
         self.status.disk_full = self.engine.store_ref().is_full();
+    }
+
+    fn count_leaderless(&mut self) {
         let groups = self.image.groups.keys();
-        self.status.leaderless = groups.filter(|g| self.leader_of(**g).is_none()).count();
+        self.status.leaderless = groups.filter(|g| self.hint_of(**g).is_none()).count();
     }
 
     /// Retention by time and size, by whole segments; rolls active segments that are old (segment.ms).
+    /// Every replica rolls its own files; the log start moves by the leader's word.
     fn retain(&mut self, now: Now) {
-        let led: Vec<GroupId> =
-            self.partitions.values().filter(|p| p.role == Role::Leader).map(|p| p.group).collect();
-        for group in led {
+        let in_service = self.partitions.values().filter(|p| p.out_of_service.is_none());
+        let mut groups: Vec<GroupId> = in_service.map(|p| p.group).collect();
+        groups.sort_unstable();
+        for group in groups {
             let Some(p) = self.partitions.get(&group) else { continue };
             let config = p.config.clone();
-            let (start, high) = (p.start, p.high_watermark);
+            let (leads, start, high) = (p.role == Role::Leader, p.start, p.high_watermark);
             let Ok(segments) = self.engine.store_ref().segments(group) else { continue };
             if let Some(active) = segments.last().filter(|s| s.active && s.next_offset > s.base_offset)
                 && config.segment_ms > 0
@@ -280,10 +320,29 @@ impl Shard {
             }
             let keep = retained_from(&segments, config.retention_ms, config.retention_bytes, now.wall_ms);
             let keep = keep.min(high);
-            if keep > start
+            if leads
+                && keep > start
                 && let Err(error) = self.propose_log_start(now, group, keep)
             {
                 tracing::debug!(%group, %error, "log start not moved");
+            }
+        }
+    }
+
+    /// Every producer that ever wrote would be remembered for ever, in memory and in every snapshot: those that wrote nothing for
+    /// long are forgotten by a control entry that names them, so that every replica forgets the same.
+    fn forget_producers(&mut self, now: Now) {
+        let expiration_ms = self.upkeep.expiration_ms;
+        let led = self.partitions.values_mut().filter(|p| p.role == Role::Leader);
+        let mut expired: Vec<(GroupId, Vec<i64>)> =
+            led.map(|p| (p.group, p.expired_producers(now.wall_ms, expiration_ms))).collect();
+        expired.sort_unstable();
+        for (group, ids) in expired.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+            let payload = BytesMut::from(&encode_forgotten(&ids)[..]);
+            let proposal = Proposal { kind: EntryKind::ForgetProducers, offset_span: 0, payload };
+            match self.engine.propose(now.mono, group, vec![proposal], &mut |_, _| {}) {
+                Ok(_) => tracing::debug!(%group, producers = ids.len(), "idle producers forgotten"),
+                Err(error) => tracing::debug!(%group, %error, "idle producers not forgotten yet"),
             }
         }
     }
@@ -373,11 +432,13 @@ fn retained_from(segments: &[SegmentInfo], retention_ms: i64, retention_bytes: i
     let mut total: u64 = segments.iter().map(|s| s.bytes).sum();
     let mut keep = segments.first().map_or(Offset(0), |s| s.base_offset);
     for segment in segments.iter().filter(|s| !s.active) {
+        let empty = segment.next_offset == segment.base_offset;
         let old = retention_ms >= 0
             && segment.max_timestamp >= 0
             && now_ms.saturating_sub(segment.max_timestamp) > retention_ms;
         let big = retention_bytes >= 0 && total.saturating_sub(segment.bytes) >= retention_bytes as u64;
-        if !old && !big {
+        // Files without a record (opened by a restart, or with control entries alone) have no age and hold nobody up.
+        if !old && !big && !empty {
             break;
         }
         total -= segment.bytes;
@@ -408,6 +469,13 @@ mod tests {
         assert_eq!(retained_from(&segments, 1000, -1, 1150), Offset(10));
         assert_eq!(retained_from(&segments, 1000, -1, 5000), Offset(20));
         assert_eq!(retained_from(&segments, -1, -1, 5000), Offset(0));
+        // A file without records is in nobody's way, wherever it stands.
+        let none = |base| SegmentInfo { next_offset: Offset(base), ..segment(base, 5, -1, false) };
+        let files =
+            [segment(0, 5, 100, false), none(10), segment(10, 5, 200, false), segment(20, 5, 9, true)];
+        assert_eq!(retained_from(&files, 1000, -1, 1150), Offset(10));
+        assert_eq!(retained_from(&files, 1000, -1, 5000), Offset(20));
+        assert_eq!(retained_from(&[none(0), segment(0, 5, 4000, false)], 1000, -1, 4500), Offset(0));
         // A segment without a timestamp is never old; nothing behind it goes before it.
         let unknown = [segment(0, 5, -1, false), segment(10, 5, 1, false)];
         assert_eq!(retained_from(&unknown, 1, -1, 5000), Offset(0));

@@ -66,6 +66,11 @@ impl Core {
         self.doubting.unclean_allowed = allowed;
     }
 
+    /// As leader: somebody waits for an end that a quorum must confirm first.
+    pub(super) fn owes_an_end(&self) -> bool {
+        !self.doubting.ends.is_empty()
+    }
+
     pub(super) fn is_in_doubt(&self) -> bool {
         self.hard.doubt != Doubt::None
     }

@@ -53,12 +53,14 @@ impl Core {
         self.gate_open && !self.held_out && !self.poisoned && self.hard.sealed.is_none()
     }
 
+    /// Who is no voter of its own newest configuration may still be needed until that is committed, say as the only one
+    /// that has it; its own vote does not count (thesis §4.2.2).
     pub(super) fn may_campaign(&self) -> bool {
-        self.may_vote() && self.is_voter()
+        self.may_vote() && self.log.may_be_voter(self.replica) && self.removed.is_none()
     }
 
     /// The leader lives, as far as we know: it is ourselves, or was heard within the window.
-    fn hears_leader(&self, now: Millis) -> bool {
+    pub(super) fn hears_leader(&self, now: Millis) -> bool {
         match self.role {
             Role::Leader => true,
             _ => {
@@ -155,6 +157,7 @@ impl Core {
         round: u64,
         out: &mut Vec<Effect>,
     ) {
+        self.tell_removed(now, from, last, out);
         let granted =
             self.may_vote() && asked > self.hard.epoch && !self.hears_leader(now) && last >= self.log.last();
         // A grant speaks of the epoch asked for, a refusal of our own, so that a stray asker learns it.
@@ -200,6 +203,10 @@ impl Core {
         transfer: bool,
         out: &mut Vec<Effect>,
     ) {
+        if self.tell_removed(now, from, last, out) {
+            // It lacks a committed entry, so it can never lead: its term is no concern of ours.
+            return;
+        }
         if epoch > self.hard.epoch {
             if self.hears_leader(now) && !transfer {
                 // Not even its term is taken (thesis §4.2.3): a removed or cut-off server disturbs nobody.

@@ -136,6 +136,8 @@ impl Core {
 
     fn configuration_changed(&mut self, out: &mut Vec<Effect>) {
         self.announce_configuration(out);
+        let (_, id) = self.log.configuration();
+        self.removed = self.removed.filter(|removed| *removed >= id);
         self.role = self.resting_role();
         self.announce(out);
     }
@@ -148,7 +150,7 @@ impl Core {
     }
 
     /// The last durable entry known to be this leader's too; index 0 if there is none to speak of.
-    fn matched(&self) -> LogId {
+    pub(super) fn matched(&self) -> LogId {
         if self.held_out || self.hard.sealed.is_some() {
             return LogId::default();
         }

@@ -1,7 +1,7 @@
 //! What a leader does: no-op, proposals, replication, commit, beats, check-quorum.
 //!
-//! Not here: how it was elected (`election`), what to send one peer (`progress`), reads (`read_index`), handing over
-//! (`transfer`). Called by the dispatch in `mod` and by the engine (`beat`). Invariants:
+//! Not here: how it was elected (`election`), what to send one peer (`progress`), changes of its peers (`membership`),
+//! reads (`read_index`), handing over (`transfer`). Called by the dispatch in `mod` and by the engine (`beat`). Invariants:
 //! - its first entry is a no-op of its own epoch, and only entries of its own epoch are committed by counting
 //!   (Raft §5.4.2, §8);
 //! - its own copy counts from its own `Durable` on, not from the append;
@@ -17,7 +17,9 @@ use std::collections::VecDeque;
 
 /// State of a leader, gone when it steps down.
 pub(super) struct Leading {
-    peers: Vec<Progress>,
+    pub peers: Vec<Progress>,
+    /// Former members that have not been told yet (the configuration without them is not committed).
+    pub departed: Vec<ReplicaId>,
     /// The no-op: once committed, so is everything before.
     pub first_own: Index,
     /// Sequence of the next beat, and whether one has gone out under it.
@@ -29,7 +31,7 @@ pub(super) struct Leading {
     uncommitted_bytes: usize,
     pub transfer: Option<Transfer>,
     /// When a quorum must have been heard again; None in a group of one.
-    quorum_due: Option<Millis>,
+    pub quorum_due: Option<Millis>,
 }
 
 /// A read that waits for a quorum to answer a beat of its sequence or a later one.
@@ -51,7 +53,7 @@ impl Leading {
         self.peers.iter().find(|peer| peer.replica == replica)
     }
 
-    fn peer_mut(&mut self, replica: ReplicaId) -> Option<&mut Progress> {
+    pub fn peer_mut(&mut self, replica: ReplicaId) -> Option<&mut Progress> {
         self.peers.iter_mut().find(|peer| peer.replica == replica)
     }
 
@@ -84,6 +86,7 @@ impl Core {
         let alone = quorum::is_quorum(configuration, |replica| replica == self.replica);
         self.leading = Some(Box::new(Leading {
             peers,
+            departed: Vec::new(),
             first_own: last.next(),
             sequence: 1,
             sequence_used: false,
@@ -136,30 +139,35 @@ impl Core {
     }
 
     fn append_own(&mut self, entries: &[(EntryKind, u32, u32)], out: &mut Vec<Effect>) {
-        let mut metas = Vec::with_capacity(entries.len());
-        let mut bytes = 0;
-        for &(kind, offset_span, payload_len) in entries {
-            let before = self.log.last();
-            let meta = EntryMeta {
-                id: LogId { epoch: self.hard.epoch, index: before.index.next() },
-                prev: before.epoch,
-                kind,
-                base_offset: self.log.next_offset(),
-                offset_span,
-                payload_len,
-            };
-            self.log.append(&meta);
-            bytes += payload_len as usize;
-            metas.push(meta);
-        }
+        let metas = entries.iter().map(|(kind, span, bytes)| self.add_own(*kind, *span, *bytes)).collect();
+        self.note_uncommitted(entries.iter().map(|(_, _, bytes)| *bytes as usize).sum());
+        self.persist(out);
+        out.push(Effect::Append { metas, own: true });
+    }
+
+    /// Adds one entry of this epoch to the log; the caller emits it.
+    pub(super) fn add_own(&mut self, kind: EntryKind, offset_span: u32, payload_len: u32) -> EntryMeta {
+        let before = self.log.last();
+        let meta = EntryMeta {
+            id: LogId { epoch: self.hard.epoch, index: before.index.next() },
+            prev: before.epoch,
+            kind,
+            base_offset: self.log.next_offset(),
+            offset_span,
+            payload_len,
+        };
+        self.log.append(&meta);
+        meta
+    }
+
+    /// So many payload bytes up to the last entry wait for commit.
+    pub(super) fn note_uncommitted(&mut self, bytes: usize) {
         if let Some(leading) = &mut self.leading
             && bytes > 0
         {
             leading.uncommitted.push_back((self.log.last().index, bytes));
             leading.uncommitted_bytes += bytes;
         }
-        self.persist(out);
-        out.push(Effect::Append { metas, own: true });
     }
 
     /// A leader without other voters asked nobody, so its term may not be durable yet: were its entries seen by a
@@ -233,14 +241,14 @@ impl Core {
         }
         if moved {
             self.advance_commit(now, out);
-            self.continue_transfer(out);
+            self.continue_transfer(now, out);
         }
     }
 
     /// Commits what a quorum holds durably, if it is of our own epoch (Raft §5.4.2).
     pub(super) fn advance_commit(&mut self, now: Millis, out: &mut Vec<Effect>) {
         let Some(leading) = &mut self.leading else { return };
-        let (configuration, id) = self.log.configuration();
+        let (configuration, _) = self.log.configuration();
         let durable = self.log.durable();
         let matched = |replica: ReplicaId| match replica == self.replica {
             true => durable,
@@ -250,16 +258,12 @@ impl Core {
         if index <= self.log.commit() || index < leading.first_own {
             return;
         }
-        // A leader that is no voter of the committed configuration has done its last duty (Raft §6).
-        let done = id.index <= index && !configuration.is_voter(self.replica);
         self.log.set_commit(index);
         leading.settle(index);
         out.push(Effect::Committed { index });
         self.confirm_reads(out);
         self.pump_all(now, out);
-        if done {
-            self.become_follower(now, self.hard.epoch, None, out);
-        }
+        self.settle_membership(now, out);
     }
 
     /// As leader: the beat for this peer, every `beat_ms` for all peers. May also push repair work (Replicate) into `out`.
@@ -278,7 +282,7 @@ impl Core {
         leading.sequence_used = true;
         let (commit, sequence) = (self.log.commit().min(peer.matched), leading.sequence);
         peer.beat_sent(sequence, mark, commit);
-        self.repeat_timeout_now(to, out);
+        self.repeat_timeout_now(now, to, out);
         Some(Message { epoch: self.hard.epoch, body: Body::Beat { commit, sequence } })
     }
 
@@ -337,26 +341,42 @@ impl Core {
         }
     }
 
-    /// As leader: every voter holding `index` durably, itself included (acks=all with min.insync.replicas, safety.md F15).
+    /// As leader: how many voters hold `index` durably, itself included; of a joint configuration the half with fewer
+    /// (acks=all with min.insync.replicas, safety.md F15).
     pub fn holders(&self, index: Index) -> usize {
         let Some(leading) = &self.leading else { return 0 };
+        let holds = |replica: &&ReplicaId| match **replica == self.replica {
+            true => self.log.durable() >= index,
+            false => leading.peer(**replica).is_some_and(|peer| peer.counted() >= index),
+        };
         let (configuration, _) = self.log.configuration();
-        let own = configuration.is_voter(self.replica) && self.log.durable() >= index;
-        let holds = |peer: &&Progress| peer.counted() >= index && configuration.is_voter(peer.replica);
-        usize::from(own) + leading.peers.iter().filter(holds).count()
+        let half = |voters: &[ReplicaId]| voters.iter().filter(holds).count();
+        match configuration.is_joint() {
+            true => half(&configuration.voters).min(half(&configuration.old_voters)),
+            false => half(&configuration.voters),
+        }
     }
 
     /// As leader: what is known of the peers.
     pub fn progress(&self) -> Vec<PeerProgress> {
+        let mut peers = Vec::new();
+        self.each_peer(&mut |peer| peers.push(peer));
+        peers
+    }
+
+    /// The same without a list.
+    pub fn each_peer(&self, tell: &mut dyn FnMut(PeerProgress)) {
         let (configuration, _) = self.log.configuration();
-        let peers = self.leading.as_ref().map_or(&[][..], |leading| &leading.peers);
-        let tell = |peer: &Progress| PeerProgress {
-            replica: peer.replica,
-            matched: peer.matched,
-            heard_ms: peer.heard,
-            caught_up_ms: peer.caught_up,
-            voter: configuration.is_voter(peer.replica),
-        };
-        peers.iter().map(tell).collect()
+        let Some(leading) = &self.leading else { return };
+        for peer in &leading.peers {
+            tell(PeerProgress {
+                replica: peer.replica,
+                matched: peer.matched,
+                heard_ms: peer.heard,
+                caught_up_ms: peer.caught_up,
+                voter: configuration.is_voter(peer.replica),
+                is_caught_up: peer.is_caught_up(leading.first_own, self.config.check_quorum_ms),
+            });
+        }
     }
 }

@@ -10,7 +10,7 @@
 //!   the log, each in force from its append on (thesis §4.1) until truncated.
 
 use crate::raftlog::message::Configuration;
-use crate::segment::{EntryMeta, Epoch, Index, LogId, Offset};
+use crate::segment::{EntryMeta, Epoch, Index, LogId, Offset, ReplicaId};
 
 /// The index-to-epoch view of one log.
 #[derive(Clone, Debug)]
@@ -100,6 +100,21 @@ impl LogView {
     pub fn configuration(&self) -> (&Configuration, LogId) {
         let (id, configuration) = self.configurations.last().expect("the bottom is never popped");
         (configuration, *id)
+    }
+
+    /// The newest configuration known to be committed.
+    pub fn committed_configuration(&self) -> (&Configuration, LogId) {
+        let committed = |(id, _): &&(LogId, Configuration)| id.index <= self.commit;
+        let newest = self.configurations.iter().rev().find(committed);
+        let (id, configuration) = newest.unwrap_or(&self.configurations[0]);
+        (configuration, *id)
+    }
+
+    /// Whether `replica` votes in any configuration that may yet decide: the newest committed one and those after it.
+    pub fn may_be_voter(&self, replica: ReplicaId) -> bool {
+        let (_, committed) = self.committed_configuration();
+        let mut open = self.configurations.iter().rev().take_while(|(id, _)| *id >= committed);
+        open.any(|(_, configuration)| configuration.is_voter(replica))
     }
 
     /// Epoch of the entry at `index`; known for `start` too, None elsewhere.

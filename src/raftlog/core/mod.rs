@@ -6,7 +6,8 @@
 //!
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
-//! `quorum` (majorities), `doubt` (who may have lost what), `read_index`, `transfer`. This file holds the types and the dispatch.
+//! `membership` (joint consensus), `quorum` (majorities), `doubt` (who may have lost what), `read_index`, `transfer`,
+//! `quiet` (beats by one bit). This file holds the types and the dispatch.
 //!
 //! Invariants:
 //! - term and vote go to storage before anything that depends on them (Raft figure 2): `SaveHardState` precedes it, and
@@ -20,7 +21,9 @@ mod election;
 mod follower;
 mod leader;
 mod log;
+mod membership;
 mod progress;
+mod quiet;
 mod quorum;
 mod read_index;
 #[cfg(test)]
@@ -31,6 +34,7 @@ use self::doubt::Doubting;
 use self::election::Votes;
 use self::leader::Leading;
 use self::log::LogView;
+pub use self::membership::ChangeRefusal;
 use super::message::{Body, Configuration, Message};
 use crate::segment::{
     EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
@@ -130,6 +134,16 @@ pub enum Event {
         /// Target.
         to: Option<ReplicaId>,
     },
+    /// Make these the members (Raft §6), if the configuration in force is still the one of entry `expected`. Answered by
+    /// `Effect::AppendConfiguration` or `Effect::ChangeRefused`.
+    ChangeMembership {
+        /// Entry of the configuration the caller knows (compare and set).
+        expected: LogId,
+        /// Voters to be.
+        voters: Vec<ReplicaId>,
+        /// Learners to be.
+        learners: Vec<ReplicaId>,
+    },
     /// The connection to the process of this node was reset (safety.md F22).
     PeerReset {
         /// Which node.
@@ -142,6 +156,8 @@ pub enum Event {
     },
     /// Registered and caught up with the controller log: may vote and campaign.
     OpenGate,
+    /// The process was stopped beyond its broker session: no vote and no campaign before it is registered anew.
+    CloseGate,
     /// Local storage has failed: hand over and stay out.
     StorageFailed,
     /// Local log found damaged while running.
@@ -187,6 +203,13 @@ pub enum Effect {
         metas: Vec<EntryMeta>,
         /// Proposed here (payloads come from the proposal; Noop has none) rather than received.
         own: bool,
+    },
+    /// Append this entry of ours, whose payload is `configuration.encode()`.
+    AppendConfiguration {
+        /// Complete header.
+        meta: EntryMeta,
+        /// In force from now on.
+        configuration: Configuration,
     },
     /// Persist this.
     SaveHardState(HardState),
@@ -260,6 +283,16 @@ pub enum Effect {
         /// Why.
         reason: Refusal,
     },
+    /// The change of membership was refused. Nothing was appended.
+    ChangeRefused {
+        /// Why.
+        reason: ChangeRefusal,
+    },
+    /// This replica is no member any more: this committed configuration is without it. It goes quiet.
+    Removed {
+        /// Entry of that configuration.
+        configuration: LogId,
+    },
     /// Every voter granted this election, and some majority of them may have lost what it committed (safety.md F11).
     Unclean {
         /// First entry that may be lost.
@@ -315,6 +348,8 @@ pub struct PeerProgress {
     pub caught_up_ms: Millis,
     /// Voter of the current configuration.
     pub voter: bool,
+    /// Durably caught up in this term: a learner that may become a voter.
+    pub is_caught_up: bool,
 }
 
 /// One replica of one group.
@@ -353,6 +388,8 @@ pub struct Core {
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
+    /// The committed configuration that this replica was told it is not in.
+    removed: Option<LogId>,
     doubting: Doubting,
 }
 
@@ -396,6 +433,7 @@ impl Core {
             leading: None,
             observers: Vec::new(),
             decoded: Vec::new(),
+            removed: None,
             doubting: Doubting::default(),
             config,
         };
@@ -434,12 +472,16 @@ impl Core {
             Event::Sent { to, last, bytes } => self.note_sent(now, to, last, bytes, out),
             Event::ReadIndex { token } => self.read_index(token, out),
             Event::Transfer { to } => self.start_transfer(now, to, out),
+            Event::ChangeMembership { expected, voters, learners } => {
+                self.change_membership(now, expected, voters, learners, out);
+            }
             Event::PeerReset { node } => self.note_reset(now, node, false, out),
             Event::PeerIncarnation { node } => self.note_reset(now, node, true, out),
             Event::OpenGate => {
                 self.gate_open = true;
                 self.arm_first_timer(now);
             }
+            Event::CloseGate => self.close_gate(now, out),
             Event::StorageFailed => {
                 self.doubting.damaged_from = None;
                 self.hold_out(now, out);
@@ -563,6 +605,7 @@ impl Core {
             Body::Fenced => {
                 self.is_current(now, epoch, out);
             }
+            Body::Removed { configuration } => self.on_removed(now, configuration, out),
             body => self.receive_doubt(now, from, epoch, body, out),
         }
     }
@@ -599,8 +642,28 @@ impl Core {
             self.heard = None;
             if self.may_campaign() {
                 self.hurry = HURRY_RESET;
-                self.timer = Some(now + self.draw(self.config.reset_jitter_ms + 1));
+                let jitter = self.config.reset_jitter_ms;
+                self.timer = Some(now + self.rank_behind(node) * jitter + self.draw(jitter / 2 + 1));
             }
+        }
+    }
+
+    /// How many voters come before us in the order of the configuration, begun behind `node`. Survivors of a leader do not ask for
+    /// the same votes at once, and who goes first differs from group to group as the placement does.
+    fn rank_behind(&self, node: NodeId) -> u64 {
+        let voters = &self.log.configuration().0.voters;
+        let at = |wanted: &dyn Fn(&ReplicaId) -> bool| voters.iter().position(wanted);
+        let (Some(gone), Some(own)) = (at(&|r| r.node == node), at(&|r| *r == self.replica)) else {
+            return 0;
+        };
+        ((own + voters.len() - gone - 1) % voters.len()) as u64
+    }
+
+    /// A leader goes on: its next check-quorum tells it soon enough whether it still leads anybody (safety.md F16, F19).
+    fn close_gate(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        self.gate_open = false;
+        if matches!(self.role, Role::PreCandidate | Role::Candidate) {
+            self.become_follower(now, self.hard.epoch, None, out);
         }
     }
 
@@ -632,6 +695,9 @@ impl Core {
         match event {
             Event::Propose { .. } => out.push(Effect::Refused { reason: Refusal::NotLeader }),
             Event::ReadIndex { token } => out.push(Effect::ReadFailed { token }),
+            Event::ChangeMembership { .. } => {
+                out.push(Effect::ChangeRefused { reason: ChangeRefusal::NotLeader });
+            }
             _ => {}
         }
     }

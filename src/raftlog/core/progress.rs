@@ -90,6 +90,17 @@ impl Progress {
         }
     }
 
+    /// A peer that joins while its leader leads: it holds nothing as far as anyone knows.
+    pub fn joining(replica: ReplicaId, last: Index, now: Millis) -> Self {
+        Self { caught_up: 0, ..Self::new(replica, last, now) }
+    }
+
+    /// Whether it holds, durably and in this leader's term (`first_own`), what the leader held at most `window` before it
+    /// was last heard: then it may become a voter without anyone waiting for it (thesis §4.2.1).
+    pub fn is_caught_up(&self, first_own: Index, window: Millis) -> bool {
+        self.matched >= first_own && self.caught_up > 0 && self.heard.saturating_sub(self.caught_up) <= window
+    }
+
     /// The peer's process is another one: nothing it ever said counts (safety.md F6).
     pub fn reset(&mut self, last: Index) {
         self.matched = Index(0);
@@ -97,6 +108,7 @@ impl Progress {
         self.is_trusted = false;
         // In sync only once it has caught up in this life.
         self.caught_up = 0;
+        self.lag = None;
         self.probe(last.next(), false);
     }
 
@@ -311,6 +323,11 @@ impl Progress {
                 }
             }
         }
+    }
+
+    /// Nothing is on its way, and nothing is to be sent after `last`.
+    pub fn is_idle_at(&self, last: Index) -> bool {
+        self.next == last.next() && self.asked.is_none() && self.inflight.is_empty() && self.mark.is_none()
     }
 
     /// Whether the next beat should carry a sequence of its own, to tell lost appends from slow ones.

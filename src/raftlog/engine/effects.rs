@@ -40,6 +40,7 @@ impl Engine {
         let stores = matches!(
             effect,
             Effect::Append { .. }
+                | Effect::AppendConfiguration { .. }
                 | Effect::Truncate { .. }
                 | Effect::SaveHardState(_)
                 | Effect::Install { .. }
@@ -50,6 +51,9 @@ impl Engine {
         }
         match effect {
             Effect::Append { metas, own } => self.append(now, slot, metas, own, payloads, more),
+            Effect::AppendConfiguration { meta, configuration } => {
+                self.append_own(now, slot, Entry { meta, payload: configuration.encode() }, more);
+            }
             Effect::Truncate { from } => {
                 let result = self.store.truncate(group, from);
                 if result.is_ok() {
@@ -63,8 +67,10 @@ impl Engine {
             }
             Effect::Install { start } => {
                 let result = self.store.install_log_start(group, start.clone());
+                if result.is_ok() {
+                    self.events.push(GroupEvent::Installed { group, start });
+                }
                 self.stored(now, slot, result, more);
-                self.events.push(GroupEvent::Installed { group, start });
             }
             Effect::Send { to, message, after_storage } => {
                 self.send(slot, to, message, Vec::new(), after_storage)
@@ -79,6 +85,8 @@ impl Engine {
                     self.send(slot, to, Message { epoch, body }, Vec::new(), false);
                 }
             }
+            // What could not be stored is not what is stored at this index: readers would be shown another entry.
+            Effect::Committed { .. } if self.groups[slot].stored_round == u64::MAX => {}
             Effect::Committed { index } => {
                 self.events.push(GroupEvent::Committed { group, index });
                 if group == GroupId(0) && self.groups[slot].core.role() == Role::Leader {
@@ -87,13 +95,23 @@ impl Engine {
                 }
             }
             Effect::Role { epoch, role, leader } => {
+                self.note_role(slot, role);
                 self.events.push(GroupEvent::Role { group, epoch, role, leader })
             }
-            Effect::Configured { configuration, .. } => {
+            Effect::Configured { id, configuration } => {
                 let g = &mut self.groups[slot];
                 let me = g.core.replica();
                 g.peers = configuration.members().filter(|r| *r != me).collect();
+                if g.core.role() == Role::Leader {
+                    self.beat_in_full(slot);
+                }
+                self.events.push(GroupEvent::Configured { group, id, configuration });
             }
+            Effect::Removed { configuration } => {
+                tracing::info!(%group, %configuration, "this replica is no member any more");
+                self.events.push(GroupEvent::Removed { group, configuration });
+            }
+            Effect::ChangeRefused { reason } => self.change_refusal = Some(reason),
             Effect::ReadReady { token, .. } => self.events.push(GroupEvent::Read { group, token, ok: true }),
             Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
             Effect::Refused { reason } => self.refusal = Some(reason),
@@ -172,6 +190,17 @@ impl Engine {
         self.stored(now, slot, result, more);
     }
 
+    /// Appends one entry that the core made itself, payload included.
+    fn append_own(&mut self, now: Millis, slot: usize, entry: Entry, more: &mut Vec<Effect>) {
+        let group = self.groups[slot].id;
+        let result = self.store.append(group, vec![entry.clone()]);
+        if result.is_ok() {
+            self.appended.push(entry.meta);
+            self.events.push(GroupEvent::Appended { group, entries: vec![entry] });
+        }
+        self.stored(now, slot, result, more);
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn replicate(
         &mut self,
@@ -222,18 +251,9 @@ impl Engine {
         payloads: Vec<Bytes>,
         after_storage: bool,
     ) {
-        let g = &self.groups[slot];
         let node = to.node;
-        let (from_incarnation, to_incarnation) = if g.id == GroupId(0) {
-            let Some(theirs) = self.boots.get(&node) else { return };
-            (self.config.boot, *theirs)
-        } else {
-            let theirs = self.incarnations.get(&node).copied().unwrap_or(0);
-            (self.incarnation as u128, theirs as u128)
-        };
-        let from = g.core.replica();
-        let envelope =
-            Envelope { group: g.id, from, to, from_incarnation, to_incarnation, message, payloads };
+        let Some(envelope) = self.envelope(slot, to, message, payloads) else { return };
+        let g = &self.groups[slot];
         if after_storage && g.stored_round > self.completed_round {
             if g.stored_round != u64::MAX {
                 self.held.entry(g.stored_round).or_default().push((node, envelope));
@@ -241,6 +261,25 @@ impl Engine {
         } else {
             self.push(node, envelope);
         }
+    }
+
+    /// Addresses a message; None if the receiver's process is not known yet.
+    pub(super) fn envelope(
+        &self,
+        slot: usize,
+        to: ReplicaId,
+        message: Message,
+        payloads: Vec<Bytes>,
+    ) -> Option<Envelope> {
+        let g = &self.groups[slot];
+        let (from_incarnation, to_incarnation) = if g.id == GroupId(0) {
+            (self.config.boot, *self.boots.get(&to.node)?)
+        } else {
+            let theirs = self.incarnations.get(&to.node).copied().unwrap_or(0);
+            (self.incarnation as u128, theirs as u128)
+        };
+        let from = g.core.replica();
+        Some(Envelope { group: g.id, from, to, from_incarnation, to_incarnation, message, payloads })
     }
 
     pub(super) fn push(&mut self, node: NodeId, envelope: Envelope) {

@@ -9,16 +9,27 @@
 //! - a message whose replica ids or incarnations do not match is dropped (safety.md F6);
 //! - one storage round is in flight at most; what gathers meanwhile is the next one (group commit, no timer).
 
+mod beats;
+mod campaigns;
 mod effects;
+mod event;
+mod membership;
 mod repair;
+#[cfg(test)]
+mod tests;
+
+pub use event::GroupEvent;
+pub use membership::ChangeError;
 
 use super::codec::{Envelope, RaftFrame};
-use super::core::{Core, CoreConfig, Effect, Event, Millis, PeerProgress, Refusal, Restored, Role};
-use super::message::{Body, Configuration};
+use super::core::{
+    ChangeRefusal, Core, CoreConfig, Effect, Event, Millis, PeerProgress, Refusal, Restored, Role,
+};
+use super::message::{Body, Configuration, Message};
 use super::wheel::Wheel;
 use crate::segment::{
-    Durable, Entry, EntryKind, EntryMeta, Epoch, Error as StoreError, GroupId, GroupSpec, Index, LogId,
-    LogStart, NodeId, Offset, RecoveredGroup, ReplicaId, Round, RoundDone, Store,
+    Durable, EntryKind, EntryMeta, Error as StoreError, GroupId, GroupSpec, Index, LogStart, NodeId,
+    RecoveredGroup, ReplicaId, Round, RoundDone, Store,
 };
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
@@ -42,6 +53,8 @@ pub trait Disk {
 const FRAME_BYTES: usize = 1 << 20;
 /// Beyond this backlog towards one peer no more entries are read for it.
 const BACKLOG_BYTES: usize = 32 << 20;
+/// Bytes of entries that may wait for storage, all groups together; beyond it proposals are refused and what leaders send is not taken.
+const UNSTORED_BYTES: u64 = 256 << 20;
 /// Messages for groups that are not here yet (their creation is on the way), kept for a moment.
 const EARLY_MESSAGES: usize = 4096;
 const EARLY_MS: u64 = 500;
@@ -74,101 +87,6 @@ pub enum ProposeError {
     Unknown,
 }
 
-/// What happened to a group, for the layer above, in order.
-#[derive(Debug)]
-pub enum GroupEvent {
-    /// Entries were appended (own or received), not yet durable.
-    Appended {
-        /// Group.
-        group: GroupId,
-        /// Entries in order.
-        entries: Vec<Entry>,
-    },
-    /// Entries at or above `from` are gone.
-    Truncated {
-        /// Group.
-        group: GroupId,
-        /// First removed.
-        from: Index,
-    },
-    /// The log was replaced by an empty one.
-    Installed {
-        /// Group.
-        group: GroupId,
-        /// Where it starts.
-        start: LogStart,
-    },
-    /// Entries up to `index` are committed.
-    Committed {
-        /// Group.
-        group: GroupId,
-        /// Commit index.
-        index: Index,
-    },
-    /// Entries up to `last` are durable here.
-    Durable {
-        /// Group.
-        group: GroupId,
-        /// Last durable entry.
-        last: LogId,
-    },
-    /// Some follower now holds more (leader only).
-    Progress {
-        /// Group.
-        group: GroupId,
-    },
-    /// Role, leader or epoch changed.
-    Role {
-        /// Group.
-        group: GroupId,
-        /// Epoch.
-        epoch: Epoch,
-        /// Role.
-        role: Role,
-        /// Leader if known.
-        leader: Option<ReplicaId>,
-    },
-    /// A read index is confirmed (`ok`), or leadership is gone.
-    Read {
-        /// Group.
-        group: GroupId,
-        /// Token given to `read_index`.
-        token: u64,
-        /// Whether it may be served.
-        ok: bool,
-    },
-    /// Every voter granted an election, and some majority of them may have lost what it acknowledged (safety.md F11).
-    UncleanRecovery {
-        /// Group.
-        group: GroupId,
-        /// Epoch of the election.
-        epoch: Epoch,
-        /// First entry that may be lost.
-        from: Index,
-        /// First offset that may be lost; the end is open.
-        offset: Offset,
-        /// It was not held: approval is missing.
-        waits: bool,
-    },
-    /// Damaged entries are whole again.
-    Repaired {
-        /// Group.
-        group: GroupId,
-    },
-    /// The group fenced itself off.
-    Poisoned {
-        /// Group.
-        group: GroupId,
-        /// Why.
-        reason: String,
-    },
-    /// The data directory failed for good.
-    StorageFailed {
-        /// Why.
-        reason: String,
-    },
-}
-
 struct Group {
     id: GroupId,
     core: Core,
@@ -180,6 +98,10 @@ struct Group {
     /// Deadline the wheel holds for it.
     armed: Millis,
     poisoned: bool,
+    /// Slots of the beats of quiet groups.
+    ties: beats::Ties,
+    /// It is one of the candidates that `campaigns` counts, or waits to be.
+    campaign: campaigns::State,
 }
 
 /// What a step carries beside the event: payload bytes never enter the core.
@@ -221,11 +143,15 @@ pub struct Engine {
     wheel: Wheel,
     next_beat: Millis,
     urgent: Vec<usize>,
+    tables: beats::Tables,
+    campaigns: campaigns::Campaigns,
     early: VecDeque<(Millis, NodeId, Envelope)>,
     events: Vec<GroupEvent>,
     refusal: Option<Refusal>,
+    change_refusal: Option<ChangeRefusal>,
     appended: Vec<EntryMeta>,
     effects: Vec<Effect>,
+    full: Vec<(ReplicaId, Message)>,
     failed: bool,
     repairs: repair::Repairs,
 }
@@ -252,11 +178,15 @@ impl Engine {
             wheel: Wheel::new(now),
             next_beat: now,
             urgent: Vec::new(),
+            tables: beats::Tables::default(),
+            campaigns: campaigns::Campaigns::default(),
             early: VecDeque::new(),
             events: Vec::new(),
             refusal: None,
+            change_refusal: None,
             appended: Vec::new(),
             effects: Vec::new(),
+            full: Vec::new(),
             failed: false,
             repairs: repair::Repairs::default(),
         }
@@ -332,6 +262,8 @@ impl Engine {
             stored_round: self.store.next_round(),
             armed: Millis::MAX,
             poisoned: false,
+            ties: beats::Ties::default(),
+            campaign: campaigns::State::None,
         };
         let slot = self.groups.insert(group);
         self.by_id.insert(id, slot);
@@ -345,6 +277,8 @@ impl Engine {
     /// Forgets a group and its data.
     pub fn remove(&mut self, group: GroupId) {
         if let Some(slot) = self.by_id.remove(&group) {
+            self.untie(slot);
+            self.end_campaign(slot);
             self.groups.remove(slot);
             self.urgent.retain(|s| *s != slot);
             if let Err(error) = self.store.remove_group(group) {
@@ -368,6 +302,9 @@ impl Engine {
         // Space is taken before the core knows of the entry. Control entries (log start, metadata) may use the reserve:
         // they are what frees space.
         if proposals.iter().any(|p| p.kind == EntryKind::Records) {
+            if self.store.unstored_bytes() > UNSTORED_BYTES {
+                return Err(ProposeError::Refused(Refusal::Busy));
+            }
             let bytes = proposals.iter().map(|p| p.payload.len() as u64).sum();
             match self.store.can_append(group, bytes) {
                 Ok(()) => {}
@@ -432,7 +369,10 @@ impl Engine {
 
     /// This node is registered: its incarnation in every message from now on.
     pub fn set_incarnation(&mut self, incarnation: u64) {
-        self.incarnation = incarnation;
+        if self.incarnation != incarnation {
+            self.incarnation = incarnation;
+            self.reset_tables();
+        }
     }
 
     /// Opens the boot gate of all groups (safety.md F16).
@@ -443,6 +383,16 @@ impl Engine {
         }
     }
 
+    /// Closes it again: this process was stopped for so long that its groups may have gone on without it (F16).
+    pub fn close_gate(&mut self, now: Millis) {
+        self.gate_open = false;
+        for slot in self.slots() {
+            if self.groups[slot].id != GroupId(0) {
+                self.step(now, slot, Event::CloseGate, Payloads::None);
+            }
+        }
+    }
+
     /// A peer's registration number, from the controller log.
     pub fn set_peer_incarnation(&mut self, now: Millis, node: NodeId, incarnation: u64) {
         let known = self.incarnations.entry(node).or_default();
@@ -450,6 +400,8 @@ impl Engine {
             return;
         }
         *known = incarnation;
+        self.reset_sending(node);
+        self.reset_hearing(node);
         for slot in self.slots() {
             if self.groups[slot].id != GroupId(0) {
                 self.step(now, slot, Event::PeerIncarnation { node }, Payloads::None);
@@ -468,9 +420,11 @@ impl Engine {
     pub fn set_connected(&mut self, now: Millis, node: NodeId, up: bool) {
         if !up {
             self.connected.remove(&node);
+            self.reset_sending(node);
             return;
         }
         if self.connected.insert(node) {
+            self.greet(node);
             // Do not wait for the next beat: a peer that came back should hear its leaders at once.
             self.next_beat = now;
         }
@@ -478,6 +432,7 @@ impl Engine {
 
     /// The peer's process died (its connection was reset): its followers look for another leader (safety.md F22).
     pub fn peer_reset(&mut self, now: Millis, node: NodeId) {
+        self.reset_hearing(node);
         for slot in self.slots() {
             self.step(now, slot, Event::PeerReset { node }, Payloads::None);
         }
@@ -490,23 +445,25 @@ impl Engine {
         }
     }
 
-    fn receive_one(&mut self, now: Millis, from: NodeId, envelope: Envelope) {
+    /// False if it is not for a replica here, as far as ids and incarnations tell.
+    fn receive_one(&mut self, now: Millis, from: NodeId, envelope: Envelope) -> bool {
         let Some(slot) = self.by_id.get(&envelope.group).copied() else {
             if !envelope.payloads.is_empty() {
                 // Entries come again; only what is small is kept for a group on its way.
-                return;
+                return false;
             }
             if self.early.len() == EARLY_MESSAGES {
                 self.early.pop_front();
             }
             self.early.push_back((now, from, envelope));
-            return;
+            return false;
         };
         if !self.is_for_us(now, slot, from, &envelope) {
-            return;
+            return false;
         }
         if self.is_repair_message(&envelope) {
-            return self.on_repair_message(now, slot, envelope);
+            self.on_repair_message(now, slot, envelope);
+            return true;
         }
         let Envelope { group, from, message, payloads, .. } = envelope;
         let mut received = Payloads::None;
@@ -517,10 +474,11 @@ impl Engine {
         if let Body::Append { prev, entries, .. } = &message.body {
             let records = entries.iter().any(|meta| meta.kind == EntryKind::Records);
             let bytes = payloads.iter().map(|p| p.len() as u64).sum();
-            if records && self.store.can_append(group, bytes).is_err() {
-                // As if lost on the way: beats keep the leader known, entries come again when there is space. Control
-                // entries pass: they are what frees it.
-                return;
+            let full = self.store.unstored_bytes() > UNSTORED_BYTES;
+            if records && (full || self.store.can_append(group, bytes).is_err()) {
+                // As if lost on the way: beats keep the leader known, entries come again when there is space, on disk or
+                // in memory. Control entries pass: they are what frees it.
+                return true;
             }
             let decoded: Vec<_> = entries
                 .iter()
@@ -537,6 +495,7 @@ impl Engine {
         if accepted && self.groups.get(slot).is_some_and(|g| g.core.role() == Role::Leader) {
             self.events.push(GroupEvent::Progress { group });
         }
+        true
     }
 
     /// Whether ids and incarnations fit (safety.md F6).
@@ -599,45 +558,49 @@ impl Engine {
             let slot = slot as usize;
             let Some(g) = self.groups.get_mut(slot) else { continue };
             g.armed = Millis::MAX;
-            if g.core.deadline().is_some_and(|d| d <= now) {
-                self.step(now, slot, Event::Tick, Payloads::None);
-            } else {
-                self.arm(slot);
-            }
+            self.time_out(now, slot);
         }
         self.tick_repairs(now);
+        self.start_campaigns(now);
         if now >= self.next_beat {
             self.next_beat = now + self.config.core.beat_ms;
-            for slot in self.slots() {
-                self.beat(now, slot);
-            }
+            self.beat_all(now);
             self.early.retain(|(at, ..)| now < at + EARLY_MS);
         }
     }
 
     /// When `tick` has something to do next.
     pub fn deadline(&self) -> Millis {
-        let next = self.wheel.deadline().into_iter().chain(self.repairs.deadline());
-        next.min().map_or(self.next_beat, |d| d.min(self.next_beat))
+        let next = self.next_beat.min(self.campaigns_due());
+        let due = self.wheel.deadline().into_iter().chain(self.repairs.deadline());
+        due.min().map_or(next, |d| d.min(next))
     }
 
-    fn beat(&mut self, now: Millis, slot: usize) {
+    /// Beats in full to every peer that is not reached by a bit; in the regular beat (`may_settle`) settled ones get their bit.
+    fn beat(&mut self, now: Millis, slot: usize, may_settle: bool) {
         let g = &mut self.groups[slot];
         if g.core.role() != Role::Leader || g.poisoned {
             return;
         }
         let mut effects = std::mem::take(&mut self.effects);
-        let mut beats = Vec::with_capacity(g.peers.len() + g.observers.len());
+        let mut beats = std::mem::take(&mut self.full);
         for peer in g.peers.iter().chain(g.observers.iter()) {
-            if let Some(message) = g.core.beat(now, *peer, &mut effects) {
+            if self.connected.contains(&peer.node)
+                && !g.ties.is_quiet_with(*peer)
+                && let Some(message) = g.core.beat(now, *peer, &mut effects)
+            {
                 beats.push((*peer, message));
             }
         }
         self.effects = effects;
-        for (to, message) in beats {
-            self.send(slot, to, message, Vec::new(), false);
+        for (to, message) in beats.drain(..) {
+            if !(may_settle && self.settle(slot, to, &message)) {
+                self.send(slot, to, message, Vec::new(), false);
+            }
         }
+        self.full = beats;
         self.run_effects(now, slot, Payloads::None);
+        self.review(slot);
     }
 
     fn step_group(&mut self, now: Millis, group: GroupId, event: Event) -> bool {
@@ -651,11 +614,16 @@ impl Engine {
     }
 
     fn step(&mut self, now: Millis, slot: usize, event: Event, payloads: Payloads<'_>) {
-        let g = &mut self.groups[slot];
+        if !self.groups[slot].ties.is_empty() {
+            self.catch_up(slot);
+        }
         let mut effects = std::mem::take(&mut self.effects);
-        g.core.step(now, event, &mut effects);
+        self.groups[slot].core.step(now, event, &mut effects);
         self.effects = effects;
         self.run_effects(now, slot, payloads);
+        if !self.groups[slot].ties.is_empty() {
+            self.review(slot);
+        }
     }
 
     /// The group's log was found damaged: it hands over and stays out (safety.md F11).
@@ -680,12 +648,11 @@ impl Engine {
         let urgent = std::mem::take(&mut self.urgent);
         for slot in urgent {
             if self.groups.contains(slot) {
-                self.beat(now, slot);
+                self.beat(now, slot, false);
             }
         }
-        for (node, frame) in self.ready.drain(..) {
-            net.send(node, frame);
-        }
+        self.start_campaigns(now);
+        self.send_ready(net);
         for (node, outbox) in &mut self.outboxes {
             if !outbox.is_empty() {
                 net.send(*node, outbox.take());
@@ -737,13 +704,29 @@ impl Engine {
     }
 
     /// What the leader of this group knows of its peers.
-    pub fn progress(&self, group: GroupId) -> Vec<PeerProgress> {
+    pub fn progress(&mut self, group: GroupId) -> Vec<PeerProgress> {
+        if let Some(slot) = self.by_id.get(&group).copied() {
+            self.catch_up(slot);
+        }
         self.core(group).map(|core| core.progress()).unwrap_or_default()
+    }
+
+    /// Hands over what the leader of this group knows of each peer.
+    pub fn each_peer(&mut self, group: GroupId, tell: &mut dyn FnMut(PeerProgress)) {
+        if let Some(slot) = self.by_id.get(&group).copied() {
+            self.catch_up(slot);
+            self.groups[slot].core.each_peer(tell);
+        }
     }
 
     /// Ids of all groups here.
     pub fn group_ids(&self) -> Vec<GroupId> {
         self.groups.iter().map(|(_, g)| g.id).collect()
+    }
+
+    /// Whether storage refused a change of this group: its core went on without it, and nothing of that is shown any more.
+    pub fn has_stood_down(&self, group: GroupId) -> bool {
+        self.by_id.get(&group).is_some_and(|slot| self.groups[*slot].stored_round == u64::MAX)
     }
 
     /// Whether the group fenced itself off.

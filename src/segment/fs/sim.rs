@@ -186,6 +186,27 @@ impl SimFs {
         self.disk().faults.misdirect = Some((part.to_owned(), by));
     }
 
+    /// Takes back every fault that was announced and has not happened yet, but for a full disk.
+    pub fn disarm(&self) {
+        let mut disk = self.disk();
+        disk.faults = Faults {
+            is_off: disk.faults.is_off,
+            capacity: disk.faults.capacity,
+            fail_reads_of: disk.faults.fail_reads_of.take(),
+            ..Faults::default()
+        };
+    }
+
+    /// Whether a misdirected write is still to come.
+    pub fn is_misdirecting(&self) -> bool {
+        self.disk().faults.misdirect.is_some()
+    }
+
+    /// Takes back a misdirected write that has not happened.
+    pub fn cancel_misdirect(&self) {
+        self.disk().faults.misdirect = None;
+    }
+
     /// Bytes of all files together beyond which the disk is full; None: never.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.disk().faults.capacity = bytes;

@@ -1,7 +1,8 @@
 //! Places and space: where entries go, and the disk space reserved before they are taken (safety.md F13).
 //! Not here: the entries themselves.
 //!
-//! * Space is reserved in steps from 64 KiB doubling to 32 MiB; free space is asked for once per step.
+//! * A new file takes a block, which holds the control entries of an idle group; from the first records on space is reserved in
+//!   steps from 64 KiB doubling to 32 MiB; free space is asked for once per step.
 //! * The reserve is kept from records; control entries, cuts and rolls may use it, so that elections,
 //!   deletes and metadata go on when the disk is full.
 
@@ -17,6 +18,8 @@ use crate::segment::{Error, Result, error, frame};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+/// What a new file takes: most groups of a large cluster are idle and never need more.
+const FIRST_STEP: u64 = 4 << 10;
 const STEP_MIN: u64 = 64 << 10;
 const STEP_MAX: u64 = 32 << 20;
 /// Bytes of the smallest record batch: its header (magic 2).
@@ -172,7 +175,7 @@ impl Store {
         is_control: bool,
     ) -> Result<(Segment, NewFile)> {
         debug_assert_eq!(file.number, self.next_file);
-        let allocated = (SEGMENT_HEADER + bytes).max(STEP_MIN);
+        let allocated = (SEGMENT_HEADER + bytes).max(FIRST_STEP);
         self.check_space(allocated, is_control)?;
         let path = segment_file::path(&self.options.dir, dir, file.number);
         self.close_idle(file.number);

@@ -52,7 +52,8 @@ impl Amnesia {
             true => members[..members.len() - 1].to_vec(),
             false => Vec::new(),
         };
-        let configuration = Configuration { voters: members, old_voters, learners: Vec::new() };
+        let configuration =
+            Configuration { voters: members, old_voters, learners: Vec::new(), ..Configuration::default() };
         let mut cluster = Cluster::new(default_config(), seed);
         for node in 1..=voters {
             cluster.add(replica(node), disk_with(&configuration, 0, &[]));

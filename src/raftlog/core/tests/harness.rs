@@ -4,7 +4,7 @@
 //! Deterministic: whoever drives it (a script, a seeded simulation) decides when messages arrive, rounds complete and
 //! time passes. Effects are carried out in order, `after_storage` as the engine does it.
 
-use super::super::{Core, CoreConfig, Effect, Event, Millis, Restored, Role};
+use super::super::{ChangeRefusal, Core, CoreConfig, Effect, Event, Millis, Restored, Role};
 use crate::raftlog::message::{Body, Configuration, Message};
 use crate::segment::{
     EntryKind, EntryMeta, Epoch, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
@@ -135,8 +135,12 @@ pub struct Node {
     /// Sends that wait for the round in flight (false) or for the one after it (true).
     waiting: Vec<(bool, Envelope)>,
     pub poisoned: Option<String>,
+    /// Why its last change of membership was refused.
+    pub refusal: Option<ChangeRefusal>,
     /// Highest index it said is committed since it started.
     commit: Index,
+    /// The configuration it last said is in force.
+    in_force: Configuration,
 }
 
 /// What must hold whatever happens (Raft figure 3, and ours).
@@ -151,6 +155,12 @@ pub struct Checker {
     pub reads_ready: u64,
     pub reads_failed: u64,
     pub elections: u64,
+    /// What every configuration entry ever said.
+    seen: BTreeMap<LogId, Configuration>,
+    /// Committed configuration entries.
+    pub configurations: BTreeMap<Index, Configuration>,
+    pub changes_refused: u64,
+    pub removals: u64,
     /// Elections that said they may lose something.
     pub unclean: u64,
     /// Whether what they lost is no violation.
@@ -191,6 +201,7 @@ impl Cluster {
         for meta in &disk.metas {
             self.checker.register(meta);
         }
+        self.checker.seen.extend(disk.configurations.iter().cloned());
         self.nodes.push(Node {
             id,
             incarnation: 0,
@@ -201,7 +212,9 @@ impl Cluster {
             flying: None,
             waiting: Vec::new(),
             poisoned: None,
+            refusal: None,
             commit: Index(0),
+            in_force: Configuration::default(),
         });
     }
 
@@ -389,11 +402,16 @@ impl Cluster {
                 Effect::Append { metas, .. } => {
                     for meta in metas {
                         let configuration = (meta.kind == EntryKind::Configuration).then(|| {
-                            self.known_configuration(meta.id)
-                                .expect("only received configurations are appended")
+                            let seen = self.checker.seen.get(&meta.id);
+                            seen.expect("only received configurations are appended").clone()
                         });
                         self.write(at, Op::Append(meta, configuration));
                     }
+                }
+                Effect::AppendConfiguration { meta, configuration } => {
+                    assert_eq!(meta.payload_len as usize, configuration.encode().len());
+                    self.checker.seen.insert(meta.id, configuration.clone());
+                    self.write(at, Op::Append(meta, Some(configuration)));
                 }
                 Effect::SaveHardState(hard) => {
                     assert!(hard.epoch >= self.nodes[at].view.hard.epoch, "epoch went back");
@@ -427,15 +445,16 @@ impl Cluster {
                     assert!(self.poison_allowed, "poisoned: {reason}");
                     self.nodes[at].poisoned = Some(reason);
                 }
-                Effect::Configured { .. } | Effect::Refused { .. } => {}
+                Effect::ChangeRefused { reason } => {
+                    self.checker.changes_refused += 1;
+                    self.nodes[at].refusal = Some(reason);
+                }
+                Effect::Removed { .. } => self.checker.removals += 1,
+                Effect::Configured { configuration, .. } => self.nodes[at].in_force = configuration,
+                Effect::Refused { .. } => {}
             }
         }
         events
-    }
-
-    fn known_configuration(&self, id: LogId) -> Option<Configuration> {
-        let mut all = self.nodes.iter().flat_map(|node| &node.view.configurations);
-        all.find(|(known, _)| *known == id).map(|(_, configuration)| configuration.clone())
     }
 
     fn replicate(
@@ -558,10 +577,14 @@ impl Cluster {
             assert_eq!(*id, meta.id, "committed entry changed");
             *known_in = (*known_in).min(epoch);
         }
+        for (id, configuration) in node.view.configurations.iter().filter(|(id, _)| id.index <= index) {
+            self.checker.configurations.entry(id.index).or_insert_with(|| configuration.clone());
+        }
+        self.checker.check_configurations();
         if leads && index >= first {
             let id = node.view.id_at(index).expect("committed entries are in the log");
             assert_eq!(id.epoch, epoch, "commits by counting an entry of an older epoch (Raft §5.4.2)");
-            let configuration = self.core(at).configuration().0.clone();
+            let configuration = self.nodes[at].in_force.clone();
             for half in [&configuration.voters, &configuration.old_voters] {
                 let holds = |voter: &&ReplicaId| {
                     let disk = &self.nodes[self.position(**voter)].disk;
@@ -578,6 +601,24 @@ impl Cluster {
 }
 
 impl Checker {
+    /// Committed configurations follow each other as Raft §6 has it, whoever proposed them.
+    fn check_configurations(&self) {
+        let pairs = self.configurations.values().zip(self.configurations.values().skip(1));
+        for (before, after) in pairs {
+            let same = |a: &[ReplicaId], b: &[ReplicaId]| {
+                a.len() == b.len() && a.iter().all(|replica| b.contains(replica))
+            };
+            let fits = match (before.is_joint(), after.is_joint()) {
+                (true, true) => false,
+                (true, false) => after.voters == before.voters && after.learners == before.learners,
+                (false, true) => after.old_voters == before.voters,
+                (false, false) => same(&after.voters, &before.voters),
+            };
+            assert!(fits, "{after:?} does not follow {before:?}");
+            assert!(after.members().all(|member| !before.is_retired(member)), "a retired id came back");
+        }
+    }
+
     /// An entry's identity counts from when anyone could see it again: durable, or sent.
     fn register_durable(&mut self, op: &Op) {
         if let Op::Append(meta, _) = op {

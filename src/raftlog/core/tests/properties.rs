@@ -16,6 +16,7 @@ fn configuration() -> impl Strategy<Value = Configuration> {
         voters,
         old_voters,
         learners: vec![replica(9)],
+        retired: Vec::new(),
     })
 }
 
@@ -59,6 +60,83 @@ proptest! {
             prop_assert_eq!(naive_quorum(&configuration, &has), candidate <= reached);
         }
     }
+}
+
+/// Members of one step of a sequence of configurations: by node, nobody, learner or voter.
+fn members() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(0..3u8, 7)
+}
+
+/// Whether a set of nodes (bits) is a quorum.
+fn decides(configuration: &Configuration, set: u32) -> bool {
+    quorum::is_quorum(configuration, |r| set & (1 << r.node.0) != 0)
+}
+
+proptest! {
+    /// Raft §6: "it is not possible for Cold and Cnew to make unilateral decisions at the same time": any quorum of a
+    /// configuration meets any quorum of the one in force before or after it, through whole sequences of changes.
+    #[test]
+    fn quorums_of_successive_configurations_always_meet(first in half(), steps in proptest::collection::vec(members(), 1..6)) {
+        let mut current = Configuration { voters: first, ..Configuration::default() };
+        for step in steps {
+            let of = |kind: u8| -> Vec<ReplicaId> {
+                (1..8).filter(|node| step[*node as usize - 1] == kind).map(replica).collect()
+            };
+            let (voters, learners) = (of(2), of(1));
+            if voters.is_empty() {
+                continue;
+            }
+            let towards = current.towards(voters.clone(), learners);
+            let mut chain = vec![current.clone(), towards.clone()];
+            if towards.is_joint() {
+                prop_assert_eq!(&towards.old_voters, &current.voters);
+                chain.push(towards.without_old());
+            }
+            for pair in chain.windows(2) {
+                for (a, b) in (0..256u32).flat_map(|a| [(a, !a & 0xff)]) {
+                    // Disjoint sets: complements are the largest such pairs.
+                    prop_assert!(!(decides(&pair[0], a) && decides(&pair[1], b)), "{:?} and {:?}", pair, (a, b));
+                }
+            }
+            let last = chain.pop().expect("never empty");
+            for gone in current.members().filter(|r| !last.is_member(*r)) {
+                prop_assert!(last.is_retired(gone));
+            }
+            prop_assert_eq!(&last.voters, &voters);
+            current = last;
+        }
+    }
+
+    #[test]
+    fn configuration_survives_its_encoding(configuration in configuration(), gone in half()) {
+        let configuration = Configuration { retired: gone, ..configuration };
+        prop_assert_eq!(Configuration::decode(&configuration.encode()), Some(configuration));
+    }
+}
+
+/// safety.md F6: an id is never reused, whatever was placed on its node meanwhile.
+#[test]
+fn former_member_stays_retired_until_placed_anew() {
+    let placed = |node: i32, assignment: u64| ReplicaId { assignment, ..replica(node) };
+    let mut configuration =
+        Configuration { voters: vec![placed(1, 5), placed(2, 5)], ..Configuration::default() };
+    configuration = configuration.towards(vec![placed(1, 5)], Vec::new()).without_old();
+    assert!(configuration.is_retired(placed(2, 5)) && configuration.is_retired(placed(2, 4)));
+    assert!(!configuration.is_retired(placed(2, 6)) && !configuration.is_retired(placed(1, 5)));
+    configuration = configuration.towards(vec![placed(1, 5)], vec![placed(2, 9)]);
+    configuration = configuration.towards(vec![placed(1, 5)], Vec::new());
+    assert!(configuration.is_retired(placed(2, 5)) && configuration.is_retired(placed(2, 9)));
+    assert!(!configuration.is_retired(placed(2, 10)));
+    assert_eq!(configuration.retired.len(), 1, "one id per node is enough");
+    // A wiped directory under the same assignment is another replica, once.
+    let wiped = ReplicaId { directory: 7, ..placed(2, 9) };
+    assert!(!configuration.is_retired(wiped));
+}
+
+#[test]
+fn configuration_written_before_ids_were_retired_is_still_read() {
+    let bytes = b"\x01{\"voters\":[],\"old_voters\":[],\"learners\":[]}";
+    assert_eq!(Configuration::decode(bytes), Some(Configuration::default()));
 }
 
 #[test]

@@ -2,13 +2,13 @@
 //! `UPDATE_GOLDEN=1 cargo test scripts` rewrites them; read the difference before it is committed.
 //!
 //! Commands (nodes are numbers, messages arrive only when delivered, writes are durable only when synced):
-//! `cluster N [learners=2,3] [joint=1,2] [term3=5] [log2=1x3,2x1] [window=B] [append=B] [uncommitted=B] [down=3]
+//! `cluster N [learners=2,3] [joint=1,2] [term3=5] [log2=1x3,2x1] [window=B] [append=B] [uncommitted=B] [down=3] [fresh=4]
 //!   [closed=2] [damaged=2] [sealed=2] [doubt=2] [lost=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
 //! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `heal`, `crash N`, `restart N`,
-//! `reset N PEER`, `transfer N [TO]`, `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `unclean N` (allows one), `observe N WHO`, `start N INDEX`,
+//! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`, `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `unclean N` (allows one), `observe N WHO`, `start N INDEX`,
 //! `inject FROM TO TERM BODY...`, `status`, `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
 
-use super::harness::{Cluster, Envelope, default_config, disk_with, name, replica};
+use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, name, replica};
 use crate::raftlog::core::{Effect, Event};
 use crate::raftlog::message::{Body, Configuration, Message};
 use crate::segment::{
@@ -72,6 +72,11 @@ pub fn show_effect(effect: &Effect) -> String {
         Effect::Append { metas, own } => {
             format!("{} {}", if *own { "appends own" } else { "appends" }, show_metas(metas))
         }
+        Effect::AppendConfiguration { meta, configuration } => {
+            format!("appends own {}(Configuration) {}", show_id(meta.id), show_members(configuration))
+        }
+        Effect::ChangeRefused { reason } => format!("refuses the change: {reason}"),
+        Effect::Removed { configuration } => format!("is removed by {}", show_id(*configuration)),
         Effect::SaveHardState(hard) => format!("saves {}", show_hard(hard)),
         Effect::Install { start } => format!("installs log start {}", show_id(start.prev)),
         Effect::SendLogStart { to } => format!("sends its log start to {}", name(*to)),
@@ -121,6 +126,7 @@ pub fn show_envelope(envelope: &Envelope) -> String {
             format!("BeatReply {sequence} matched {} last {}", show_id(*matched), show_id(*last))
         }
         Body::InstallLogStart { start } => format!("InstallLogStart {}", show_id(start.prev)),
+        Body::Removed { configuration } => format!("Removed by {}", show_id(*configuration)),
         Body::LogStartInstalled { prev } => format!("LogStartInstalled {}", show_id(*prev)),
         body => format!("{body:?}"),
     };
@@ -198,6 +204,7 @@ fn parse_body(words: &[&str]) -> Body {
         ["timeoutnow"] => Body::TimeoutNow,
         ["sealed"] => Body::Sealed,
         ["fenced"] => Body::Fenced,
+        ["removed", id] => Body::Removed { configuration: parse_id(id) },
         ["end", nonce, last] => Body::End { nonce: number(nonce), last: parse_id(last) },
         other => panic!("unknown body {other:?}"),
     }
@@ -222,10 +229,16 @@ impl Script {
         let has = |key: &str, id: ReplicaId| find(key).is_some_and(|value| nodes(value).contains(&id));
         let learners = find("learners").map(nodes).unwrap_or_default();
         let strangers = find("strangers").map(nodes).unwrap_or_default();
-        let voters =
-            (1..=count).map(replica).filter(|r| !learners.contains(r) && !strangers.contains(r)).collect();
-        let configuration =
-            Configuration { voters, old_voters: find("joint").map(nodes).unwrap_or_default(), learners };
+        let voters = (1..=count)
+            .map(replica)
+            .filter(|r| !learners.contains(r) && !strangers.contains(r) && !has("fresh", *r))
+            .collect();
+        let configuration = Configuration {
+            voters,
+            old_voters: find("joint").map(nodes).unwrap_or_default(),
+            learners,
+            ..Configuration::default()
+        };
         let config = &mut self.cluster.config;
         config.window_bytes = find("window").map_or(config.window_bytes, number);
         config.append_bytes = find("append").map_or(config.append_bytes, number);
@@ -241,6 +254,9 @@ impl Script {
                 disk.metas[at].kind = EntryKind::Configuration;
                 let configuration = Configuration { voters: nodes(voters), ..Configuration::default() };
                 disk.configurations.push((disk.metas[at].id, configuration));
+            }
+            if has("fresh", replica(node)) {
+                disk = Disk::default();
             }
             disk.hard.sealed = has("sealed", replica(node)).then_some(1);
             if has("doubt", replica(node)) {
@@ -378,10 +394,25 @@ impl Script {
                 let to = Some(replica(number(to)));
                 self.cluster.feed(self.at(n), Event::Transfer { to });
             }
+            ["change", n, voters, rest @ ..] => {
+                let at = self.at(n);
+                let (_, current) = self.cluster.core(at).configuration();
+                let find = |key: &str| rest.iter().find_map(|word| word.strip_prefix(key));
+                let expected = find("at=").map_or(current, parse_id);
+                let learners = find("learners=").map(nodes).unwrap_or_default();
+                let event = Event::ChangeMembership { expected, voters: nodes(voters), learners };
+                self.cluster.feed(at, event);
+            }
+            ["configuration", n] => {
+                let (configuration, id) = self.cluster.core(self.at(n)).configuration();
+                let line = format!("n{n} is configured by {}: {}", show_id(id), show_members(configuration));
+                self.cluster.say(|| line);
+            }
             ["read", n] => {
                 self.cluster.read(self.at(n));
             }
             ["gate", n] => self.cluster.feed(self.at(n), Event::OpenGate),
+            ["stopped", n] => self.cluster.feed(self.at(n), Event::CloseGate),
             ["fail", n] => self.cluster.feed(self.at(n), Event::StorageFailed),
             ["damage", n, first] => {
                 let at = self.at(n);

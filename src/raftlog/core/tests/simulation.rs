@@ -1,12 +1,12 @@
-//! Seeded clusters under loss, reordering, duplication, partitions, crashes, slow syncs, resets, transfers, reads and
-//! moving log starts; then everything heals and must converge. `harness` checks the invariants at every effect.
+//! Seeded clusters under loss, reordering, duplication, partitions, crashes, slow syncs, resets, transfers, reads,
+//! changes of membership and moving log starts; then everything heals and must converge. `harness` checks the invariants at every effect.
 //!
 //! `KONTIKI_SEED=n` runs one seed, `KONTIKI_SEEDS=n` that many. A failure names its seed.
 
 use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, replica};
 use crate::raftlog::core::{Event, Role};
 use crate::raftlog::message::Configuration;
-use crate::segment::{EntryKind, Index};
+use crate::segment::{EntryKind, Index, LogId, ReplicaId};
 
 /// The simulation's own randomness (xorshift64*), apart from the cores'.
 struct Dice(u64);
@@ -34,7 +34,9 @@ struct Simulation {
     beats: Vec<u64>,
     /// Nodes cut off from those with another number.
     sides: Vec<u8>,
-    voters: usize,
+    observer: Option<ReplicaId>,
+    /// One change of membership asked for in about so many loads; 0: none.
+    changes: u64,
     loss: u64,
     duplicates: u64,
     delay: u64,
@@ -65,17 +67,23 @@ impl Simulation {
             true => members[..voters - 1].to_vec(),
             false => Vec::new(),
         };
-        let configuration = Configuration { voters: members, old_voters, learners };
+        let configuration = Configuration { voters: members, old_voters, learners, retired: Vec::new() };
         let mut cluster = Cluster::new(config, seed);
-        let count = voters + extras;
+        let placed = voters + extras;
+        let observer = (extras == 2).then(|| replica(placed as i32));
+        let changes = [0, 1, 3][dice.below(3) as usize];
+        // Replicas that are placed but no members yet: an empty log and no configuration.
+        let count = if changes > 0 { placed + 1 + dice.below(3) as usize } else { placed };
         for node in 1..=count as i32 {
-            cluster.add(replica(node), disk_with(&configuration, 0, &[]));
+            let fresh = node > placed as i32;
+            cluster
+                .add(replica(node), if fresh { Disk::default() } else { disk_with(&configuration, 0, &[]) });
         }
         for at in 0..count {
             let eager = at == 0 && dice.one_in(2);
             cluster.start(at, |restored| restored.campaign_at_once = eager);
-            if extras == 2 {
-                cluster.feed(at, Event::AddObserver { replica: replica(count as i32) });
+            if let Some(replica) = observer {
+                cluster.feed(at, Event::AddObserver { replica });
             }
         }
         Self {
@@ -85,7 +93,8 @@ impl Simulation {
             dead_disks: vec![false; count],
             beats: vec![0; count],
             sides: vec![0; count],
-            voters,
+            observer,
+            changes,
             loss: [0, 50, 20, 8][dice.below(4) as usize],
             duplicates: [0, 40, 10][dice.below(3) as usize],
             delay: [2, 20, 120][dice.below(3) as usize],
@@ -165,7 +174,7 @@ impl Simulation {
         if self.cluster.nodes[at].core.is_none() {
             return;
         }
-        match self.dice.below(24) {
+        match self.dice.below(26) {
             0..=11 => {
                 let count = 1 + self.dice.below(4);
                 let payload = self.dice.below(80) as u32;
@@ -177,7 +186,7 @@ impl Simulation {
                 self.cluster.read(at);
             }
             15 if self.dice.one_in(4) => {
-                let to = replica(1 + self.dice.below(self.voters as u64) as i32);
+                let to = replica(1 + self.dice.below(self.cluster.nodes.len() as u64) as i32);
                 let to = if self.dice.one_in(2) { Some(to) } else { None };
                 self.cluster.feed(at, Event::Transfer { to });
             }
@@ -191,8 +200,42 @@ impl Simulation {
                 let node = self.cluster.nodes[peer].id.node;
                 self.cluster.feed(at, Event::PeerReset { node });
             }
+            18..=20 if self.changes > 0 && self.dice.one_in(self.changes) => self.change(at),
             _ => {}
         }
+    }
+
+    /// Asks for members at random: some of them may not be caught up, known, new, or enough.
+    fn change(&mut self, at: usize) {
+        let core = self.cluster.core(at);
+        let (current, id) = (core.configuration().0.clone(), core.configuration().1);
+        let ready: Vec<_> = core.progress().iter().filter(|p| p.is_caught_up).map(|p| p.replica).collect();
+        let expected = if self.dice.one_in(8) { LogId { index: id.index.next(), ..id } } else { id };
+        let (mut voters, mut learners) = (Vec::new(), Vec::new());
+        for node in 0..self.cluster.nodes.len() {
+            let member = self.cluster.nodes[node].id;
+            let votes = current.voters.contains(&member);
+            let joins = ready.contains(&member) || self.dice.one_in(12);
+            match self.dice.below(8) {
+                0 if votes => {}
+                1 if votes => learners.push(member),
+                2..=4 if !votes && !joins => learners.push(member),
+                _ if votes || (joins && self.dice.one_in(2)) => voters.push(member),
+                _ if current.learners.contains(&member) => learners.push(member),
+                _ => {}
+            }
+        }
+        if self.dice.one_in(4) {
+            // Down to few, as when members die one after the other.
+            voters.truncate(1 + self.dice.below(2) as usize);
+        }
+        if self.dice.one_in(10) {
+            return self.cluster.feed(at, Event::ChangeMembership { expected, voters, learners });
+        }
+        let former: Vec<_> = current.retired.clone();
+        voters.retain(|r| !former.contains(r));
+        learners.retain(|r| !former.contains(r));
+        self.cluster.feed(at, Event::ChangeMembership { expected, voters, learners });
     }
 
     fn harm(&mut self) {
@@ -255,8 +298,7 @@ impl Simulation {
         self.cluster.start(at, |restored| restored.gate_open = !gated);
         // Damaged while running, it comes back in doubt with all it had: elections that could lose something lose nothing.
         self.cluster.nodes[at].core.as_mut().expect("just started").allow_unclean(true);
-        if self.voters + 2 == self.cluster.nodes.len() {
-            let replica = replica(self.cluster.nodes.len() as i32);
+        if let Some(replica) = self.observer {
             self.cluster.feed(at, Event::AddObserver { replica });
         }
         if gated && self.dice.one_in(2) {
@@ -289,20 +331,25 @@ impl Simulation {
             });
             let Some(leader) = leader else { continue };
             let epoch = self.cluster.core(leader).epoch();
-            if proposed.is_none_or(|(at, _, _)| at != epoch) {
+            if proposed.is_none_or(|(at, _)| at != epoch) {
                 self.cluster.feed(leader, Event::Propose { entries: vec![(EntryKind::Records, 1, 5)] });
                 let token = self.cluster.read(leader);
-                proposed = Some((epoch, self.cluster.core(leader).last(), token));
+                proposed = Some((epoch, token));
             }
-            let (_, last, _) = proposed.expect("just set");
+            let last = self.cluster.core(leader).last();
             let same = |disk: &Disk, core: &crate::raftlog::core::Core| {
                 disk.last() == last && core.commit() == last.index && core.durable() == last.index
             };
-            if self
-                .cluster
-                .nodes
-                .iter()
-                .all(|node| node.core.as_ref().is_some_and(|core| same(&node.disk, core)))
+            let (configuration, _) = self.cluster.core(leader).configuration();
+            let concerned = |id: ReplicaId| configuration.is_member(id) || self.observer == Some(id);
+            if !configuration.is_joint()
+                && configuration.is_voter(self.cluster.nodes[leader].id)
+                && self
+                    .cluster
+                    .nodes
+                    .iter()
+                    .filter(|node| concerned(node.id))
+                    .all(|node| node.core.as_ref().is_some_and(|core| same(&node.disk, core)))
             {
                 let progress = self.cluster.core(leader).progress();
                 // The last acknowledgements may still be on their way, but they must come.
@@ -328,7 +375,7 @@ impl Simulation {
         panic!("did not converge within 30 s of healing");
     }
 
-    fn run(mut self, steps: u64) -> (u64, u64, u64, u64) {
+    fn run(mut self, steps: u64) -> (u64, u64, u64, [u64; 2]) {
         for _ in 0..steps {
             self.advance();
             self.load();
@@ -336,7 +383,8 @@ impl Simulation {
         }
         self.heal();
         let checker = &self.cluster.checker;
-        (self.digest, checker.committed.len() as u64, checker.elections, checker.reads_ready)
+        let changes = checker.configurations.values().filter(|c| !c.is_joint()).count() as u64;
+        (self.digest, checker.committed.len() as u64, checker.elections, [checker.reads_ready, changes])
     }
 }
 
@@ -360,20 +408,25 @@ fn cluster_under_faults_keeps_every_invariant_and_converges() {
         println!("{:?}", Simulation::new(seed).run(6_000));
         return;
     }
-    let (mut committed, mut elections, mut reads) = (0, 0, 0);
+    let (mut committed, mut elections, mut reads, mut changes) = (0, 0, 0, 0);
     let seeds = number("KONTIKI_SEEDS").unwrap_or(if cfg!(debug_assertions) { 100 } else { 400 });
     for seed in 0..seeds {
         let _named = Named(seed);
         let (_, c, e, r) = Simulation::new(seed).run(6_000);
         committed += c;
         elections += e;
-        reads += r;
+        reads += r[0];
+        changes += r[1];
     }
-    println!("{seeds} seeds: {committed} entries committed, {elections} elections, {reads} reads");
+    println!(
+        "{seeds} seeds: {committed} entries committed, {elections} elections, {reads} reads, {changes} changes of \
+         membership"
+    );
     // The checks are worth something only if things happen.
     assert!(committed > 100 * seeds, "only {committed} entries committed");
     assert!(elections > 2 * seeds, "only {elections} elections");
     assert!(reads > 20 * seeds, "only {reads} reads confirmed");
+    assert!(changes > 2 * seeds, "only {changes} changes of membership committed");
 }
 
 #[test]

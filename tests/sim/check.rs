@@ -1,0 +1,777 @@
+//! The invariants, checked while a run goes on, by looking at the product's own state and at what leaves a node.
+//!
+//! The committed log of every group is written down the first time any replica calls an entry committed; from then on every
+//! replica, every reader and every acknowledgement must agree with it, for ever (one value per offset, I2; acked is durable, I1).
+//! Names in panics are those of the rules: I1 to I15 of the project's list of invariants, Raft's own, F of docs/safety.md.
+
+use crate::client::FetchedReply;
+use crate::marks::Marks;
+use crate::node::{Node, Process};
+use crate::trace::Trace;
+use crate::world::Time;
+use bytes::Bytes;
+use kontiki::broker::api::{FetchItem, PartitionError};
+use kontiki::ctl::image::Image;
+use kontiki::ctl::record::{Batch, Record};
+use kontiki::raftlog::codec::Envelope;
+use kontiki::raftlog::core::Role;
+use kontiki::raftlog::message::Body;
+use kontiki::segment::fs::sim::SimFs;
+use kontiki::segment::{
+    Entry, EntryKind, Epoch, Error as StoreError, GroupId, Index, LogId, NodeId, Opened, ReplicaId, Store,
+};
+use kontiki::wire::batch::{self, BatchHeader};
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// The controller group.
+pub const CONTROLLER: GroupId = GroupId(0);
+
+/// A committed entry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    pub id: LogId,
+    pub kind: EntryKind,
+    pub base: i64,
+    pub next: i64,
+    /// CRC of the whole payload.
+    pub crc: u32,
+    /// CRC inside a record batch: what the producer wrote, whatever offset it got.
+    pub batch: Option<u32>,
+}
+
+/// What is known of a group's committed log.
+#[derive(Default)]
+pub struct Log {
+    pub entries: BTreeMap<u64, Committed>,
+    by_offset: BTreeMap<i64, u64>,
+    /// Sequence each producer comes to next.
+    sequences: BTreeMap<i64, i32>,
+    /// Offset of every batch of an idempotent producer, by its id and sequence.
+    batches: BTreeMap<(i64, i32), i64>,
+    /// End of what was acknowledged with acks=-1, at what time.
+    acked: Vec<(Time, i64)>,
+    acked_end: i64,
+    leaders: BTreeMap<Epoch, ReplicaId>,
+}
+
+impl Log {
+    pub fn last(&self) -> Option<&Committed> {
+        self.entries.values().next_back()
+    }
+
+    /// The entry that holds this offset.
+    pub fn at(&self, offset: i64) -> Option<&Committed> {
+        let (_, index) = self.by_offset.range(..=offset).next_back()?;
+        self.entries.get(index).filter(|e| e.next > offset)
+    }
+}
+
+/// What was last seen of a replica in one process.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    epoch: Epoch,
+    role: Role,
+    commit: Index,
+    checked: Index,
+    last: LogId,
+}
+
+/// What a replica has told others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    /// Highest epoch it spoke in.
+    epoch: Epoch,
+    /// Last entry it said was durable, and the epoch in which it said so.
+    accepted: (Epoch, LogId),
+}
+
+/// All that is remembered of a run.
+pub struct Check {
+    pub logs: BTreeMap<GroupId, Log>,
+    seen: BTreeMap<(usize, GroupId), (u64, Seen)>,
+    told: BTreeMap<(GroupId, ReplicaId), Told>,
+    votes: BTreeMap<(GroupId, ReplicaId, Epoch), ReplicaId>,
+    attempted: BTreeSet<u32>,
+    images: BTreeMap<u64, u64>,
+    /// Topic of every group there ever was, and the topics that a committed record deleted.
+    topics: BTreeMap<GroupId, Uuid>,
+    tombstones: BTreeSet<Uuid>,
+    /// Durable ends when storage failed, by node: nothing beyond may be acknowledged by that process.
+    failed: BTreeMap<usize, (u64, BTreeMap<GroupId, LogId>)>,
+    high_watermarks: BTreeMap<(usize, u64, GroupId), i64>,
+    pub acks: u64,
+    /// The node that answers has a disk that may not be readable: the committed log may not know yet what it says.
+    pub excused: bool,
+    /// Acknowledgements of such nodes, to be found in the committed log at the end.
+    owed: Vec<(GroupId, i64, u32)>,
+    /// Disk of the node that is looked at: a reader may write an index, and so meet the end of its process.
+    disk: SimFs,
+    trace: Trace,
+}
+
+impl Check {
+    pub fn new(trace: Trace) -> Self {
+        Self {
+            logs: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            told: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            attempted: BTreeSet::new(),
+            images: BTreeMap::new(),
+            topics: BTreeMap::new(),
+            tombstones: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            high_watermarks: BTreeMap::new(),
+            acks: 0,
+            excused: false,
+            owed: Vec::new(),
+            disk: SimFs::new(0),
+            trace,
+        }
+    }
+
+    /// A client made this batch.
+    pub fn attempted(&mut self, batch: &[u8]) {
+        let header = BatchHeader::read(batch).expect("a batch has its header");
+        self.attempted.insert(header.crc);
+    }
+
+    /// After a turn: every replica of the process against what was seen of it before and against the committed log.
+    pub fn look(&mut self, node: &mut Node, marks: &mut Marks) {
+        let (n, damaged) = (node.index, node.damaged || node.starved);
+        let Some(p) = &mut node.process else { return };
+        let life = p.life;
+        self.disk = node.fs.clone();
+        let mut groups = p.shard.engine().group_ids();
+        groups.sort_unstable();
+        for group in &groups {
+            self.look_at(n, life, damaged, *group, p, marks);
+        }
+        self.removed(n, life, &groups);
+    }
+
+    fn look_at(
+        &mut self,
+        n: usize,
+        life: u64,
+        damaged: bool,
+        group: GroupId,
+        p: &mut Process,
+        marks: &mut Marks,
+    ) {
+        let engine = p.shard.engine();
+        assert!(!engine.is_poisoned(group), "a replica of group {group} on node {} fenced itself off", n + 1);
+        if engine.has_stood_down(group) {
+            // Its core is ahead of what is stored; what clients are shown is checked where they are answered.
+            return marks.hit("replica stood down");
+        }
+        let Some(core) = engine.core(group) else { return };
+        let now = Seen {
+            epoch: core.epoch(),
+            role: core.role(),
+            commit: core.commit(),
+            checked: Index(0),
+            last: core.last(),
+        };
+        let replica = core.replica();
+        let before = self.seen.get(&(n, group)).filter(|(l, _)| *l == life).map(|(_, seen)| *seen);
+        if let Some(before) = before {
+            assert!(
+                now.epoch >= before.epoch,
+                "I6: node {} group {group}: epoch went back from {} to {}",
+                n + 1,
+                before.epoch,
+                now.epoch
+            );
+            assert!(
+                now.commit >= before.commit,
+                "I6: node {} group {group}: commit went back from {} to {}",
+                n + 1,
+                before.commit,
+                now.commit
+            );
+            if before.role == now.role && before.epoch == now.epoch && before.commit == now.commit {
+                if before.last != now.last {
+                    self.cut_mark(n, group, before, now, p, marks);
+                    let seen = Seen { checked: before.checked, ..now };
+                    self.seen.insert((n, group), (life, seen));
+                }
+                return;
+            }
+            role_marks(before, now, marks);
+            if before.last != now.last {
+                self.cut_mark(n, group, before, now, p, marks);
+            }
+        }
+        if now.role == Role::Leader && before.is_none_or(|b| b.role != Role::Leader || b.epoch != now.epoch) {
+            self.elected(n, damaged, group, replica, now, p, marks);
+        }
+        let engine = p.shard.engine();
+        let start = engine.store().log_start(group).map_or(Index(0), |s| s.prev.index);
+        let mut checked = before.map_or(start, |b| b.checked).max(start);
+        if now.commit > checked {
+            checked = self.compare(n, group, checked, now.commit, damaged, p, marks);
+        }
+        self.seen.insert((n, group), (life, Seen { checked, ..now }));
+    }
+
+    /// A tail that was there is gone: was it cut for another leader's entries?
+    fn cut_mark(
+        &mut self,
+        n: usize,
+        group: GroupId,
+        before: Seen,
+        now: Seen,
+        p: &mut Process,
+        marks: &mut Marks,
+    ) {
+        let store = p.shard.engine().store();
+        let gone = before.last.index > now.last.index
+            || (before.last.epoch != now.last.epoch
+                && store.meta_at(group, before.last.index).is_ok_and(|m| m.id != before.last));
+        if gone && before.last.index > before.commit {
+            marks.hit("uncommitted tail truncated");
+            self.trace.note("truncated", n as u64, group.0, || {
+                format!("node {} group {group}: {} gone, now {}", n + 1, before.last, now.last)
+            });
+        }
+    }
+
+    /// A new leader: alone in its epoch, and with everything committed (Raft §5.2, §5.4).
+    fn elected(
+        &mut self,
+        n: usize,
+        damaged: bool,
+        group: GroupId,
+        replica: ReplicaId,
+        now: Seen,
+        p: &mut Process,
+        marks: &mut Marks,
+    ) {
+        self.trace.note("leader", n as u64, group.0, || {
+            format!("node {} leads group {group} in {} with last {}", n + 1, now.epoch, now.last)
+        });
+        let log = self.logs.entry(group).or_default();
+        let other = *log.leaders.entry(now.epoch).or_insert(replica);
+        assert!(
+            other == replica,
+            "Election safety: group {group} has leaders {other} and {replica} in {}",
+            now.epoch
+        );
+        if log.leaders.len() > 1 {
+            marks.hit(if group == CONTROLLER {
+                "controller leader changed"
+            } else {
+                "partition leader changed"
+            });
+        }
+        let store = p.shard.engine().store();
+        let start = store.log_start(group).map_or(LogId::default(), |s| s.prev);
+        if let Some(last) = log.last()
+            && last.id.index > start.index
+        {
+            // Log matching makes the last one stand for all before it.
+            let found = store.meta_at(group, last.id.index).map(|m| m.id);
+            // Damage that nobody has read yet: it hands over once it meets it.
+            let unreadable = self.disk.is_off() || (damaged && matches!(found, Err(StoreError::Damaged(_))));
+            assert!(
+                found.as_ref().is_ok_and(|id| *id == last.id) || unreadable,
+                "Leader completeness: node {} leads group {group} in {} and lacks committed {}: {found:?}, last {}",
+                n + 1,
+                now.epoch,
+                last.id,
+                now.last
+            );
+        }
+    }
+
+    /// Entries that a replica calls committed, against the committed log.
+    fn compare(
+        &mut self,
+        n: usize,
+        group: GroupId,
+        after: Index,
+        commit: Index,
+        damaged: bool,
+        p: &mut Process,
+        marks: &mut Marks,
+    ) -> Index {
+        let mut checked = after;
+        while checked < commit {
+            let read = p.shard.engine().store().read(group, checked.next(), 1 << 20);
+            let entries = match read {
+                Ok(entries) if !entries.is_empty() => entries,
+                other => {
+                    let failed = self.disk.is_off() || p.shard.engine().store_ref().failure().is_some();
+                    let end = p.shard.engine().core(group).map(|c| (c.last(), c.durable()));
+                    assert!(
+                        damaged || failed,
+                        "node {} cannot read group {group} after {checked} of {commit}, end {end:?}: {other:?}",
+                        n + 1
+                    );
+                    return checked;
+                }
+            };
+            for entry in entries {
+                let index = entry.meta.id.index;
+                if index > commit {
+                    return checked;
+                }
+                self.committed(n, group, &entry, marks);
+                checked = index;
+            }
+        }
+        checked
+    }
+
+    fn committed(&mut self, n: usize, group: GroupId, entry: &Entry, marks: &mut Marks) {
+        let seen = describe(entry);
+        let log = self.logs.entry(group).or_default();
+        let index = entry.meta.id.index.0;
+        if let Some(known) = log.entries.get(&index) {
+            assert!(
+                *known == seen,
+                "I2: group {group} has two committed entries at {index}: {known:?}, and on node {} {seen:?}",
+                n + 1
+            );
+            return;
+        }
+        if let Some(before) = log.entries.get(&(index - 1)) {
+            assert!(
+                before.next == seen.base,
+                "offsets of group {group} have a gap at entry {index}: {seen:?}"
+            );
+            assert!(before.id.epoch <= seen.id.epoch, "epochs of group {group} go back at entry {index}");
+        }
+        if seen.next > seen.base {
+            log.by_offset.insert(seen.base, index);
+        }
+        if entry.meta.kind == EntryKind::Records {
+            let header = BatchHeader::read(&entry.payload).expect("a committed batch has its header");
+            assert!(batch::crc_ok(&entry.payload), "I10: group {group} committed a damaged batch at {index}");
+            assert!(
+                header.base_offset == seen.base,
+                "a batch names another base offset than its entry: {header:?}"
+            );
+            assert!(
+                self.attempted.contains(&header.crc),
+                "I3: group {group} holds a batch nobody made: {header:?}"
+            );
+            if header.producer_id >= 0 {
+                if let Some(other) = log.batches.insert((header.producer_id, header.base_sequence), seen.base)
+                {
+                    panic!("I5: a batch stands in group {group} at {other} and at {}: {header:?}", seen.base);
+                }
+                let next = log.sequences.entry(header.producer_id).or_insert(0);
+                assert!(
+                    header.base_sequence == *next,
+                    "I4: group {group} holds sequence {} of producer {} where {next} was next",
+                    header.base_sequence,
+                    header.producer_id
+                );
+                *next += header.record_count;
+            }
+        }
+        if entry.meta.kind == EntryKind::LogStart {
+            marks.hit("log start moved");
+        }
+        log.entries.insert(index, seen);
+        if group == CONTROLLER && entry.meta.kind == EntryKind::Metadata {
+            self.metadata(entry);
+        }
+    }
+
+    /// Tombstones, from the committed controller log alone.
+    fn metadata(&mut self, entry: &Entry) {
+        let batch = Batch::decode(&entry.payload).expect("a committed controller entry is readable");
+        let text = format!("{batch:?}");
+        self.trace.note("metadata", entry.meta.id.index.0, 0, || text.chars().take(300).collect());
+        for record in batch.records {
+            if let Record::DeleteTopic { id } = record {
+                self.tombstones.insert(id);
+            }
+        }
+    }
+
+    fn is_deleted(&self, group: GroupId) -> bool {
+        self.topics.get(&group).is_some_and(|topic| self.tombstones.contains(topic))
+    }
+
+    /// Metadata is a function of the controller log: the same on every node.
+    pub fn image(&mut self, image: &Image) {
+        let text = format!("{image:?}");
+        let hash = u64::from(crc32fast::hash(text.as_bytes()));
+        let known = *self.images.entry(image.applied).or_insert(hash);
+        assert!(known == hash, "two nodes have different metadata at entry {}: {text}", image.applied);
+        self.trace.note("image", image.applied, hash, || format!("{} groups", image.groups.len()));
+        self.topics.extend(image.groups.iter().map(|(group, (topic, _))| (*group, *topic)));
+    }
+
+    /// Replicas that are no longer there: only a tombstone may have done that (I13).
+    fn removed(&mut self, n: usize, life: u64, groups: &[GroupId]) {
+        let had: Vec<GroupId> = self
+            .seen
+            .range((n, GroupId(0))..(n + 1, GroupId(0)))
+            .filter(|(_, (l, _))| *l == life)
+            .map(|((_, g), _)| *g)
+            .collect();
+        for group in had {
+            if groups.binary_search(&group).is_err() {
+                assert!(
+                    self.is_deleted(group),
+                    "I13: node {} deleted its replica of group {group} without a tombstone",
+                    n + 1
+                );
+                self.seen.remove(&(n, group));
+            }
+        }
+    }
+
+    /// A produce was answered.
+    pub fn acked(
+        &mut self,
+        group: GroupId,
+        offset: i64,
+        bytes: &Bytes,
+        acks: i16,
+        marks: &mut Marks,
+    ) -> bool {
+        let header = BatchHeader::read(bytes).expect("a batch has its header");
+        let Some(log) = self.logs.get_mut(&group) else {
+            assert!(acks != -1, "I1: group {group} acknowledged {offset} before anything was committed");
+            return false;
+        };
+        if acks != -1 {
+            return false;
+        }
+        self.acks += 1;
+        let found = log.at(offset);
+        let holds = found.is_some_and(|e| e.base == offset && e.batch == Some(header.crc));
+        if !holds && self.excused && found.is_none() {
+            // A leader whose disk cannot be read: what it committed is seen on the others.
+            self.owed.push((group, offset, header.crc));
+            return false;
+        }
+        assert!(
+            holds,
+            "I1: group {group} acknowledged {header:?} at {offset}, where the committed log has {found:?}"
+        );
+        if offset < log.acked_end {
+            marks.hit("duplicate answered with its first offset");
+            return false;
+        }
+        log.acked_end = offset + i64::from(header.record_count);
+        let end = log.acked_end;
+        log.acked.push((self.trace.time(), end));
+        true
+    }
+
+    /// A fetch was answered.
+    pub fn fetched(&mut self, n: usize, life: u64, item: &FetchItem, fetched: &FetchedReply) {
+        let group = item.group;
+        let log = self.logs.entry(group).or_default();
+        let end = log.last().map_or(0, |e| e.next);
+        if let Some(PartitionError::OutOfRange { start, .. }) = &fetched.error {
+            assert!(
+                item.offset < *start,
+                "F17: offset {} of group {group} is called out of range, end {end}",
+                item.offset
+            );
+        }
+        assert!(
+            fetched.diverging.is_none(),
+            "I7: a reader of committed records of group {group} is told to go back: {:?}",
+            fetched.diverging
+        );
+        if fetched.error.is_none() && fetched.high_watermark >= 0 {
+            let high = self.high_watermarks.entry((n, life, group)).or_insert(0);
+            assert!(
+                fetched.high_watermark >= *high,
+                "I6: node {} high watermark of group {group} went back",
+                n + 1
+            );
+            *high = fetched.high_watermark;
+            assert!(
+                self.excused || fetched.high_watermark <= end,
+                "I7: node {} high watermark {} is beyond {end}",
+                n + 1,
+                fetched.high_watermark
+            );
+        }
+        for batch in &fetched.batches {
+            let header = BatchHeader::read(batch).expect("a fetched batch has its header");
+            assert!(
+                batch::crc_ok(batch),
+                "I10: a damaged batch of group {group} left node {}: {header:?}",
+                n + 1
+            );
+            let known = log.at(header.base_offset);
+            let same = (self.excused && known.is_none())
+                || known.is_some_and(|e| e.base == header.base_offset && e.crc == crc32fast::hash(batch));
+            assert!(same, "I7: node {} served {header:?} of group {group}, committed is {known:?}", n + 1);
+        }
+    }
+
+    /// The end was asked for at `asked` and answered: nothing acknowledged before may be beyond it.
+    pub fn latest(&mut self, group: GroupId, asked: Time, offset: i64) {
+        let log = self.logs.entry(group).or_default();
+        let before = log.acked.partition_point(|(at, _)| *at <= asked);
+        let acked = log.acked[..before].last().map_or(0, |(_, end)| *end);
+        assert!(
+            offset >= acked,
+            "F17: the end of group {group} is said to be {offset}, {acked} was acknowledged before"
+        );
+        let end = log.last().map_or(0, |e| e.next);
+        assert!(
+            self.excused || offset <= end,
+            "I7: the end of group {group} is said to be {offset}, committed is {end}"
+        );
+    }
+
+    /// Messages leave a node: what they promise.
+    pub fn sent(&mut self, node: &Node, envelopes: &[Envelope], marks: &mut Marks) {
+        for e in envelopes {
+            let (group, from, epoch) = (e.group, e.from, e.message.epoch);
+            // What others build on. Refusals and answers to beats promise nothing, and may leave before their term is durable.
+            let promise = matches!(
+                e.message.body,
+                Body::Vote { .. }
+                    | Body::VoteReply { granted: true }
+                    | Body::Append { .. }
+                    | Body::AppendAccepted { .. }
+                    | Body::Beat { .. }
+                    | Body::InstallLogStart { .. }
+                    | Body::LogStartInstalled { .. }
+                    | Body::TimeoutNow
+            );
+            let told = self.told.entry((group, from)).or_default();
+            if promise {
+                // A message that waited for storage may leave after one of a later epoch; it is old news then, as if
+                // the network had kept it.
+                if epoch > told.epoch {
+                    told.epoch = epoch;
+                    let text =
+                        format!("{from} of group {group} speaks in {epoch} first with {:?}", e.message.body);
+                    self.trace.note("speaks", group.0, epoch.term.0, || text);
+                }
+            }
+            match &e.message.body {
+                Body::Vote { transfer, .. } => {
+                    self.voted(group, from, epoch, from);
+                    if *transfer {
+                        marks.hit("leadership transfer campaigned");
+                    }
+                }
+                Body::VoteReply { granted: true } => {
+                    self.voted(group, from, epoch, e.to);
+                    self.not_after_failure(node, group, None);
+                }
+                Body::VoteReply { granted: false } => marks.hit("vote refused"),
+                Body::AppendAccepted { last } => {
+                    told.accepted = (epoch, *last);
+                    self.not_after_failure(node, group, Some(*last));
+                }
+                Body::AppendRejected { .. } => marks.hit("append refused, log backed up"),
+                Body::LogStartInstalled { .. } => marks.hit("log start installed"),
+                Body::TimeoutNow => marks.hit("leadership handed over"),
+                Body::Append { entries, .. } => {
+                    for (meta, payload) in entries.iter().zip(&e.payloads) {
+                        let bad = meta.kind == EntryKind::Records && !batch::crc_ok(payload);
+                        assert!(
+                            !bad,
+                            "I10: {from} replicates a damaged batch of group {group} at {}",
+                            meta.id
+                        );
+                    }
+                }
+                Body::PreVoteReply { granted: false, .. } => marks.hit("pre-vote refused"),
+                Body::Fenced => marks.hit("stale epoch told"),
+                _ => {}
+            }
+        }
+    }
+
+    fn voted(&mut self, group: GroupId, voter: ReplicaId, epoch: Epoch, candidate: ReplicaId) {
+        let known = *self.votes.entry((group, voter, epoch)).or_insert(candidate);
+        assert!(
+            known == candidate,
+            "Vote: {voter} of group {group} voted for {known} and {candidate} in {epoch}"
+        );
+    }
+
+    /// I9: whoever has failed storage promises nothing more.
+    fn not_after_failure(&self, node: &Node, group: GroupId, last: Option<LogId>) {
+        let Some((life, ends)) = self.failed.get(&node.index) else { return };
+        if *life != node.life {
+            return;
+        }
+        match last {
+            None => {
+                panic!("I9: node {} grants a vote in group {group} after its storage failed", node.index + 1)
+            }
+            Some(last) => {
+                let end = ends.get(&group).copied().unwrap_or_default();
+                assert!(
+                    last.index <= end.index,
+                    "I9: node {} acknowledges {last} of group {group} after its storage failed at {end}",
+                    node.index + 1
+                );
+            }
+        }
+    }
+
+    /// The shard says that its storage failed.
+    pub fn storage_failed(&mut self, n: usize, p: &mut Process) {
+        let life = p.life;
+        let engine = p.shard.engine();
+        let groups = engine.group_ids();
+        let end = |g: &GroupId| {
+            let core = engine.core(*g)?;
+            Some((*g, LogId { epoch: core.epoch(), index: core.durable() }))
+        };
+        let ends = groups.iter().filter_map(end).collect();
+        self.failed.insert(n, (life, ends));
+    }
+
+    /// A process ends: where its logs ended.
+    pub fn ended(&mut self, _n: usize, p: &mut Process) -> BTreeMap<GroupId, LogId> {
+        let engine = p.shard.engine();
+        engine.group_ids().into_iter().filter_map(|g| Some((g, engine.core(g)?.last()))).collect()
+    }
+
+    /// A process starts with what recovery found: everything it promised must be there.
+    pub fn recovered(&mut self, node: &Node, opened: &Opened, marks: &mut Marks) {
+        for group in &opened.groups {
+            if group.needs_repair.is_some() {
+                assert!(
+                    node.damaged,
+                    "node {} finds damage in group {} of a sound disk",
+                    node.index + 1,
+                    group.group
+                );
+                marks.hit("corruption held out");
+                continue;
+            }
+            if node.ends.get(&group.group).is_some_and(|end| *end != group.last) {
+                marks.hit("torn tail cut at recovery");
+            }
+            let Some(told) = self.told.get(&(group.group, group.replica)) else { continue };
+            if node.damaged {
+                continue;
+            }
+            assert!(
+                group.hard_state.epoch >= told.epoch || group.last.epoch >= told.epoch,
+                "I6: node {} spoke in {} of group {} and recovers {}",
+                node.index + 1,
+                told.epoch,
+                group.group,
+                group.hard_state.epoch
+            );
+            let (said_in, last) = told.accepted;
+            let kept = last.index <= group.log_start.prev.index
+                || (last.index <= group.last.index
+                    && epoch_at(&group.epochs, last.index) == Some(last.epoch));
+            assert!(
+                kept || group.hard_state.epoch > said_in,
+                "I1: node {} acknowledged {last} of group {} and recovers up to {}",
+                node.index + 1,
+                group.group,
+                group.last
+            );
+        }
+        if node.damaged || node.life == 1 {
+            return;
+        }
+        let found: BTreeSet<GroupId> = opened.groups.iter().map(|g| g.group).collect();
+        for ((group, replica), told) in &self.told {
+            let mine = replica.node == NodeId(node.index as i32 + 1) && replica.directory == opened.directory;
+            let gone = mine && told.accepted.1.index > Index(0) && !found.contains(group);
+            assert!(
+                !gone || self.is_deleted(*group),
+                "I13: node {} held group {group} and recovers without it",
+                node.index + 1
+            );
+        }
+    }
+
+    /// What was acknowledged while nobody could look is there.
+    pub fn settle_owed(&self) {
+        for (group, offset, crc) in &self.owed {
+            let found = self.logs.get(group).and_then(|log| log.at(*offset));
+            let holds = found.is_some_and(|e| e.base == *offset && e.batch == Some(*crc));
+            assert!(holds, "I1: group {group} acknowledged {offset}, where the committed log has {found:?}");
+        }
+    }
+
+    /// A replica's whole log against the committed one: the same bytes at every index both have, and nothing missing.
+    pub fn compare_all(&mut self, n: usize, group: GroupId, limit: Option<Index>, store: &mut Store) {
+        let Ok((last, _)) = store.last(group) else { return };
+        let start = store.log_start(group).map_or(Index(0), |s| s.prev.index);
+        let log = self.logs.entry(group).or_default();
+        if let Some(end) = log.last() {
+            assert!(
+                limit.is_some() || last.index >= end.id.index,
+                "I15: node {} group {group} ends at {last} before {}",
+                n + 1,
+                end.id
+            );
+        }
+        let mut next = start.next();
+        let end = limit.unwrap_or(last.index);
+        while next <= end {
+            let entries = match store.read(group, next, 1 << 20) {
+                Ok(entries) if !entries.is_empty() => entries,
+                other => {
+                    assert!(limit.is_some(), "node {} cannot read group {group} at {next}: {other:?}", n + 1);
+                    return;
+                }
+            };
+            for entry in entries {
+                next = entry.meta.id.index.next();
+                if entry.meta.id.index > end {
+                    return;
+                }
+                let seen = describe(&entry);
+                if let Some(known) = log.entries.get(&entry.meta.id.index.0) {
+                    assert!(
+                        *known == seen,
+                        "I2: node {} group {group} holds {seen:?}, committed is {known:?}",
+                        n + 1
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn epoch_at(epochs: &[(Epoch, Index)], index: Index) -> Option<Epoch> {
+    epochs.iter().rev().find(|(_, first)| *first <= index).map(|(epoch, _)| *epoch)
+}
+
+/// What is remembered of an entry.
+pub fn describe(entry: &Entry) -> Committed {
+    let batch = (entry.meta.kind == EntryKind::Records)
+        .then(|| BatchHeader::read(&entry.payload).map(|h| h.crc))
+        .flatten();
+    Committed {
+        id: entry.meta.id,
+        kind: entry.meta.kind,
+        base: entry.meta.base_offset.0,
+        next: entry.meta.next_offset().0,
+        crc: crc32fast::hash(&entry.payload),
+        batch,
+    }
+}
+
+fn role_marks(before: Seen, now: Seen, marks: &mut Marks) {
+    match (before.role, now.role) {
+        (Role::Candidate, Role::Follower | Role::PreCandidate) => marks.hit("election lost"),
+        (Role::Leader, Role::Follower) if before.epoch == now.epoch => {
+            marks.hit("leader stepped down by itself")
+        }
+        (Role::Leader, Role::Follower) => marks.hit("leader deposed"),
+        (Role::PreCandidate, Role::Follower) => marks.hit("pre-vote given up"),
+        _ => {}
+    }
+}
