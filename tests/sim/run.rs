@@ -253,6 +253,12 @@ impl World {
 
     /// Readers come to the end.
     fn readers_finish(&mut self) {
+        for client in &mut self.clients {
+            if let Work::Reader(reader) = &mut client.work {
+                // A reader that asks any broker asks mostly those that hold nothing.
+                (reader.anywhere, reader.probes) = (false, false);
+            }
+        }
         self.run_until("readers reach the end", SETTLE, |world| {
             world.clients.iter().all(|c| match &c.work {
                 Work::Reader(r) => r.place().is_some_and(|(group, position)| {
