@@ -95,6 +95,8 @@ impl Amnesia {
         let disk: &mut Disk = &mut self.cluster.nodes[at].disk;
         let before = disk.hard.doubt;
         disk.metas.truncate(keep);
+        let last = disk.last().index;
+        disk.configurations.retain(|(id, _)| id.index <= last);
         self.met.lost_entries += 1;
         if disk.hard.doubt == Doubt::None {
             disk.hard.doubt = Doubt::Entries;
