@@ -21,12 +21,39 @@ mod system;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Clusters run one at a time: they measure, and the machine may be small.
-fn exclusive() -> MutexGuard<'static, ()> {
-    static LOCK: Mutex<()> = Mutex::new(());
-    LOCK.lock().unwrap_or_else(PoisonError::into_inner)
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// The machine to oneself: clusters that measure run one at a time.
+fn exclusive() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Clusters that measure nothing, in namespaces of their own, that run at a time: they mostly wait.
+const AT_ONCE: usize = 2;
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// The right to run beside others that have it.
+struct Shared {
+    _machine: RwLockReadGuard<'static, ()>,
+}
+
+fn shared() -> Shared {
+    let machine = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut running =
+        ENDED.wait_while(running, |running| *running >= AT_ONCE).unwrap_or_else(PoisonError::into_inner);
+    *running += 1;
+    Shared { _machine: machine }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
 }
 
 fn number_from(name: &str) -> Option<u64> {

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug)]
 enum One {
     Kill,
+    Terminate,
     PowerCut,
     Freeze,
     Isolate,
@@ -33,6 +34,7 @@ enum One {
 
 const ONES: &[One] = &[
     One::Kill,
+    One::Terminate,
     One::PowerCut,
     One::Freeze,
     One::Isolate,
@@ -75,6 +77,7 @@ const MANIES: &[Many] = &[
 fn inject_one(stage: &mut Stage, one: One, node: u32, rng: &mut StdRng) -> bool {
     match one {
         One::Kill => _ = stage.kill(&[node]),
+        One::Terminate => _ = stage.terminate(node),
         One::PowerCut => _ = stage.cut_power(&[node]),
         One::Freeze => _ = stage.freeze(node),
         One::Isolate => _ = stage.isolate(&[node]),
@@ -181,6 +184,7 @@ fn episode(seed: u64, faults: usize) -> Report {
 fn kind(one: One) -> &'static str {
     match one {
         One::Kill => "kill -9 of one",
+        One::Terminate => "an orderly stop of one",
         One::PowerCut => "a power cut of one",
         One::Freeze => "freezing one",
         One::Isolate | One::IsolateWithClients => "isolating one",

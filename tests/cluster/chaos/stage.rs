@@ -33,10 +33,10 @@ pub const RESUME: Duration = Duration::from_secs(10);
 pub const CONVERGE: Duration = Duration::from_secs(90);
 
 /// Clients that notice a cut before their usual minute, as one that must not stall is configured.
-const WRITER: &[&str] =
-    &["socket.timeout.ms=2000", "topic.metadata.refresh.interval.ms=500", "reconnect.backoff.max.ms=500"];
 const READER: &[&str] =
     &["socket.timeout.ms=2000", "topic.metadata.refresh.interval.ms=500", "reconnect.backoff.max.ms=500"];
+/// The same; and a producer that starts a new epoch says in its log why.
+const WRITER: &[&str] = &[READER[0], READER[1], READER[2], "debug=eos"];
 
 /// No record sent after the first moment may be acknowledged before the second.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +107,7 @@ pub struct Stage {
     frozen: BTreeSet<u32>,
     down: BTreeSet<u32>,
     full: BTreeSet<u32>,
-    /// Their fsync failed: only a restart takes up the directory again.
+    /// Their fsync failed, or they were told to stop: healing restarts them.
     spoiled: BTreeSet<u32>,
     /// Bytes of its files were changed: it may be held out of its groups, and its files do not count.
     damaged: Option<u32>,
@@ -228,6 +228,15 @@ impl Stage {
         self.cluster.signal(node, Signal::STOP);
         self.frozen.insert(node);
         self.fault("SIGSTOP", &node)
+    }
+
+    /// SIGTERM; it hands its leadership over and ends.
+    pub fn terminate(&mut self, node: u32) -> u64 {
+        self.spoiled.insert(node);
+        if !self.down.contains(&node) {
+            self.cluster.signal(node, Signal::TERM);
+        }
+        self.fault("SIGTERM", &node)
     }
 
     /// Cuts all wires between these and the other nodes, both ways.
@@ -481,10 +490,15 @@ fn broken_silences(silences: &[Silence], histories: &[History; 3]) -> Vec<String
 
 /// A client that gave up its producer, or said that something of its own is wrong.
 fn unhappy_clients(dir: &Path) -> Vec<String> {
-    let logs = ["writer", "captive"].map(|name| fs::read_to_string(dir.join(format!("{name}.client.log"))));
-    let logs = logs.map(|log| log.expect("the client's log"));
-    let bad = |line: &&str| line.contains("producer replaced") || line.contains("Traceback");
-    logs.iter().flat_map(|log| log.lines()).filter(bad).map(str::to_string).collect()
+    let logs = ["writer", "captive", "reader", "captive-reader"];
+    let logs = logs.map(|name| fs::read_to_string(dir.join(format!("{name}.client.log"))));
+    logs.into_iter().flat_map(|log| complaints(&log.expect("the client's log"))).collect()
+}
+
+fn complaints(log: &str) -> Vec<String> {
+    let is_bad =
+        |line: &&str| ["producer replaced", "Traceback", "failed CRC"].iter().any(|word| line.contains(word));
+    log.lines().filter(is_bad).map(str::to_string).collect()
 }
 
 fn compare_files(cluster: &Cluster, replicas: &[u32], runs: &[(&str, &History)]) {
@@ -514,4 +528,51 @@ fn compare_files(cluster: &Cluster, replicas: &[u32], runs: &[(&str, &History)])
     assert_eq!(covers.len(), PARTITIONS, "groups with records");
     let wrong = replica::compare(&dumps, &covers);
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), first(&wrong));
+}
+
+#[cfg(test)]
+mod judgement {
+    use super::*;
+
+    fn history(sent_us: u64, acked_us: u64) -> History {
+        let ack = Ack { partition: 0, number: 0, offset: 0, sent_us, acked_us };
+        History { acks: vec![ack], ..History::default() }
+    }
+
+    #[test]
+    fn acknowledgement_without_a_majority_is_found_in_its_own_client_alone() {
+        let silence = Silence { captive: true, from_us: 100, to_us: 200 };
+        let found = |sent, acked| {
+            let histories = [History::default(), history(sent, acked), History::default()];
+            broken_silences(&[silence], &histories).len()
+        };
+        assert_eq!(found(110, 190), 1);
+        assert_eq!(found(90, 190), 0, "sent before, it may have been held by a majority");
+        assert_eq!(found(110, 210), 0, "acknowledged when it was over");
+        let other = [history(110, 190), History::default(), History::default()];
+        assert!(broken_silences(&[silence], &other).is_empty());
+    }
+
+    #[test]
+    fn client_that_gave_up_or_met_a_bad_checksum_is_found() {
+        assert_eq!(
+            complaints("fine CRC32C\nproducer replaced: FENCED\nMessageSet failed CRC32C check\n").len(),
+            2
+        );
+    }
+
+    #[test]
+    fn reports_add_up() {
+        let mut sum = Report::default();
+        for stall in [30, 10, 20] {
+            let stalls = BTreeMap::from([("x", vec![stall])]);
+            sum.add(Report { faults: BTreeMap::from([("x", 2)]), operations: [1, 2, 3, 4, 5], stalls });
+        }
+        let text = sum.to_string();
+        for part in
+            ["faults injected: 6", "after x: median 20 ms, worst 30 ms of 3", "operations checked: 45 (3 ack"]
+        {
+            assert!(text.contains(part), "{part} not in {text}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! of this folder. Invariants: nothing leaks, since the last process of the pid namespace takes mounts, loop devices, rules
 //! and processes with it; a missing tool or privilege fails the test, it never skips it.
 
-use crate::exclusive;
+use crate::shared;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
@@ -29,7 +29,7 @@ pub fn apart(module: &str, test: &str, body: impl FnOnce()) {
         must("ip", &["link", "set", "lo", "up"]);
         return body();
     }
-    let _one_at_a_time = exclusive();
+    let _few_at_a_time = shared();
     check_requirements();
     let (_crate_name, module) = module.split_once("::").expect("a module below the test crate");
     let name = format!("{module}::{test}");

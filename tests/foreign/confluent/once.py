@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 
 bootstrap, topic, partition, value = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 # librdkafka retries by its own judgement; 0 leaves the broker's word.
-producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "retries": 0, "linger.ms": 0, "message.timeout.ms": 5000})
+producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "retries": 0, "linger.ms": 0, "message.timeout.ms": 4000})
 said = []
 # What the broker may be asked again, by Kafka's own table of errors.
 RETRIABLE = {"COORDINATOR_NOT_AVAILABLE", "KAFKA_STORAGE_ERROR", "LEADER_NOT_AVAILABLE", "NETWORK_EXCEPTION",
