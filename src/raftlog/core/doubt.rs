@@ -31,8 +31,8 @@ pub(super) struct Doubting {
     again: Option<Millis>,
     /// The end of the leader of this epoch, sampled after we asked.
     goal: Option<(Epoch, LogId)>,
-    /// The last vote given since the start: that candidate asked after our restart.
-    granted: Option<(Epoch, ReplicaId)>,
+    /// Epoch of the last vote given since the start: that candidate asked after our restart.
+    granted: Option<Epoch>,
     /// Ends asked of us as leader that wait for a quorum's answers.
     ends: Vec<PendingEnd>,
     /// An election that may lose entries goes on without asking anybody.
@@ -146,8 +146,8 @@ impl Core {
         damaged
     }
 
-    pub(super) fn note_granted(&mut self, to: ReplicaId) {
-        self.doubting.granted = Some((self.hard.epoch, to));
+    pub(super) fn note_granted(&mut self) {
+        self.doubting.granted = Some(self.hard.epoch);
     }
 
     /// Whether the grants of the present round win it.
@@ -341,7 +341,7 @@ impl Core {
     fn is_election_young_enough(&self, leader: ReplicaId) -> bool {
         let (configuration, _) = self.log.configuration();
         let is_few = configuration.old_voters.is_empty() && configuration.voters.len() <= FEW;
-        is_few || self.doubting.granted == Some((self.hard.epoch, leader))
+        is_few || (self.doubting.granted == Some(self.hard.epoch) && self.hard.vote == Some(leader))
     }
 
     fn leave_doubt(&mut self) {

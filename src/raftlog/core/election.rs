@@ -235,7 +235,7 @@ impl Core {
                 self.rest(out);
             }
             self.restart_timer(now);
-            self.note_granted(from);
+            self.note_granted();
         }
         let body = match granted && self.is_in_doubt() {
             true => Body::VoteIfAll,

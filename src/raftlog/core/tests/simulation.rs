@@ -8,7 +8,7 @@ use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, replica
 use crate::raftlog::core::{Event, Order, Role};
 use crate::raftlog::generation::{Decision, SealReport, decide};
 use crate::raftlog::message::Configuration;
-use crate::segment::{EntryKind, Generation, HardState, Index, LogId, ReplicaId, Term};
+use crate::segment::{Doubt, EntryKind, Generation, HardState, Index, LogId, ReplicaId, Term};
 use std::collections::BTreeMap;
 
 /// The simulation's own randomness (xorshift64*), apart from the cores'.
@@ -413,7 +413,10 @@ impl Simulation {
         let kept = if self.dice.one_in(2) { 0 } else { self.dice.below(8) as usize };
         self.cluster.crash(at, kept);
         self.syncs[at] = None;
-        self.sick[at] = false;
+        if std::mem::take(&mut self.sick[at]) {
+            // Damage here is an event that loses nothing: it comes back repaired. What doubt does is tested in `doubt`.
+            self.cluster.nodes[at].disk.hard.doubt = Doubt::None;
+        }
         self.dead_disks[at] = false;
     }
 
