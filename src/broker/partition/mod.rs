@@ -413,7 +413,9 @@ impl Partition {
                     let (epoch, sequence) = (header.producer_epoch, header.base_sequence);
                     let mark = SentBack { epoch, sequence, until: now + SENT_BACK_MS };
                     let known = self.sent_back.entry(header.producer_id).or_insert(mark);
-                    if known.until <= now || known.epoch != epoch {
+                    // The front of what has to come again: as long as it is refused, and however late it is refused first, what is
+                    // behind it is sent back too. Batches behind it change nothing.
+                    if known.until <= now || known.epoch != epoch || !is_behind(sequence, known.sequence) {
                         *known = mark;
                     }
                 }
@@ -495,6 +497,12 @@ fn decode_log_start(payload: &[u8]) -> Option<Offset> {
     Some(Offset(i64::from_be_bytes(payload.try_into().ok()?)))
 }
 
+/// Whether a sequence comes after another; they wrap after 2^31 - 1 to 0, and what is in flight is near.
+fn is_behind(sequence: i32, other: i32) -> bool {
+    let ahead = sequence.wrapping_sub(other) & i32::MAX;
+    ahead != 0 && ahead < i32::MAX / 2
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -534,6 +542,27 @@ mod tests {
         p.note_attempt(&refused, Some(&PartitionError::NotEnoughReplicas), 9_000);
         p.note_attempt(&refused, None, 9_001);
         assert!(!p.sent_back(&behind, 9_002), "the producer is in order again");
+    }
+
+    /// Found by the chaos tests (a leader cut off and back): record 1047 of a producer had been appended and was then refused because the
+    /// leader stepped down, 1048 was refused at once; when both came again 1047 met no leader yet and 1048 did.
+    #[test]
+    fn earlier_batch_refused_after_a_later_one_takes_its_place_and_is_renewed() {
+        let mut p = partition();
+        let not_leader = PartitionError::NotLeader { leader: None };
+        let (front, behind) = (header(7, 1047), header(7, 1048));
+        p.note_attempt(&behind, Some(&not_leader), 100);
+        p.note_attempt(&front, Some(&not_leader), 3_000);
+        assert!(p.sent_back(&behind, 3_000), "its predecessor is still missing");
+        assert!(!p.sent_back(&front, 3_000));
+        // Refused once more: the time counts from then.
+        p.note_attempt(&front, Some(&not_leader), 7_000);
+        assert!(p.sent_back(&behind, 7_000 + SENT_BACK_MS - 1));
+        assert!(!p.sent_back(&behind, 7_000 + SENT_BACK_MS));
+        // Over the end of the sequence numbers, too.
+        p.note_attempt(&header(8, 3), Some(&not_leader), 100);
+        p.note_attempt(&header(8, i32::MAX - 1), Some(&not_leader), 101);
+        assert!(p.sent_back(&header(8, 3), 102) && !p.sent_back(&header(8, i32::MAX - 1), 102));
     }
 
     #[test]

@@ -60,11 +60,21 @@ impl Disk {
 
     /// Fills it until no more than `leave` bytes are free.
     pub fn fill(&self, leave: u64) {
-        let bytes = self.free().saturating_sub(leave);
         let file = fs::File::options().create(true).append(true).open(self.ballast()).expect("a file");
-        let from = file.metadata().expect("a file").len();
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), from, bytes)
-            .expect("space that is free");
+        // The node takes space at the same time, and the file's own map needs some: what does not fit is asked for again, smaller.
+        for _ in 0..20 {
+            let bytes = self.free().saturating_sub(leave);
+            let from = file.metadata().expect("a file").len();
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), from, bytes.max(1)) {
+                Ok(()) if self.free() <= leave => return,
+                Ok(()) | Err(rustix::io::Errno::NOSPC) => {}
+                Err(error) => panic!("{}: {error}", self.ballast().display()),
+            }
+            if bytes <= 64 << 10 {
+                return; // no file gets that
+            }
+        }
+        panic!("{} bytes are still free, not {leave}", self.free());
     }
 
     /// Gives the space back.
