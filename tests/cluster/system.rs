@@ -147,6 +147,8 @@ impl Cluster {
             }
             _ => Command::new(env!("CARGO_BIN_EXE_kontiki")),
         };
+        // Shorter than `stop` waits: a last node whose only peer is damaged has nobody to hand over to.
+        command.env("KONTIKI_SHUTDOWN_TIMEOUT_MS", "8000");
         command.args(["start", "--node-id", &id.to_string()]);
         command.args(["--controllers", &format!("{CONTROLLER}@{}", self.peer_address(CONTROLLER))]);
         command.args(["--peer-listen", &self.peer_address(id).to_string()]);
