@@ -258,7 +258,12 @@ impl Cluster {
     fn assert_these_run(&mut self, nodes: &[u32]) {
         for (id, slot) in self.nodes.iter_mut().filter(|(id, _)| nodes.contains(id)) {
             if let Some(status) = slot.as_mut().and_then(|c| c.try_wait().expect("our own child")) {
-                panic!("node {id} ended by itself: {status}");
+                let log = fs::read_to_string(self.dir.join(format!("node-{id}.log"))).unwrap_or_default();
+                let last: Vec<&str> = log.lines().rev().take(5).collect();
+                panic!(
+                    "node {id} ended by itself: {status}; its last words, latest first:\n{}",
+                    last.join("\n")
+                );
             }
         }
     }

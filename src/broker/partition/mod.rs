@@ -217,12 +217,16 @@ impl Partition {
         }
     }
 
-    /// Entries at or above `from` are gone: whoever waited for them hears it.
-    pub fn on_truncated(&mut self, from: Index, store: &mut Store, done: &mut Vec<Done>) {
+    /// Entries at or above `from` are gone: whoever waited for them hears it, and what their producers have in flight behind them is
+    /// no more out of order than behind a batch that was refused at once.
+    pub fn on_truncated(&mut self, from: Index, store: &mut Store, now: Millis, done: &mut Vec<Done>) {
         assert!(from > self.commit, "truncation at {from} below commit {}", self.commit);
         self.uncommitted.retain(|(index, _)| *index < from);
         self.starts.retain(|(index, _)| *index < from);
         self.fail_waiters(from, done);
+        for (producer, epoch, sequence) in self.producers.taken_by(from) {
+            self.send_back(producer, epoch, sequence, now);
+        }
         if let Ok((_, end)) = store.last(self.group) {
             self.end = end;
         }
@@ -405,21 +409,23 @@ impl Partition {
                 | PartitionError::InvalidProducerEpoch { .. }
                 | PartitionError::Unknown,
             ) => {}
-            Some(_) => {
-                if self.sent_back.len() == SENT_BACK {
-                    self.sent_back.retain(|_, mark| mark.until > now);
-                }
-                if self.sent_back.len() < SENT_BACK {
-                    let (epoch, sequence) = (header.producer_epoch, header.base_sequence);
-                    let mark = SentBack { epoch, sequence, until: now + SENT_BACK_MS };
-                    let known = self.sent_back.entry(header.producer_id).or_insert(mark);
-                    // The front of what has to come again: as long as it is refused, and however late it is refused first, what is
-                    // behind it is sent back too. Batches behind it change nothing.
-                    if known.until <= now || known.epoch != epoch || !is_behind(sequence, known.sequence) {
-                        *known = mark;
-                    }
-                }
-            }
+            Some(_) => self.send_back(header.producer_id, header.producer_epoch, header.base_sequence, now),
+        }
+    }
+
+    fn send_back(&mut self, producer: i64, epoch: i16, sequence: i32, now: Millis) {
+        if self.sent_back.len() == SENT_BACK {
+            self.sent_back.retain(|_, mark| mark.until > now);
+        }
+        if self.sent_back.len() == SENT_BACK {
+            return;
+        }
+        let mark = SentBack { epoch, sequence, until: now + SENT_BACK_MS };
+        let known = self.sent_back.entry(producer).or_insert(mark);
+        // The front of what has to come again: as long as it is refused, and however late it is refused first, what is behind it
+        // is sent back too. Batches behind it change nothing.
+        if known.until <= now || known.epoch != epoch || !is_behind(sequence, known.sequence) {
+            *known = mark;
         }
     }
 
@@ -432,11 +438,16 @@ impl Partition {
         self.producers.expired(now_ms, expiration_ms, quiet_since.1, FORGOTTEN)
     }
 
-    /// Whether an earlier batch of this producer was refused just now, so that a gap in front of this one is no fault of the producer. A
-    /// producer of which nothing is known yet has no sequence to be checked against: this is what keeps its first batches in order.
+    /// Whether an earlier batch of this producer was refused just now, so that a gap in front of this one is no fault of the producer.
     pub fn sent_back(&self, header: &BatchHeader, now: Millis) -> bool {
         let mark = self.sent_back.get(&header.producer_id).filter(|mark| mark.until > now);
         mark.is_some_and(|mark| mark.epoch == header.producer_epoch && mark.sequence != header.base_sequence)
+    }
+
+    /// Whether a batch that looks right has to wait for an earlier one all the same: a producer of which nothing is known yet has no
+    /// sequence to be checked against. Of a known one it is in order: an old mark, from when this was no leader, says nothing.
+    pub fn is_early(&self, header: &BatchHeader, now: Millis) -> bool {
+        !self.producers.knows(header.producer_id) && self.sent_back(header, now)
     }
 
     /// Producer snapshot as of the commit index, if it can be told.
@@ -563,6 +574,33 @@ mod tests {
         p.note_attempt(&header(8, 3), Some(&not_leader), 100);
         p.note_attempt(&header(8, i32::MAX - 1), Some(&not_leader), 101);
         assert!(p.sent_back(&header(8, 3), 102) && !p.sent_back(&header(8, i32::MAX - 1), 102));
+    }
+
+    /// Found by the chaos tests: a leader refused a batch while it was none, and a second later refused the producer's next ones too.
+    #[test]
+    fn mark_from_before_leadership_does_not_hold_up_a_known_producer() {
+        let mut p = partition();
+        p.note_attempt(&header(7, 0), Some(&PartitionError::NotLeader { leader: None }), 100);
+        assert!(p.is_early(&header(7, 5), 101), "nothing is known of it: 0 has to come first");
+        p.producers.apply(Index(1), Offset(0), &header(7, 0));
+        assert!(!p.is_early(&header(7, 1), 101), "0 came by way of another leader");
+        assert!(p.sent_back(&header(7, 5), 101), "a gap is still no fault of its own");
+    }
+
+    #[test]
+    fn batches_behind_a_truncated_one_are_sent_back_like_those_behind_a_refused_one() {
+        let mut p = partition();
+        for (index, sequence) in [(1, 10), (2, 11), (3, 12)] {
+            p.producers.apply(Index(index), Offset(0), &header(7, sequence));
+        }
+        p.producers.apply(Index(4), Offset(0), &header(8, 0));
+        assert_eq!(p.producers.taken_by(Index(2)), [(7, 0, 11), (8, 0, 0)]);
+        assert_eq!(p.producers.taken_by(Index(5)), []);
+        for (producer, epoch, sequence) in p.producers.taken_by(Index(2)) {
+            p.send_back(producer, epoch, sequence, 100);
+        }
+        assert!(p.producers.truncate(Index(2)));
+        assert!(p.sent_back(&header(7, 13), 101) && !p.sent_back(&header(7, 11), 101));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::broker::api::PartitionError;
 use crate::segment::{Index, Offset};
 use crate::wire::batch::BatchHeader;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Batches remembered per producer: a client has at most five requests in flight.
 const REMEMBERED: usize = 5;
@@ -223,6 +223,23 @@ impl ProducerState {
     /// Last entry taken note of.
     pub fn applied(&self) -> Index {
         self.applied
+    }
+
+    /// First batch of each producer that a truncation from `from` on takes away: producer id, epoch, first sequence. Ask before it.
+    pub fn taken_by(&self, from: Index) -> Vec<(i64, i16, i32)> {
+        let ids: BTreeSet<i64> =
+            self.undo.iter().rev().take_while(|(at, ..)| *at >= from).map(|(_, id, _)| *id).collect();
+        let first = |id: i64| {
+            let producer = self.producers.get(&id)?;
+            let batch = producer.batches.iter().find(|b| b.index >= from.0)?;
+            Some((id, producer.epoch, batch.first_sequence))
+        };
+        ids.into_iter().filter_map(first).collect()
+    }
+
+    /// Whether a producer's next sequence is known.
+    pub fn knows(&self, producer_id: i64) -> bool {
+        self.producers.contains_key(&producer_id)
     }
 
     /// Producers known.

@@ -470,7 +470,7 @@ impl Shard {
             }
             GroupEvent::Truncated { group, from } => {
                 if let Some(p) = self.partitions.get_mut(&group) {
-                    p.on_truncated(from, self.engine.store(), &mut self.done);
+                    p.on_truncated(from, self.engine.store(), now.mono, &mut self.done);
                 }
             }
             GroupEvent::Installed { group, start } => {
