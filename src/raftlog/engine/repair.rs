@@ -1,4 +1,4 @@
-//! Repair of damaged entries from peers (docs/decisions/0005): which group, whom to ask, when again.
+//! Repair of damaged entries from peers (docs/decisions/0007): which group, whom to ask, when again.
 //!
 //! Not here: what is taken and how it is written (`segment::store::repair`), what damage means for votes (`core::doubt`). Called by the
 //! engine's tick and for `Fetch` and `Fetched` messages. Invariants:

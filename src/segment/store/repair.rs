@@ -1,4 +1,4 @@
-//! Repair of damaged entries (docs/decisions/0005): each damaged file is copied, frame by verified frame, to a new file; what is bad comes
+//! Repair of damaged entries (docs/decisions/0007): each damaged file is copied, frame by verified frame, to a new file; what is bad comes
 //! from peers, whose frames are the same bytes; then one journal record puts the new file in the old one's place.
 //! Not here: which peer is asked (`raftlog::engine`), what damage means for votes (`raftlog::core`).
 //!
