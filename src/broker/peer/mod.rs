@@ -41,7 +41,7 @@ const SOCKET_BUFFER: usize = 1 << 20;
 const STRANGERS: usize = 24;
 
 /// Bytes of frames that were read and not yet handled, all peers together; a larger frame goes alone.
-const INPUT_BYTES: usize = 64 << 20;
+pub const INPUT_BYTES: usize = 64 << 20;
 /// What was read beside frames: connects, resets.
 const INPUTS: usize = 1_024;
 
