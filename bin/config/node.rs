@@ -260,7 +260,12 @@ mod tests {
             (Duration::from_millis(100), Duration::from_millis(600))
         );
         assert_eq!(config.defaults.replication_factor, Some(2));
-        assert_eq!(config.defaults.broker, BTreeMap::from([("log.retention.ms".into(), "5000".into())]));
+        let broker = &config.defaults.broker;
+        assert_eq!(broker["log.retention.ms"], "5000");
+        // What was not set is left to Kafka's defaults; our flags stand under Kafka's names.
+        assert!(!broker.contains_key("log.retention.hours"), "{broker:?}");
+        assert_eq!((&broker["node.id"][..], &broker["log.dirs"][..]), ("1", "/d"));
+        assert!(broker["listeners"].starts_with("PLAINTEXT://"), "{broker:?}");
         assert!(config.auto_create_topics);
     }
 
