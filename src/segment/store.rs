@@ -54,6 +54,8 @@ pub struct Store {
     /// Bytes of entries that wait for the next round, and of those in the present one.
     queued_bytes: u64,
     flying_bytes: u64,
+    /// Somebody waits for entries to reach their files: a round must come, with or without something to store.
+    wants_written: bool,
     /// Entries in the tails, oldest first.
     tail_order: VecDeque<(GroupId, Index)>,
     lru: Lru,
@@ -103,6 +105,7 @@ impl Store {
             tail_bytes: 0,
             queued_bytes: 0,
             flying_bytes: 0,
+            wants_written: false,
             tail_order: VecDeque::new(),
             lru,
             damage,
@@ -523,7 +526,7 @@ impl Store {
 
     /// Whether anything waits for a round.
     pub fn has_work(&self) -> bool {
-        self.failure.is_none() && (!self.ops.is_empty() || self.damage.is_pending())
+        self.failure.is_none() && (!self.ops.is_empty() || self.damage.is_pending() || self.wants_written)
     }
 
     /// Takes everything queued. Call only when the previous round has completed. The number orders rounds.
@@ -533,9 +536,11 @@ impl Store {
     pub fn take_round(&mut self) -> Option<Round> {
         assert!(!self.is_in_flight, "round {} is still in flight", self.round - 1);
         self.absorb_damage();
-        if self.ops.is_empty() || self.failure.is_some() {
+        if self.failure.is_some() || (self.ops.is_empty() && !self.wants_written) {
             return None;
         }
+        // One that stores something tells only what reached its file before it; one without follows.
+        self.wants_written &= !self.ops.is_empty();
         let number = self.round;
         self.round += 1;
         self.is_in_flight = true;

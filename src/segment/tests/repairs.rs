@@ -170,3 +170,49 @@ fn cut_of_damaged_entries_ends_their_repair() {
     assert_eq!((groups[0].last.index, groups[0].needs_repair), (first.prev(), None));
     assert_eq!(read_all(&mut store, 1).expect("sound"), entries[..first.0 as usize - 1]);
 }
+
+/// Every replica of a node held out: nobody appends, and the file that is still written lazily must reach its copy all the same.
+#[test]
+fn damage_in_a_directory_where_nothing_else_happens_is_repaired() {
+    let fs = SimFs::new(7);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    store.create_group(spec(1)).expect("created");
+    for idle in [3, 3, 0] {
+        store.append(G, records(&store, 1, 1, 4, 700)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+        // Entries reach the file when the writer is idle, and the store hears of it with the round after: of the last ones only when
+        // there is one more than the repair itself makes.
+        for _ in 0..idle {
+            writer.idle();
+        }
+    }
+    let entries = read_all(&mut store, 1).expect("sound");
+    let (path, _) = files_of(&fs, ".segment").pop().expect("a segment");
+    fs.flip(&path, 64 + 80 + 30, 3);
+    let mut scrubber = store.scrubber();
+    store.begin_scrub();
+    while store.tend_scrub() {
+        scrubber.step();
+    }
+    let mut rounds = 0;
+    let whole = (0..200).any(|_| {
+        match store.repair(G).expect("works") {
+            Repair::Whole => return true,
+            Repair::Working => {}
+            Repair::Needs(from, to) => {
+                let some = entries.iter().filter(|e| e.meta.id.index >= from && e.meta.id.index <= to);
+                store.mend(G, some.cloned().collect());
+            }
+        }
+        // As the engine does: a round only if there is work.
+        if store.has_work() {
+            commit(&mut store, &mut writer).expect("durable");
+            rounds += 1;
+        }
+        writer.idle();
+        false
+    });
+    assert!(whole, "still damaged: {:?}", store.needs_repair(G));
+    assert!(rounds < 10, "{rounds} rounds for one repair");
+    assert_eq!(read_all(&mut store, 1).expect("sound"), entries);
+}
