@@ -29,6 +29,9 @@ const FORGOTTEN: usize = 1_000;
 /// How long the batches behind a refused one are sent back rather than called out of order, and of how many producers.
 const SENT_BACK_MS: Millis = 5_000;
 const SENT_BACK: usize = 10_000;
+/// How long after it began to lead a leader takes a gap for batches that are still unanswered at the one before: a client may wait that
+/// long for an answer of a leader that is frozen or cut off, and sends what comes next here meanwhile (librdkafka's socket.timeout.ms).
+const MOVED_MS: Millis = 60_000;
 
 #[derive(Clone, Copy, Debug)]
 struct SentBack {
@@ -104,6 +107,8 @@ pub struct Partition {
     delete_waiters: Vec<DeleteWaiter>,
     /// Producers whose batch was refused for a reason that passes: which one, and until when the ones behind it are sent back too.
     sent_back: BTreeMap<i64, SentBack>,
+    /// When the present leadership of this replica began.
+    led_since: Millis,
     /// Epoch and last entry when producers were last looked through for expiry.
     checked: (Epoch, Index),
 }
@@ -133,6 +138,7 @@ impl Partition {
             durable_waiters: VecDeque::new(),
             delete_waiters: Vec::new(),
             sent_back: BTreeMap::new(),
+            led_since: 0,
             checked: (Epoch::default(), Index(0)),
         }
     }
@@ -378,6 +384,9 @@ impl Partition {
         now: Millis,
         done: &mut Vec<Done>,
     ) {
+        if role == Role::Leader && (self.role, self.epoch) != (role, epoch) {
+            self.led_since = now;
+        }
         (self.role, self.epoch, self.leader) = (role, epoch, leader);
         if role != Role::Leader {
             self.fail_waiters(Index(0), done);
@@ -438,8 +447,13 @@ impl Partition {
         self.producers.expired(now_ms, expiration_ms, quiet_since.1, FORGOTTEN)
     }
 
-    /// Whether an earlier batch of this producer was refused just now, so that a gap in front of this one is no fault of the producer.
-    pub fn sent_back(&self, header: &BatchHeader, now: Millis) -> bool {
+    /// Whether a gap in front of this batch may be no fault of the producer: an earlier one was refused here just now, or may still be
+    /// on its way back from the leader before.
+    pub fn may_be_missing_earlier(&self, header: &BatchHeader, now: Millis) -> bool {
+        self.sent_back(header, now) || now.saturating_sub(self.led_since) < MOVED_MS
+    }
+
+    fn sent_back(&self, header: &BatchHeader, now: Millis) -> bool {
         let mark = self.sent_back.get(&header.producer_id).filter(|mark| mark.until > now);
         mark.is_some_and(|mark| mark.epoch == header.producer_epoch && mark.sequence != header.base_sequence)
     }
@@ -447,7 +461,10 @@ impl Partition {
     /// Whether a batch that looks right has to wait for an earlier one all the same: a producer of which nothing is known yet has no
     /// sequence to be checked against. Of a known one it is in order: an old mark, from when this was no leader, says nothing.
     pub fn is_early(&self, header: &BatchHeader, now: Millis) -> bool {
-        !self.producers.knows(header.producer_id) && self.sent_back(header, now)
+        let moved = header.base_sequence > 0 && now.saturating_sub(self.led_since) < SENT_BACK_MS;
+        header.producer_id >= 0
+            && !self.producers.knows(header.producer_id)
+            && (moved || self.sent_back(header, now))
     }
 
     /// Producer snapshot as of the commit index, if it can be told.
@@ -601,6 +618,23 @@ mod tests {
         }
         assert!(p.producers.truncate(Index(2)));
         assert!(p.sent_back(&header(7, 13), 101) && !p.sent_back(&header(7, 11), 101));
+    }
+
+    #[test]
+    fn gap_soon_after_leadership_began_is_taken_for_batches_still_at_the_old_leader() {
+        let mut p = partition();
+        let mut done = Vec::new();
+        p.on_role(Role::Leader, Epoch::new(0, 2), None, 1_000_000, &mut done);
+        let gap = header(7, 15);
+        assert!(p.may_be_missing_earlier(&gap, 1_000_000 + MOVED_MS - 1));
+        assert!(!p.may_be_missing_earlier(&gap, 1_000_000 + MOVED_MS), "a real gap is told in the end");
+        // Of an unknown producer nothing but the first batch is taken meanwhile, for a shorter time: it may be one that was forgotten.
+        assert!(p.is_early(&gap, 1_000_000 + SENT_BACK_MS - 1));
+        assert!(!p.is_early(&gap, 1_000_000 + SENT_BACK_MS));
+        assert!(!p.is_early(&header(7, 0), 1_000_001) && !p.is_early(&header(-1, -1), 1_000_001));
+        // The same leadership announced again begins nothing.
+        p.on_role(Role::Leader, Epoch::new(0, 2), None, 1_050_000, &mut done);
+        assert!(!p.may_be_missing_earlier(&gap, 1_000_000 + MOVED_MS));
     }
 
     #[test]

@@ -67,7 +67,9 @@ impl Shard {
         let expiration_ms = self.upkeep.expiration_ms();
         let p = self.partitions.get_mut(&group).ok_or(PartitionError::Unknown)?;
         let verdict = match p.check_producer(&item.header, now.wall_ms, expiration_ms) {
-            Err(PartitionError::OutOfOrderSequence(_)) if p.sent_back(&item.header, now.mono) => {
+            Err(PartitionError::OutOfOrderSequence(_))
+                if p.may_be_missing_earlier(&item.header, now.mono) =>
+            {
                 return Err(PartitionError::NotLeader { leader });
             }
             Ok(Verdict::Append) if p.is_early(&item.header, now.mono) => {
