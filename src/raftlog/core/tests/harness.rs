@@ -171,6 +171,8 @@ pub struct Checker {
     seen: BTreeMap<LogId, Configuration>,
     /// Committed configuration entries.
     pub configurations: BTreeMap<LogId, Configuration>,
+    /// Log starts before which configurations were forgotten: what follows there follows something unknown.
+    unknown_up_to: Vec<Index>,
     pub changes_refused: u64,
     pub takeovers: u64,
     pub takeovers_refused: u64,
@@ -546,13 +548,22 @@ impl Cluster {
     /// The controllers decided a generation that may lose what only others held: forget it as committed.
     pub fn forget_beyond(&mut self, survivor: ReplicaId) {
         let view = &self.nodes[self.position(survivor)].view;
-        let kept =
-            |index: &Index, id: &LogId| *index <= view.start.prev.index || view.id_at(*index) == Some(*id);
+        let begin = view.start.prev;
+        // Before its log start: epochs only rise along a log.
+        let kept = |index: &Index, id: &LogId| match *index <= begin.index {
+            true => id.epoch <= begin.epoch,
+            false => view.id_at(*index) == Some(*id),
+        };
         let before = self.checker.committed.len();
         self.checker.committed.retain(|index, (id, _)| kept(index, id));
         self.checker.lost += (before - self.checker.committed.len()) as u64;
         let highest = self.checker.committed.keys().next_back().copied().unwrap_or_default();
-        self.checker.configurations.retain(|id, _| id.index <= highest);
+        self.checker.configurations.retain(|id, _| id.index <= highest && kept(&id.index, id));
+        // What an earlier unclean generation made us forget may come back with this survivor, beginning at its log start.
+        let start = &view.start;
+        if start.prev.index > Index(0) && !self.checker.configurations.contains_key(&start.configuration_id) {
+            self.checker.unknown_up_to.push(start.prev.index);
+        }
         for least in self.checker.reads.values_mut() {
             *least = (*least).min(highest);
         }
@@ -731,7 +742,12 @@ impl Checker {
         let pairs = self.configurations.iter().zip(self.configurations.iter().skip(1));
         for ((before_id, before), (after_id, after)) in pairs {
             assert!(before_id.index < after_id.index, "{before_id} and {after_id} are both committed");
-            if before_id.epoch.generation < after_id.epoch.generation {
+            let new_generation = before_id.epoch.generation < after_id.epoch.generation;
+            let gap = |at: &Index| before_id.index <= *at && (*at < after_id.index || new_generation);
+            if self.unknown_up_to.iter().any(gap) {
+                continue;
+            }
+            if new_generation {
                 assert!(after.voters.len() == 1 && !after.is_joint(), "a generation begins with {after:?}");
                 continue;
             }
