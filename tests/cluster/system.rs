@@ -138,8 +138,7 @@ impl Cluster {
 
     /// What a node's admin address answers to a GET.
     pub fn http(&self, id: u32, path: &str) -> Option<String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.base_port + 4 + id as u16));
-        let mut stream = TcpStream::connect(address).ok()?;
+        let mut stream = TcpStream::connect(self.admin_address(id)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
         let mut text = String::new();
