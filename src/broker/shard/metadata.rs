@@ -15,8 +15,8 @@ use crate::ctl::record::Batch;
 use crate::raftlog::core::Millis;
 use crate::raftlog::message::Configuration;
 use crate::segment::{
-    Entry, EntryKind, Epoch, Generation, GroupId, GroupOptions, GroupSpec, HardState, Index, LogStart,
-    NodeId, RecoveredGroup, ReplicaId, Term,
+    Entry, EntryKind, Epoch, Error as StoreError, Generation, GroupId, GroupOptions, GroupSpec, HardState,
+    Index, LogStart, NodeId, RecoveredGroup, ReplicaId, Term,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -332,6 +332,12 @@ impl Shard {
             let from = self.membership.applied.next();
             let entries = match self.engine.store().read(CONTROLLER, from, APPLY_BYTES) {
                 Ok(entries) => entries,
+                Err(StoreError::Damaged(error)) => {
+                    // It goes on from here when the entries are repaired.
+                    tracing::error!(error, "controller log is damaged here; it is repaired from the others");
+                    self.engine.damaged(now.mono, CONTROLLER);
+                    break;
+                }
                 Err(error) => {
                     return self.break_membership(format!("controller log cannot be read: {error}"));
                 }

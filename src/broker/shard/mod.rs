@@ -512,6 +512,10 @@ impl Shard {
             GroupEvent::Generation { group, what } => tracing::warn!(%group, ?what, "generation"),
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::UncleanRecovery { waits, .. } => self.status.unclean_recoveries += u64::from(!waits),
+            GroupEvent::Repaired { group: CONTROLLER } => {
+                let commit = self.engine.core(CONTROLLER).map(|core| core.commit());
+                self.apply_metadata(now, commit.unwrap_or_default());
+            }
             GroupEvent::Repaired { group } => {
                 if let Some(p) = self.partitions.get_mut(&group) {
                     p.on_repaired(self.engine.store());
