@@ -220,10 +220,16 @@ impl Check {
             self.counted(n, group, core);
         }
         let unclean = core.hard_state().opening.is_some_and(|opening| !opening.lossless);
-        let before = before.map(|b| match b.epoch.generation < now.epoch.generation && unclean {
-            // What lies above is not known to be committed any more (F24).
+        let starts_over = now.commit == Index(0)
+            && p.shard.engine().store().log_start(group).is_ok_and(|start| start.prev.index == Index(0));
+        let may_go_back = unclean && (is_reopened(before, now) || starts_over);
+        let before = before.map(|b| match may_go_back {
+            // What lies above is not known to be committed any more, or not even the log start is the survivor's (F24).
             true if now.commit < b.commit => {
-                marks.hit("commit index taken back by an unclean generation");
+                marks.hit(match is_reopened(before, now) {
+                    true => "commit index taken back by an unclean generation",
+                    false => "log started over in an unclean generation",
+                });
                 self.tail_again(n, life, group, now.commit, p);
                 Seen { commit: now.commit, checked: b.checked.min(now.commit), ..b }
             }
@@ -740,6 +746,10 @@ pub fn describe(entry: &Entry) -> Committed {
         crc: crc32fast::hash(&entry.payload),
         batch,
     }
+}
+
+fn is_reopened(before: Option<Seen>, now: Seen) -> bool {
+    before.is_some_and(|b| b.epoch.generation < now.epoch.generation)
 }
 
 fn role_marks(before: Seen, now: Seen, marks: &mut Marks) {

@@ -439,15 +439,20 @@ impl World {
         {
             p.failed = true;
             let led = p.shard.status().led > 0;
-            self.check.storage_failed(n, p);
             self.marks.hit("storage failed");
             if led {
                 self.marks.hit("storage failed on a leader");
             }
-            self.trace.note("failed", n as u64, 0, || format!("node {}: storage failed", n + 1));
+            let reason = p.shard.status().storage_failure.clone().unwrap_or_default();
+            self.trace.note("failed", n as u64, 0, || format!("node {}: storage failed: {reason}", n + 1));
             self.watch_failed(n);
         }
         let node = &mut self.nodes[n];
+        if let Some(p) = &mut node.process
+            && p.shard.engine().store_ref().failure().is_some()
+        {
+            self.check.storage_failed(n, p);
+        }
         if node.wipes > 0 && node.process.as_ref().is_some_and(|p| p.shard.status().registered) {
             node.wipes = 0;
             self.marks.hit("wiped node registered again");

@@ -358,18 +358,17 @@ impl Check {
         if core.role() != Role::Leader {
             return;
         }
-        let least = core.configuration().0.voters.len().min(1);
-        self.held_by(n, group, core, core.commit(), least, "commit");
+        self.held_by(n, group, core, core.commit(), None, "commit");
     }
 
-    /// An acknowledgement leaves: `least` voters of each half hold the entry, besides a majority (F15).
+    /// An acknowledgement was given: `least` voters of each half hold the entry (F15), whichever configuration committed it.
     pub fn counted_for(&self, n: usize, group: GroupId, core: &Core, index: Index, least: usize) {
         if core.role() == Role::Leader && core.commit() >= index {
-            self.held_by(n, group, core, index, least, "acknowledgement");
+            self.held_by(n, group, core, index, Some(least), "acknowledgement");
         }
     }
 
-    fn held_by(&self, n: usize, group: GroupId, core: &Core, index: Index, least: usize, what: &str) {
+    fn held_by(&self, n: usize, group: GroupId, core: &Core, index: Index, least: Option<usize>, what: &str) {
         let configuration = core.configuration().0;
         for half in [&configuration.voters, &configuration.old_voters] {
             if half.is_empty() {
@@ -381,7 +380,7 @@ impl Check {
             };
             let count = half.iter().filter(holds).count();
             assert!(
-                count > half.len() / 2 && count >= least,
+                count >= least.unwrap_or(half.len() / 2 + 1),
                 "F15: node {} leads group {group}, {what} of {index}: {count} of {} voters said that they hold it",
                 n + 1,
                 half.len()

@@ -113,6 +113,9 @@ impl Check {
     /// The shard says that its storage failed.
     pub fn storage_failed(&mut self, n: usize, p: &mut Process) {
         let life = p.life;
+        if self.failed.get(&n).is_some_and(|(known, _)| *known == life) {
+            return;
+        }
         let engine = p.shard.engine();
         let groups = engine.group_ids();
         let end = |g: &GroupId| {
