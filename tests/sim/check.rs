@@ -4,6 +4,7 @@
 //! replica, every reader and every acknowledgement must agree with it, for ever (one value per offset, I2; acked is durable, I1).
 //! Names in panics are those of the rules: I1 to I15 of the project's list of invariants, Raft's own, F of docs/safety.md.
 
+pub mod members;
 mod promises;
 
 use crate::client::FetchedReply;
@@ -18,7 +19,7 @@ use kontiki::ctl::record::{Batch, Record};
 use kontiki::raftlog::core::Role;
 use kontiki::segment::fs::sim::SimFs;
 use kontiki::segment::{
-    Entry, EntryKind, Epoch, Error as StoreError, GroupId, Index, LogId, ReplicaId, Store,
+    Entry, EntryKind, Epoch, Error as StoreError, Generation, GroupId, Index, LogId, ReplicaId, Store,
 };
 use kontiki::wire::batch::{self, BatchHeader};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,9 @@ use uuid::Uuid;
 
 /// The controller group.
 pub const CONTROLLER: GroupId = GroupId(0);
+
+/// A node, and one connection of a client to it.
+type Link = (usize, (usize, u64));
 
 /// A committed entry.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,8 +51,10 @@ pub struct Log {
     by_offset: BTreeMap<i64, u64>,
     /// Sequence each producer comes to next.
     sequences: BTreeMap<i64, i32>,
-    /// Offset of every batch of an idempotent producer, by its id and sequence.
-    batches: BTreeMap<(i64, i32), i64>,
+    /// Offset and records of every batch of an idempotent producer, by its id and sequence.
+    batches: BTreeMap<(i64, i32), (i64, i32)>,
+    /// Lowest epoch of a replica that knew an entry to be committed.
+    known_in: BTreeMap<u64, Epoch>,
     /// End of what was acknowledged with acks=-1, at what time.
     acked: Vec<(Time, i64)>,
     acked_end: i64,
@@ -65,6 +71,13 @@ impl Log {
         let (_, index) = self.by_offset.range(..=offset).next_back()?;
         self.entries.get(index).filter(|e| e.next > offset)
     }
+}
+
+/// A replica whose answer leaves its node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Answering {
+    pub replica: ReplicaId,
+    pub generation: Generation,
 }
 
 /// What was last seen of a replica in one process.
@@ -100,7 +113,7 @@ pub struct Check {
     /// Durable ends when storage failed, by node: nothing beyond may be acknowledged by that process.
     failed: BTreeMap<usize, (u64, BTreeMap<GroupId, LogId>)>,
     /// By node and connection: answers of different connections may leave in another order than they were made.
-    high_watermarks: BTreeMap<(usize, (usize, u64), GroupId), i64>,
+    high_watermarks: BTreeMap<(Link, GroupId), (Answering, i64)>,
     pub acks: u64,
     messages: BTreeMap<GroupId, u64>,
     /// The node that answers has a disk that may not be readable: the committed log may not know yet what it says.
@@ -109,6 +122,17 @@ pub struct Check {
     owed: Vec<(GroupId, i64, u32)>,
     /// Entries of each replica that are not committed yet: a log start may move over them in the turn that commits them.
     tails: BTreeMap<(usize, GroupId), (u64, BTreeMap<u64, Entry>)>,
+    /// Seals that were reported, and where the log ended.
+    sealed: BTreeMap<(GroupId, ReplicaId, Generation), LogId>,
+    generations: BTreeMap<GroupId, members::Generations>,
+    repairing: BTreeSet<(usize, u64, GroupId)>,
+    in_force: BTreeMap<(usize, GroupId), members::InForce>,
+    /// Highest entry that a replica told a leader it holds.
+    said: BTreeMap<(GroupId, ReplicaId), Index>,
+    homes: BTreeMap<(GroupId, ReplicaId), usize>,
+    aside: Vec<members::Aside>,
+    /// The replica that answers.
+    pub answering: Answering,
     /// Disk of the node that is looked at: a reader may write an index, and so meet the end of its process.
     disk: SimFs,
     trace: Trace,
@@ -132,6 +156,14 @@ impl Check {
             excused: false,
             owed: Vec::new(),
             tails: BTreeMap::new(),
+            sealed: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            repairing: BTreeSet::new(),
+            in_force: BTreeMap::new(),
+            said: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            aside: Vec::new(),
+            answering: Answering::default(),
             disk: SimFs::new(0),
             trace,
         }
@@ -167,6 +199,7 @@ impl Check {
         marks: &mut Marks,
     ) {
         let engine = p.shard.engine();
+        self.look_at_repair(n, life, group, engine, marks);
         assert!(!engine.is_poisoned(group), "a replica of group {group} on node {} fenced itself off", n + 1);
         if engine.has_stood_down(group) {
             // Its core is ahead of what is stored; what clients are shown is checked where they are answered.
@@ -181,9 +214,29 @@ impl Check {
             last: core.last(),
         };
         let replica = core.replica();
+        self.look_at_members(n, group, p.directory, core, marks);
         let before = self.seen.get(&(n, group)).filter(|(l, _)| *l == life).map(|(_, seen)| *seen);
+        if before.is_none_or(|b| b.commit < now.commit) {
+            self.counted(n, group, core);
+        }
+        let unclean = core.hard_state().opening.is_some_and(|opening| !opening.lossless);
+        let starts_over = now.commit == Index(0)
+            && p.shard.engine().store().log_start(group).is_ok_and(|start| start.prev.index == Index(0));
+        let may_go_back = unclean && (is_reopened(before, now) || starts_over);
+        let before = before.map(|b| match may_go_back {
+            // What lies above is not known to be committed any more, or not even the log start is the survivor's (F24).
+            true if now.commit < b.commit => {
+                marks.hit(match is_reopened(before, now) {
+                    true => "commit index taken back by an unclean generation",
+                    false => "log started over in an unclean generation",
+                });
+                self.tail_again(n, life, group, now.commit, p);
+                Seen { commit: now.commit, checked: b.checked.min(now.commit), ..b }
+            }
+            _ => b,
+        });
         if before.is_none_or(|b| b.last != now.last) {
-            self.follow_tail((n, life), group, before.map(|b| b.checked), now.last.index, p);
+            self.follow_tail((n, life), group, before.map(|b| b.checked), now.last.index, p, marks);
         }
         if let Some(before) = before {
             assert!(
@@ -260,6 +313,7 @@ impl Check {
         self.trace.note("leader", n as u64, group.0, || {
             format!("node {} leads group {group} in {} with last {}", n + 1, now.epoch, now.last)
         });
+        self.leads_in(group, replica, now.epoch);
         let log = self.logs.entry(group).or_default();
         let other = *log.leaders.entry(now.epoch).or_insert(replica);
         assert!(
@@ -276,7 +330,10 @@ impl Check {
         }
         let store = p.shard.engine().store();
         let start = store.log_start(group).map_or(LogId::default(), |s| s.prev);
-        if let Some(last) = log.last()
+        // One elected late lacks what was committed in later epochs than its own (Raft §5.4.3).
+        let mut earlier = log.known_in.iter().rev().filter(|(_, epoch)| **epoch < now.epoch);
+        let last = earlier.next().and_then(|(index, _)| log.entries.get(index));
+        if let Some(last) = last
             && last.id.index > start.index
         {
             // Log matching makes the last one stand for all before it.
@@ -307,10 +364,11 @@ impl Check {
     ) -> Index {
         let tail = self.tails.get_mut(&(n, group)).map(|(_, tail)| std::mem::take(tail)).unwrap_or_default();
         let start = p.shard.engine().store().log_start(group).map_or(Index(0), |s| s.prev.index);
+        let epoch = p.shard.engine().core(group).map_or(Epoch::default(), |core| core.epoch());
         let mut checked = after;
         while checked < commit {
             if let Some(entry) = tail.get(&checked.next().0) {
-                self.committed(n, group, entry, marks);
+                self.committed(n, group, epoch, entry, marks);
                 checked = checked.next();
                 continue;
             }
@@ -334,7 +392,7 @@ impl Check {
                 }
             };
             for entry in entries.into_iter().take_while(|e| e.meta.id.index <= commit) {
-                self.committed(n, group, &entry, marks);
+                self.committed(n, group, epoch, &entry, marks);
                 checked = entry.meta.id.index;
             }
         }
@@ -352,6 +410,7 @@ impl Check {
         checked: Option<Index>,
         last: Index,
         p: &mut Process,
+        marks: &mut Marks,
     ) {
         let store = p.shard.engine().store();
         let start_id = store.log_start(group).map_or(LogId::default(), |s| s.prev);
@@ -366,23 +425,41 @@ impl Check {
             let same = |meta: kontiki::segment::EntryMeta| meta.id == id;
             if id.index <= start { id == start_id } else { store.meta_at(group, id.index).is_ok_and(same) }
         });
+        let mut cut = Vec::new();
         if !goes_on {
-            tail.clear();
+            if tail.values().any(|e| e.meta.id.index <= start) {
+                marks.hit("log start installed over an uncommitted tail");
+            }
+            let gone = std::mem::take(tail).into_values();
+            let is_cut = |e: &Entry| {
+                let id = e.meta.id;
+                id.index > start && store.meta_at(group, id.index).map_or(true, |meta| meta.id != id)
+            };
+            cut = gone.filter(is_cut).collect();
         }
         let known = if goes_on { end.map_or(start, |id| id.index) } else { checked.unwrap_or(start) };
         let mut next = known.max(start).next();
         while next <= last {
-            let Ok(entries) = store.read(group, next, 1 << 20) else { return };
-            let Some(end) = entries.last().map(|e| e.meta.id.index) else { return };
+            let Ok(entries) = store.read(group, next, 1 << 20) else { break };
+            let Some(end) = entries.last().map(|e| e.meta.id.index) else { break };
             tail.extend(entries.into_iter().map(|e| (e.meta.id.index.0, e)));
             next = end.next();
         }
+        if !cut.is_empty()
+            && let Some(core) = p.shard.engine().core(group)
+        {
+            self.note_cut((n, p.directory), group, (core.replica(), core.epoch()), cut, marks);
+        }
     }
 
-    fn committed(&mut self, n: usize, group: GroupId, entry: &Entry, marks: &mut Marks) {
+    fn committed(&mut self, n: usize, group: GroupId, epoch: Epoch, entry: &Entry, marks: &mut Marks) {
+        if self.is_lost(group, epoch.generation, entry) {
+            return;
+        }
         let seen = describe(entry);
         let log = self.logs.entry(group).or_default();
         let index = entry.meta.id.index.0;
+        log.known_in.entry(index).and_modify(|known| *known = (*known).min(epoch)).or_insert(epoch);
         if let Some(known) = log.entries.get(&index) {
             assert!(
                 *known == seen,
@@ -391,6 +468,8 @@ impl Check {
             );
             return;
         }
+        self.belongs(n, group, entry, marks);
+        let log = self.logs.entry(group).or_default();
         if let Some(before) = log.entries.get(&(index - 1)) {
             assert!(
                 before.next == seen.base,
@@ -413,8 +492,9 @@ impl Check {
                 "I3: group {group} holds a batch nobody made: {header:?}"
             );
             if header.producer_id >= 0 {
-                if let Some(other) = log.batches.insert((header.producer_id, header.base_sequence), seen.base)
-                {
+                let place = (seen.base, header.record_count);
+                let other = log.batches.insert((header.producer_id, header.base_sequence), place);
+                if let Some((other, _)) = other {
                     panic!("I5: a batch stands in group {group} at {other} and at {}: {header:?}", seen.base);
                 }
                 let next = log.sequences.entry(header.producer_id).or_insert(0);
@@ -448,7 +528,8 @@ impl Check {
         }
     }
 
-    fn is_deleted(&self, group: GroupId) -> bool {
+    /// Whether the group's topic has its tombstone.
+    pub fn is_deleted(&self, group: GroupId) -> bool {
         self.topics.get(&group).is_some_and(|topic| self.tombstones.contains(topic))
     }
 
@@ -524,28 +605,33 @@ impl Check {
     /// A fetch was answered.
     pub fn fetched(&mut self, n: usize, link: (usize, u64), item: &FetchItem, fetched: &FetchedReply) {
         let group = item.group;
-        let log = self.logs.entry(group).or_default();
-        let end = log.last().map_or(0, |e| e.next);
+        let Answering { replica, generation } = self.answering;
+        let end = self.end_for(group, generation);
+        let losses = self.losses(group) > 0;
         if let Some(PartitionError::OutOfRange { start, .. }) = &fetched.error {
+            // A reader may stand beyond the end only where an unclean generation has taken something from before it.
             assert!(
-                item.offset < *start,
+                item.offset < *start || losses,
                 "F17: offset {} of group {group} is called out of range, end {end}",
                 item.offset
             );
         }
         assert!(
-            fetched.diverging.is_none(),
+            fetched.diverging.is_none() || losses,
             "I7: a reader of committed records of group {group} is told to go back: {:?}",
             fetched.diverging
         );
         if fetched.error.is_none() && fetched.high_watermark >= 0 {
-            let high = self.high_watermarks.entry((n, link, group)).or_insert(0);
+            let known = self.generations.entry(group).or_default();
+            let now = (self.answering, fetched.high_watermark);
+            let before = self.high_watermarks.insert(((n, link), group), now);
+            let goes_on =
+                |of: &Answering| of.replica == replica && known.is_lossless(of.generation, generation);
             assert!(
-                fetched.high_watermark >= *high,
-                "I6: node {} high watermark of group {group} went back",
+                before.is_none_or(|(of, high)| high <= now.1 || !goes_on(&of)),
+                "I6: node {} high watermark of group {group} went back from {before:?} to {now:?}",
                 n + 1
             );
-            *high = fetched.high_watermark;
             let beyond = fetched.log_start > end && !self.excused;
             assert!(!beyond, "F23: node {} log start of group {group} is beyond what is committed", n + 1);
             assert!(
@@ -562,9 +648,9 @@ impl Check {
                 "I10: a damaged batch of group {group} left node {}: {header:?}",
                 n + 1
             );
-            let known = log.at(header.base_offset);
-            let same = (self.excused && known.is_none())
-                || known.is_some_and(|e| e.base == header.base_offset && e.crc == crc32fast::hash(batch));
+            let shown = self.shown(group, generation, header.base_offset, crc32fast::hash(batch));
+            let known = self.logs.entry(group).or_default().at(header.base_offset);
+            let same = (self.excused && known.is_none()) || shown;
             assert!(same, "I7: node {} served {header:?} of group {group}, committed is {known:?}", n + 1);
         }
     }
@@ -660,6 +746,10 @@ pub fn describe(entry: &Entry) -> Committed {
         crc: crc32fast::hash(&entry.payload),
         batch,
     }
+}
+
+fn is_reopened(before: Option<Seen>, now: Seen) -> bool {
+    before.is_some_and(|b| b.epoch.generation < now.epoch.generation)
 }
 
 fn role_marks(before: Seen, now: Seen, marks: &mut Marks) {

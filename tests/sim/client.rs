@@ -3,6 +3,7 @@
 //! What a request handler does between a connection and the shard is done here as the handlers do it: look up the image,
 //! validate the batch, submit the command, verify what comes from a map. What clients do with answers: `producer`, `reader`.
 
+use crate::check::Answering;
 use crate::clerk::Clerk;
 use crate::producer::Producer;
 use crate::reader::Reader;
@@ -76,6 +77,8 @@ pub struct Waiting {
     ask: Ask,
     at: Time,
     answer: Answer,
+    /// The shard has answered; an earlier request of the connection may still hold it up.
+    is_answered: bool,
 }
 
 /// A connection as the client sees it.
@@ -264,7 +267,7 @@ impl World {
             }
         };
         p.commands.extend(commands);
-        p.waiting.push_back(Waiting { client, link, id, ask, at: time, answer });
+        p.waiting.push_back(Waiting { client, link, id, ask, at: time, answer, is_answered: false });
         self.trace.note("asked", (client as u64) << 8 | node as u64, id, || {
             format!("client {client} asks node {} as {id}: {text}", node + 1)
         });
@@ -276,23 +279,38 @@ impl World {
         let Some(p) = self.nodes[n].process.as_mut() else { return };
         let mut kept = std::collections::VecDeque::new();
         let mut blocked: Vec<(usize, u64)> = Vec::new();
-        let mut ready = Vec::new();
+        let (mut ready, mut answered) = (Vec::new(), Vec::new());
         while let Some(mut waiting) = p.waiting.pop_front() {
             let key = (waiting.client, waiting.link);
-            let reply = if blocked.contains(&key) { None } else { waiting.answer.poll() };
+            let reply = waiting.answer.poll();
+            if let Some(reply) = &reply
+                && !std::mem::replace(&mut waiting.is_answered, true)
+            {
+                answered.push((waiting.ask.clone(), produced_at(reply)));
+            }
             match reply {
-                Some(reply) => ready.push((waiting, reply)),
-                None => {
+                Some(reply) if !blocked.contains(&key) => ready.push((waiting, reply)),
+                reply => {
+                    if reply.is_some() {
+                        waiting.answer = Answer::Ready(reply);
+                    }
                     blocked.push(key);
                     kept.push_back(waiting);
                 }
             }
         }
         p.waiting = kept;
+        for (ask, offset) in answered {
+            if let (Ask::Produce { topic, group, acks: -1, .. }, Some(offset)) = (ask, offset) {
+                let least = if topic == "t" { self.plan.min_insync.max(1) as usize } else { 1 };
+                self.count_holders(n, group, offset, least);
+            }
+        }
         for (Waiting { client, link, id, ask, at, .. }, reply) in ready {
             // One whose own disk is out of service may still count what others hold.
             let failed = self.nodes[n].process.as_ref().is_some_and(|p| p.failed);
             self.check.excused = self.nodes[n].damaged || self.nodes[n].starved || failed;
+            self.check.answering = self.answering(n, &ask);
             let life = self.nodes[n].life;
             self.check_left(n, (client, life << 32 | link), &ask, at, &reply);
             let delay = self.latency();
@@ -305,6 +323,17 @@ impl World {
             let at = l.last_answer;
             self.push(at, Event::Answered { client, node: n, link, id, reply: Box::new(reply) });
         }
+    }
+
+    /// The replica that answers a fetch.
+    fn answering(&mut self, n: usize, ask: &Ask) -> Answering {
+        let (Ask::Fetch { item, .. }, Some(p)) = (ask, self.nodes[n].process.as_mut()) else {
+            return Answering::default();
+        };
+        p.shard.engine().core(item.group).map_or_else(Answering::default, |core| Answering {
+            replica: core.replica(),
+            generation: core.epoch().generation,
+        })
     }
 
     /// What an answer promises the moment it leaves the node, whether or not it arrives.
@@ -327,6 +356,15 @@ impl World {
                 self.check.latest(*group, asked, listed.offset);
             }
             _ => {}
+        }
+    }
+
+    /// Whoever acknowledges knows that enough voters hold it, learners aside (F15).
+    fn count_holders(&mut self, n: usize, group: GroupId, offset: i64, least: usize) {
+        let index = self.check.logs.get(&group).and_then(|log| log.at(offset)).map(|e| e.id.index);
+        let Some(p) = self.nodes[n].process.as_mut() else { return };
+        if let (Some(index), Some(core)) = (index, p.shard.engine().core(group)) {
+            self.check.counted_for(n, group, core, index, least);
         }
     }
 
@@ -401,6 +439,13 @@ impl World {
             found.is_some()
         });
         found
+    }
+}
+
+fn produced_at(reply: &Reply) -> Option<i64> {
+    match reply {
+        Reply::Produced(Ok(produced)) => Some(produced.base_offset),
+        _ => None,
     }
 }
 

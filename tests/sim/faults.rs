@@ -1,15 +1,17 @@
 //! The nemesis: what goes wrong, when, and how it is taken back. It keeps within what the product promises to survive: damage of
 //! disks on one node of a run, everything else anywhere and at any time.
 //!
-//! Membership and generation changes belong here too, as orders beside the faults: see `Order::Admin`.
+//! Changes of members and generations go on beside the faults: `master`.
 
 use crate::client::{Ask, Work};
 use crate::plan::{Menu, Plan};
 use crate::rng::Rng;
 use crate::world::{Event, MS, SECOND, Time, World};
 use kontiki::ctl::command::{Command as CtlCommand, CreateTopic};
-use kontiki::segment::GroupId;
+use kontiki::raftlog::generation::SealReport;
+use kontiki::raftlog::message::Configuration;
 use kontiki::segment::fs::sim::SimFs;
+use kontiki::segment::{GroupId, Opened, RecoveredGroup, ReplicaId};
 use std::collections::BTreeMap;
 
 /// What is done.
@@ -41,7 +43,7 @@ enum Order {
     Wipe,
     WallJump,
     Stop,
-    /// What an administrator does: topics, records deleted, leaders moved. Membership and generation changes join here.
+    /// What an administrator does: topics, records deleted, leaders moved.
     Admin,
 }
 
@@ -77,6 +79,7 @@ pub struct Faults {
     admin: Option<usize>,
     topics: u64,
     probes: u64,
+    seal_probes: u64,
     started: bool,
 }
 
@@ -125,6 +128,7 @@ impl Faults {
             admin: None,
             topics: 0,
             probes: 0,
+            seal_probes: 0,
             started: false,
             rng,
         }
@@ -145,6 +149,9 @@ impl World {
         self.faults.started = true;
         if !self.faults.orders.is_empty() {
             self.after(200 * MS, Event::Nemesis);
+        }
+        if self.plan.menu.members || self.plan.menu.generations {
+            self.begin_orders();
         }
     }
 
@@ -299,7 +306,7 @@ impl World {
     }
 
     /// kill -9, or the power goes; it starts again after a while.
-    fn kill(&mut self, n: usize, power: bool) {
+    pub fn kill(&mut self, n: usize, power: bool) {
         if self.nodes[n].process.is_none() {
             return;
         }
@@ -413,7 +420,7 @@ impl World {
                 if !self.may_damage(n) {
                     return;
                 }
-                self.nodes[n].damaged = true;
+                self.note_damaged(n);
                 self.note_fault("reads fail", n);
                 fs.fail_reads_of(Some("groups/"));
                 let wait = self.faults.rng.range(50 * MS, SECOND);
@@ -439,9 +446,29 @@ impl World {
         self.undo_later(wait, Undo::Replace(n));
     }
 
-    /// Damage is for one node of a run: the victim.
+    /// Damage is for one node of a run: the victim; and only while the others are a majority of every group it votes in (P5), and
+    /// no generation hangs on what it holds.
     fn may_damage(&mut self, n: usize) -> bool {
-        n == self.faults.victim && self.faults.damages > 0
+        if n != self.faults.victim || self.faults.damages == 0 {
+            return false;
+        }
+        self.check.can_do_without(n) && !self.awaits_survivor(n)
+    }
+
+    /// An empty disk in the place of the one that is there.
+    pub fn wipe(&mut self, n: usize) {
+        let seed = self.faults.rng.next();
+        let node = &mut self.nodes[n];
+        node.fs = SimFs::new(seed);
+        node.wipes += 1;
+        node.directory = Some(0);
+        node.refused = None;
+        node.ends.clear();
+        self.note_damaged(n);
+    }
+
+    fn note_damaged(&mut self, n: usize) {
+        (self.nodes[n].damaged, self.nodes[n].was_damaged) = (true, true);
     }
 
     fn damage(&mut self, order: Order) {
@@ -454,18 +481,12 @@ impl World {
             Order::Wipe => {
                 self.note_fault("disk wiped", n);
                 self.end(n, true);
-                let seed = self.faults.rng.next();
-                let node = &mut self.nodes[n];
-                node.fs = SimFs::new(seed);
-                node.wipes += 1;
-                node.damaged = true;
-                node.refused = None;
-                node.ends.clear();
+                self.wipe(n);
                 let wait = self.faults.rng.range(100 * MS, 4 * SECOND);
                 self.start_later(n, wait);
             }
             Order::Misdirect => {
-                self.nodes[n].damaged = true;
+                self.note_damaged(n);
                 let by = (self.faults.rng.below(8192) as i64 - 4096) / 8 * 8;
                 // Only what the journal still holds by value: damage next to a crash is a tear (docs/design.md P5).
                 self.nodes[n].misdirect = Some(if by == 0 { 512 } else { by });
@@ -488,7 +509,7 @@ impl World {
                 let sized: Vec<_> = files.into_iter().filter(wanted).collect();
                 let choice = self.faults.rng.below(sized.len() as u64) as usize;
                 let Some((path, len)) = sized.get(choice) else { return };
-                self.nodes[n].damaged = true;
+                self.note_damaged(n);
                 // Most of a preallocated file is zeroes; what matters lies at its front.
                 let reach = if self.faults.rng.chance(700) { (*len).min(6 << 10) } else { *len };
                 for _ in 0..=self.faults.rng.below(3) {
@@ -610,12 +631,18 @@ impl World {
             let node = &mut self.nodes[n];
             node.slowness = 1;
             node.trap = None;
+            node.misdirect = None;
             node.fs.set_capacity(None);
             node.fs.fail_reads_of(None);
             if let Some(token) = node.paused {
                 self.push(self.time, Event::Resume { node: n, token });
             }
-            let starved = self.nodes[n].starved;
+            if self.nodes[n].refused.is_some() {
+                // Whoever runs it puts a new disk in.
+                self.wipe(n);
+            }
+            // A damaged one starts anew, so that its journal is read through.
+            let starved = self.nodes[n].starved || self.nodes[n].damaged;
             let works = self.nodes[n].process.as_mut().is_some_and(|p| {
                 !starved && !p.failed && p.drain.is_none() && p.shard.status().storage_failure.is_none()
             });
@@ -644,36 +671,68 @@ impl World {
         }
         self.faults.probes += 1;
         let Some(entry) = self.check.logs.get(&group).and_then(|log| log.at(offset)).cloned() else { return };
-        let voters = self.voters_of(group);
-        if voters.is_empty() {
-            return;
+        let Some((configuration, is_committed)) = self.configuration_in_force(group) else { return };
+        let mut holds: BTreeMap<ReplicaId, bool> = BTreeMap::new();
+        for replica in configuration.members().filter(|r| configuration.is_voter(*r)) {
+            let n = crate::net::index_of(replica.node);
+            // What damage took from one disk the others have to make up for; it acknowledged all the same.
+            let held = self.nodes[n].damaged
+                || self.recovered_copy(n).is_some_and(|mut opened| {
+                    let is_it = |g: &RecoveredGroup| g.group == group && g.replica == replica;
+                    let start = opened.store.log_start(group).map_or(0, |s| s.prev.index.0);
+                    let here = opened.store.meta_at(group, entry.id.index).is_ok_and(|m| m.id == entry.id);
+                    opened.groups.iter().any(is_it) && (here || start >= entry.id.index.0)
+                });
+            holds.insert(replica, held);
         }
-        let mut holders = voters.iter().filter(|n| self.nodes[**n].damaged).count();
-        for n in voters.iter().filter(|n| !self.nodes[**n].damaged).copied().collect::<Vec<_>>() {
-            let copy = self.nodes[n].fs.fork();
-            copy.set_capacity(None);
-            copy.crash(self.faults.rng.next());
-            let options = self.nodes[n].options.clone();
-            let Ok(mut opened) = kontiki::segment::open_on(std::sync::Arc::new(copy), options) else {
-                continue;
-            };
-            let start = opened.store.log_start(group).map_or(0, |s| s.prev.index.0);
-            let held = opened.store.meta_at(group, entry.id.index).is_ok_and(|meta| meta.id == entry.id);
-            holders += usize::from(held || start >= entry.id.index.0);
-        }
+        // Whoever is elected next needs both halves once the joint configuration is committed, and may do with the old one before;
+        // what was committed before the change was begun need not be on the new half yet.
+        let has_majority = |half: &[ReplicaId]| half.iter().filter(|r| holds[*r]).count() > half.len() / 2;
+        let is_kept = match (configuration.is_joint(), is_committed) {
+            (false, _) => has_majority(&configuration.voters),
+            (true, false) => has_majority(&configuration.old_voters),
+            (true, true) => has_majority(&configuration.old_voters) || has_majority(&configuration.voters),
+        };
         assert!(
-            holders > voters.len() / 2,
-            "I1: group {group} acknowledged offset {offset} ({:?}), durable on {holders} of {} voters",
-            entry.id,
-            voters.len()
+            is_kept,
+            "I1: group {group} acknowledged offset {offset} ({:?}), durable on {holds:?} of {configuration:?}",
+            entry.id
         );
         self.faults.count("acknowledgement checked on copies of all disks");
     }
 
-    fn voters_of(&mut self, group: GroupId) -> Vec<usize> {
-        let Some(leader) = self.leader_of(group) else { return Vec::new() };
-        let Some(p) = &mut self.nodes[leader].process else { return Vec::new() };
-        let Some(core) = p.shard.engine().core(group) else { return Vec::new() };
-        core.configuration().0.voters.iter().map(|v| crate::net::index_of(v.node)).collect()
+    /// What recovery makes of a copy of this disk that loses its power now.
+    fn recovered_copy(&mut self, n: usize) -> Option<Opened> {
+        let copy = self.nodes[n].fs.fork();
+        copy.set_capacity(None);
+        copy.crash(self.faults.rng.next());
+        let options = self.nodes[n].options.clone();
+        kontiki::segment::open_on(std::sync::Arc::new(copy), options).ok()
+    }
+
+    /// A replica reported its seal: whatever the power takes now, the seal and the log it named are there.
+    pub fn probe_seal(&mut self, n: usize, group: GroupId, report: &SealReport) {
+        if self.nodes[n].damaged || self.faults.seal_probes >= 3 || !self.faults.rng.chance(100) {
+            return;
+        }
+        self.faults.seal_probes += 1;
+        let Some(opened) = self.recovered_copy(n) else { return };
+        let found = opened.groups.iter().find(|g| g.group == group && g.replica == report.replica);
+        let kept = found.is_some_and(|g| g.hard_state.sealed.is_some() && g.last == report.last);
+        assert!(kept, "F2: node {} reported {report:?}, and its disk has {found:?}", n + 1);
+        self.faults.count("seal checked on a copy of the disk");
+    }
+
+    /// Members as the leader has them, and whether that is committed.
+    fn configuration_in_force(&mut self, group: GroupId) -> Option<(Configuration, bool)> {
+        let leader = self.leader_of(group)?;
+        let core = self.nodes[leader].process.as_mut()?.shard.engine().core(group)?;
+        let (configuration, id) = core.configuration();
+        Some((configuration.clone(), id.index <= core.commit()))
+    }
+
+    /// Members as the leader has them.
+    pub fn configuration_of(&mut self, group: GroupId) -> Option<Configuration> {
+        self.configuration_in_force(group).map(|(configuration, _)| configuration)
     }
 }

@@ -11,6 +11,7 @@ mod faults;
 mod history;
 mod labs;
 mod marks;
+mod master;
 mod net;
 mod node;
 mod plan;

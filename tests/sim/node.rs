@@ -12,8 +12,11 @@ use kontiki::broker::shard::{Command, Input, Now, Shard, ShardConfig};
 use kontiki::ctl::image::Image;
 use kontiki::raftlog::core::{Millis, Role};
 use kontiki::raftlog::engine::{Disk, Engine, EngineConfig};
+use kontiki::raftlog::message::Configuration;
 use kontiki::segment::fs::sim::{Counts, SimFs};
-use kontiki::segment::{self, GroupId, Identity, LogId, Opened, Round, RoundDone, StoreOptions, Writer};
+use kontiki::segment::{
+    self, GroupId, Identity, LogId, Opened, ReplicaId, Round, RoundDone, StoreOptions, Writer,
+};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -43,8 +46,12 @@ pub struct Node {
     pub slowness: u64,
     /// Recovery refused the directory: the node stays down.
     pub refused: Option<String>,
-    /// Its disk was wiped, flipped, misdirected: what it holds no longer counts for liveness and equality.
+    /// Its disk was flipped, misdirected, unreadable or wiped, and nobody has looked it through since.
     pub damaged: bool,
+    /// That happened at some time.
+    pub was_damaged: bool,
+    /// Of the directory on its disk, once a process has opened it.
+    pub directory: Option<u128>,
     /// The next lazy write to a segment goes this far astray.
     pub misdirect: Option<i64>,
     /// Its disk had no byte left, reserve included: replicas may have stood down until the process starts anew.
@@ -63,6 +70,7 @@ pub struct Node {
 pub struct Process {
     pub shard: Shard,
     pub life: u64,
+    pub directory: u128,
     pub writer: Option<Writer>,
     pub started: Time,
     pub image: Arc<Image>,
@@ -123,6 +131,8 @@ impl Node {
             slowness: 1,
             refused: None,
             damaged: false,
+            was_damaged: false,
+            directory: None,
             misdirect: None,
             starved: false,
             starting: true,
@@ -130,6 +140,11 @@ impl Node {
             ends: BTreeMap::new(),
             failed_before: false,
         }
+    }
+
+    /// Whether a process runs here and is not stopped.
+    pub fn is_up(&self) -> bool {
+        self.process.is_some() && self.paused.is_none()
     }
 
     /// Both clocks of this machine.
@@ -167,22 +182,40 @@ impl Node {
         for group in groups {
             let repair = engine.store_ref().needs_repair(group);
             let poisoned = engine.is_poisoned(group);
+            let stood_down = engine.has_stood_down(group);
             if let Some(core) = engine.core(group) {
                 text += &format!(
-                    "  group {group}: {:?} epoch {} leader {:?} last {} durable {} commit {}{}{}\n",
+                    "  group {group}: {:?} {} epoch {} leader {:?} last {} durable {} commit {} doubt {:?} sealed {:?}{}{}{}\n    {}\n",
                     core.role(),
+                    core.replica(),
                     core.epoch(),
                     core.leader().map(|l| l.node.0),
                     core.last(),
                     core.durable(),
                     core.commit(),
+                    core.doubt(),
+                    core.hard_state().sealed,
+                    if stood_down { " STOOD DOWN" } else { "" },
                     if poisoned { " POISONED" } else { "" },
                     repair.map_or(String::new(), |r| format!(" needs repair {r:?}")),
+                    short(core.configuration().0),
                 );
             }
         }
         text
     }
+}
+
+fn short(configuration: &Configuration) -> String {
+    let names = |of: &[ReplicaId]| {
+        of.iter().map(|r| format!("{}/{}", r.node, r.assignment)).collect::<Vec<_>>().join(" ")
+    };
+    format!(
+        "voters [{}], old [{}], learners [{}]",
+        names(&configuration.voters),
+        names(&configuration.old_voters),
+        names(&configuration.learners)
+    )
 }
 
 fn syncs_of(counts: Counts) -> u64 {
@@ -238,6 +271,8 @@ impl World {
         let time = self.time;
         let node = &mut self.nodes[n];
         let config = node.config.clone();
+        let directory = opened.directory;
+        node.directory = Some(directory);
         let boot = u128::from(seed) << 64 | u128::from(life) << 16 | n as u128;
         let now = Now { mono: 1000, ..node.now(time) };
         let engine_config =
@@ -259,6 +294,7 @@ impl World {
         node.process = Some(Process {
             shard,
             life,
+            directory,
             writer: Some(writer),
             started: time,
             image: Arc::new(Image::default()),
@@ -325,6 +361,7 @@ impl World {
         let mut left = 0;
         for taken in 0..=TURN_INPUTS {
             left = TURN_INPUTS - taken;
+            let Some(p) = self.alive(n, life) else { return };
             if let Some(done) = p.completions.pop_front() {
                 p.shard.handle(now, Input::RoundDone(done));
             } else if let Some(input) = p.inputs.pop_front() {
@@ -334,10 +371,14 @@ impl World {
             } else {
                 break;
             }
+            self.tell_decisions(n);
         }
+        let Some(p) = self.alive(n, life) else { return };
         if now.mono >= p.shard.deadline() {
             p.shard.tick(now);
+            self.tell_decisions(n);
         }
+        let Some(p) = self.alive(n, life) else { return };
         let mut outbox = Outbox::new(&p.dials);
         let mut round = None;
         p.shard.finish_turn(now, &mut outbox, &mut TurnDisk(&mut round));
@@ -398,15 +439,20 @@ impl World {
         {
             p.failed = true;
             let led = p.shard.status().led > 0;
-            self.check.storage_failed(n, p);
             self.marks.hit("storage failed");
             if led {
                 self.marks.hit("storage failed on a leader");
             }
-            self.trace.note("failed", n as u64, 0, || format!("node {}: storage failed", n + 1));
+            let reason = p.shard.status().storage_failure.clone().unwrap_or_default();
+            self.trace.note("failed", n as u64, 0, || format!("node {}: storage failed: {reason}", n + 1));
             self.watch_failed(n);
         }
         let node = &mut self.nodes[n];
+        if let Some(p) = &mut node.process
+            && p.shard.engine().store_ref().failure().is_some()
+        {
+            self.check.storage_failed(n, p);
+        }
         if node.wipes > 0 && node.process.as_ref().is_some_and(|p| p.shard.status().registered) {
             node.wipes = 0;
             self.marks.hit("wiped node registered again");

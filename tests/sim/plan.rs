@@ -33,6 +33,10 @@ pub struct Menu {
     pub stops: bool,
     /// Topics come and go, records are deleted, leaders are asked to move.
     pub admin: bool,
+    /// Members of partitions' groups change.
+    pub members: bool,
+    /// Generations of partitions' groups end and begin.
+    pub generations: bool,
 }
 
 impl Menu {
@@ -57,6 +61,8 @@ impl Menu {
             damage: on(),
             stops: on(),
             admin: on(),
+            members: false,
+            generations: false,
         }
     }
 }
@@ -76,6 +82,8 @@ pub struct Plan {
     pub producers: Vec<Style>,
     pub readers: usize,
     pub menu: Menu,
+    /// Generations that may lose something are decided too, now and then.
+    pub unclean: bool,
     pub weather: Weather,
     /// Length of the part with faults.
     pub chaos: Time,
@@ -103,6 +111,7 @@ impl Plan {
             producers: vec![style(60), style(60)],
             readers: 2,
             menu: Menu::default(),
+            unclean: false,
             weather: calm_weather(),
             chaos: 6 * SECOND,
             fault_every: SECOND,
@@ -152,6 +161,11 @@ impl Plan {
         plan.checkpoint_bytes = rng.range(64, 512) << 10;
         plan.reference_bytes = (rng.range(1, 16) << 10) as usize;
         plan.tail_bytes = (rng.range(4, 128) << 10) as usize;
+        // A stream of its own: a seed of before these kinds means what it meant.
+        let mut rng = Rng::new(seed ^ 0x6e6e_0000_0000);
+        plan.menu.members = rng.chance(450);
+        plan.menu.generations = rng.chance(350);
+        plan.unclean = plan.menu.generations && rng.chance(400);
         plan
     }
 

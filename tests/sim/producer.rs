@@ -52,6 +52,8 @@ struct Part {
     queue: VecDeque<Batch>,
     not_before: Time,
     next_batch: Time,
+    /// Its group lost something uncleanly: this producer has a gap there and says no more.
+    given_up: bool,
 }
 
 /// A producer of one topic.
@@ -88,9 +90,24 @@ impl Producer {
         self.stopped = true;
     }
 
+    /// An unclean generation of this group lost something. If that was a batch of this producer which it does not send again, its next
+    /// one is a gap (safety.md F21), and it says no more. `next`: the sequence that it has come to in what is left.
+    pub fn hear_of_loss(&mut self, group: GroupId, next: impl Fn(i64) -> i32) {
+        let Some(id) = self.id.filter(|_| self.style.idempotent) else { return };
+        for part in self.parts.values_mut().filter(|p| p.group == group) {
+            let sent = part.queue.front().map_or(part.next_sequence, |batch| batch.sequence);
+            if sent > next(id) {
+                part.given_up = true;
+                part.queue.clear();
+            }
+        }
+    }
+
     /// Whether everything it made is answered.
     pub fn is_done(&self) -> bool {
-        self.parts.values().all(|p| p.queue.is_empty() && (self.stopped || p.made >= self.style.limit))
+        self.parts
+            .values()
+            .all(|p| p.queue.is_empty() && (self.stopped || p.given_up || p.made >= self.style.limit))
             && (self.stopped || !self.parts.is_empty())
     }
 
@@ -139,7 +156,7 @@ impl Producer {
         let style = self.style.clone();
         let Some(part) = self.parts.get_mut(&number) else { return };
         let room = part.queue.len() < style.in_flight + 2;
-        if self.stopped || part.made >= style.limit || time < part.next_batch || !room {
+        if self.stopped || part.given_up || part.made >= style.limit || time < part.next_batch || !room {
             return;
         }
         part.next_batch = time + world.rng.range(style.think.0, style.think.1);
@@ -242,6 +259,7 @@ impl Producer {
                 queue: VecDeque::new(),
                 not_before: 0,
                 next_batch: 0,
+                given_up: false,
             });
             part.leader = leader;
         }

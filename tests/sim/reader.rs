@@ -23,6 +23,8 @@ pub struct Reader {
     out: Option<u64>,
     asking: Option<u64>,
     latest: i64,
+    /// Losses of its group when it last asked.
+    losses: usize,
 }
 
 impl Reader {
@@ -39,6 +41,7 @@ impl Reader {
             out: None,
             asking: None,
             latest: 0,
+            losses: 0,
         }
     }
 
@@ -60,6 +63,12 @@ impl Reader {
             return 50 * MS;
         }
         let (Some(group), Some(leader), None) = (self.group, self.leader, self.out) else { return 50 * MS };
+        let losses = world.check.losses(group);
+        if losses != self.losses {
+            // An unclean generation took some of what was read: the consumer goes back as its reset policy says.
+            (self.losses, self.latest, self.epoch) = (losses, 0, -1);
+            self.position = world.check.first_lost(group, self.position);
+        }
         if self.probes && world.rng.chance(200) {
             self.out = Some(world.ask(me, leader, Ask::Latest { group }));
             return 50 * MS;
@@ -91,6 +100,9 @@ impl Reader {
             return;
         }
         self.out = None;
+        if self.group.is_some_and(|group| world.check.losses(group) != self.losses) {
+            return world.wake_client(me, MS);
+        }
         match reply {
             Reply::Fetched(fetched) => self.on_fetched(world, *fetched),
             Reply::Listed(Ok(listed)) => {

@@ -1,5 +1,6 @@
 //! A run from its first event to its verdict: set-up, the part with faults, healing, and the comparison of all replicas.
 
+use crate::check::CONTROLLER;
 use crate::client::{Ask, Reply, Work};
 use crate::marks::Marks;
 use crate::plan::Plan;
@@ -9,8 +10,9 @@ use crate::trace::Trace;
 use crate::world::{MS, SECOND, Time, World};
 use kontiki::ctl::command::{Command as CtlCommand, CreateTopic, Error as CtlError};
 use kontiki::raftlog::core::Role;
-use kontiki::segment::GroupId;
-use std::collections::BTreeMap;
+use kontiki::raftlog::engine::Engine;
+use kontiki::segment::{Doubt, GroupId, ReplicaId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
 
 /// A cluster must be up, or up again, within this much virtual time.
@@ -177,54 +179,136 @@ impl World {
         self.producers().all(Producer::is_done)
     }
 
-    /// Whether every replica that counts holds the same log, committed to its end.
+    /// Members of every group as its leader knows them; everyone in the controller group, where brokers observe.
+    fn members(&mut self) -> BTreeMap<GroupId, BTreeSet<ReplicaId>> {
+        let groups: BTreeSet<GroupId> = self.check.logs.keys().copied().collect();
+        let mut members = BTreeMap::new();
+        for group in groups {
+            let configuration = self.configuration_of(group);
+            members.insert(group, configuration.iter().flat_map(|c| c.members()).collect());
+        }
+        members
+    }
+
+    /// Whether every member of every group holds the same log, committed to its end.
     pub fn converged(&mut self) -> bool {
-        let mut groups: BTreeMap<GroupId, Vec<(bool, bool, kontiki::segment::LogId, u64)>> = BTreeMap::new();
+        let members = self.members();
+        let mut groups: BTreeMap<GroupId, Vec<(bool, kontiki::segment::LogId, u64)>> = BTreeMap::new();
         for node in &mut self.nodes {
             if node.refused.is_some() {
-                continue;
+                return false;
             }
             let Some(p) = &mut node.process else { return false };
             if p.shard.status().storage_failure.is_some() {
                 return false;
             }
-            let damaged = node.damaged;
             let engine = p.shard.engine();
             for group in engine.group_ids() {
-                if !damaged && engine.has_stood_down(group) {
+                let Some(core) = engine.core(group) else { continue };
+                if group != CONTROLLER && !members.get(&group).is_some_and(|m| m.contains(&core.replica())) {
+                    continue;
+                }
+                if engine.has_stood_down(group) || engine.store_ref().needs_repair(group).is_some() {
                     return false;
                 }
-                let Some(core) = engine.core(group) else { continue };
-                let row = (!damaged, core.role() == Role::Leader, core.last(), core.commit().0);
+                let row = (core.role() == Role::Leader, core.last(), core.commit().0);
                 groups.entry(group).or_default().push(row);
             }
         }
         groups.values().all(|rows| {
-            let Some((_, _, last, _)) = rows.iter().find(|(sound, ..)| *sound) else { return true };
-            let sound = rows.iter().filter(|(sound, ..)| *sound);
-            rows.iter().filter(|(_, leads, ..)| *leads).count() == 1
-                && sound.into_iter().all(|(_, _, l, commit)| l == last && *commit == last.index.0)
+            let last = rows[0].1;
+            rows.iter().filter(|(leads, ..)| *leads).count() == 1
+                && rows.iter().all(|(_, l, commit)| *l == last && *commit == last.index.0)
         })
     }
 
-    /// Every replica that counts, from its log start to its end, against the committed log: byte for byte.
-    pub fn compare_replicas(&mut self) {
+    /// Whether everything on every disk that was damaged has been looked through, is whole again, and nobody is in doubt any more.
+    pub fn repaired(&mut self) -> bool {
+        let members = self.members();
+        let mut all = true;
         for n in 0..self.nodes.len() {
-            let damaged = self.nodes[n].damaged;
+            if self.nodes[n].refused.is_some() {
+                // Found out when it was started anew: whoever runs it puts a new disk in.
+                self.wipe(n);
+                self.start_later(n, 100 * MS);
+            }
+            if self.nodes[n].damaged {
+                let whole = self.is_whole(n, &members);
+                if !whole {
+                    self.elect_for_doubt(n);
+                }
+                all &= whole;
+                if whole {
+                    self.nodes[n].damaged = false;
+                    self.marks.hit("damaged node whole again");
+                }
+            }
+        }
+        all
+    }
+
+    /// Among more than three voters a lost vote is forgiven only by a leader whose election this replica granted after its restart
+    /// (safety.md F11): an administrator has leadership moved.
+    fn elect_for_doubt(&mut self, n: usize) {
+        let Some(p) = self.nodes[n].process.as_mut().filter(|_| self.time % SECOND < 20 * MS) else { return };
+        let engine = p.shard.engine();
+        let is_doubtful = |g: &GroupId| {
+            let core = engine.core(*g);
+            core.is_some_and(|core| core.doubt() == Doubt::Vote && core.configuration().0.voters.len() > 3)
+        };
+        let doubtful: Vec<GroupId> = engine.group_ids().into_iter().filter(is_doubtful).collect();
+        for group in doubtful {
+            let Some(leader) = self.leader_of(group) else { continue };
+            let now = self.nodes[leader].now(self.time);
+            if let Some(p) = self.nodes[leader].process.as_mut() {
+                p.shard.engine().transfer(now.mono, group, None);
+            }
+            self.wake(leader);
+        }
+    }
+
+    fn is_whole(&mut self, n: usize, members: &BTreeMap<GroupId, BTreeSet<ReplicaId>>) -> bool {
+        let joins = self.nodes[n].config.is_broker || self.nodes[n].wipes == 0;
+        let Some(p) = self.nodes[n].process.as_mut() else { return false };
+        if !p.shard.status().registered {
+            // A controller on a new disk waits for a change of the controller group's own members.
+            return !joins;
+        }
+        let engine = p.shard.engine();
+        let counts = |engine: &Engine, group: GroupId| {
+            let core = engine.core(group);
+            group == CONTROLLER
+                || core.is_some_and(|c| members.get(&group).is_some_and(|m| m.contains(&c.replica())))
+        };
+        let groups = engine.group_ids();
+        let is_bad = |engine: &Engine, group: GroupId| {
+            let doubt = engine.core(group).map(|core| core.doubt());
+            engine.store_ref().needs_repair(group).is_some() || doubt != Some(Doubt::None)
+        };
+        if groups.iter().any(|g| counts(engine, *g) && is_bad(engine, *g)) {
+            return false;
+        }
+        let mut scrubber = engine.store().scrubber();
+        engine.store().begin_scrub();
+        while engine.store().tend_scrub() | (scrubber.step() > 0) {}
+        engine.store().tend_scrub();
+        !groups.iter().any(|g| counts(engine, *g) && is_bad(engine, *g))
+    }
+
+    /// Every member of every group, from its log start to its end, against the committed log: byte for byte.
+    pub fn compare_replicas(&mut self) {
+        let members = self.members();
+        for n in 0..self.nodes.len() {
             let Some(p) = self.nodes[n].process.as_mut() else { continue };
             let engine = p.shard.engine();
             let mut groups = engine.group_ids();
             groups.sort_unstable();
             for group in groups {
-                let held_out =
-                    engine.store_ref().needs_repair(group).is_some() || engine.has_stood_down(group);
-                if damaged && held_out {
-                    continue;
+                let replica = engine.core(group).map(|core| core.replica());
+                let is_member = replica.is_some_and(|r| members.get(&group).is_some_and(|m| m.contains(&r)));
+                if is_member || group == CONTROLLER {
+                    self.check.compare_all(n, group, None, engine.store());
                 }
-                // A damaged replica may be held out with a tail that was never committed.
-                let commit = engine.core(group).map(|core| core.commit());
-                let limit = commit.filter(|_| damaged);
-                self.check.compare_all(n, group, limit, engine.store());
             }
         }
     }
@@ -238,8 +322,11 @@ impl World {
         self.run_for(chaos);
         self.heal();
         self.stop_producers();
+        self.settle_orders();
         let healed = self.time;
         self.run_until("producers are answered", SETTLE, |world| world.producers_done());
+        self.run_until("damage is repaired", SETTLE, World::repaired);
+        self.run_until("groups have their members back", SETTLE, World::is_settled);
         self.run_until("replicas converge", SETTLE, World::converged);
         let took = self.time - healed;
         self.readers_finish();
@@ -247,6 +334,7 @@ impl World {
         self.run_until("replicas converge again", SETTLE, World::converged);
         self.compare_replicas();
         self.check.settle_owed();
+        self.check.settle_aside(&self.nodes);
         self.cold_check();
         took
     }

@@ -7,6 +7,7 @@ use crate::check::Check;
 use crate::client::{Ask, Client, Reply};
 use crate::faults::Faults;
 use crate::marks::Marks;
+use crate::master::Master;
 use crate::net::Net;
 use crate::node::Node;
 use crate::plan::Plan;
@@ -60,6 +61,8 @@ pub enum Event {
     Nemesis,
     /// The nemesis takes something back.
     Undo { order: u64 },
+    /// The stand-in for the controllers gives orders.
+    Master,
 }
 
 struct Queued {
@@ -95,6 +98,7 @@ pub struct World {
     pub clients: Vec<Client>,
     pub check: Check,
     pub faults: Faults,
+    pub master: Master,
     pub marks: Marks,
     pub trace: Trace,
     pub steps: u64,
@@ -115,6 +119,7 @@ impl World {
             clients: Vec::new(),
             check: Check::new(trace.clone()),
             faults: Faults::new(&plan, rng.fork()),
+            master: Master::new(&plan),
             marks: Marks::default(),
             trace,
             steps: 0,
@@ -177,6 +182,7 @@ impl World {
             Event::Client { client, token } => self.on_client(client, token),
             Event::Nemesis => self.on_nemesis(),
             Event::Undo { order } => self.on_undo(order),
+            Event::Master => self.on_master(),
         }
         true
     }
@@ -220,6 +226,7 @@ impl World {
         for node in &mut self.nodes {
             text += &node.describe(self.time);
         }
+        text += &self.describe_orders();
         for client in &self.clients {
             text += &client.describe();
         }

@@ -2,7 +2,8 @@
 //!
 //! Keeps the high watermark, the log start, the producer state and everyone who waits for a commit. A plain state machine
 //! fed by `broker::shard` in log order; it owns no storage and reads no clock.
-//! Invariants: the high watermark never goes back and always stands at a batch boundary; a waiter is answered exactly once.
+//! Invariants: within a generation, and into a lossless one, the high watermark never goes back; it always stands at a batch
+//! boundary; a waiter is answered exactly once.
 
 pub mod producer_state;
 
@@ -262,23 +263,39 @@ impl Partition {
         self.replay(start.producers_at.next(), store)
     }
 
+    /// A new generation: what lies above `commit` is not known to be committed any more. Lower than before only where the generation
+    /// may have lost something, or this replica cannot tell (safety.md F24): then it must not serve what its leader may not have.
+    pub fn on_reopened(&mut self, commit: Index, store: &mut Store) {
+        if commit >= self.commit {
+            return;
+        }
+        self.commit = commit;
+        let start = store.log_start(self.group).map(|start| (start.prev.index, start.base_offset));
+        let offset = match start {
+            Ok((index, offset)) if index == commit => Ok(offset),
+            _ => store.meta_at(self.group, commit).map(|meta| meta.next_offset()),
+        };
+        match offset {
+            Ok(offset) => self.high_watermark = offset,
+            Err(error) => self.out_of_service = Some(error.to_string()),
+        }
+    }
+
     /// The log was replaced by an empty one.
     pub fn on_installed(&mut self, start: &LogStart, done: &mut Vec<Done>) {
         self.uncommitted.clear();
         self.starts.clear();
         self.fail_waiters(Index(0), done);
+        if start.prev.index < self.commit {
+            // Not a later part of the same log but another one.
+            (self.commit, self.high_watermark) = (start.prev.index, start.base_offset);
+        }
         self.adopt_start(start);
     }
 
-    /// Entries up to `index` are committed. `holders` counts the voters that hold an index durably.
+    /// Entries up to `index` are committed; who waits for that is released by [`Partition::release_committed`].
     /// Returns the new log start if a committed control entry moved it.
-    pub fn on_committed(
-        &mut self,
-        index: Index,
-        store: &mut Store,
-        holders: &dyn Fn(Index) -> usize,
-        done: &mut Vec<Done>,
-    ) -> Option<Offset> {
+    pub fn on_committed(&mut self, index: Index, store: &mut Store) -> Option<Offset> {
         assert!(index >= self.commit, "commit went back from {} to {index}", self.commit);
         self.commit = index;
         let mut reached = None;
@@ -294,7 +311,6 @@ impl Partition {
             self.high_watermark = self.high_watermark.max(offset);
         }
         self.producers.committed(index);
-        self.release_committed(holders, done);
         let mut moved = None;
         while self.starts.front().is_some_and(|(at, _)| *at <= index) {
             if let Some((_, offset)) = self.starts.pop_front()
@@ -308,7 +324,8 @@ impl Partition {
         moved
     }
 
-    /// Answers every committed batch that enough voters hold.
+    /// Answers every committed batch that enough voters hold. `holders` counts the voters that hold an index durably, of a joint
+    /// configuration those of the half with fewer (safety.md F15).
     pub fn release_committed(&mut self, holders: &dyn Fn(Index) -> usize, done: &mut Vec<Done>) {
         while let Some(front) = self.commit_waiters.front() {
             if front.index > self.commit || (front.min_insync > 1 && holders(front.index) < front.min_insync)

@@ -11,7 +11,7 @@ use crate::ctl::command::{self, Command as CtlCommand, Error as CtlError, Reply 
 use crate::ctl::image::Image;
 use crate::ctl::liveness::{Beat, Sessions};
 use crate::ctl::record::{Batch, Record};
-use crate::raftlog::core::{Millis, Role};
+use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::Proposal;
 use crate::segment::{EntryKind, GroupId, Index, NodeId, ReplicaId};
 use bytes::BytesMut;
@@ -124,21 +124,23 @@ impl Shard {
         }
     }
 
-    /// The leader if it is known; else, for a node that is no controller, one controller after the other: a broker hears the
-    /// leader only once the leader knows of it.
+    /// The leader if it is known; else, for a node that has no vote among the controllers (a broker, or a controller on a new disk), one
+    /// controller after the other: it hears the leader only once the leader knows of it.
     pub(super) fn controller_to_ask(&mut self) -> Option<NodeId> {
         if let Some(leader) = self.controller_leader() {
             return Some(leader);
         }
-        if self.config.node.is_controller {
+        let votes = |core: &Core| core.configuration().0.is_voter(core.replica());
+        if self.config.node.is_controller && self.engine.core(CONTROLLER).is_some_and(votes) {
             return None;
         }
         if let Some(named) = self.control.named.take() {
             return Some(named);
         }
         self.control.turn += 1;
-        let controllers = &self.config.node.controllers;
-        controllers.keys().nth(self.control.turn % controllers.len().max(1)).copied()
+        let others: Vec<NodeId> =
+            self.config.node.controllers.keys().copied().filter(|n| *n != self.node()).collect();
+        others.get(self.control.turn % others.len().max(1)).copied()
     }
 
     fn finish_request(&mut self, now: Now, target: Target, answer: CtlAnswer) {

@@ -3,7 +3,7 @@
 use super::{Now, Shard, leader_epoch};
 use crate::broker::api::{FetchItem, FetchLimits, Fetched, PartitionError};
 use crate::broker::partition::Partition;
-use crate::raftlog::core::{Millis, Role};
+use crate::raftlog::core::{Core, Millis, Role};
 use crate::segment::{GroupId, Offset, Term};
 use tokio::sync::oneshot;
 
@@ -196,6 +196,10 @@ impl Shard {
         }
         if p.role != Role::Leader && p.leader.is_none() {
             // Heard no leader: it cannot say how stale it is.
+            return Err(PartitionError::NotLeader { leader });
+        }
+        if p.role == Role::Learner && !self.engine.core(p.group).is_some_and(Core::is_level) {
+            // One that is being brought up shows nothing before it matches its leader's term (safety.md F24).
             return Err(PartitionError::NotLeader { leader });
         }
         Ok(())

@@ -12,11 +12,11 @@ use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
 use crate::ctl::image::{Change, Image};
 use crate::ctl::record::Batch;
-use crate::raftlog::core::{Millis, Role};
+use crate::raftlog::core::Millis;
 use crate::raftlog::message::Configuration;
 use crate::segment::{
-    Entry, EntryKind, Epoch, Generation, GroupId, GroupOptions, GroupSpec, HardState, Index, LogStart,
-    NodeId, RecoveredGroup, ReplicaId, Term,
+    Entry, EntryKind, Epoch, Error as StoreError, Generation, GroupId, GroupOptions, GroupSpec, HardState,
+    Index, LogStart, NodeId, RecoveredGroup, ReplicaId, Term,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -332,6 +332,12 @@ impl Shard {
             let from = self.membership.applied.next();
             let entries = match self.engine.store().read(CONTROLLER, from, APPLY_BYTES) {
                 Ok(entries) => entries,
+                Err(StoreError::Damaged(error)) => {
+                    // It goes on from here when the entries are repaired.
+                    tracing::error!(error, "controller log is damaged here; it is repaired from the others");
+                    self.engine.damaged(now.mono, CONTROLLER);
+                    break;
+                }
                 Err(error) => {
                     return self.break_membership(format!("controller log cannot be read: {error}"));
                 }
@@ -379,16 +385,11 @@ impl Shard {
         self.hints.remove(&group);
         self.leadership_news = true;
         let was_read = self.placing.forget(group);
-        if let Some(mut p) = self.partitions.remove(&group) {
-            let leader = Epoch { generation: p.epoch.generation, term: Term(u64::MAX) };
-            self.led -= usize::from(p.role == Role::Leader);
-            p.on_role(Role::Follower, leader, None, 0, &mut self.done);
-            self.engine.remove(group);
+        if self.partitions.contains_key(&group) {
+            self.drop_replica(group);
             tracing::info!(%group, "replica deleted with its topic");
-        } else if (was_read || self.orphans.remove(&group).is_some())
-            && let Err(error) = self.engine.store().remove_group(group)
-        {
-            tracing::warn!(%group, %error, "replica of a deleted topic could not be removed");
+        } else if was_read || self.orphans.remove(&group).is_some() {
+            self.drop_stored(group);
         }
     }
 
@@ -468,6 +469,6 @@ impl Shard {
     }
 }
 
-fn group_options(config: &TopicConfig) -> GroupOptions {
+pub(super) fn group_options(config: &TopicConfig) -> GroupOptions {
     GroupOptions { segment_bytes: config.segment_bytes, index_interval_bytes: config.index_interval_bytes }
 }

@@ -10,6 +10,7 @@
 mod control;
 mod fetch;
 mod metadata;
+mod orders;
 mod placing;
 mod produce;
 mod reads;
@@ -26,7 +27,7 @@ use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as Ctl
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
-use crate::raftlog::core::{Millis, Role};
+use crate::raftlog::core::{GenerationEffect, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
 use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -502,10 +503,19 @@ impl Shard {
             }
             // Placement and in-sync sets still follow the controller log; members change only when that asks for it.
             GroupEvent::Configured { .. } | GroupEvent::Removed { .. } => {}
+            GroupEvent::Generation { group, what: GenerationEffect::Reopened { commit, .. } } => {
+                if let Some(p) = self.partitions.get_mut(&group) {
+                    p.on_reopened(commit, self.engine.store());
+                }
+            }
             // Nobody orders a generation change yet.
             GroupEvent::Generation { group, what } => tracing::warn!(%group, ?what, "generation"),
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::UncleanRecovery { waits, .. } => self.status.unclean_recoveries += u64::from(!waits),
+            GroupEvent::Repaired { group: CONTROLLER } => {
+                let commit = self.engine.core(CONTROLLER).map(|core| core.commit());
+                self.apply_metadata(now, commit.unwrap_or_default());
+            }
             GroupEvent::Repaired { group } => {
                 if let Some(p) = self.partitions.get_mut(&group) {
                     p.on_repaired(self.engine.store());
@@ -527,15 +537,10 @@ impl Shard {
     fn on_committed(&mut self, now: Now, group: GroupId, index: crate::segment::Index) {
         let Some(p) = self.partitions.get_mut(&group) else { return };
         let before = p.high_watermark;
-        let holders = self.engine.core(group).map_or(Vec::new(), |core| core.progress());
-        let durable = self.engine.core(group).map_or(0, |core| core.durable().0);
-        let count = |index: crate::segment::Index| {
-            let peers = holders.iter().filter(|h| h.voter && h.matched >= index).count();
-            peers + usize::from(durable >= index.0)
-        };
-        let moved = p.on_committed(index, self.engine.store(), &count, &mut self.done);
+        let moved = p.on_committed(index, self.engine.store());
         let advanced = p.high_watermark > before;
         let waiting = if advanced { std::mem::take(&mut p.fetch_waiters) } else { BTreeSet::new() };
+        self.on_progress(group);
         if let Some(offset) = moved {
             self.move_start(now, group, offset);
         }

@@ -374,6 +374,11 @@ impl Shard {
             let first = self.engine.store().meta_at(group, segment.first)?;
             start.prev = first.predecessor();
             start.base_offset = first.base_offset;
+            // Its entry goes with the segments before: from now on the start alone says who the members are.
+            if let Some(core) = self.engine.core(group) {
+                let (configuration, id) = core.configuration_at(start.prev.index);
+                (start.configuration, start.configuration_id) = (configuration.encode(), id);
+            }
         }
         if let Some(p) = self.partitions.get_mut(&group)
             && let Some((producers, at)) = p.producer_snapshot()

@@ -40,6 +40,14 @@ impl Core {
     pub fn configuration(&self) -> (&Configuration, LogId) {
         self.log.configuration()
     }
+    /// Whether it knows of something committed in the present epoch: then it is not behind whatever was shown in an earlier one.
+    pub fn is_level(&self) -> bool {
+        self.log.epoch_at(self.log.commit()) == Some(self.hard.epoch)
+    }
+    /// The configuration in force at an entry, and where it stands: what a log start there has to carry.
+    pub fn configuration_at(&self, index: Index) -> (&Configuration, LogId) {
+        self.log.configuration_at(index)
+    }
     /// Persisted state.
     pub fn hard_state(&self) -> HardState {
         self.hard

@@ -31,6 +31,8 @@ impl Check {
                     | Body::LogStartInstalled { .. }
                     | Body::TimeoutNow
             );
+            self.not_sealed(group, from, epoch, &e.message.body);
+            self.says(group, from, &e.message.body);
             let told = self.told.entry((group, from)).or_default();
             if promise {
                 // A message that waited for storage may leave after one of a later epoch; it is old news then, as if
@@ -73,6 +75,7 @@ impl Check {
                 }
                 Body::PreVoteReply { granted: false, .. } => marks.hit("pre-vote refused"),
                 Body::Fenced => marks.hit("stale epoch told"),
+                Body::Removed { .. } => marks.hit("replica told that it is no member"),
                 _ => {}
             }
         }
@@ -110,6 +113,9 @@ impl Check {
     /// The shard says that its storage failed.
     pub fn storage_failed(&mut self, n: usize, p: &mut Process) {
         let life = p.life;
+        if self.failed.get(&n).is_some_and(|(known, _)| *known == life) {
+            return;
+        }
         let engine = p.shard.engine();
         let groups = engine.group_ids();
         let end = |g: &GroupId| {
@@ -121,17 +127,20 @@ impl Check {
     }
 
     /// A process ends: where its logs ended.
-    pub fn ended(&mut self, _n: usize, p: &mut Process) -> BTreeMap<GroupId, LogId> {
+    pub fn ended(&mut self, n: usize, p: &mut Process) -> BTreeMap<GroupId, LogId> {
+        self.aside_in_time(n);
         let engine = p.shard.engine();
         engine.group_ids().into_iter().filter_map(|g| Some((g, engine.core(g)?.last()))).collect()
     }
 
     /// A process starts with what recovery found: everything it promised must be there.
     pub fn recovered(&mut self, node: &Node, opened: &Opened, marks: &mut Marks) {
+        self.seals_kept(node, opened, marks);
         for group in &opened.groups {
             if group.needs_repair.is_some() {
+                let has_left = node.was_damaged && self.has_left(group.group, group.replica);
                 assert!(
-                    node.damaged,
+                    node.damaged || has_left,
                     "node {} finds damage in group {} of a sound disk",
                     node.index + 1,
                     group.group
