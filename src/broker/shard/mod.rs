@@ -26,9 +26,9 @@ use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as Ctl
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
-use crate::raftlog::core::{Millis, Role};
+use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
-use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
+use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -480,9 +480,10 @@ impl Shard {
             }
             GroupEvent::Committed { group: CONTROLLER, index } => self.apply_metadata(now, index),
             GroupEvent::Committed { group, index } => self.on_committed(now, group, index),
-            GroupEvent::Durable { group, last } => {
+            GroupEvent::Stored { group } => {
+                let stored = self.engine.core(group).map_or(Index(0), Core::stored);
                 if let Some(p) = self.partitions.get_mut(&group) {
-                    p.on_durable(last.index, &mut self.done);
+                    p.on_stored(stored, &mut self.done);
                 }
                 // The leader is one of the voters that min.insync.replicas counts.
                 self.on_progress(group);
@@ -527,15 +528,11 @@ impl Shard {
     fn on_committed(&mut self, now: Now, group: GroupId, index: crate::segment::Index) {
         let Some(p) = self.partitions.get_mut(&group) else { return };
         let before = p.high_watermark;
-        let holders = self.engine.core(group).map_or(Vec::new(), |core| core.progress());
-        let durable = self.engine.core(group).map_or(0, |core| core.durable().0);
-        let count = |index: crate::segment::Index| {
-            let peers = holders.iter().filter(|h| h.voter && h.matched >= index).count();
-            peers + usize::from(durable >= index.0)
-        };
-        let moved = p.on_committed(index, self.engine.store(), &count, &mut self.done);
+        // Who waits for more voters than the commit has is looked after below.
+        let moved = p.on_committed(index, self.engine.store(), &|_| 0, &mut self.done);
         let advanced = p.high_watermark > before;
         let waiting = if advanced { std::mem::take(&mut p.fetch_waiters) } else { BTreeSet::new() };
+        self.on_progress(group);
         if let Some(offset) = moved {
             self.move_start(now, group, offset);
         }
