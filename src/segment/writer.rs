@@ -415,6 +415,9 @@ impl Writer {
                         self.forget_file(number);
                     }
                 }
+                if matches!(change.record, Record::Cut { .. } | Record::Install { .. } | Record::Remove(_)) {
+                    self.syncing.forget_marks(change.record.group());
+                }
                 // What the front half did to its image fits ours: the same methods, the same order.
                 if let Err(why) = self.image.apply(&change.record) {
                     self.failure.get_or_insert(format!("round does not fit the directory: {why}"));

@@ -170,6 +170,14 @@ impl Syncing {
         }
     }
 
+    /// A log was cut: what is synced of it is not what stands at those places from now on.
+    pub fn forget_marks(&mut self, group: GroupId) {
+        self.marks.remove(&group);
+        if let Some(flush) = &mut self.flush {
+            flush.ends.remove(&group);
+        }
+    }
+
     /// Work on files, for when the present round is durable.
     pub fn stage(&mut self, gone: Gone) {
         self.gone.push_back((self.round, gone));
