@@ -18,7 +18,7 @@ const TOPIC: &str = "acked";
 const PARTITIONS: usize = 6;
 
 /// A pass of the scrub every second.
-const SCRUB_OFTEN: [(&str, &str); 1] = [("KONTIKI_KAFKA_LOG_SCRUB_INTERVAL_MS", "1000")];
+pub const SCRUB_OFTEN: [(&str, &str); 1] = [("KONTIKI_KAFKA_LOG_SCRUB_INTERVAL_MS", "1000")];
 
 /// Which process a round kills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +236,7 @@ fn disk_damaged_on_one_node_acked_records_stay() {
         BROKERS.into_iter().chain([CONTROLLER]).for_each(|id| cluster.kill(id));
         let damaged = *BROKERS.choose(&mut rng).expect("three brokers");
         eprintln!("flipped a bit: {}", flip_a_bit(&cluster.data_dir(damaged), "", &mut rng));
-        cluster.environment = SCRUB_OFTEN.to_vec();
+        cluster.layout.environment = SCRUB_OFTEN.to_vec();
         BROKERS.into_iter().chain([CONTROLLER]).for_each(|id| cluster.spawn(id));
         let restarted = now_us();
         for partition in 0..PARTITIONS as i32 {
@@ -326,7 +326,7 @@ fn metric(cluster: &Cluster, id: u32, name: &str) -> u64 {
 }
 
 /// Waits until the scrub of a node has been over everything since now and nothing is damaged (any more).
-fn await_scrubbed(cluster: &Cluster, id: u32) {
+pub fn await_scrubbed(cluster: &Cluster, id: u32) {
     let wanted = metric(cluster, id, "kontiki_scrub_passes_total") + 2;
     let deadline = Instant::now() + Duration::from_secs(60);
     let is_clean = || damaged_replicas(cluster, id).is_some_and(|names| names.is_empty());
@@ -361,7 +361,7 @@ fn bit_flipped_under_a_running_node_is_found_and_repaired() {
     }
     let mut cluster = Cluster::start("scrub");
     cluster.stop(2);
-    cluster.environment = SCRUB_OFTEN.to_vec();
+    cluster.layout.environment = SCRUB_OFTEN.to_vec();
     cluster.spawn(2);
     let mut writer = Writer::start(&cluster, TOPIC, PARTITIONS, &[]);
     cluster.await_in_sync(TOPIC, Duration::from_secs(90));

@@ -51,6 +51,8 @@ pub struct Layout {
     pub data: Option<PathBuf>,
     /// What a node's command is put behind, e.g. `prlimit`.
     pub prefix: BTreeMap<u32, Vec<String>>,
+    /// Environment of nodes started from now on.
+    pub environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Layout {
@@ -68,8 +70,6 @@ pub struct Cluster {
     pub layout: Layout,
     dir: PathBuf,
     base_port: u16,
-    /// Environment of nodes started from now on.
-    pub environment: Vec<(&'static str, &'static str)>,
     nodes: Vec<(u32, Option<Child>)>,
 }
 
@@ -86,8 +86,7 @@ impl Cluster {
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory for the cluster");
         let nodes = [CONTROLLER].into_iter().chain(BROKERS).map(|id| (id, None)).collect();
-        let environment = Vec::new();
-        let mut cluster = Cluster { system, layout, dir, base_port: free_ports(), environment, nodes };
+        let mut cluster = Cluster { system, layout, dir, base_port: free_ports(), nodes };
         if system == System::Kafka {
             let port = cluster.base_port.to_string();
             let status = cluster.peer_script().arg("prepare").arg(&cluster.dir).arg(port).status();
@@ -139,8 +138,7 @@ impl Cluster {
 
     /// What a node's admin address answers to a GET.
     pub fn http(&self, id: u32, path: &str) -> Option<String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.base_port + 4 + id as u16));
-        let mut stream = TcpStream::connect(address).ok()?;
+        let mut stream = TcpStream::connect(self.admin_address(id)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
         let mut text = String::new();
@@ -167,7 +165,7 @@ impl Cluster {
             }
             _ => Command::new(env!("CARGO_BIN_EXE_kontiki")),
         };
-        command.envs(self.environment.iter().copied());
+        command.envs(self.layout.environment.iter().copied());
         // Shorter than `stop` waits: a last node whose only peer is damaged has nobody to hand over to.
         command.env("KONTIKI_SHUTDOWN_TIMEOUT_MS", "8000");
         command.args(["start", "--node-id", &id.to_string()]);

@@ -552,6 +552,10 @@ impl Engine {
             Ok(round) => self.completed_round = self.completed_round.max(round),
             Err(error) => return self.fail(now, error.to_string()),
         }
+        // Durable or not: a group that said its storage failed has given up its part, and says nothing more in it.
+        if self.failed {
+            return;
+        }
         let waiting = self.held.split_off(&(self.completed_round + 1));
         for (node, envelope) in std::mem::replace(&mut self.held, waiting).into_values().flatten() {
             self.push(node, envelope);

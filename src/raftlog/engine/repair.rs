@@ -116,7 +116,7 @@ impl Engine {
         let live: Vec<_> = peers.iter().filter(|peer| self.connected.contains(&peer.node)).collect();
         let Some(peer) = live.get(state.turn % live.len().max(1)).map(|peer| **peer) else {
             state.not_before = now + PATIENCE_MS;
-            return;
+            return self.store.yield_repair(group);
         };
         state.asked = Some((peer, now + PATIENCE_MS));
         let epoch = self.groups[slot].core.epoch();
@@ -197,7 +197,10 @@ impl Engine {
         if metas.is_empty() {
             state.turn += 1;
             // After a round of all of them, with patience.
-            state.not_before = now + if state.turn % 3 == 0 { PATIENCE_MS } else { 0 };
+            if state.turn % 3 == 0 {
+                state.not_before = now + PATIENCE_MS;
+                self.store.yield_repair(group);
+            }
             return;
         }
         let entries: Vec<Entry> =

@@ -599,3 +599,59 @@ fn poisoned_group_fences_itself_alone() {
     let unsound = |event: &GroupEvent| matches!(event, GroupEvent::Generation { what: GenerationEffect::Sealed(report), .. } if !report.sound);
     assert!(node.events.iter().any(unsound));
 }
+
+/// Storage fails while a round is under way, and the round succeeds: nobody hears of what it made durable (found by seed 1231 of `long`).
+#[test]
+fn round_that_ends_after_storage_failed_is_told_to_nobody() {
+    for role in [Role::Leader, Role::Follower] {
+        let mut rig = Rig::new(&[1, 2, 3], &[]);
+        let leader = rig.leader();
+        rig.run(300);
+        let id = if role == Role::Leader { leader } else { leader % 3 + 1 };
+        rig.cut = (1..=3).flat_map(|to| [(id, to), (to, id)]).collect();
+        let (now, epoch) = (rig.now, rig.engine(leader).core(GROUP).unwrap().epoch());
+        if role == Role::Leader {
+            rig.produce(leader, 1);
+        } else {
+            let last = rig.engine(id).core(GROUP).unwrap().last();
+            let base_offset = rig.log(id).last().map_or(Offset(0), |entry| entry.meta.next_offset());
+            let meta = EntryMeta {
+                id: LogId { epoch, index: last.index.next() },
+                prev: last.epoch,
+                kind: EntryKind::Records,
+                base_offset,
+                offset_span: 1,
+                payload_len: 1,
+            };
+            let body = Body::Append { prev: last, entries: vec![meta], commit: last.index };
+            let envelope = Envelope {
+                group: GROUP,
+                from: replica(leader),
+                to: replica(id),
+                from_incarnation: 1,
+                to_incarnation: 1,
+                message: Message { epoch, body },
+                payloads: vec![Bytes::from_static(b"x")],
+            };
+            rig.engine(id).receive(now, NodeId(leader), vec![envelope]);
+        }
+        let node = rig.nodes.iter_mut().find(|node| node.id.0 == id).unwrap();
+        let (engine, writer) = node.up.as_mut().expect("up");
+        let (mut rounds, mut wire) = (Rounds::default(), Wire(Vec::new(), node.id));
+        engine.flush(now, &mut wire, &mut rounds);
+        assert_eq!(rounds.0.len(), 1, "what was appended is on its way to the disk");
+        engine.take_events(&mut node.events);
+        engine.fail(now, "a read met a broken sector".into());
+        engine.flush(now, &mut wire, &mut Rounds::default());
+        engine.take_events(&mut node.events);
+        (node.events, wire.0) = (Vec::new(), Vec::new());
+        for round in rounds.0 {
+            engine.on_round_done(now, writer.commit(round));
+        }
+        engine.tick(now + 1);
+        engine.flush(now + 1, &mut wire, &mut Rounds::default());
+        engine.take_events(&mut node.events);
+        assert!(node.events.is_empty(), "{role:?}: {:?}", node.events);
+        assert!(wire.0.is_empty(), "{role:?}: {} frames", wire.0.len());
+    }
+}

@@ -7,6 +7,7 @@
 //! * No byte of the old file is touched; frames keep their places, so only the number of the file changes.
 //! * The copy is complete, synced and named durably before the record that names it is queued.
 //! * Reading and writing happen on a helper thread (inline on a simulated disk).
+//! * Copies at a time are bounded; one that no peer can help makes room for others ([`Store::yield_repair`]).
 
 use super::Store;
 use crate::segment::fs::{File, Fs, OpenMode, patiently};
@@ -24,6 +25,8 @@ use std::thread::JoinHandle;
 
 /// Verified frames are written in pieces of about this size.
 const PIECE: usize = 1 << 20;
+/// Most copies at a time: each holds a descriptor, and while it runs a thread. Other damaged groups wait in line.
+const SESSIONS: usize = 64;
 
 /// Where a repair stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,8 +240,25 @@ impl Store {
         self.repairs.insert(group, session);
     }
 
+    /// No peer has what a repair needs now. If others wait in line, it gives up its place and begins again when its turn comes.
+    pub fn yield_repair(&mut self, group: GroupId) {
+        if self.repairs.len() >= SESSIONS
+            && self.repairs.get(&group).is_some_and(|session| matches!(session.state, State::Waiting(..)))
+        {
+            self.abandon_repair(group);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_copying(&self, group: GroupId) -> bool {
+        self.repairs.contains_key(&group)
+    }
+
     /// Begins with the first damaged file, once it is closed and all its entries are in it.
     fn begin_repair(&mut self, group: GroupId, first: Index) -> Result<()> {
+        if self.repairs.len() >= SESSIONS {
+            return Ok(());
+        }
         let g = self.group(group)?;
         let at = g.file_of(first);
         if at + 1 == g.image.files.len() {

@@ -216,3 +216,63 @@ fn damage_in_a_directory_where_nothing_else_happens_is_repaired() {
     assert!(rounds < 10, "{rounds} rounds for one repair");
     assert_eq!(read_all(&mut store, 1).expect("sound"), entries);
 }
+
+/// Copies at a time are bounded, and one whose peers have nothing makes room for those that can be helped.
+#[test]
+fn many_damaged_groups_wait_in_line_and_none_holds_it_up() {
+    const GROUPS: u64 = 150;
+    let lost = |group: u64| group <= 80;
+    let fs = SimFs::new(11);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    let mut entries = BTreeMap::new();
+    for group in 1..=GROUPS {
+        store.create_group(spec(group)).expect("created");
+        store.append(GroupId(group), records(&store, group, 1, 2, 700)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+        entries.insert(group, read_all(&mut store, group).expect("sound"));
+    }
+    writer.close().expect("closed");
+    drop(store);
+    for (path, len) in files_of(&fs, ".segment") {
+        assert!(len > 400, "{path:?}");
+        fs.flip(&path, 64 + 300, 3);
+    }
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    for group in 1..=GROUPS {
+        let _damaged = store.read(GroupId(group), Index(1), 1);
+    }
+    let mut most = 0;
+    let mut turn = |store: &mut Store, writer: &mut Writer, is_lost: &dyn Fn(u64) -> bool| {
+        for group in 1..=GROUPS {
+            match store.repair(GroupId(group)).expect("works") {
+                Repair::Needs(..) if is_lost(group) => store.yield_repair(GroupId(group)),
+                Repair::Needs(from, to) => {
+                    let all = entries[&group].iter();
+                    let some = all.filter(|e| e.meta.id.index >= from && e.meta.id.index <= to);
+                    store.mend(GroupId(group), some.cloned().collect());
+                }
+                Repair::Working | Repair::Whole => {}
+            }
+        }
+        commit(store, writer).expect("durable");
+        writer.idle();
+        let active = (1..=GROUPS).filter(|g| store.is_copying(GroupId(*g))).count();
+        most = most.max(active);
+    };
+    let damaged = |store: &Store, group: u64| store.needs_repair(GroupId(group)).is_some();
+    for _ in 0..100 {
+        turn(&mut store, &mut writer, &lost);
+    }
+    for group in 1..=GROUPS {
+        assert_eq!(damaged(&store, group), lost(group), "group {group}");
+    }
+    // Their peers come back.
+    for _ in 0..100 {
+        turn(&mut store, &mut writer, &|_| false);
+    }
+    for group in 1..=GROUPS {
+        assert!(!damaged(&store, group), "group {group}");
+        assert_eq!(read_all(&mut store, group).expect("whole"), entries[&group]);
+    }
+    assert!((60..=64).contains(&most), "{most} copies at a time");
+}

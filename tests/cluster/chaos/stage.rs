@@ -7,7 +7,7 @@
 use super::disk::Disk;
 use super::inject::{Injection, Tampering};
 use super::net::{CAPTIVE, Net};
-use crate::faults::{flip_a_bit, now_us};
+use crate::faults::{SCRUB_OFTEN, await_scrubbed, flip_a_bit, now_us};
 use crate::foreign::{Client, Poller, Writer, produce_once, read_all};
 use crate::history::{self, Ack, History};
 use crate::replica;
@@ -109,7 +109,7 @@ pub struct Stage {
     full: BTreeSet<u32>,
     /// Their fsync failed, or they were told to stop: healing restarts them.
     spoiled: BTreeSet<u32>,
-    /// Bytes of its files were changed: it may be held out of its groups, and its files do not count.
+    /// Bytes of its files were changed: it must find that and repair it before the end.
     damaged: Option<u32>,
     silences: Vec<Silence>,
     report: Report,
@@ -139,7 +139,8 @@ impl Stage {
         let net = Net::default();
         net.apply();
         // Small segments: rolling, and files that are whole, belong to what faults must meet.
-        let layout = Layout { spread: true, data: Some(below), prefix };
+        let environment = SCRUB_OFTEN.to_vec();
+        let layout = Layout { spread: true, data: Some(below), prefix, environment };
         let mut cluster = Cluster::start_in(&format!("chaos-{name}"), layout);
         let config: Vec<&str> = ["segment.bytes=1048576"].iter().chain(more).copied().collect();
         let config = &config[..];
@@ -322,8 +323,7 @@ impl Stage {
         self.say(format_args!("space on {node} again"));
     }
 
-    /// Flips some bits in the files of a node: in any of them if it is down, in its segments if it runs. From now on only its
-    /// peers' files count.
+    /// Flips some bits in the files of a node: in any of them if it is down, in its segments if it runs.
     pub fn flip_bits(&mut self, node: u32, rng: &mut StdRng) {
         self.damaged = Some(node);
         let ending = if self.down.contains(&node) { "" } else { ".segment" };
@@ -413,30 +413,22 @@ impl Stage {
     pub fn converge(&mut self) {
         let healed = now_us();
         self.resumed("healing", healed, CONVERGE);
-        let sound = sound_of(self.damaged);
-        self.cluster.await_level(TOPIC, &sound, CONVERGE);
+        self.cluster.await_level(TOPIC, &BROKERS, CONVERGE);
         self.say(format_args!("all in sync"));
     }
 
-    /// Heals, waits for all replicas to be level, ends the clients, and holds every promise against what consumers and the
-    /// files of all brokers whose files were left alone show.
+    /// Heals, waits for all replicas to be whole and level, ends the clients, and holds every promise against what consumers and the
+    /// files of all brokers show.
     pub fn verify(mut self) -> Report {
         self.heal();
+        if let Some(node) = self.damaged {
+            await_scrubbed(&self.cluster, node);
+            self.say(format_args!("nothing on {node} is damaged any more"));
+        }
         self.converge();
         let Stage {
-            writer,
-            captive,
-            pollers,
-            mut cluster,
-            disks,
-            silences,
-            mut report,
-            started,
-            probes,
-            damaged,
-            ..
+            writer, captive, pollers, mut cluster, disks, silences, mut report, started, probes, ..
         } = self;
-        let replicas = sound_of(damaged);
         let runs = [writer.run.clone(), captive.run.clone(), PROBE.to_string()];
         let histories = [writer.finish(), captive.finish(), probes];
         let polls: Vec<_> = pollers.into_iter().map(|p| (p.name.clone(), p.finish())).collect();
@@ -453,7 +445,7 @@ impl Stage {
             "records read against end offsets {ends:?}"
         );
         NODES.into_iter().for_each(|id| cluster.stop(id));
-        compare_files(&cluster, &replicas, &known);
+        compare_files(&cluster, &BROKERS, &known);
         let sum = |of: fn(&History) -> u64| histories.iter().map(of).sum();
         report.operations = [
             sum(|h| h.acks.len() as u64),
@@ -464,7 +456,7 @@ impl Stage {
         ];
         eprintln!(
             "{report}\nviolations: none; {} replicas equal, byte for byte; {:.1} s",
-            replicas.len(),
+            BROKERS.len(),
             started.elapsed().as_secs_f64()
         );
         let name = cluster.layout.data.clone();
@@ -472,10 +464,6 @@ impl Stage {
         let _ = fs::remove_dir_all(name.expect("a directory of the stage's own"));
         report
     }
-}
-
-fn sound_of(damaged: Option<u32>) -> Vec<u32> {
-    BROKERS.into_iter().filter(|&id| Some(id) != damaged).collect()
 }
 
 fn first(lines: &[String]) -> String {
