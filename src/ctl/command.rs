@@ -43,6 +43,12 @@ pub struct TopicConfig {
     pub timestamp_before_max_ms: i64,
     /// `message.timestamp.after.max.ms`.
     pub timestamp_after_max_ms: i64,
+    /// `flush.mode` is `async`.
+    pub flush_async: bool,
+    /// `flush.ms`, with `flush.mode=async`.
+    pub flush_ms: u64,
+    /// `flush.messages`, likewise.
+    pub flush_messages: u64,
 }
 /// A request to the controller; JSON on the peer protocol.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

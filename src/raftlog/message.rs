@@ -129,6 +129,12 @@ pub enum Body {
         /// The last durable entry verified against this leader's log.
         last: LogId,
     },
+    /// Entries up to `last` are written here and match the leader's log, control entries durably (`flush.mode=async`): they outlive the
+    /// process, not the machine. Counts only for a leader whose topic asks for no more.
+    Written {
+        /// The last such entry.
+        last: LogId,
+    },
     /// The append did not fit.
     AppendRejected {
         /// The `prev` index that was refused.

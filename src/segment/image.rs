@@ -260,7 +260,7 @@ impl GroupImage {
                 self.doubt(Doubt::Entries);
             }
             Record::Cluster(_) | Record::Create(..) | Record::Remove(_) => {}
-            Record::Inline { .. } | Record::Reference { .. } => {}
+            Record::Inline { .. } | Record::Reference { .. } | Record::Synced { .. } => {}
         }
         Ok(0)
     }

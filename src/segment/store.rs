@@ -9,6 +9,7 @@
 mod aside;
 mod cache;
 mod cursor;
+mod loose;
 mod place;
 mod read;
 mod repair;
@@ -56,6 +57,7 @@ pub struct Store {
     flying_bytes: u64,
     /// Somebody waits for entries to reach their files: a round must come, with or without something to store.
     wants_written: bool,
+    loose: loose::LooseState,
     /// Entries in the tails, oldest first.
     tail_order: VecDeque<(GroupId, Index)>,
     lru: Lru,
@@ -106,6 +108,7 @@ impl Store {
             queued_bytes: 0,
             flying_bytes: 0,
             wants_written: false,
+            loose: loose::LooseState::default(),
             tail_order: VecDeque::new(),
             lru,
             damage,
@@ -240,6 +243,7 @@ impl Store {
         self.ready()?;
         self.abandon_repair(group);
         let mut gone = self.groups.remove(&group).ok_or(Error::UnknownGroup(group))?;
+        self.loose.forget(group);
         self.tail_bytes -= gone.tail.clear();
         self.lru.forget(&gone.segments);
         self.damage.forget(group);
@@ -302,6 +306,10 @@ impl Store {
     /// Takes entries into the active file, which has room for them.
     fn push_entries(&mut self, group: GroupId, entries: Vec<Entry>, bytes: u64) -> Result<()> {
         let handle = self.active_handle(group)?;
+        let loose = self.is_loose(group, &entries);
+        if loose {
+            self.note_loose(group);
+        }
         self.queued_bytes += bytes;
         let (round, order, cost) = (self.round, &mut self.tail_order, &mut self.tail_bytes);
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
@@ -334,10 +342,12 @@ impl Store {
             op.bytes += bytes;
             op.entries.extend(entries);
             op.slots.extend(slots);
+            op.loose &= loose;
             return Ok(());
         }
         let file = FileRef { number, handle };
-        self.queue(group, Op::Entries(Box::new(Entries { group, file, byte, bytes, entries, slots })));
+        let op = Entries { group, file, byte, bytes, entries, slots, loose };
+        self.queue(group, Op::Entries(Box::new(op)));
         Ok(())
     }
 
@@ -423,6 +433,8 @@ impl Store {
         if g.image.needs_repair.is_some() && state.doubt == Doubt::None {
             state.doubt = Doubt::Entries;
         }
+        // Storage alone knows what is synced.
+        state.dirty = g.image.hard_state.dirty;
         g.image.hard_state = state;
         self.queue(group, Change::plain(Record::HardState(group, state)));
         Ok(())
@@ -526,7 +538,11 @@ impl Store {
 
     /// Whether anything waits for a round.
     pub fn has_work(&self) -> bool {
-        self.failure.is_none() && (!self.ops.is_empty() || self.damage.is_pending() || self.wants_written)
+        self.failure.is_none()
+            && (!self.ops.is_empty()
+                || self.damage.is_pending()
+                || self.wants_written
+                || self.loose.wants_flush)
     }
 
     /// Takes everything queued. Call only when the previous round has completed. The number orders rounds.
@@ -536,7 +552,8 @@ impl Store {
     pub fn take_round(&mut self) -> Option<Round> {
         assert!(!self.is_in_flight, "round {} is still in flight", self.round - 1);
         self.absorb_damage();
-        if self.failure.is_some() || (self.ops.is_empty() && !self.wants_written) {
+        let flush = self.failure.is_none() && std::mem::take(&mut self.loose.wants_flush);
+        if self.failure.is_some() || (self.ops.is_empty() && !self.wants_written && !flush) {
             return None;
         }
         // One that stores something tells only what reached its file before it; one without follows.
@@ -546,10 +563,10 @@ impl Store {
         self.is_in_flight = true;
         self.flying_bytes = std::mem::take(&mut self.queued_bytes);
         let capacity = self.ops.len();
-        Some(Round { number, ops: std::mem::replace(&mut self.ops, Vec::with_capacity(capacity)) })
+        Some(Round { number, ops: std::mem::replace(&mut self.ops, Vec::with_capacity(capacity)), flush })
     }
 
-    /// Bytes of entries that are not durable yet: memory that only the disk frees.
+    /// Bytes of entries that are not written yet: memory that only the disk frees.
     pub fn unstored_bytes(&self) -> u64 {
         self.queued_bytes + self.flying_bytes
     }
@@ -559,25 +576,29 @@ impl Store {
         self.round
     }
 
-    /// Takes note of a completed round: returns its number; pushes the progress of each touched group.
+    /// Takes note of a completed round, or of news of earlier ones: returns the round up to which everything but loose entries is
+    /// durable; pushes the progress of each touched group.
     /// After a failure the store is latched: every later mutation answers `Failed`.
     pub fn complete(&mut self, done: RoundDone, out: &mut Vec<Durable>) -> Result<u64> {
-        self.is_in_flight = false;
-        self.flying_bytes = 0;
+        if done.is_answer {
+            self.is_in_flight = false;
+            self.flying_bytes = 0;
+        }
         if let Some(why) = done.failure {
             self.failure = Some(why.clone());
             return Err(Error::Failed(why));
         }
-        assert_eq!(done.number + 1, self.round, "rounds complete in order");
+        assert!(!done.is_answer || done.number + 1 == self.round, "rounds complete in order");
+        self.loose.note(&done);
         for written in &done.written {
             let Some(g) = self.groups.get_mut(&written.group) else { continue };
             if let Some(s) = g.segments.iter_mut().rev().find(|s| s.number == written.file) {
                 s.written = s.written.max(written.end);
             }
         }
-        out.extend(done.durable.into_iter().filter(|d| self.groups.contains_key(&d.group)));
+        out.extend(done.progress.into_iter().filter(|d| self.groups.contains_key(&d.group)));
         self.evict();
-        Ok(done.number)
+        Ok(done.durable_round)
     }
 
     /// Lets the oldest entries go from memory until the budget holds, as far as they are in their files.

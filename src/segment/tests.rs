@@ -5,6 +5,7 @@ mod basics;
 mod crash;
 mod dumping;
 mod faults;
+mod loose;
 mod real;
 mod repairs;
 mod rig;

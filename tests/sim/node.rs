@@ -541,6 +541,8 @@ impl World {
             fs.misdirect_next("groups/", by);
         }
         let delay = writer.idle();
+        // Syncs beside the rounds have ended: the disk is slow, the news of it is not.
+        let news = writer.take_news();
         let after = fs.counts();
         p.last_io = if syncs_of(after) > syncs_of(before) { time } else { p.last_io };
         if misdirect.is_some() {
@@ -558,6 +560,8 @@ impl World {
         let syncs = syncs_of(after) - syncs_of(before);
         let cost = syncs * rng.range(100, 1500) * slowness;
         let Some(p) = self.alive(n, life) else { return };
+        let is_news = news.is_some();
+        p.completions.extend(news);
         p.io_busy = p.round.is_some();
         p.idle_token += 1;
         let token = p.idle_token;
@@ -565,6 +569,9 @@ impl World {
             self.after(cost + 10, Event::IoRun { node: n, life });
         } else if let Some(delay) = delay {
             self.after(cost + delay.as_micros() as u64, Event::IoIdle { node: n, life, token });
+        }
+        if is_news {
+            self.wake(n);
         }
     }
 

@@ -104,7 +104,7 @@ pub struct Partition {
     uncommitted: VecDeque<(Index, Offset)>,
     starts: VecDeque<(Index, Offset)>,
     commit_waiters: VecDeque<Waiter>,
-    durable_waiters: VecDeque<Waiter>,
+    stored_waiters: VecDeque<Waiter>,
     delete_waiters: Vec<DeleteWaiter>,
     /// Producers whose batch was refused for a reason that passes: which one, and until when the ones behind it are sent back too.
     sent_back: BTreeMap<i64, SentBack>,
@@ -136,7 +136,7 @@ impl Partition {
             uncommitted: VecDeque::new(),
             starts: VecDeque::new(),
             commit_waiters: VecDeque::new(),
-            durable_waiters: VecDeque::new(),
+            stored_waiters: VecDeque::new(),
             delete_waiters: Vec::new(),
             sent_back: BTreeMap::new(),
             led_since: 0,
@@ -343,10 +343,10 @@ impl Partition {
         self.commit_waiters.front().is_some_and(|w| w.index <= self.commit)
     }
 
-    /// The leader's own sync reached `index`: acks=1.
-    pub fn on_durable(&mut self, index: Index, done: &mut Vec<Done>) {
-        while self.durable_waiters.front().is_some_and(|w| w.index <= index) {
-            if let Some(w) = self.durable_waiters.pop_front() {
+    /// The leader's own copy is stored up to `index`, as safely as the topic asks: acks=1.
+    pub fn on_stored(&mut self, index: Index, done: &mut Vec<Done>) {
+        while self.stored_waiters.front().is_some_and(|w| w.index <= index) {
+            if let Some(w) = self.stored_waiters.pop_front() {
                 done.push((w.ticket, Ok(self.produced(w.produced))));
             }
         }
@@ -361,7 +361,7 @@ impl Partition {
         let produced = Produced { base_offset: base_offset.0, log_start_offset: self.start.0 };
         let min_insync = if acks == -1 { min_insync.max(1) as usize } else { 0 };
         let waiter = Waiter { index, ticket, produced, min_insync };
-        let queue = if acks == -1 { &mut self.commit_waiters } else { &mut self.durable_waiters };
+        let queue = if acks == -1 { &mut self.commit_waiters } else { &mut self.stored_waiters };
         // Duplicates of older batches come out of order; the queue stays sorted by index.
         let at = queue.partition_point(|w| w.index <= index);
         queue.insert(at, waiter);
@@ -378,13 +378,13 @@ impl Partition {
                 PartitionError::TimedOut
             });
         }
-        let at = self.durable_waiters.iter().position(same)?;
-        self.durable_waiters.remove(at)?;
+        let at = self.stored_waiters.iter().position(same)?;
+        self.stored_waiters.remove(at)?;
         Some(PartitionError::TimedOut)
     }
 
     fn fail_waiters(&mut self, from: Index, done: &mut Vec<Done>) {
-        for queue in [&mut self.commit_waiters, &mut self.durable_waiters] {
+        for queue in [&mut self.commit_waiters, &mut self.stored_waiters] {
             let keep = queue.partition_point(|w| w.index < from);
             for w in queue.drain(keep..) {
                 done.push((w.ticket, Err(PartitionError::NotLeader { leader: None })));

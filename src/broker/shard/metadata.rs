@@ -13,6 +13,7 @@ use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig}
 use crate::ctl::image::{Change, Image};
 use crate::ctl::record::Batch;
 use crate::raftlog::core::Millis;
+use crate::raftlog::engine::Flush;
 use crate::raftlog::message::Configuration;
 use crate::segment::{
     Entry, EntryKind, Epoch, Error as StoreError, Generation, GroupId, GroupOptions, GroupSpec, HardState,
@@ -400,8 +401,8 @@ impl Shard {
                 self.placing.push(group, topic, partition);
             }
             Change::BrokerChanged { node } => self.on_broker_changed(now, node),
-            Change::TopicConfigChanged { topic } => self.refresh_configs(Some(topic)),
-            Change::ClusterConfigChanged => self.refresh_configs(None),
+            Change::TopicConfigChanged { topic } => self.refresh_configs(now, Some(topic)),
+            Change::ClusterConfigChanged => self.refresh_configs(now, None),
             _ => {}
         }
     }
@@ -452,20 +453,35 @@ impl Shard {
                 p.out_of_service = Some(error.to_string());
             }
         }
+        self.set_flush(now, group);
     }
 
-    fn refresh_configs(&mut self, only: Option<Uuid>) {
+    /// Tells the engine how the topic's records become durable.
+    pub(super) fn set_flush(&mut self, now: Now, group: GroupId) {
+        if let Some(p) = self.partitions.get(&group) {
+            let config = &p.config;
+            let flush =
+                Flush { is_async: config.flush_async, ms: config.flush_ms, messages: config.flush_messages };
+            self.engine.set_flush(now.mono, group, flush);
+        }
+    }
+
+    fn refresh_configs(&mut self, now: Now, only: Option<Uuid>) {
         let image = self.image.clone();
+        let mut changed = Vec::new();
         for (group, p) in &mut self.partitions {
             let Some((topic, ..)) = image.group(*group) else { continue };
             if only.is_some_and(|id| id != topic.id) {
                 continue;
             }
             p.config = image.topic_config(topic, &self.config.node.defaults);
+            changed.push(*group);
             if let Err(error) = self.engine.store().set_options(*group, group_options(&p.config)) {
                 tracing::warn!(%group, %error, "changed options not taken");
             }
         }
+        changed.sort_unstable();
+        changed.into_iter().for_each(|group| self.set_flush(now, group));
     }
 }
 

@@ -27,9 +27,9 @@ use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as Ctl
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
-use crate::raftlog::core::{GenerationEffect, Millis, Role};
+use crate::raftlog::core::{Core, GenerationEffect, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
-use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
+use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -481,9 +481,10 @@ impl Shard {
             }
             GroupEvent::Committed { group: CONTROLLER, index } => self.apply_metadata(now, index),
             GroupEvent::Committed { group, index } => self.on_committed(now, group, index),
-            GroupEvent::Durable { group, last } => {
+            GroupEvent::Stored { group } => {
+                let stored = self.engine.core(group).map_or(Index(0), Core::stored);
                 if let Some(p) = self.partitions.get_mut(&group) {
-                    p.on_durable(last.index, &mut self.done);
+                    p.on_stored(stored, &mut self.done);
                 }
                 // The leader is one of the voters that min.insync.replicas counts.
                 self.on_progress(group);

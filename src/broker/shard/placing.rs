@@ -83,6 +83,7 @@ impl Shard {
         let damaged = partition.out_of_service.is_some();
         self.partitions.insert(group, partition);
         self.engine.adopt(now.mono, found);
+        self.set_flush(now, group);
         if damaged {
             self.engine.damaged(now.mono, group);
         }

@@ -109,13 +109,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Duplicates may be committed or durable already.
+    /// Duplicates may be committed or stored already.
     fn release_waiters(&mut self, group: GroupId) {
         let core = self.engine.core(group);
         if let Some(p) = self.partitions.get_mut(&group) {
             p.release_committed(&|index| core.map_or(0, |c| c.holders(index)), &mut self.done);
             if let Some(core) = core {
-                p.on_durable(core.durable(), &mut self.done);
+                p.on_stored(core.stored(), &mut self.done);
             }
         }
     }

@@ -12,7 +12,6 @@ const MAX: &str = "9223372036854775807";
 const NO_COMPACTION: Effect = Effect::Stored("compaction is not built yet");
 const NO_RECOMPRESSION: Effect = Effect::Stored("the broker never recompresses");
 const NO_TIERS: Effect = Effect::Stored("tiered storage is not built");
-const SYNCED: Effect = Effect::Stored("every acknowledged record is synced already");
 
 /// A key that is read when the broker starts.
 const fn fixed(
@@ -93,12 +92,12 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Default of the topic's cleanup.policy."),
     fixed("log.dirs", Kind::String, None, Rule::Any,
         "The data directory."),
-    stored(SYNCED, dynamic("log.flush.interval.messages", Kind::Long, Some(MAX), Rule::AtLeast(1),
-        "Default of the topic's flush.messages.")),
-    stored(SYNCED, dynamic("log.flush.interval.ms", Kind::Long, None, Rule::AtLeast(0),
-        "Default of the topic's flush.ms; not set = log.flush.scheduler.interval.ms.")),
-    stored(SYNCED, fixed("log.flush.scheduler.interval.ms", Kind::Long, Some(MAX), Rule::AtLeast(0),
-        "Default of the topic's flush.ms where log.flush.interval.ms is not set.")),
+    dynamic("log.flush.interval.messages", Kind::Long, Some(MAX), Rule::AtLeast(1),
+        "Default of the topic's flush.messages."),
+    dynamic("log.flush.interval.ms", Kind::Long, None, Rule::AtLeast(0),
+        "Default of the topic's flush.ms; not set = log.flush.scheduler.interval.ms."),
+    fixed("log.flush.scheduler.interval.ms", Kind::Long, Some(MAX), Rule::AtLeast(0),
+        "Default of the topic's flush.ms where log.flush.interval.ms is not set."),
     dynamic("log.index.interval.bytes", Kind::Int, Some("4096"), Rule::AtLeast(0),
         "Default of the topic's index.interval.bytes."),
     stored(Effect::Stored("indexes grow with their segment"),

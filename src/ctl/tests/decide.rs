@@ -436,7 +436,7 @@ fn refused_config_changes_change_nothing() {
         InvalidConfig,
         "unknown topic config"
     );
-    refused!(refuse(t, vec![set("flush.mode", "async")]), InvalidConfig, "flush.mode=async is not built yet");
+    refused!(refuse(t, vec![set("cleanup.policy", "compact")]), InvalidConfig, "compact is not built yet");
     refused!(refuse(t, vec![change("retention.ms", ConfigOp::Set, None)]), InvalidRequest, "null value");
     let twice = vec![set("retention.ms", "1"), change("retention.ms", ConfigOp::Delete, None)];
     refused!(refuse(t, twice), InvalidRequest, "`retention.ms` is changed twice");

@@ -30,7 +30,7 @@ pub(super) struct Doubting {
     /// When it is asked again.
     again: Option<Millis>,
     /// The end of the leader of this epoch, sampled after we asked.
-    goal: Option<(Epoch, LogId)>,
+    goal: Option<Box<(Epoch, LogId)>>,
     /// Epoch of the last vote given since the start: that candidate asked after our restart.
     granted: Option<Epoch>,
     /// Ends asked of us as leader that wait for a quorum's answers.
@@ -215,7 +215,7 @@ impl Core {
                 self.on_ask_end(from, nonce, vote, out);
             }
             Body::End { nonce, last } if self.follow(now, from, epoch, out) && self.is_open(nonce) => {
-                self.doubting.goal = Some((self.hard.epoch, last));
+                self.doubting.goal = Some(Box::new((self.hard.epoch, last)));
             }
             _ => {}
         }
@@ -329,12 +329,12 @@ impl Core {
     }
 
     fn goal(&self) -> Option<LogId> {
-        self.doubting.goal.filter(|(epoch, _)| *epoch == self.hard.epoch).map(|(_, last)| last)
+        self.doubting.goal.as_deref().filter(|(epoch, _)| *epoch == self.hard.epoch).map(|(_, last)| *last)
     }
 
-    /// Holds it durably, and it is the present leader's.
+    /// Holds it, and it is the present leader's. What is merely written is synced with the hard state that says that the doubt is over.
     fn holds(&self, last: LogId) -> bool {
-        let least: Index = self.verified.min(self.log.durable());
+        let least: Index = self.verified.min(self.log.written());
         last.index <= self.log.start().index || (least >= last.index && self.log.contains(last))
     }
 

@@ -298,6 +298,7 @@ impl Core {
         // Whatever is committed is in the log of every later leader (Raft §5.4.3); more must be shown.
         self.verified = self.log.commit();
         self.acked = crate::segment::Index(0);
+        self.told = self.acked;
     }
 
     /// Follows `epoch`, and `leader` in it if it is known. The vote of an epoch is kept when stepping down within it.

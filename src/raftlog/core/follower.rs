@@ -4,7 +4,7 @@
 //! - every message of the present leader, answered with a rejection or not, counts as hearing it;
 //! - entries are cut only at a real conflict, never at or below commit (that is poison);
 //! - commit goes up to what *this* leader has shown to be its own, never to whatever the log happens to end with;
-//! - only durable entries, verified against this leader's log, are acknowledged.
+//! - only durable entries, verified against this leader's log, are acknowledged (what is merely written is told apart, `flush`).
 
 use super::{Core, Effect, Millis, Role, decode};
 use crate::raftlog::message::Body;
@@ -70,8 +70,11 @@ impl Core {
         }
         self.verified = self.verified.max(last);
         self.follow_commit(commit, out);
-        if self.log.durable() >= last.max(self.log.start().index) {
+        let last = last.max(self.log.start().index);
+        if self.log.durable() >= last {
             self.acknowledge(from, true, out);
+        } else if self.log.written() >= last {
+            self.tell_written_again(true, out);
         }
     }
 
@@ -157,10 +160,15 @@ impl Core {
 
     /// The last durable entry known to be this leader's too; index 0 if there is none to speak of.
     pub(super) fn matched(&self) -> LogId {
+        self.matched_within(self.log.durable())
+    }
+
+    /// The last entry up to `stored` known to be this leader's too.
+    pub(super) fn matched_within(&self, stored: Index) -> LogId {
         if self.held_out || self.hard.sealed.is_some() || self.start_unproven {
             return LogId::default();
         }
-        let index = self.verified.max(self.log.commit()).min(self.log.durable());
+        let index = self.verified.max(self.log.commit()).min(stored);
         self.log.id_at(index).unwrap_or_default()
     }
 
@@ -195,6 +203,7 @@ impl Core {
             false => Body::BeatReply { sequence, matched: self.matched(), last: self.log.last() },
         };
         self.send(from, body, false, out);
+        self.tell_written_again(self.unproven.is_some(), out);
     }
 
     pub(super) fn on_install(&mut self, from: ReplicaId, start: LogStart, out: &mut Vec<Effect>) {

@@ -215,7 +215,7 @@ impl Core {
     /// A follower's answer in the present epoch.
     pub(super) fn on_answer(&mut self, now: Millis, from: ReplicaId, body: Body, out: &mut Vec<Effect>) {
         let accepted = match &body {
-            Body::AppendAccepted { last } => *last,
+            Body::AppendAccepted { last } | Body::Written { last } => *last,
             Body::LogStartInstalled { prev } => *prev,
             Body::BeatReply { matched, .. } | Body::InDoubt { matched, .. } => *matched,
             _ => LogId::default(),
@@ -233,6 +233,9 @@ impl Core {
         }
         let mut moved = counts_anew;
         let mut answers_read = false;
+        if !matches!(body, Body::Written { .. }) {
+            moved = peer.note_durable(accepted.index);
+        }
         match body {
             Body::AppendRejected { probed, hint, .. } => {
                 peer.rejected(probed, hint, &self.log);
@@ -259,14 +262,14 @@ impl Core {
         }
     }
 
-    /// Commits what a quorum holds durably, if it is of our own epoch (Raft §5.4.2).
+    /// Commits what a quorum holds, durably unless the topic asks for less, if it is of our own epoch (Raft §5.4.2).
     pub(super) fn advance_commit(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let (stored, is_async) = (self.stored(), self.is_async());
         let Some(leading) = &mut self.leading else { return };
         let (configuration, _) = self.log.configuration();
-        let durable = self.log.durable();
         let matched = |replica: ReplicaId| match replica == self.replica {
-            true => durable,
-            false => leading.peer(replica).map_or(Index(0), Progress::counted),
+            true => stored,
+            false => leading.peer(replica).map_or(Index(0), |peer| peer.counted(is_async)),
         };
         let Some(index) = quorum::reached(configuration, matched) else { return };
         if index <= self.log.commit() || index < leading.first_own {
@@ -355,13 +358,14 @@ impl Core {
         }
     }
 
-    /// As leader: how many voters hold `index` durably, itself included; of a joint configuration the half with fewer
+    /// As leader: how many voters hold `index` as safely as the topic asks, itself included; of a joint configuration the half with fewer
     /// (acks=all with min.insync.replicas, safety.md F15).
     pub fn holders(&self, index: Index) -> usize {
         let Some(leading) = &self.leading else { return 0 };
+        let (stored, is_async) = (self.stored(), self.is_async());
         let holds = |replica: &&ReplicaId| match **replica == self.replica {
-            true => self.log.durable() >= index,
-            false => leading.peer(**replica).is_some_and(|peer| peer.counted() >= index),
+            true => stored >= index,
+            false => leading.peer(**replica).is_some_and(|peer| peer.counted(is_async) >= index),
         };
         let (configuration, _) = self.log.configuration();
         let half = |voters: &[ReplicaId]| voters.iter().filter(holds).count();

@@ -3,8 +3,8 @@
 //!
 //! Not here: payloads and positions (`segment`). Only `Core` calls this. Invariants, asserted by the tests against a
 //! naive model:
-//! - `start.index <= commit <= last.index`, `durable <= last.index` (right after an install, before it is durable,
-//!   `durable` is 0 and so below `start.index`);
+//! - `start.index <= commit <= last.index`, `durable <= written <= last.index` (right after an install, before it is durable,
+//!   both are 0 and so below `start.index`);
 //! - `runs` is ascending in epoch and index, and its first run begins at the first entry;
 //! - `configurations` is never empty: its bottom is the configuration in force at `start`, the rest are entries of
 //!   the log, each in force from its append on (thesis §4.1) until truncated.
@@ -20,6 +20,8 @@ pub struct LogView {
     last: LogId,
     next_offset: Offset,
     durable: Index,
+    /// Stored as far as `flush.mode=async` asks; the same as `durable` where nothing else is asked.
+    written: Index,
     commit: Index,
     configurations: Vec<(LogId, Configuration)>,
     /// Configurations of earlier generations are void (safety.md F3).
@@ -39,6 +41,7 @@ impl LogView {
             last: start,
             next_offset,
             durable: start.index,
+            written: start.index,
             commit: start.index,
             configurations: vec![base],
             generation: Generation(0),
@@ -75,7 +78,7 @@ impl LogView {
             }
             self.runs = epochs;
             self.last = last;
-            self.durable = last.index;
+            (self.durable, self.written) = (last.index, last.index);
         } else if last != self.start || !epochs.is_empty() {
             return false;
         }
@@ -108,6 +111,10 @@ impl LogView {
     /// Last locally durable entry.
     pub fn durable(&self) -> Index {
         self.durable
+    }
+    /// Last entry that is written, and durable if it is a control entry, like all before it.
+    pub fn written(&self) -> Index {
+        self.written
     }
     /// Commit index.
     pub fn commit(&self) -> Index {
@@ -212,6 +219,7 @@ impl LogView {
         self.last = LogId { epoch, index: from.prev() };
         self.next_offset = next_offset;
         self.durable = self.durable.min(self.last.index);
+        self.written = self.written.min(self.last.index);
         let before = self.configurations.len();
         while self.configurations.len() > 1
             && self.configurations.last().is_some_and(|(id, _)| id.index >= from)
@@ -227,6 +235,16 @@ impl LogView {
         let moved = last.index > self.durable && self.contains(last);
         if moved {
             self.durable = last.index;
+            self.written = self.written.max(last.index);
+        }
+        moved
+    }
+
+    /// Everything up to `last` is written, control entries durably; likewise.
+    pub fn set_written(&mut self, last: LogId) -> bool {
+        let moved = last.index > self.written && self.contains(last);
+        if moved {
+            self.written = last.index;
         }
         moved
     }
@@ -270,7 +288,7 @@ impl LogView {
         self.runs.clear();
         self.last = start;
         self.next_offset = next_offset;
-        self.durable = Index(0);
+        (self.durable, self.written) = (Index(0), Index(0));
         self.commit = start.index;
         self.configurations.clear();
         self.configurations.push(base);

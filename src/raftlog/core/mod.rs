@@ -6,18 +6,19 @@
 //!
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
-//! `membership` (joint consensus), `takeover` (generations), `quorum` (majorities), `doubt` (who may have lost what), `read_index`, `transfer`,
-//! `quiet` (beats by one bit). This file holds the types and the dispatch.
+//! `membership` (joint consensus), `takeover` (generations), `quorum` (majorities), `doubt` (who may have lost what),
+//! `flush` (what counts unsynced), `read_index`, `transfer`, `quiet` (beats by one bit). This file holds the types and the dispatch.
 //!
 //! Invariants:
 //! - term and vote go to storage before anything that depends on them (Raft figure 2): `SaveHardState` precedes it, and
 //!   what promises something (vote, acknowledgement) is `after_storage`;
-//! - nothing is acknowledged or counted that is not durable, the leader's own copy included;
+//! - nothing is acknowledged or counted that is not durable (`flush.mode=async`: written), the leader's own copy included;
 //! - epochs compare generation first (safety.md F4); a message of a higher generation changes nothing here;
 //! - a broken invariant yields `Effect::Poisoned` and a deaf group, never a panic.
 
 mod doubt;
 mod election;
+mod flush;
 mod follower;
 mod leader;
 mod log;
@@ -117,6 +118,16 @@ pub enum Event {
     Durable {
         /// Last durable entry.
         last: LogId,
+    },
+    /// Everything up to this entry is written locally, and durable as far as it is control entries (`flush.mode=async`).
+    Written {
+        /// Last such entry.
+        last: LogId,
+    },
+    /// The topic's `flush.mode`, as far as this node knows. Sync at the start.
+    FlushMode {
+        /// Records may count once they are written.
+        is_async: bool,
     },
     /// The engine sent an append for `Effect::Replicate`: entries up to `last`, `bytes` of payload.
     Sent {
@@ -354,7 +365,7 @@ pub enum Role {
 pub struct PeerProgress {
     /// Which replica.
     pub replica: ReplicaId,
-    /// Last entry known durable there.
+    /// Last entry known to be stored there: durable, or written with `flush.mode=async`.
     pub matched: Index,
     /// When it was last heard.
     pub heard_ms: Millis,
@@ -399,6 +410,10 @@ pub struct Core {
     verified: Index,
     /// Last entry acknowledged to the leader of the present epoch.
     acked: Index,
+    /// Last entry told to be written to the leader of the present epoch.
+    told: Index,
+    /// The topic says so.
+    may_be_async: bool,
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
@@ -435,6 +450,8 @@ impl Core {
             unproven: None,
             verified: log.commit(),
             acked: Index(0),
+            told: Index(0),
+            may_be_async: false,
             log,
             role: Role::Follower,
             leader: None,
@@ -496,6 +513,8 @@ impl Core {
             Event::Receive { from, message } => self.receive(now, from, message, out),
             Event::Propose { entries } => self.propose(now, &entries, out),
             Event::Durable { last } => self.note_durable(now, last, out),
+            Event::Written { last } => self.note_written(now, last, out),
+            Event::FlushMode { is_async } => self.set_async(now, is_async, out),
             Event::Sent { to, last, bytes } => self.note_sent(now, to, last, bytes, out),
             Event::ReadIndex { token } => self.read_index(token, out),
             Event::Transfer { to } => self.start_transfer(now, to, out),
@@ -581,6 +600,7 @@ impl Core {
                 }
             }
             Body::AppendAccepted { .. }
+            | Body::Written { .. }
             | Body::AppendRejected { .. }
             | Body::BeatReply { .. }
             | Body::LogStartInstalled { .. } => {

@@ -234,6 +234,7 @@ impl Core {
         self.removed = None;
         self.verified = self.log.commit();
         self.acked = Index(0);
+        self.told = Index(0);
     }
 
     /// A message of a higher generation: ours has ended, so nobody leads in it any more; worth a look at the controller
@@ -285,6 +286,7 @@ impl Core {
         self.start_unproven = false;
         self.verified = Index(0);
         self.acked = Index(0);
+        self.told = Index(0);
         self.persist(out);
         out.push(Effect::Install { start: LogStart::default() });
         self.announce_configuration(out);

@@ -22,6 +22,7 @@ impl Engine {
             std::mem::swap(&mut effects, &mut more);
         }
         self.effects = effects;
+        self.match_flush_mode(slot);
         self.arm(slot);
         if self.groups[slot].core.wants_beat() && !self.urgent.contains(&slot) {
             self.urgent.push(slot);
@@ -189,6 +190,7 @@ impl Engine {
         }
         assert_eq!(entries.len(), metas.len(), "every appended header has its payload");
         let result = self.store.append(group, entries.clone());
+        self.note_unflushed(slot, &metas);
         if result.is_ok() {
             if own {
                 self.appended.extend_from_slice(&metas);

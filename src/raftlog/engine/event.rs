@@ -35,12 +35,10 @@ pub enum GroupEvent {
         /// Commit index.
         index: Index,
     },
-    /// Entries up to `last` are durable here.
-    Durable {
+    /// More entries are stored here, as safely as the topic asks (`Core::stored`).
+    Stored {
         /// Group.
         group: GroupId,
-        /// Last durable entry.
-        last: LogId,
     },
     /// Some follower now holds more (leader only).
     Progress {

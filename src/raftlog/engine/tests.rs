@@ -2,6 +2,7 @@
 //! storage, travels as bytes and comes back after a restart. Not here: Raft's rules themselves (`core::tests`).
 
 mod quiet;
+mod unsynced;
 
 use super::*;
 use crate::raftlog::codec::{self, Frame};
@@ -71,6 +72,8 @@ struct Rig {
     /// Ways (from, to) on which everything is lost.
     cut: BTreeSet<(i32, i32)>,
     sent: Sent,
+    /// The topic's, if it is not the default.
+    flush: Option<Flush>,
 }
 
 /// What went over the wire.
@@ -93,7 +96,8 @@ fn replicas(nodes: &[i32]) -> Vec<ReplicaId> {
 impl Rig {
     /// `voters` have the group with all of them in it; the `fresh` have it with an empty log and no configuration.
     fn new(voters: &[i32], fresh: &[i32]) -> Self {
-        let mut rig = Self { now: 10, nodes: Vec::new(), cut: BTreeSet::new(), sent: Sent::default() };
+        let mut rig =
+            Self { now: 10, nodes: Vec::new(), cut: BTreeSet::new(), sent: Sent::default(), flush: None };
         for id in voters.iter().chain(fresh) {
             let fs = SimFs::new(*id as u64);
             rig.nodes.push(Node { id: NodeId(*id), fs, incarnation: 0, up: None, events: Vec::new() });
@@ -134,6 +138,9 @@ impl Rig {
         engine.set_incarnation(node.incarnation);
         engine.open_gate(now);
         groups.into_iter().for_each(|found| engine.adopt(now, found));
+        if let Some(flush) = self.flush {
+            engine.set_flush(now, GROUP, flush);
+        }
         node.up = Some((engine, writer));
         let all: Vec<_> = self.nodes.iter().map(|node| (node.id, node.incarnation)).collect();
         for node in &mut self.nodes {
@@ -165,13 +172,22 @@ impl Rig {
             for node in &mut self.nodes {
                 let Some((engine, writer)) = &mut node.up else { continue };
                 engine.tick(self.now);
-                let mut rounds = Rounds::default();
                 wire.1 = node.id;
-                engine.flush(self.now, &mut wire, &mut rounds);
-                for round in rounds.0 {
-                    engine.on_round_done(self.now, writer.commit(round));
+                loop {
+                    let mut rounds = Rounds::default();
+                    engine.flush(self.now, &mut wire, &mut rounds);
+                    if rounds.0.is_empty() {
+                        break;
+                    }
+                    for round in rounds.0 {
+                        engine.on_round_done(self.now, writer.commit(round));
+                    }
+                    if self.flush.is_some() {
+                        writer.idle();
+                        let news = writer.take_news();
+                        news.into_iter().for_each(|news| engine.on_round_done(self.now, news));
+                    }
                 }
-                engine.flush(self.now, &mut wire, &mut Rounds::default());
                 engine.take_events(&mut node.events);
             }
             for (from, to, bytes) in wire.0 {

@@ -16,7 +16,7 @@ fn small_append_costs_one_write_and_one_sync() {
     let before = fs.counts();
     let durable = commit(&mut store, &mut writer).expect("durable");
     let after = fs.counts();
-    assert_eq!(durable, [Durable { group: GroupId(1), last: LogId::new(0, 1, 1) }]);
+    assert_eq!(durable, [Durable { group: GroupId(1), last: LogId::new(0, 1, 1), is_synced: true }]);
     assert_eq!((after.writes - before.writes, after.syncs - before.syncs), (1, 1));
     assert_eq!(after.dir_syncs, before.dir_syncs);
     assert_eq!(after.bytes - before.bytes, 4096);

@@ -10,8 +10,8 @@ use super::super::{
 use crate::raftlog::generation::SealReport;
 use crate::raftlog::message::{Body, Configuration, Message};
 use crate::segment::{
-    EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
-    Term,
+    Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset,
+    ReplicaId, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -141,6 +141,9 @@ pub struct Node {
     pub view: Disk,
     pub queue: Vec<Op>,
     pub flying: Option<Vec<Op>>,
+    /// Its topic says `flush.mode=async`: rounds of records are told when they are written, and outlive the process only.
+    pub is_async: bool,
+    pub loose: Vec<Op>,
     /// Sends that wait for the round in flight (false) or for the one after it (true).
     waiting: Vec<(bool, Envelope)>,
     /// Seal reports that wait likewise.
@@ -202,6 +205,21 @@ pub struct Cluster {
     tokens: u64,
 }
 
+impl Node {
+    fn has_written(&self, id: LogId) -> bool {
+        let is_it = |op: &Op| matches!(op, Op::Append(meta, _) if meta.id == id);
+        self.disk.start.prev.index >= id.index
+            || self.disk.id_at(id.index) == Some(id)
+            || self.loose.iter().any(is_it)
+    }
+
+    /// It holds the entry, or it did and knows that it may have lost it.
+    fn has_told(&self, index: Index, id: LogId) -> bool {
+        let may_have_lost = self.is_async && self.disk.hard.doubt != Doubt::None;
+        self.disk.start.prev.index >= index || self.has_written(id) || may_have_lost
+    }
+}
+
 impl Cluster {
     pub fn new(config: CoreConfig, seed: u64) -> Self {
         Self {
@@ -232,6 +250,8 @@ impl Cluster {
             disk,
             queue: Vec::new(),
             flying: None,
+            is_async: false,
+            loose: Vec::new(),
             waiting: Vec::new(),
             reporting: Vec::new(),
             poisoned: None,
@@ -277,8 +297,22 @@ impl Cluster {
         }
     }
 
-    /// Power off: of the round in flight the first `kept` writes reach the disk.
+    /// The power goes: of what was only written the first `kept` are there. It knows that it may have lost something.
+    pub fn cut_power(&mut self, at: usize, kept: usize) {
+        let node = &mut self.nodes[at];
+        if node.is_async && kept < node.loose.len() {
+            node.loose.truncate(kept);
+            node.flying = None;
+        }
+        if node.is_async && node.disk.hard.doubt == Doubt::None {
+            node.disk.hard.doubt = Doubt::Entries;
+        }
+        self.crash(at, 0);
+    }
+
+    /// The process ends: of the round in flight the first `kept` writes reach the disk.
     pub fn crash(&mut self, at: usize, kept: usize) {
+        self.flush(at, false);
         let node = &mut self.nodes[at];
         for op in node.flying.take().unwrap_or_default().iter().take(kept) {
             self.checker.register_durable(op);
@@ -359,11 +393,35 @@ impl Cluster {
         true
     }
 
-    /// The round in flight is durable.
+    /// What was only written is synced.
+    pub fn flush(&mut self, at: usize, tell: bool) {
+        let node = &mut self.nodes[at];
+        let mut last = None;
+        for op in std::mem::take(&mut node.loose) {
+            self.checker.register_durable(&op);
+            node.disk.apply(&op);
+            last = Some(node.disk.last());
+        }
+        if let Some(last) = last.filter(|_| tell) {
+            self.feed(at, Event::Durable { last });
+        }
+    }
+
+    /// The round in flight is durable; or written, where that is enough for all of it.
     pub fn complete_round(&mut self, at: usize) -> bool {
         let node = &mut self.nodes[at];
-        let Some(ops) = node.flying.take() else { return false };
+        let Some(mut ops) = node.flying.take() else { return false };
+        let is_record = |op: &Op| matches!(op, Op::Append(meta, _) if !meta.kind.is_control());
+        let is_loose = node.is_async && ops.iter().all(is_record);
         let mut last = None;
+        if is_loose {
+            node.loose.append(&mut ops);
+        } else {
+            self.flush(at, false);
+            last =
+                Some(self.nodes[at].disk.last()).filter(|id| id.index > Index(0) && self.nodes[at].is_async);
+        }
+        let node = &mut self.nodes[at];
         for op in &ops {
             self.checker.register_durable(op);
             node.disk.apply(op);
@@ -388,6 +446,10 @@ impl Cluster {
         }
         if let Some(last) = last {
             self.feed(at, Event::Durable { last });
+        }
+        if is_loose && let Some(Op::Append(meta, _)) = self.nodes[at].loose.last() {
+            let last = meta.id;
+            self.feed(at, Event::Written { last });
         }
         true
     }
@@ -661,6 +723,15 @@ impl Cluster {
                 let moved_on = node.view.hard.epoch > epoch;
                 assert!(kept || moved_on, "{} acknowledges {last}, which is not durable", node.id);
             }
+            Body::Written { last } => {
+                assert!(durable_epoch >= epoch, "tells in {epoch}, which is not durable");
+                let moved_on = node.view.hard.epoch > epoch;
+                assert!(
+                    node.has_written(*last) || moved_on,
+                    "{} tells of {last}, which is not written",
+                    node.id
+                );
+            }
             Body::BeatReply { matched, .. } if matched.index.0 > 0 => {
                 let kept = matched.index <= node.disk.start.prev.index
                     || node.disk.id_at(matched.index) == Some(*matched);
@@ -722,10 +793,7 @@ impl Cluster {
             assert_eq!(id.epoch, epoch, "commits by counting an entry of an older epoch (Raft §5.4.2)");
             let configuration = self.nodes[at].in_force.clone();
             for half in [&configuration.voters, &configuration.old_voters] {
-                let holds = |voter: &&ReplicaId| {
-                    let disk = &self.nodes[self.position(**voter)].disk;
-                    disk.start.prev.index >= index || disk.id_at(index) == Some(id)
-                };
+                let holds = |voter: &&ReplicaId| self.nodes[self.position(**voter)].has_told(index, id);
                 let holders = half.iter().filter(holds).count();
                 assert!(
                     2 * holders > half.len() || half.is_empty(),
