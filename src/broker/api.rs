@@ -140,6 +140,8 @@ pub struct PartitionState {
     pub needs_repair: bool,
     /// The leader's process ended a moment ago: another one is being elected.
     pub electing: bool,
+    /// Epoch of the last leader that was heard of, whether or not it is there; -1 if none.
+    pub epoch: i32,
 }
 
 /// Bytes of produce requests admitted and not yet answered.

@@ -100,6 +100,7 @@ async fn play(
                     local: true,
                     needs_repair: false,
                     electing: false,
+                    epoch: -1,
                 };
                 let _ = reply.send(groups.iter().map(|_| state.clone()).collect());
             }

@@ -281,6 +281,7 @@ mod tests {
             local,
             needs_repair: false,
             electing: false,
+            epoch: -1,
         }
     }
 

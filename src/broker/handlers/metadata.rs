@@ -1,8 +1,10 @@
 //! Metadata (3): brokers, topics, leaders; creates topics that are asked for where that is allowed.
 //!
 //! Not here: placement and naming collisions (`ctl`), who leads (the node's soft state).
-//! Invariants: all live brokers are listed, whatever topics are asked for; `controller_id` names a live one; a partition
-//! without a leader that clients can reach says LEADER_NOT_AVAILABLE; leader epochs are Raft terms.
+//! Invariants: all live brokers are listed, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
+//! terms; a partition without a leader that clients can reach names a replica to ask again while a majority of its brokers is alive,
+//! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
+//! LEADER_NOT_AVAILABLE otherwise.
 
 use super::{Call, admin_timeout, controller_id, is_valid_topic, join_all, text};
 use crate::broker::api::{NodeHandle, PartitionState};
@@ -61,7 +63,7 @@ pub async fn handle(mut call: Call) -> Outcome {
     }
     let groups = groups(&image, &wanted);
     let states = settled_states(&call.node, &groups).await;
-    let mut topics = rows(&image, &wanted, states, &failures, call.version);
+    let mut topics = rows(&image, &wanted, states, &failures, (call.version, call.node.node_id()));
     if request.include_topic_authorized_operations && call.version >= 8 {
         for topic in topics.iter_mut().filter(|topic| topic.error_code == code::NONE) {
             topic.topic_authorized_operations = TOPIC_OPERATIONS;
@@ -188,7 +190,7 @@ fn rows(
     wanted: &[Wanted],
     states: Vec<PartitionState>,
     failures: &BTreeMap<String, i16>,
-    version: i16,
+    (version, me): (i16, NodeId),
 ) -> Vec<MetadataResponseTopic> {
     let mut states = states.into_iter();
     let failed = |name: Option<TopicName>, id: Uuid, code: i16| {
@@ -200,7 +202,7 @@ fn rows(
         Wanted::UnknownId(id) => failed(None, *id, code::UNKNOWN_TOPIC_ID),
         Wanted::Invalid(id) => failed(None, *id, code::INVALID_REQUEST),
         Wanted::Topic(name) => match image.topics.get(name) {
-            Some(topic) => topic_row(image, topic, &mut states),
+            Some(topic) => topic_row(image, me, topic, &mut states),
             None => {
                 let unknown = failures.get(name).copied().unwrap_or(code::UNKNOWN_TOPIC_OR_PARTITION);
                 let code = if is_valid_topic(name) { unknown } else { code::INVALID_TOPIC_EXCEPTION };
@@ -213,12 +215,13 @@ fn rows(
 
 fn topic_row(
     image: &Image,
+    me: NodeId,
     topic: &Topic,
     states: &mut impl Iterator<Item = PartitionState>,
 ) -> MetadataResponseTopic {
     let partitions = topic.partitions.iter().zip(0..);
     let partitions =
-        partitions.map(|(partition, index)| partition_row(image, partition, index, states.next()));
+        partitions.map(|(partition, index)| partition_row(image, me, partition, (index, states.next())));
     MetadataResponseTopic::default()
         .with_partitions(partitions.collect())
         .with_name(Some(TopicName(text(topic.name.clone()))))
@@ -228,15 +231,16 @@ fn topic_row(
 
 fn partition_row(
     image: &Image,
+    me: NodeId,
     partition: &Partition,
-    index: i32,
-    state: Option<PartitionState>,
+    (index, state): (i32, Option<PartitionState>),
 ) -> MetadataResponsePartition {
     let live = |node: &NodeId| image.brokers.get(node).is_some_and(|broker| !broker.fenced);
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| BrokerId(node.0)).collect::<Vec<_>>();
     let replicas: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).collect();
     let offline: Vec<NodeId> = replicas.iter().copied().filter(|node| !live(node)).collect();
-    let (leader, mut in_sync) = state.map_or((None, Vec::new()), |state| (state.leader, state.in_sync));
+    let (leader, mut in_sync, epoch) =
+        state.map_or((None, Vec::new(), -1), |state| (state.leader, state.in_sync, state.epoch));
     // Clients can only follow to a broker that is listed.
     let reachable = leader.filter(|leader| live(&leader.node));
     if let Some(leader) = reachable
@@ -244,14 +248,25 @@ fn partition_row(
     {
         in_sync.insert(0, leader.node);
     }
+    let named = reachable.map(|leader| leader.node).or_else(|| contact(me, &replicas, live));
     MetadataResponsePartition::default()
-        .with_error_code(if reachable.is_some() { code::NONE } else { code::LEADER_NOT_AVAILABLE })
+        .with_error_code(if named.is_some() { code::NONE } else { code::LEADER_NOT_AVAILABLE })
         .with_partition_index(index)
-        .with_leader_id(BrokerId(reachable.map_or(-1, |leader| leader.node.0)))
-        .with_leader_epoch(leader.map_or(-1, |leader| leader.epoch))
+        .with_leader_id(BrokerId(named.map_or(-1, |node| node.0)))
+        .with_leader_epoch(leader.map_or(epoch, |leader| leader.epoch))
         .with_replica_nodes(ids(&replicas))
         .with_isr_nodes(ids(&in_sync))
         .with_offline_replicas(ids(&offline))
+}
+
+/// Whom a client may ask while a leader is being elected: a live replica, this broker if it is one. It answers NOT_LEADER_OR_FOLLOWER
+/// until it knows better, after which any client asks for metadata again; told "no leader", librdkafka holds that for final in some of
+/// its calls until its metadata expires, minutes later.
+fn contact(me: NodeId, replicas: &[NodeId], live: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+    let alive: Vec<NodeId> = replicas.iter().copied().filter(live).collect();
+    let is_electable = 2 * alive.len() > replicas.len();
+    let here = alive.contains(&me).then_some(me);
+    is_electable.then(|| here.or_else(|| alive.first().copied())).flatten()
 }
 
 /// All brokers that are alive.

@@ -29,6 +29,7 @@ fn state(leader: Option<(i32, i32)>, in_sync: &[i32]) -> PartitionState {
         local: true,
         needs_repair: false,
         electing: false,
+        epoch: -1,
     }
 }
 
@@ -65,13 +66,14 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
     assert_eq!(groups(&image, &wanted), [GroupId(10), GroupId(11), GroupId(12)]);
     // Led and in sync; led by a fenced broker; not led.
     let states = vec![state(Some((2, 9)), &[1]), state(Some((3, 4)), &[3, 1]), state(None, &[])];
-    let rows = rows(&image, &wanted, states, &BTreeMap::new(), 12);
+    // Broker 9 has no replica: it names a live one where an election must be under way.
+    let rows = rows(&image, &wanted, states, &BTreeMap::new(), (12, NodeId(9)));
     let found: Vec<_> = rows[0]
         .partitions
         .iter()
         .map(|p| (p.partition_index, p.error_code, p.leader_id.0, p.leader_epoch))
         .collect();
-    assert_eq!(found, [(0, 0, 2, 9), (1, 5, -1, 4), (2, 5, -1, -1)]);
+    assert_eq!(found, [(0, 0, 2, 9), (1, 0, 1, 4), (2, 0, 1, -1)]);
     let isr = &rows[0].partitions[0].isr_nodes;
     assert_eq!(isr, &[BrokerId(2), BrokerId(1)], "the leader is always in sync");
     assert_eq!(rows[0].partitions[0].offline_replicas, [BrokerId(3)]);
@@ -80,12 +82,23 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
 }
 
 #[test]
+fn whom_to_ask_while_there_is_no_leader() {
+    let ids = |nodes: &[i32]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
+    let ask = |me: i32, live: &[i32]| contact(NodeId(me), &ids(&[1, 2, 3]), |n| live.contains(&n.0));
+    assert_eq!(ask(3, &[1, 3]), Some(NodeId(3)), "itself, if it is a replica");
+    assert_eq!(ask(4, &[2, 3]), Some(NodeId(2)), "a live one");
+    assert_eq!(ask(2, &[1, 3]), Some(NodeId(1)), "fenced itself");
+    assert_eq!(ask(3, &[3]), None, "nobody can be elected");
+    assert_eq!(ask(3, &[]), None);
+}
+
+#[test]
 fn failed_rows_have_their_codes_and_encode_in_every_version() {
     let image = image();
     let failures = BTreeMap::from([("refused".to_owned(), 38)]);
     let wanted = [topic("refused"), topic("nope"), topic("no good"), Wanted::UnknownId(Uuid::from_u128(9))];
     for version in 0..=13 {
-        let rows = rows(&image, &wanted, Vec::new(), &failures, version);
+        let rows = rows(&image, &wanted, Vec::new(), &failures, (version, NodeId(1)));
         assert_eq!(rows.iter().map(|row| row.error_code).collect::<Vec<_>>(), [38, 3, 17, 100]);
         let response = MetadataResponse::default().with_brokers(brokers(&image)).with_topics(rows);
         response.encode(&mut Vec::new(), version).unwrap();

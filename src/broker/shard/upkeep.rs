@@ -1,7 +1,7 @@
 //! What a shard does now and then: in-sync sets, leadership news, retention, producer snapshots, the orderly stop.
 //! Retention decides on the leader only and moves the log start by a committed control entry (safety.md F23).
 
-use super::{CONTROLLER, Now, Shard};
+use super::{CONTROLLER, Now, Shard, leader_epoch};
 use crate::broker::api::PartitionState;
 use crate::broker::config::NodeConfig;
 use crate::broker::partition::{SNAPSHOT_BYTES, encode_forgotten};
@@ -246,7 +246,9 @@ impl Shard {
             local: false,
             needs_repair: false,
             electing: false,
+            epoch: self.hints.get(&group).map_or(-1, |hint| leader_epoch(hint.epoch)),
         };
+        state.epoch = state.leader.map_or(state.epoch, |leader| leader.epoch.max(state.epoch));
         let dead = |node: &NodeId| self.image.brokers.get(node).is_none_or(|b| b.fenced);
         if state.leader.is_some_and(|l| dead(&l.node)) {
             state.leader = None;
