@@ -78,6 +78,8 @@ impl Log {
 pub struct Answering {
     pub replica: ReplicaId,
     pub generation: Generation,
+    /// Its log has not joined that of its generation yet: after a loss it may have to start over.
+    pub is_apart: bool,
 }
 
 /// What was last seen of a replica in one process.
@@ -129,6 +131,7 @@ pub struct Check {
     in_force: BTreeMap<(usize, GroupId), members::InForce>,
     /// Highest entry that a replica told a leader it holds.
     said: BTreeMap<(GroupId, ReplicaId), Index>,
+    granted_all: BTreeSet<(GroupId, ReplicaId, Epoch)>,
     homes: BTreeMap<(GroupId, ReplicaId), usize>,
     aside: Vec<members::Aside>,
     /// The replica that answers.
@@ -161,6 +164,7 @@ impl Check {
             repairing: BTreeSet::new(),
             in_force: BTreeMap::new(),
             said: BTreeMap::new(),
+            granted_all: BTreeSet::new(),
             homes: BTreeMap::new(),
             aside: Vec::new(),
             answering: Answering::default(),
@@ -222,7 +226,9 @@ impl Check {
         let unclean = core.hard_state().opening.is_some_and(|opening| !opening.lossless);
         let starts_over = now.commit == Index(0)
             && p.shard.engine().store().log_start(group).is_ok_and(|start| start.prev.index == Index(0));
-        let may_go_back = unclean && (is_reopened(before, now) || starts_over);
+        let lost =
+            self.generations.get(&group).is_some_and(|known| known.may_have_lost(now.epoch.generation));
+        let may_go_back = (unclean && is_reopened(before, now)) || (lost && starts_over);
         let before = before.map(|b| match may_go_back {
             // What lies above is not known to be committed any more, or not even the log start is the survivor's (F24).
             true if now.commit < b.commit => {
@@ -605,7 +611,7 @@ impl Check {
     /// A fetch was answered.
     pub fn fetched(&mut self, n: usize, link: (usize, u64), item: &FetchItem, fetched: &FetchedReply) {
         let group = item.group;
-        let Answering { replica, generation } = self.answering;
+        let Answering { replica, generation, .. } = self.answering;
         let end = self.end_for(group, generation);
         let losses = self.losses(group) > 0;
         if let Some(PartitionError::OutOfRange { start, .. }) = &fetched.error {
@@ -625,8 +631,12 @@ impl Check {
             let known = self.generations.entry(group).or_default();
             let now = (self.answering, fetched.high_watermark);
             let before = self.high_watermarks.insert(((n, link), group), now);
-            let goes_on =
-                |of: &Answering| of.replica == replica && known.is_lossless(of.generation, generation);
+            let apart = self.answering.is_apart;
+            let goes_on = |of: &Answering| {
+                let apart = (of.is_apart || apart) && known.may_have_lost(generation);
+                let same = of.replica == replica && !apart;
+                same && known.is_lossless(of.generation, generation)
+            };
             assert!(
                 before.is_none_or(|(of, high)| high <= now.1 || !goes_on(&of)),
                 "I6: node {} high watermark of group {group} went back from {before:?} to {now:?}",

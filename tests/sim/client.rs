@@ -333,6 +333,7 @@ impl World {
         p.shard.engine().core(item.group).map_or_else(Answering::default, |core| Answering {
             replica: core.replica(),
             generation: core.epoch().generation,
+            is_apart: core.last().epoch.generation < core.epoch().generation,
         })
     }
 

@@ -644,7 +644,10 @@ impl World {
             // A damaged one starts anew, so that its journal is read through.
             let starved = self.nodes[n].starved || self.nodes[n].damaged;
             let works = self.nodes[n].process.as_mut().is_some_and(|p| {
-                !starved && !p.failed && p.drain.is_none() && p.shard.status().storage_failure.is_none()
+                let sound = p.drain.is_none() && p.shard.status().storage_failure.is_none();
+                let engine = p.shard.engine();
+                let stands = engine.group_ids().into_iter().all(|group| !engine.has_stood_down(group));
+                !starved && !p.failed && sound && stands
             });
             if !works {
                 if self.nodes[n].process.is_some() {

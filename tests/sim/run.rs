@@ -282,8 +282,16 @@ impl World {
         };
         let groups = engine.group_ids();
         let is_bad = |engine: &Engine, group: GroupId| {
-            let doubt = engine.core(group).map(|core| core.doubt());
-            engine.store_ref().needs_repair(group).is_some() || doubt != Some(Doubt::None)
+            let core = engine.core(group);
+            let doubt = core.map(|core| core.doubt());
+            // Who has no vote grants no election, and among more than three voters only that ends doubt of a lost one.
+            let stays = core.is_some_and(|core| {
+                let (configuration, _) = core.configuration();
+                core.doubt() == Doubt::Vote
+                    && configuration.voters.len() > 3
+                    && !configuration.is_voter(core.replica())
+            });
+            engine.store_ref().needs_repair(group).is_some() || (doubt != Some(Doubt::None) && !stays)
         };
         if groups.iter().any(|g| counts(engine, *g) && is_bad(engine, *g)) {
             return false;

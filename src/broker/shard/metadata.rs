@@ -307,7 +307,10 @@ impl Shard {
     pub(super) fn send_heartbeat(&mut self, now: Now, incarnation: u64, stopping: bool) {
         match self.controller_to_ask() {
             Some(leader) if leader == self.node() => {
-                self.on_heartbeat(now, leader, incarnation, stopping);
+                if !self.on_heartbeat(now, leader, incarnation, stopping) && !stopping {
+                    // Somebody registered this node anew, while it did not lead yet: nobody takes its word with the old number.
+                    self.on_session_unknown();
+                }
             }
             Some(leader) => {
                 let rpc = self.next_id();

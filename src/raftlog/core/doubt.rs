@@ -102,6 +102,11 @@ impl Core {
         }
     }
 
+    /// The first damaged entry, if that is why it is held out.
+    pub(super) fn damaged_from(&self) -> Option<Index> {
+        self.doubting.damaged_from.filter(|_| self.held_out)
+    }
+
     /// Which entry is the first damaged one: a leader may still cut it away.
     pub fn set_damaged_from(&mut self, first: Index) {
         if self.held_out {

@@ -48,13 +48,18 @@ impl Core {
         commit: Index,
         out: &mut Vec<Effect>,
     ) {
-        if !is_chain(self.hard.epoch, prev, &entries) || (self.held_out && !self.cuts_damage(prev, &entries))
-        {
+        if !is_chain(self.hard.epoch, prev, &entries) {
             return;
         }
         let start = self.log.start();
         if self.start_unproven && prev != start && prev.index <= start.index {
+            if self.held_out && !self.drops_damage() {
+                return;
+            }
             self.start_over(out);
+        }
+        if self.held_out && !self.cuts_damage(prev, &entries) {
+            return self.guide_past_damage(from, prev, out);
         }
         // Entries before the log start are committed, so they are the leader's too.
         if prev.index >= self.log.start().index && !self.log.contains(prev) {
@@ -64,6 +69,12 @@ impl Core {
             return self.reject(from, prev, out);
         }
         self.start_unproven = false;
+        if self.cuts_snapshot(&entries) {
+            self.start_over(out);
+            if !self.log.contains(prev) {
+                return self.reject(from, prev, out);
+            }
+        }
         let last = entries.last().map_or(prev.index, |meta| meta.id.index);
         if !self.take(entries, out) {
             return;
@@ -75,6 +86,33 @@ impl Core {
             self.acknowledge(from, true, out);
         } else if self.log.written() >= last {
             self.tell_written_again(true, out);
+        }
+    }
+
+    /// Whether entries would be cut that the state kept with our log start reflects. They were called committed then; only an unclean
+    /// generation takes that back.
+    fn cuts_snapshot(&self, entries: &[EntryMeta]) -> bool {
+        let (start, last) = (self.log.start().index, self.log.last().index);
+        let new = entries.iter().find(|meta| meta.id.index > start && !self.log.contains(meta.id));
+        new.is_some_and(|meta| {
+            let cuts = meta.id.index <= last && meta.id.index > self.log.commit();
+            cuts && meta.id.index <= self.snapshot_at
+        })
+    }
+
+    /// Damaged, it takes no entries, but it tells the leader where their logs join: else that one never offers what replaces the damage,
+    /// entries that no peer may have any more. What lies before the damage is sound and durable, and so said to be held.
+    fn guide_past_damage(&mut self, from: ReplicaId, prev: LogId, out: &mut Vec<Effect>) {
+        let Some(first) = self.damaged_from() else { return };
+        let joins = self.log.contains(prev);
+        if !joins && prev.index > self.log.commit() {
+            self.reject(from, prev, out);
+        } else if joins && prev.index < first && prev.index <= self.log.durable() {
+            let body = match self.is_vote_lost() {
+                true => self.in_doubt_answer(prev, 0),
+                false => Body::AppendAccepted { last: prev },
+            };
+            self.send(from, body, true, out);
         }
     }
 
@@ -237,6 +275,7 @@ impl Core {
         self.start_unproven = false;
         self.set_aside(self.log.start().index.next(), out);
         self.log.install(prev, start.base_offset, (start.configuration_id, base));
+        self.snapshot_at = start.producers_at;
         self.verified = prev.index;
         self.acked = prev.index;
         self.persist(out);

@@ -105,7 +105,11 @@ impl Engine {
 
     fn ask(&mut self, now: Millis, group: GroupId, from: Index, to: Index) {
         let Some(slot) = self.by_id.get(&group).copied() else { return };
-        let peers = self.groups[slot].peers.clone();
+        let mut peers = self.groups[slot].peers.clone();
+        if peers.is_empty() {
+            // In a new generation it has no configuration before its log is whole enough to take one: the leader found it all the same.
+            peers.extend(self.groups[slot].core.leader());
+        }
         let Some(state) = self.repairs.groups.get_mut(&group) else { return };
         if state.asked.is_some_and(|(_, until)| now < until) {
             return;

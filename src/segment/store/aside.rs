@@ -12,6 +12,7 @@ use crate::segment::image::FileImage;
 use crate::segment::types::*;
 use crate::segment::{Error, Result, error, frame, segment_file};
 use std::io::IoSlice;
+use std::path::Path;
 
 /// Payload read at a time.
 const CHUNK: usize = 1 << 20;
@@ -55,7 +56,14 @@ impl Store {
         copy.pwritev(&[IoSlice::new(&segment_file::encode_header(group, &image))], 0).map_err(failed)?;
         let (mut at, mut next) = (segment_file::SEGMENT_HEADER, from);
         while next <= file.last.index {
-            let entries = self.read(group, next, CHUNK)?;
+            let entries = match self.read(group, next, CHUNK) {
+                Err(Error::Damaged(why)) => {
+                    tracing::error!(%group, %next, why, "entries to be set aside are damaged; their file is copied as it is");
+                    self.copy_as_it_is(&segment, &segment.with_extension(format!("{from}.damaged")))?;
+                    break;
+                }
+                read => read?,
+            };
             let Some(last) = entries.last().map(|entry| entry.meta.id.index) else {
                 return Err(Error::OutOfRange);
             };
@@ -69,5 +77,25 @@ impl Store {
         copy.fdatasync().map_err(failed)?;
         fs.rename(&unfinished, &path).map_err(failed)?;
         fs.sync_dir(path.parent().unwrap_or(&self.options.dir)).map_err(failed)
+    }
+
+    /// Bytes of a file that cannot be read entry by entry, for whoever may make something of them.
+    fn copy_as_it_is(&mut self, segment: &Path, name: &Path) -> Result<()> {
+        let path = segment_file::fenced_path(name);
+        let failed = |e: std::io::Error| error::failed("set aside", &path, &e);
+        let fs = self.fs.clone();
+        match fs.unlink(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        let copy = fs.open(&path, OpenMode::CreateNew).map_err(failed)?;
+        let Ok(from) = fs.open(segment, OpenMode::Read) else { return Ok(()) };
+        let (mut at, mut bytes) = (0, vec![0; CHUNK]);
+        // A sector that is gone ends it: nothing more is to be had.
+        while let Ok(read @ 1..) = from.pread(&mut bytes, at) {
+            copy.pwritev(&[IoSlice::new(&bytes[..read])], at).map_err(failed)?;
+            at += read as u64;
+        }
+        copy.fdatasync().map_err(failed)
     }
 }

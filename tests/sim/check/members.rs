@@ -55,9 +55,14 @@ impl Generations {
         self.lost.iter().filter(move |(lost_in, _)| *lost_in > generation).flat_map(|(_, e)| e.values())
     }
 
-    /// Whether the group came from one generation to the other without losing anything.
+    /// Whether a replica comes from one generation to the other knowing that nothing was lost: not if it skipped one.
     pub fn is_lossless(&self, from: Generation, to: Generation) -> bool {
-        self.decided.iter().all(|(g, _, lossless)| *lossless || *g <= from || *g > to)
+        to.0 <= from.0 + 1 && self.decided.iter().all(|(g, _, lossless)| *lossless || *g <= from || *g > to)
+    }
+
+    /// Whether any generation up to this one was opened without proof.
+    pub fn may_have_lost(&self, up_to: Generation) -> bool {
+        self.decided.iter().any(|(generation, _, lossless)| !lossless && *generation <= up_to)
     }
 
     /// How often something may have been lost.
@@ -389,8 +394,12 @@ impl Check {
     }
 
     /// What a replica tells its leader that it holds.
-    pub(super) fn says(&mut self, group: GroupId, from: ReplicaId, body: &Body) {
+    pub(super) fn says(&mut self, group: GroupId, from: ReplicaId, epoch: Epoch, body: &Body) {
         let held = match body {
+            // Of one whose vote may be lost it counts only where it granted the very election that every voter granted (F11).
+            Body::InDoubt { matched, .. } if self.granted_all.contains(&(group, from, epoch)) => {
+                matched.index
+            }
             Body::AppendAccepted { last } | Body::LogStartInstalled { prev: last } => last.index,
             Body::BeatReply { matched, .. } => matched.index,
             _ => return,

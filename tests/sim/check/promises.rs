@@ -32,7 +32,7 @@ impl Check {
                     | Body::TimeoutNow
             );
             self.not_sealed(group, from, epoch, &e.message.body);
-            self.says(group, from, &e.message.body);
+            self.says(group, from, epoch, &e.message.body);
             let told = self.told.entry((group, from)).or_default();
             if promise {
                 // A message that waited for storage may leave after one of a later epoch; it is old news then, as if
@@ -50,6 +50,9 @@ impl Check {
                     if *transfer {
                         marks.hit("leadership transfer campaigned");
                     }
+                }
+                Body::VoteIfAll => {
+                    self.granted_all.insert((group, from, epoch));
                 }
                 Body::VoteReply { granted: true } => {
                     self.voted(group, from, epoch, e.to);
