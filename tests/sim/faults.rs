@@ -8,8 +8,8 @@ use crate::plan::{Menu, Plan};
 use crate::rng::Rng;
 use crate::world::{Event, MS, SECOND, Time, World};
 use kontiki::ctl::command::{Command as CtlCommand, CreateTopic};
-use kontiki::segment::GroupId;
 use kontiki::segment::fs::sim::SimFs;
+use kontiki::segment::{Doubt, GroupId};
 use std::collections::BTreeMap;
 
 /// What is done.
@@ -652,14 +652,20 @@ impl World {
         for n in voters.iter().filter(|n| !self.nodes[**n].damaged).copied().collect::<Vec<_>>() {
             let copy = self.nodes[n].fs.fork();
             copy.set_capacity(None);
-            copy.crash(self.faults.rng.next());
+            // Without syncs the copies outlive the process, or know that they may have lost something.
+            match self.plan.is_async && self.faults.rng.chance(500) {
+                true => copy.kill(),
+                false => copy.crash(self.faults.rng.next()),
+            }
             let options = self.nodes[n].options.clone();
             let Ok(mut opened) = kontiki::segment::open_on(std::sync::Arc::new(copy), options) else {
                 continue;
             };
             let start = opened.store.log_start(group).map_or(0, |s| s.prev.index.0);
             let held = opened.store.meta_at(group, entry.id.index).is_ok_and(|meta| meta.id == entry.id);
-            holders += usize::from(held || start >= entry.id.index.0);
+            let found = opened.groups.iter().find(|found| found.group == group);
+            let doubts = self.plan.is_async && found.is_some_and(|g| g.hard_state.doubt != Doubt::None);
+            holders += usize::from(held || start >= entry.id.index.0 || doubts);
         }
         assert!(
             holders > voters.len() / 2,

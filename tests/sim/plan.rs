@@ -73,6 +73,8 @@ pub struct Plan {
     pub replication: i16,
     pub min_insync: i32,
     pub topic_configs: BTreeMap<String, Option<String>>,
+    /// `flush.mode=async`: at most one machine loses its power, everything else is what that survives (P7).
+    pub is_async: bool,
     pub producers: Vec<Style>,
     pub readers: usize,
     pub menu: Menu,
@@ -100,6 +102,7 @@ impl Plan {
             replication: 3,
             min_insync: 1,
             topic_configs: BTreeMap::new(),
+            is_async: false,
             producers: vec![style(60), style(60)],
             readers: 2,
             menu: Menu::default(),
@@ -152,7 +155,17 @@ impl Plan {
         plan.checkpoint_bytes = rng.range(64, 512) << 10;
         plan.reference_bytes = (rng.range(1, 16) << 10) as usize;
         plan.tail_bytes = (rng.range(4, 128) << 10) as usize;
+        // Not drawn, so that the other seeds are what they were.
+        plan.is_async = seed % 7 == 3;
+        if plan.is_async {
+            plan.topic_configs.insert("flush.mode".to_owned(), Some("async".to_owned()));
+        }
         plan
+    }
+
+    /// Whether power cuts of this node take what was not synced; the others' are ends of the process.
+    pub fn loses_power(&self, n: usize) -> bool {
+        !self.is_async || (n == 0 && !self.menu.damage)
     }
 
     /// Places of the brokers.
