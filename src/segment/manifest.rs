@@ -312,3 +312,26 @@ fn get_group(b: &mut &[u8]) -> Option<GroupImage> {
         needs_repair,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifest_of_format_1_is_read_and_knows_no_boot() {
+        let position = Position { file: 3, block: 7, sequence: 9 };
+        let image = Image { cluster: Some("c".into()), ..Image::new(NodeId(4), 77) };
+        let (sequence, era, boot) = (5, 2, 0x1234);
+        let now = Manifest { sequence, era, position, journal_file_bytes: 1 << 20, clean: true, boot, image };
+        let bytes = now.encode();
+        assert_eq!(Manifest::decode(&bytes), Ok(now.clone()));
+        let mut old = bytes;
+        old.drain(HEADER + 37..HEADER + 53);
+        old[8..10].copy_from_slice(&1u16.to_le_bytes());
+        let len = old.len() as u64;
+        old[16..24].copy_from_slice(&len.to_le_bytes());
+        let crc = crc(&old);
+        old[12..16].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Manifest::decode(&old), Ok(Manifest { boot: 0, ..now }));
+    }
+}

@@ -145,6 +145,10 @@ impl RoundDone {
             written: Vec::new(),
         }
     }
+    /// Whether it answers the round that is out, so that the next one may come.
+    pub fn is_answer(&self) -> bool {
+        self.is_answer
+    }
     /// Number of the round; of news, of the last one written.
     pub fn number(&self) -> u64 {
         self.number

@@ -578,6 +578,7 @@ impl World {
     /// The process ends; `power`: unsynced bytes may go with it, and nobody hears a reset.
     pub fn end(&mut self, n: usize, power: bool) {
         let seed = self.rng.next();
+        let power = power && self.plan.loses_power(n);
         let node = &mut self.nodes[n];
         node.trap = None;
         node.paused = None;

@@ -79,6 +79,8 @@ pub struct Plan {
     pub replication: i16,
     pub min_insync: i32,
     pub topic_configs: BTreeMap<String, Option<String>>,
+    /// `flush.mode=async`: at most one machine loses its power, everything else is what that survives (P7).
+    pub is_async: bool,
     pub producers: Vec<Style>,
     pub readers: usize,
     pub menu: Menu,
@@ -108,6 +110,7 @@ impl Plan {
             replication: 3,
             min_insync: 1,
             topic_configs: BTreeMap::new(),
+            is_async: false,
             producers: vec![style(60), style(60)],
             readers: 2,
             menu: Menu::default(),
@@ -166,7 +169,19 @@ impl Plan {
         plan.menu.members = rng.chance(450);
         plan.menu.generations = rng.chance(350);
         plan.unclean = plan.menu.generations && rng.chance(400);
+        // Not drawn, so that the other seeds are what they were.
+        plan.is_async = seed % 7 == 3;
+        if plan.is_async {
+            // A disk that is lost for good beside a replica in doubt leaves no quorum, as it must (safety.md F11).
+            plan.menu.damage = false;
+            plan.topic_configs.insert("flush.mode".to_owned(), Some("async".to_owned()));
+        }
         plan
+    }
+
+    /// Whether power cuts of this node take what was not synced; the others' are ends of the process.
+    pub fn loses_power(&self, n: usize) -> bool {
+        !self.is_async || n == 0
     }
 
     /// Places of the brokers.

@@ -544,9 +544,9 @@ impl Engine {
         theirs >= known && theirs != 0
     }
 
-    /// A storage round is complete (or has failed).
+    /// A storage round is complete (or has failed), or there is news of an earlier one.
     pub fn on_round_done(&mut self, now: Millis, done: RoundDone) {
-        self.io_busy = false;
+        self.io_busy &= !done.is_answer();
         let mut durables: Vec<Durable> = Vec::new();
         match self.store.complete(done, &mut durables) {
             Ok(round) => self.completed_round = self.completed_round.max(round),

@@ -71,6 +71,12 @@ fn power_cut_of_one_machine_with_an_unsynced_topic_acked_records_stay() {
             stage.restart(&[leader]);
             stage.converge();
             wait(0.5);
+            let log = stage.cluster.dir().join(format!("node-{leader}.log"));
+            let log = std::fs::read_to_string(log).expect("a log");
+            assert!(
+                log.contains("entries acknowledged before they were synced may be lost"),
+                "no doubt: {log}"
+            );
         }
         stage.verify();
     });
