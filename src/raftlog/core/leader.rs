@@ -222,13 +222,16 @@ impl Core {
         };
         let Some(leading) = &mut self.leading else { return };
         let Some(peer) = leading.peer_mut(from) else { return };
+        let counted = peer.counts();
         peer.note_word(&body);
+        // What it held all the while may be what a commit waits for.
+        let counts_anew = !counted && peer.counts();
         // Entries before our start are committed, so the same everywhere; all others must be ours.
         if accepted.index >= self.log.start().index && !self.log.contains(accepted) && accepted.index.0 > 0 {
             return self
                 .poison(format!("{from} acknowledged {accepted}, which is not in its leader's log"), out);
         }
-        let mut moved = false;
+        let mut moved = counts_anew;
         let mut answers_read = false;
         match body {
             Body::AppendRejected { probed, hint, .. } => {
@@ -236,12 +239,12 @@ impl Core {
             }
             Body::BeatReply { sequence, last, .. } | Body::InDoubt { sequence, last, .. } if sequence > 0 => {
                 if accepted.index.0 > 0 {
-                    moved = peer.accepted(accepted.index, &self.log);
+                    moved |= peer.accepted(accepted.index, &self.log);
                 }
                 peer.beat_answered(sequence, last, &self.log);
                 answers_read = !leading.reads.is_empty();
             }
-            _ => moved = peer.accepted(accepted.index, &self.log),
+            _ => moved |= peer.accepted(accepted.index, &self.log),
         }
         if let Some(peer) = leading.peer_mut(from) {
             peer.note_lag(now, self.log.last().index);
