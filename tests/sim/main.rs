@@ -16,6 +16,7 @@ mod node;
 mod plan;
 mod producer;
 mod reader;
+mod reads;
 mod rng;
 mod run;
 mod seeds;

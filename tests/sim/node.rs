@@ -398,7 +398,10 @@ impl World {
         {
             p.failed = true;
             let led = p.shard.status().led > 0;
-            self.check.storage_failed(n, p);
+            // A controller log that cannot be applied stops the node as well, and takes back nothing that is stored.
+            if p.shard.engine().store_ref().failure().is_some() {
+                self.check.storage_failed(n, p);
+            }
             self.marks.hit("storage failed");
             if led {
                 self.marks.hit("storage failed on a leader");
@@ -573,6 +576,7 @@ impl World {
         if self.nodes[n].process.is_some() && self.nodes[n].paused.is_none() {
             let token = self.rng.next();
             self.nodes[n].paused = Some(token);
+            self.check.stopped(&self.nodes[n], self.time);
             self.trace
                 .note("pause", n as u64, life, || format!("node {} stopped for {} ms", n + 1, wait / MS));
             self.after(wait, Event::Resume { node: n, token });
@@ -582,6 +586,7 @@ impl World {
     pub fn on_resume(&mut self, n: usize, token: u64) {
         if self.nodes[n].paused == Some(token) {
             self.nodes[n].paused = None;
+            self.check.resumed(&mut self.nodes[n], self.time);
             self.trace.note("resume", n as u64, 0, || format!("node {} goes on", n + 1));
             self.wake(n);
             if let Some(p) = &mut self.nodes[n].process {

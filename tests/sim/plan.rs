@@ -152,6 +152,10 @@ impl Plan {
         plan.checkpoint_bytes = rng.range(64, 512) << 10;
         plan.reference_bytes = (rng.range(1, 16) << 10) as usize;
         plan.tail_bytes = (rng.range(4, 128) << 10) as usize;
+        // All of three, where no disk is lost for good.
+        if !plan.menu.damage && Rng::new(seed ^ 0xf15).chance(250) {
+            plan.min_insync = 3;
+        }
         plan
     }
 

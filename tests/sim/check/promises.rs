@@ -44,12 +44,14 @@ impl Check {
             }
             match &e.message.body {
                 Body::Vote { transfer, .. } => {
+                    self.admitted(node, group, epoch);
                     self.voted(group, from, epoch, from);
                     if *transfer {
                         marks.hit("leadership transfer campaigned");
                     }
                 }
                 Body::VoteReply { granted: true } => {
+                    self.admitted(node, group, epoch);
                     self.voted(group, from, epoch, e.to);
                     self.not_after_failure(node, group, None);
                 }

@@ -1,7 +1,7 @@
 //! Amnesia under faults: replicas lose the end of their logs, and sometimes their vote, when they crash; nothing committed may be
 //! lost but what an unclean election said it may lose, and everyone must be sound again once the faults end (safety.md F11).
 //!
-//! `KONTIKI_SEED=n` runs one seed, `KONTIKI_SEEDS=n` that many. A failure names its seed.
+//! `KONTIKI_SEED=n` runs one seed (`KONTIKI_TRACE=1` says everything that happens), `KONTIKI_SEEDS=n` that many. A failure names its seed.
 
 use super::harness::{Cluster, Disk, default_config, disk_with, replica};
 use crate::raftlog::core::{Event, Role};
@@ -249,6 +249,12 @@ impl Drop for Named {
     }
 }
 
+/// One run, to its verdict.
+#[cfg(feature = "mutations")]
+pub(crate) fn run_seed(seed: u64) {
+    Amnesia::new(seed).run(3_000);
+}
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -257,7 +263,9 @@ fn number(variable: &str) -> Option<u64> {
 fn replicas_with_amnesia_lose_nothing_committed_and_become_sound_again() {
     if let Some(seed) = number("KONTIKI_SEED") {
         let _named = Named(seed);
-        println!("{:?}", Amnesia::new(seed).run(3_000));
+        let mut run = Amnesia::new(seed);
+        run.cluster.echo = std::env::var_os("KONTIKI_TRACE").is_some();
+        println!("{:?}", run.run(3_000));
         return;
     }
     let mut met = Met::default();
