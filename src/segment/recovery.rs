@@ -18,6 +18,7 @@ use super::types::*;
 use super::{
     Error, Opened, RecoveredGroup, Result, StoreOptions, error, frame, identity, index, store, writer,
 };
+use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
@@ -58,7 +59,9 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
     let judged = judge(&scanned, &manifest, durable)?;
 
     let ends = match judged.last_key_value() {
-        Some((sequence, Judged::Good(records))) if *sequence > durable => {
+        Some((sequence, Judged::Good(records)))
+            if *sequence > durable && !on(Mutation::TornExtentIsDamage) =>
+        {
             let probe = Replay::new(&*fs, &dir, manifest.image.clone(), None);
             replay_all(probe, &judged, durable, None)?.find_ends(records)
         }
@@ -138,6 +141,9 @@ fn judge(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result<BTreeMa
             None if sequence <= durable => Some(Judged::Bad(groups_behind(scanned, manifest, sequence)?)),
             None => None,
         };
+        if on(Mutation::DamageIsEndOfLog) && matches!(verdict, Some(Judged::Bad(_))) {
+            return Ok(judged);
+        }
         if let Some(verdict) = verdict {
             judged.insert(sequence, verdict);
         }
@@ -332,7 +338,8 @@ fn check_groups(fs: &dyn Fs, dir: &Path, manifest: &Manifest, replay: &mut Repla
             let mark = mark.map_or(SEGMENT_HEADER, |f| f.end).min(file.end);
             check_file(fs, dir, &group, file, mark, replay)?;
         }
-        let is_soiled = !manifest.clean && has_leftovers(fs, dir, &group)?;
+        let is_soiled =
+            !manifest.clean && !on(Mutation::OverwriteLeftovers) && has_leftovers(fs, dir, &group)?;
         let path = segment_file::path(dir, &group.dir, group.active().number);
         let is_short = match fs.open(&path, OpenMode::Read).and_then(|f| f.len()) {
             Ok(len) => len < group.active().end,
@@ -524,7 +531,9 @@ fn settle(
         let header = segment_file::encode_header(touched.group, file);
         let path = touched.dir.join(format!("{number:016x}.segment"));
         touched.handle.pwrite(&header, 0).map_err(|e| error::failed("write", &path, &e))?;
-        files.push(touched.handle);
+        if !on(Mutation::SkipSyncAtRecovery) {
+            files.push(touched.handle);
+        }
         dirs.insert(touched.dir);
     }
     let journals = identity::journal_dir(dir);

@@ -18,6 +18,7 @@ use super::round::{Change, Durable, Entries, FileRef, Op, Round, RoundDone, Writ
 use super::sync::SyncPool;
 use super::types::*;
 use super::{Error, Result, StoreOptions, error, frame, segment_file};
+use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -274,6 +275,9 @@ impl Writer {
 
     /// Makes the names in a group's directory, and its own, durable.
     fn name_durably(&mut self, dir: &PathBuf) -> Result<()> {
+        if on(Mutation::SkipDirectorySync) {
+            return Ok(());
+        }
         let root = segment_file::groups_dir(&self.options.dir);
         for path in [&root, dir] {
             error::patiently(|| self.fs.sync_dir(path)).map_err(|e| self.io("sync a directory", &e))?;
@@ -284,19 +288,31 @@ impl Writer {
 
     /// Journal write and sync, beside the syncs of the segments referred to.
     fn make_durable(&mut self, batch: &mut [u8], progress: &Progress) -> Result<()> {
-        let files: Vec<Arc<dyn File>> = progress.touched.values().cloned().collect();
+        let touched = progress.touched.values().filter(|_| !on(Mutation::SkipExtentSync));
+        let files: Vec<Arc<dyn File>> = touched.cloned().collect();
         let is_threaded = self.fs.is_threaded();
         let journal = &mut self.journal;
         let done = self.pool.sync(files, is_threaded, || {
             let file_bytes = journal.reserve(batch.len())?;
             journal::finish_batch(batch, file_bytes);
             journal.append(batch)?;
-            journal.handle().fdatasync()
+            if on(Mutation::SkipJournalSync) {
+                return Ok(());
+            }
+            let synced = journal.handle().fdatasync();
+            if on(Mutation::RetryFailedSync) && synced.is_err() {
+                journal.handle().fdatasync()
+            } else {
+                synced
+            }
         });
         done.map_err(|e| self.io("make a round durable", &e))
     }
 
     fn add_lag(&mut self, lag: Lag) {
+        if on(Mutation::CutInPlace) && self.flush_file(lag.file.number).is_err() {
+            return;
+        }
         self.lag_bytes += lag.bytes.len();
         match self.lag.get_mut(&lag.file.number) {
             Some(known) => {
@@ -500,13 +516,20 @@ impl Writer {
         self.write_indexes();
         self.manifest_sequence += 1;
         let position = self.journal.position();
+        let mut image = self.image.clone();
+        if on(Mutation::DropIdleVotes) {
+            image.groups.values_mut().for_each(|group| group.hard_state.vote = None);
+        }
+        if on(Mutation::FreeJournalEarly) {
+            self.journal.free_before(position.file).map_err(|e| self.io("free journal files", &e))?;
+        }
         let manifest = Manifest {
             sequence: self.manifest_sequence,
             era: self.journal.era(),
             position,
             journal_file_bytes: self.journal.file_bytes(),
             clean,
-            image: self.image.clone(),
+            image,
         };
         let names = self.unnamed.keys().copied().collect();
         let mut dirs: BTreeSet<PathBuf> = self.unnamed.values().cloned().collect();

@@ -11,6 +11,8 @@ mod faults;
 mod history;
 mod labs;
 mod marks;
+#[cfg(feature = "mutations")]
+mod mutations;
 mod net;
 mod node;
 mod plan;

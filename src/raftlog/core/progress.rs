@@ -6,6 +6,7 @@
 
 use super::log::LogView;
 use super::{CoreConfig, Effect, Millis};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Body;
 use crate::segment::{Index, LogId, ReplicaId};
 use std::collections::VecDeque;
@@ -103,7 +104,9 @@ impl Progress {
 
     /// The peer's process is another one: nothing it ever said counts (safety.md F6).
     pub fn reset(&mut self, last: Index) {
-        self.matched = Index(0);
+        if !on(Mutation::KeepMatchOfOldProcess) {
+            self.matched = Index(0);
+        }
         self.sequence_heard = 0;
         self.is_trusted = false;
         // In sync only once it has caught up in this life.
@@ -125,12 +128,12 @@ impl Progress {
 
     /// Last entry that counts as durable there.
     pub fn counted(&self) -> Index {
-        if self.counts() { self.matched } else { Index(0) }
+        if self.counts() || on(Mutation::CountLostVotes) { self.matched } else { Index(0) }
     }
 
     /// Highest beat sequence whose answer counts.
     pub fn counted_sequence(&self) -> u64 {
-        if self.counts() { self.sequence_heard } else { 0 }
+        if self.counts() || on(Mutation::CountLostVotes) { self.sequence_heard } else { 0 }
     }
 
     /// Takes note of how sure the peer is of its vote: plain acknowledgements say that it is.
