@@ -37,6 +37,8 @@ pub struct Ack {
 pub struct History {
     /// Acknowledged records, in the order of their acknowledgements.
     pub acks: Vec<Ack>,
+    /// Acknowledged without an offset: the client never saw the answer, and concluded it from that of a later batch.
+    pub implied: BTreeSet<(i32, u64)>,
     /// Records that ended without an acknowledgement.
     pub infos: BTreeSet<(i32, u64)>,
     /// Records that were certain to be refused: how many were, and which were not.
@@ -85,10 +87,10 @@ pub fn content(run: &str, partition: i32, number: u64) -> String {
     format!("{run}:{partition}:{number}:{}", letter.to_string().repeat(filler as usize))
 }
 
-/// The acknowledgement on one line of a writer's log, if it is one.
+/// The acknowledgement of an offset on one line of a writer's log, if it is one.
 pub fn parse_ack(line: &str) -> Option<Ack> {
     let value: Value = serde_json::from_str(line).ok()?;
-    (value["t"] == "ack").then(|| Ack {
+    (value["t"] == "ack" && !value["o"].is_null()).then(|| Ack {
         partition: value["p"].as_i64().expect("partition") as i32,
         number: value["n"].as_u64().expect("number"),
         offset: value["o"].as_i64().expect("offset"),
@@ -106,11 +108,10 @@ pub fn parse_history(text: &str) -> History {
             continue;
         }
         let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("line {line:?}: {e}"));
+        let which = || (value["p"].as_i64().expect("partition") as i32, value["n"].as_u64().expect("number"));
         match value["t"].as_str() {
-            Some("info") => {
-                let partition = value["p"].as_i64().expect("partition") as i32;
-                history.infos.insert((partition, value["n"].as_u64().expect("number")));
-            }
+            Some("ack") => _ = history.implied.insert(which()),
+            Some("info") => _ = history.infos.insert(which()),
             Some("refused") => history.refused += 1,
             Some("accepted") => history.accepted.push(value["n"].as_u64().expect("number")),
             Some("end") => {
@@ -214,6 +215,14 @@ pub fn check(runs: &[(&str, &History)], readers: &[(&str, &Polls)], records: &[R
         }
     }
     check_acks(runs, &at_offset, &mut wrong);
+    for (run, (name, history)) in runs.iter().enumerate() {
+        let is_lost =
+            |&&(partition, number): &&(i32, u64)| !offset_of.contains_key(&(partition, (run, number)));
+        let lost = history.implied.iter().filter(is_lost);
+        wrong.extend(
+            lost.map(|r| format!("lost: record {r:?} of {name}, acknowledged without an offset, is nowhere")),
+        );
+    }
     check_order(runs, &at_offset, &mut wrong);
     let crcs =
         records.iter().map(|r| ((r.partition, r.offset), crc32fast::hash(r.value.as_bytes()))).collect();
@@ -347,6 +356,18 @@ mod checker {
         assert_eq!(violations(&history, &records), Vec::<String>::new());
         records.retain(|r| (r.partition, r.offset) != (0, 9));
         assert_eq!(violations(&history, &records), Vec::<String>::new());
+    }
+
+    #[test]
+    fn record_acknowledged_without_an_offset_must_be_somewhere() {
+        let line = r#"{"t":"ack","p":1,"n":4,"o":null,"s":1,"a":2}"#;
+        assert_eq!((parse_ack(line), parse_history(line).implied), (None, BTreeSet::from([(1, 4)])));
+        let (mut history, mut records) = sound();
+        history.acks.retain(|a| (a.partition, a.number) != (1, 9));
+        history.implied.insert((1, 9));
+        assert_eq!(violations(&history, &records), Vec::<String>::new());
+        records.retain(|r| (r.partition, r.offset) != (1, 9));
+        assert_eq!(violations(&history, &records).len(), 1);
     }
 
     #[test]

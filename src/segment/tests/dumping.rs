@@ -72,6 +72,20 @@ fn dump_names_what_is_damaged() {
     assert!(report.problems[1].contains("segment"));
 }
 
+/// An index is a cache: a bad one is noted, and its data are sound.
+#[test]
+fn dump_of_a_directory_with_a_bad_index_is_sound_and_says_so() {
+    let fs = SimFs::new(1);
+    let (store, writer) = busy(&fs);
+    writer.close().expect("closed");
+    drop(store);
+    let index = files_of(&fs, ".index").into_iter().find(|(_, len)| *len > 16).expect("an index");
+    fs.flip(&index.0, 10, 1);
+    let (report, text) = run(&fs, false);
+    assert!(report.is_sound(), "{:?}", report.problems);
+    assert!(text.lines().any(|line| line.starts_with("note ") && line.contains(".index")), "{text}");
+}
+
 #[test]
 fn dump_of_something_else_is_refused() {
     let fs = SimFs::new(1);
