@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Other tests start the binary; this build's must not be left in its place.
-trap 'cargo build --quiet --release --locked' EXIT
+trap 'cargo test --quiet --release --locked --test cli --no-run' EXIT
 quick=(--config 'profile.release.package.kontiki.opt-level=1' --config 'profile.release.package.kontiki.debug=false')
 for only in "${@:-}"; do
   for part in "--lib mutation::" "--test sim mutations::"; do

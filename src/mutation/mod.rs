@@ -2,7 +2,7 @@
 //!
 //! Called by product code as `on(Mutation::X)` at the very place where a rule is kept. Without the feature `mutations` that is
 //! `false` at compile time and nothing of this is left, names included (`tests/cli.rs` looks for them in the binary). With it a switch is on
-//! for a thread inside [`with`], or for a whole process by `KONTIKI_MUTATION=Name,Name`.
+//! for a thread inside `with`, or for a whole process by `KONTIKI_MUTATION=Name,Name`.
 //!
 //! Beside each switch stands who must notice, within how many seeds, and as a violation of what. `tests` holds that against the library's own suites,
 //! `tests/sim/mutations.rs` against whole clusters; both: `tests/mutations.sh`. The table in docs/testing.md is held to this one.
