@@ -308,7 +308,7 @@ pub(crate) fn power_cuts(seed: u64, rounds: usize) {
 
 #[test]
 fn power_cut_at_random_moments_loses_nothing_completed() {
-    let seeds = std::env::var("KONTIKI_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(60);
+    let seeds = std::env::var("KONTIKI_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(200);
     for seed in 0..seeds {
         power_cuts(seed, 6);
     }

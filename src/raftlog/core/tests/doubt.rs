@@ -269,7 +269,7 @@ fn replicas_with_amnesia_lose_nothing_committed_and_become_sound_again() {
         return;
     }
     let mut met = Met::default();
-    let seeds = number("KONTIKI_SEEDS").unwrap_or(if cfg!(debug_assertions) { 30 } else { 200 });
+    let seeds = number("KONTIKI_SEEDS").unwrap_or(if cfg!(debug_assertions) { 30 } else { 2_000 });
     for seed in 0..seeds {
         let _named = Named(seed);
         let run = Amnesia::new(seed).run(3_000);
