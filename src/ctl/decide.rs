@@ -12,6 +12,7 @@ use super::image::{INDEX_BITS, Image, Topic};
 use super::names;
 use super::placement::{self, SplitMix64};
 use super::record::{Batch, Endpoint, Record};
+use crate::mutation::{Mutation, on};
 use crate::segment::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -466,7 +467,8 @@ fn producer_ids(image: &Image, node: NodeId, number: u64) -> Decision {
         return Err(Error::StaleBroker(node));
     }
     let generation = i64::try_from((number >> INDEX_BITS) << INDEX_BITS).unwrap_or(i64::MAX);
-    let first = image.next_producer_id.max(generation);
+    let next = if on(Mutation::RepeatProducerIds) { 0 } else { image.next_producer_id };
+    let first = next.max(generation);
     if first.checked_add(i64::from(PRODUCER_ID_BLOCK)).is_none() {
         return Err(Error::Refused("producer ids are used up".into()));
     }

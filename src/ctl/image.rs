@@ -11,6 +11,7 @@
 use super::command::{Defaults, TopicConfig};
 use super::record::{Batch, Endpoint, Record, VERSION};
 use super::{configs, names};
+use crate::mutation::{Mutation, on};
 use crate::segment::{GroupId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -141,6 +142,7 @@ impl Image {
     pub fn number(generation: u64, index: u64) -> u64 {
         assert!(generation < 1 << (63 - INDEX_BITS), "controller generation {generation} does not fit");
         assert!(index < 1 << INDEX_BITS, "controller index {index} does not fit");
+        let generation = if on(Mutation::NumberWithoutGeneration) { 0 } else { generation };
         (generation << INDEX_BITS) | index
     }
 

@@ -15,6 +15,7 @@
 //!        orderly stop  +--(image: unfenced) <- reported resumed <------ beats again ------------+
 //! ```
 use super::image::Image;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use crate::segment::NodeId;
 use std::collections::BTreeMap;
@@ -77,7 +78,8 @@ impl Sessions {
                 }
                 _ => {
                     // A fenced broker has no session until it beats.
-                    let deadline = if broker.fenced { now } else { now.saturating_add(self.timeout) };
+                    let has_none = broker.fenced || on(Mutation::NoFirstSession);
+                    let deadline = if has_none { now } else { now.saturating_add(self.timeout) };
                     let session = Session {
                         incarnation: broker.incarnation,
                         fenced: broker.fenced,

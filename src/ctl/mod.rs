@@ -18,4 +18,4 @@ pub mod placement;
 pub mod record;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -47,7 +47,7 @@ pub mod types;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::{Error, Result};
 pub use frame::FRAME_HEADER;

@@ -19,6 +19,7 @@ use super::types::*;
 use super::{
     Error, Opened, RecoveredGroup, Result, StoreOptions, error, frame, identity, index, store, writer,
 };
+use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
@@ -57,7 +58,10 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
     let scanned = scan(&*fs, &dir, &manifest)?;
     let durable = durable_through(&scanned, &manifest);
     let judged = judge(&scanned, &manifest, durable)?;
-    let ends = ends::find(&*fs, &dir, &manifest.image, &judged, durable)?;
+    let ends = match on(Mutation::TornExtentIsDamage) {
+        true => BTreeMap::new(),
+        false => ends::find(&*fs, &dir, &manifest.image, &judged, durable)?,
+    };
     let dry = Replay::new(&*fs, &dir, manifest.image.clone(), None);
     let survivors = replay_all(dry, &judged, Some(&ends))?.image.files();
     let real = Replay::new(&*fs, &dir, manifest.image.clone(), Some(survivors));
@@ -157,6 +161,9 @@ fn judge(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result<BTreeMa
             }
             None => None,
         };
+        if on(Mutation::DamageIsEndOfLog) && matches!(verdict, Some(Judged::Bad(_))) {
+            break;
+        }
         match verdict {
             Some(verdict) => judged.insert(sequence, verdict),
             // Whatever stands behind it was written before it was known to be there: nobody may have been told of it.
@@ -347,7 +354,8 @@ fn check_groups(fs: &dyn Fs, dir: &Path, manifest: &Manifest, replay: &mut Repla
             let mark = mark.map_or(SEGMENT_HEADER, |f| f.end).min(file.end);
             check_file(fs, dir, &group, file, mark, replay)?;
         }
-        let is_soiled = !manifest.clean && has_leftovers(fs, dir, &group)?;
+        let is_soiled =
+            !manifest.clean && !on(Mutation::OverwriteLeftovers) && has_leftovers(fs, dir, &group)?;
         let path = segment_file::path(dir, &group.dir, group.active().number);
         let is_short = match fs.open(&path, OpenMode::Read).and_then(|f| f.len()) {
             Ok(len) => len < group.active().end,
@@ -539,7 +547,9 @@ fn settle(
         let header = segment_file::encode_header(touched.group, file);
         let path = touched.dir.join(format!("{number:016x}.segment"));
         touched.handle.pwrite(&header, 0).map_err(|e| error::failed("write", &path, &e))?;
-        files.push(touched.handle);
+        if !on(Mutation::SkipSyncAtRecovery) {
+            files.push(touched.handle);
+        }
         dirs.insert(touched.dir);
     }
     let journals = identity::journal_dir(dir);

@@ -26,6 +26,7 @@ use super::record::{Creation, Record};
 use super::round::{Change, Durable, Entries, FileRef, Op, Round, RoundDone};
 use super::types::*;
 use super::{Error, GroupOptions, GroupSpec, Result, StoreOptions, frame, segment_file};
+use crate::mutation::{Mutation, on};
 use cache::Lru;
 use read::DamageLog;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -370,17 +371,25 @@ impl Store {
         let (old, old_end) = (g.image.active().number, g.image.active().end);
         g.is_granted = false;
         let is_aside = std::mem::take(&mut g.is_aside);
+        let is_in_place = g.image.is_cut_in_place(&cut);
         let dropped = g.image.cut(&cut, number);
         let trim = g.segments.last().and_then(|s| {
-            let is_kept = !dropped.contains(&old);
+            let is_kept = !dropped.contains(&old) && !is_in_place;
             Some((FileRef { number: old, handle: s.handle.clone()? }, old_end)).filter(|_| is_kept)
         });
         self.lru.forget_some(&g.segments, &dropped);
         g.drop_files(&dropped);
         if let Some(cut_segment) = g.segments.last_mut().filter(|s| s.number == cut.file) {
             cut_segment.index.cut(cut.end);
+            if is_in_place {
+                cut_segment.written = cut_segment.written.min(cut.end);
+            }
         }
-        g.segments.push(segment);
+        if is_in_place {
+            self.lru.forget(std::slice::from_ref(&segment));
+        } else {
+            g.segments.push(segment);
+        }
         self.tail_bytes -= g.tail.truncate(from);
         let unlink = self.paths(&dir, &dropped);
         let record = Record::Cut { group, cut, new_file: number };
@@ -444,6 +453,9 @@ impl Store {
     /// which is whole after a crash or not there at all (safety.md F2). On an error nothing is taken.
     pub fn take_over(&mut self, group: GroupId, state: HardState, entry: Entry) -> Result<()> {
         self.append(group, vec![entry])?;
+        if on(Mutation::TakeOverWithoutState) {
+            return Ok(());
+        }
         self.save_hard_state(group, state)
     }
 

@@ -24,6 +24,7 @@ use super::round::{Change, Entries, FileRef, Op, Round, RoundDone, Written};
 use super::sync::SyncPool;
 use super::types::*;
 use super::{Error, Result, StoreOptions, error, frame, identity, segment_file};
+use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -331,6 +332,9 @@ impl Writer {
 
     /// Makes the names in a group's directory, and its own, durable.
     fn name_durably(&mut self, dir: &PathBuf) -> Result<()> {
+        if on(Mutation::SkipDirectorySync) {
+            return Ok(());
+        }
         let root = segment_file::groups_dir(&self.options.dir);
         for path in [&root, dir] {
             error::patiently(|| self.fs.sync_dir(path)).map_err(|e| self.io("sync a directory", &e))?;
@@ -340,17 +344,29 @@ impl Writer {
     }
 
     /// Journal write and sync, beside the syncs of the segments referred to.
-    fn make_durable(&mut self, batch: &mut [u8], files: Vec<Arc<dyn File>>) -> Result<()> {
+    fn make_durable(&mut self, batch: &mut [u8], mut files: Vec<Arc<dyn File>>) -> Result<()> {
+        files.retain(|_| !on(Mutation::SkipExtentSync));
         let is_threaded = self.fs.is_threaded();
         let journal = &mut self.journal;
         let done = self.pool.sync(files, is_threaded, || {
             write_batch(journal, batch)?;
-            journal.handle().fdatasync()
+            if on(Mutation::SkipJournalSync) {
+                return Ok(());
+            }
+            let synced = journal.handle().fdatasync();
+            if on(Mutation::RetryFailedSync) && synced.is_err() {
+                journal.handle().fdatasync()
+            } else {
+                synced
+            }
         });
         done.map_err(|e| self.io("make a round durable", &e))
     }
 
     fn add_lag(&mut self, lag: Lag) {
+        if on(Mutation::CutInPlace) && self.flush_file(lag.file.number).is_err() {
+            return;
+        }
         self.lag_bytes += lag.bytes.len();
         match self.lag.get_mut(&lag.file.number) {
             Some(known) => {
@@ -567,6 +583,13 @@ impl Writer {
         self.write_indexes();
         self.manifest_sequence += 1;
         let position = self.journal.position();
+        let mut image = self.image.clone();
+        if on(Mutation::DropIdleVotes) {
+            image.groups.values_mut().for_each(|group| group.hard_state.vote = None);
+        }
+        if on(Mutation::FreeJournalEarly) {
+            self.journal.free_before(position.file).map_err(|e| self.io("free journal files", &e))?;
+        }
         let manifest = Manifest {
             sequence: self.manifest_sequence,
             era: self.journal.era(),
@@ -574,7 +597,7 @@ impl Writer {
             journal_file_bytes: self.journal.file_bytes(),
             clean,
             boot: self.boot,
-            image: self.image.clone(),
+            image,
         };
         let names = self.unnamed.keys().copied().collect();
         let mut dirs: BTreeSet<PathBuf> = self.unnamed.values().cloned().collect();

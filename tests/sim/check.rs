@@ -4,6 +4,7 @@
 //! replica, every reader and every acknowledgement must agree with it, for ever (one value per offset, I2; acked is durable, I1).
 //! Names in panics are those of the rules: I1 to I15 of the project's list of invariants, Raft's own, F of docs/safety.md.
 
+mod admission;
 pub mod members;
 mod promises;
 
@@ -138,6 +139,7 @@ pub struct Check {
     pub answering: Answering,
     /// Disk of the node that is looked at: a reader may write an index, and so meet the end of its process.
     disk: SimFs,
+    admission: admission::Admission,
     trace: Trace,
 }
 
@@ -169,6 +171,7 @@ impl Check {
             aside: Vec::new(),
             answering: Answering::default(),
             disk: SimFs::new(0),
+            admission: admission::Admission::default(),
             trace,
         }
     }

@@ -707,6 +707,13 @@ impl World {
             "I1: group {group} acknowledged offset {offset} ({:?}), durable on {holds:?} of {configuration:?}",
             entry.id
         );
+        // Only the usual topic is written to.
+        let least = self.plan.min_insync as usize;
+        assert!(
+            holders >= least,
+            "F15: group {group} acknowledged offset {offset} ({:?}), durable on {holders} voters, min.insync.replicas is {least}",
+            entry.id
+        );
         self.faults.count("acknowledgement checked on copies of all disks");
     }
 

@@ -627,6 +627,7 @@ impl World {
         if self.nodes[n].process.is_some() && self.nodes[n].paused.is_none() {
             let token = self.rng.next();
             self.nodes[n].paused = Some(token);
+            self.check.stopped(&self.nodes[n], self.time);
             self.trace
                 .note("pause", n as u64, life, || format!("node {} stopped for {} ms", n + 1, wait / MS));
             self.after(wait, Event::Resume { node: n, token });
@@ -636,6 +637,7 @@ impl World {
     pub fn on_resume(&mut self, n: usize, token: u64) {
         if self.nodes[n].paused == Some(token) {
             self.nodes[n].paused = None;
+            self.check.resumed(&mut self.nodes[n], self.time);
             self.trace.note("resume", n as u64, 0, || format!("node {} goes on", n + 1));
             self.wake(n);
             if let Some(p) = &mut self.nodes[n].process {

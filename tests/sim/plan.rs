@@ -169,6 +169,10 @@ impl Plan {
         plan.menu.members = rng.chance(450);
         plan.menu.generations = rng.chance(350);
         plan.unclean = plan.menu.generations && rng.chance(400);
+        // All of three, where no disk is lost for good.
+        if !plan.menu.damage && Rng::new(seed ^ 0xf15).chance(250) {
+            plan.min_insync = 3;
+        }
         // Not drawn, so that the other seeds are what they were.
         plan.is_async = seed % 7 == 3;
         if plan.is_async {

@@ -9,6 +9,7 @@ pub mod producer_state;
 
 use super::api::{PartitionError, Produced};
 use crate::ctl::command::TopicConfig;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::{Millis, Role};
 use crate::segment::{
     Entry, EntryKind, EntryMeta, Epoch, GroupId, Index, LogStart, NodeId, Offset, RecoveredGroup, ReplicaId,
@@ -222,6 +223,9 @@ impl Partition {
             self.end = entry.meta.next_offset();
             self.since_snapshot += entry.payload.len() as u64;
         }
+        if on(Mutation::ServeUncommitted) {
+            self.high_watermark = self.high_watermark.max(self.end);
+        }
     }
 
     /// Entries at or above `from` are gone: whoever waited for them hears it, and what their producers have in flight behind them is
@@ -237,7 +241,8 @@ impl Partition {
         if let Ok((_, end)) = store.last(self.group) {
             self.end = end;
         }
-        if !self.producers.truncate(from)
+        if !on(Mutation::KeepProducersOfCutBatches)
+            && !self.producers.truncate(from)
             && let Err(error) = self.rebuild(store)
         {
             self.out_of_service = Some(error.to_string());
@@ -328,8 +333,8 @@ impl Partition {
     /// configuration those of the half with fewer (safety.md F15).
     pub fn release_committed(&mut self, holders: &dyn Fn(Index) -> usize, done: &mut Vec<Done>) {
         while let Some(front) = self.commit_waiters.front() {
-            if front.index > self.commit || (front.min_insync > 1 && holders(front.index) < front.min_insync)
-            {
+            let is_held = front.min_insync <= 1 || holders(front.index) >= front.min_insync;
+            if front.index > self.commit || !(is_held || on(Mutation::IgnoreMinInsync)) {
                 break;
             }
             if let Some(w) = self.commit_waiters.pop_front() {

@@ -12,6 +12,7 @@ use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
 use crate::ctl::image::{Change, Image};
 use crate::ctl::record::Batch;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use crate::raftlog::engine::Flush;
 use crate::raftlog::message::Configuration;
@@ -103,6 +104,11 @@ impl Shard {
             } else {
                 self.orphans.insert(found.group, found);
             }
+        }
+        if on(Mutation::DeleteByAbsence) {
+            let absent = |group: &GroupId| !self.image.groups.contains_key(group);
+            let absent: Vec<GroupId> = self.orphans.keys().copied().filter(absent).collect();
+            absent.into_iter().for_each(|group| self.remove_replica(group));
         }
         let controllers = &self.config.node.controllers;
         if !self.membership.joined && controllers.keys().eq([&self.node()]) {
@@ -281,7 +287,7 @@ impl Shard {
 
     /// This process did not run for a whole session: none of its replicas votes or campaigns before it is registered anew.
     pub(super) fn on_stopped(&mut self, now: Now, gap_ms: u64) {
-        if self.config.node.is_broker {
+        if self.config.node.is_broker && !on(Mutation::NoFenceAfterStop) {
             tracing::warn!(gap_ms, "this process was stopped for longer than its session; registering anew");
             // An answer that is still on its way speaks of the time before.
             self.forget_registration();
@@ -428,7 +434,8 @@ impl Shard {
     pub(super) fn place_replica(&mut self, now: Now, group: GroupId, topic_id: Uuid, number: i32) {
         let image = self.image.clone();
         let Some((topic, _, partition)) = image.group(group) else { return };
-        let me = |r: &&ReplicaId| r.node == self.node() && r.directory == self.config.directory;
+        let is_here = |directory| directory == self.config.directory || on(Mutation::AdoptOldIdentity);
+        let me = |r: &&ReplicaId| r.node == self.node() && is_here(r.directory);
         let Some(replica) = partition.replicas.iter().find(me).copied() else { return };
         let config = image.topic_config(topic, &self.config.node.defaults);
         let options = group_options(&config);

@@ -482,7 +482,7 @@ fn key_of_a_later_version_can_be_taken_back() {
 // ---- producer ids
 
 #[test]
-fn producer_ids_come_in_blocks_and_never_twice() {
+pub(crate) fn producer_ids_come_in_blocks_and_never_twice() {
     let mut log = three();
     let mut next = || log.run(&Command::AllocateProducerIds { node: NodeId(1) });
     assert_eq!(next(), Ok(Reply::ProducerIds { first: 0, count: 1000 }));

@@ -24,7 +24,7 @@ fn broker_record(node: i32, disk: u64) -> Record {
 }
 
 #[test]
-fn number_of_an_entry_orders_by_generation_then_index() {
+pub(crate) fn number_of_an_entry_orders_by_generation_then_index() {
     assert_eq!(Image::number(0, 7), 7);
     assert_eq!(Image::number(1, 7), (1 << 40) + 7);
     assert!(Image::number(1, 1) > Image::number(0, (1 << 40) - 1));

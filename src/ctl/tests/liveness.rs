@@ -21,7 +21,7 @@ fn pass(sessions: &mut Sessions, from: u64, to: u64) -> Vec<(u64, NodeId)> {
 }
 
 #[test]
-fn new_controller_leader_grants_every_broker_a_full_session() {
+pub(crate) fn new_controller_leader_grants_every_broker_a_full_session() {
     let log = Log::with_brokers(&[None, None]);
     let mut sessions = Sessions::new(1_000, &log.image, SESSION);
     assert_eq!(pass(&mut sessions, 1_000, 1_000 + SESSION - 1), []);

@@ -11,6 +11,7 @@
 use super::progress::Progress;
 use super::transfer::Transfer;
 use super::{Core, Effect, Millis, PeerProgress, Refusal, Role, quorum};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{EntryKind, EntryMeta, Index, LogId, NodeId, ReplicaId};
 use std::collections::VecDeque;
@@ -264,7 +265,8 @@ impl Core {
 
     /// Commits what a quorum holds, durably unless the topic asks for less, if it is of our own epoch (Raft §5.4.2).
     pub(super) fn advance_commit(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        let (stored, is_async) = (self.stored(), self.is_async());
+        let stored = if on(Mutation::CountUnsyncedOwn) { self.log.last().index } else { self.stored() };
+        let is_async = self.is_async();
         let Some(leading) = &mut self.leading else { return };
         let (configuration, _) = self.log.configuration();
         let matched = |replica: ReplicaId| match replica == self.replica {
@@ -272,7 +274,8 @@ impl Core {
             false => leading.peer(replica).map_or(Index(0), |peer| peer.counted(is_async)),
         };
         let Some(index) = quorum::reached(configuration, matched) else { return };
-        if index <= self.log.commit() || index < leading.first_own {
+        let is_own = index >= leading.first_own || on(Mutation::CommitOldTerm);
+        if index <= self.log.commit() || !is_own {
             return;
         }
         self.log.set_commit(index);
@@ -306,7 +309,7 @@ impl Core {
     pub(super) fn tick_leader(&mut self, now: Millis, out: &mut Vec<Effect>) {
         self.expire_transfer(now, out);
         let Some(leading) = &mut self.leading else { return };
-        if leading.quorum_due.is_none_or(|due| due > now) {
+        if leading.quorum_due.is_none_or(|due| due > now) || on(Mutation::SkipCheckQuorum) {
             return;
         }
         let heard = |replica: ReplicaId| match replica == self.replica {

@@ -9,6 +9,7 @@
 //! - `configurations` is never empty: its bottom is the configuration in force at `start`, the rest are entries of
 //!   the log, each in force from its append on (thesis §4.1) until truncated.
 
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Configuration;
 use crate::segment::{EntryMeta, Epoch, Generation, Index, LogId, Offset, ReplicaId};
 
@@ -223,6 +224,7 @@ impl LogView {
         let before = self.configurations.len();
         while self.configurations.len() > 1
             && self.configurations.last().is_some_and(|(id, _)| id.index >= from)
+            && !on(Mutation::KeepTruncatedConfiguration)
         {
             self.configurations.pop();
         }

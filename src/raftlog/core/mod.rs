@@ -30,7 +30,7 @@ pub(in crate::raftlog) mod quorum;
 mod read_index;
 mod takeover;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transfer;
 
 use self::doubt::Doubting;
@@ -40,6 +40,7 @@ use self::log::LogView;
 pub use self::membership::ChangeRefusal;
 pub use self::takeover::{GenerationEffect, Order};
 use super::message::{Body, Configuration, Message};
+use crate::mutation::{Mutation, on};
 use crate::segment::{
     EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
 };
@@ -489,6 +490,9 @@ impl Core {
             core.hard.vote = None;
             core.hard_dirty = true;
         }
+        if on(Mutation::ForgetVoteOnRestart) {
+            core.hard.vote = None;
+        }
         core.log.void_before(core.hard.epoch.generation);
         core.doubt_start();
         core.role = core.resting_role();
@@ -564,12 +568,13 @@ impl Core {
         if from == self.replica {
             return;
         }
-        if epoch.generation > self.hard.epoch.generation {
+        if epoch.generation > self.hard.epoch.generation && !on(Mutation::IgnoreGeneration) {
             // A higher generation reaches a replica through its own copy of the controller log, never by message (F2):
             // the survivor has to be what it was sealed as when the decision comes.
             return self.note_generation(now, epoch.generation, out);
         }
-        if self.hard.sealed.is_some() && epoch.generation == self.hard.epoch.generation {
+        let is_sealed = self.hard.sealed.is_some() && !on(Mutation::IgnoreSeal);
+        if is_sealed && epoch.generation == self.hard.epoch.generation {
             if !is_answer(&body) {
                 self.send(from, Body::Sealed, false, out);
             }
@@ -756,7 +761,8 @@ impl Core {
     fn send(&mut self, to: ReplicaId, body: Body, after_storage: bool, out: &mut Vec<Effect>) {
         self.persist(out);
         let message = Message { epoch: self.hard.epoch, body };
-        out.push(Effect::Send { to, message, after_storage: after_storage || self.saved_in_step });
+        let waits = (after_storage || self.saved_in_step) && !on(Mutation::SpeakBeforeStored);
+        out.push(Effect::Send { to, message, after_storage: waits });
     }
 
     fn is_voter(&self) -> bool {

@@ -6,6 +6,7 @@
 
 use super::log::LogView;
 use super::{CoreConfig, Effect, Millis};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Body;
 use crate::segment::{Index, LogId, ReplicaId};
 use std::collections::VecDeque;
@@ -106,7 +107,9 @@ impl Progress {
 
     /// The peer's process is another one: nothing it ever said counts (safety.md F6).
     pub fn reset(&mut self, last: Index) {
-        (self.matched, self.durable) = (Index(0), Index(0));
+        if !on(Mutation::KeepMatchOfOldProcess) {
+            (self.matched, self.durable) = (Index(0), Index(0));
+        }
         self.sequence_heard = 0;
         self.is_trusted = false;
         // In sync only once it has caught up in this life.
@@ -128,7 +131,7 @@ impl Progress {
 
     /// Last entry that counts as stored there; what is merely written does if the group is `is_async`.
     pub fn counted(&self, is_async: bool) -> Index {
-        match (self.counts(), is_async) {
+        match (self.counts() || on(Mutation::CountLostVotes), is_async) {
             (false, _) => Index(0),
             (true, true) => self.matched,
             (true, false) => self.durable,
@@ -144,7 +147,7 @@ impl Progress {
 
     /// Highest beat sequence whose answer counts.
     pub fn counted_sequence(&self) -> u64 {
-        if self.counts() { self.sequence_heard } else { 0 }
+        if self.counts() || on(Mutation::CountLostVotes) { self.sequence_heard } else { 0 }
     }
 
     /// Takes note of how sure the peer is of its vote: plain acknowledgements say that it is.

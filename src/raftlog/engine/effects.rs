@@ -2,6 +2,7 @@
 //! Not here: what goes into a core (`mod`). Invariant: effects are carried out in the order the core gave them.
 
 use super::{Engine, FRAME_BYTES, GroupEvent, Payloads};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::codec::Envelope;
 use crate::raftlog::core::{Effect, Event, GenerationEffect, Millis, Role};
 use crate::raftlog::message::{Body, Message};
@@ -276,7 +277,7 @@ impl Engine {
         let node = to.node;
         let Some(envelope) = self.envelope(slot, to, message, payloads) else { return };
         let g = &self.groups[slot];
-        if after_storage && g.stored_round > self.completed_round {
+        if after_storage && g.stored_round > self.completed_round && !on(Mutation::SendBeforeStored) {
             if g.stored_round != u64::MAX {
                 self.held.entry(g.stored_round).or_default().push((node, envelope));
             }

@@ -5,6 +5,7 @@
 //! and everything before it is durable; the hard state of a new generation and its first entry go into one round.
 
 use super::{Engine, GroupEvent};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::{Effect, Event, GenerationEffect, Millis, Order};
 use crate::raftlog::generation::Decision;
 use crate::segment::{Entry, Generation, GroupId};
@@ -50,6 +51,9 @@ impl Engine {
                 let round = self.groups[slot].stored_round;
                 if round == u64::MAX {
                     return;
+                }
+                if on(Mutation::ReportSealEarly) {
+                    return self.events.push(GroupEvent::Generation { group, what });
                 }
                 self.held_events.entry(round).or_default().push(GroupEvent::Generation { group, what });
                 self.release_events();

@@ -532,7 +532,7 @@ fn checkpoints_bound_the_journal() {
 }
 
 #[test]
-fn leftovers_of_a_torn_round_are_never_written_over() {
+pub(crate) fn leftovers_of_a_torn_round_are_never_written_over() {
     let mut soiled = 0;
     for seed in 0..20 {
         let fs = SimFs::new(1);

@@ -4,7 +4,7 @@
 //! Every other run loses what `flush.mode=async` loses, by the modes themselves: records are told once written, syncs come later, a
 //! power cut takes what was not synced. The rest loses anything.
 //!
-//! `KONTIKI_SEED=n` runs one seed, `KONTIKI_SEEDS=n` that many. A failure names its seed.
+//! `KONTIKI_SEED=n` runs one seed (`KONTIKI_TRACE=1` says everything that happens), `KONTIKI_SEEDS=n` that many. A failure names its seed.
 
 use super::harness::{Cluster, Disk, default_config, disk_with, replica};
 use crate::raftlog::core::{Event, Role};
@@ -281,6 +281,12 @@ impl Drop for Named {
     }
 }
 
+/// One run, to its verdict.
+#[cfg(feature = "mutations")]
+pub(crate) fn run_seed(seed: u64) {
+    Amnesia::new(seed).run(3_000);
+}
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -289,11 +295,13 @@ fn number(variable: &str) -> Option<u64> {
 fn replicas_with_amnesia_lose_nothing_committed_and_become_sound_again() {
     if let Some(seed) = number("KONTIKI_SEED") {
         let _named = Named(seed);
-        println!("{:?}", Amnesia::new(seed).run(3_000));
+        let mut run = Amnesia::new(seed);
+        run.cluster.echo = std::env::var_os("KONTIKI_TRACE").is_some();
+        println!("{:?}", run.run(3_000));
         return;
     }
     let mut met = Met::default();
-    let seeds = number("KONTIKI_SEEDS").unwrap_or(if cfg!(debug_assertions) { 30 } else { 200 });
+    let seeds = number("KONTIKI_SEEDS").unwrap_or(if cfg!(debug_assertions) { 30 } else { 2_000 });
     for seed in 0..seeds {
         let _named = Named(seed);
         let run = Amnesia::new(seed).run(3_000);

@@ -199,6 +199,8 @@ pub struct Cluster {
     pub reports: Vec<SealReport>,
     /// Where a script's trace goes.
     pub trace: Option<Vec<String>>,
+    /// Or to the terminal, as things happen.
+    pub echo: bool,
     pub seed: u64,
     /// Poison is a failure unless a script provokes it.
     pub poison_allowed: bool,
@@ -230,6 +232,7 @@ impl Cluster {
             checker: Checker::default(),
             reports: Vec::new(),
             trace: None,
+            echo: false,
             seed,
             poison_allowed: false,
             tokens: 0,
@@ -269,8 +272,14 @@ impl Cluster {
         self.nodes[at].core.as_ref().expect("node is up")
     }
 
+    fn is_told(&self) -> bool {
+        self.trace.is_some() || self.echo
+    }
+
     pub fn say(&mut self, line: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
+        if self.echo {
+            eprintln!("{:>6} {}", self.now, line());
+        } else if let Some(trace) = &mut self.trace {
             trace.push(line());
         }
     }
@@ -333,10 +342,14 @@ impl Cluster {
             let Some(core) = &mut self.nodes[at].core else { return };
             core.step(now, event, &mut out);
             let reopened = core.epoch().generation != generation;
+            let (_, in_force) = core.configuration();
             let astray =
                 out.iter().any(|e| matches!(e, Effect::Install { start } if start.prev.index.0 == 0));
             assert!(core.commit() >= commit_before || reopened || astray, "commit went back");
             events.extend(self.carry_out(at, out));
+            let view = &self.nodes[at].view;
+            let newest = view.configurations.last().map_or(view.start.configuration_id, |(id, _)| *id);
+            assert_eq!(in_force, newest, "configuration in force is not the newest of the log");
         }
     }
 
@@ -490,7 +503,7 @@ impl Cluster {
     fn carry_out(&mut self, at: usize, out: Vec<Effect>) -> Vec<Event> {
         let mut events = Vec::new();
         for effect in out {
-            if self.trace.is_some() && !matches!(effect, Effect::Send { .. } | Effect::Replicate { .. }) {
+            if self.is_told() && !matches!(effect, Effect::Send { .. } | Effect::Replicate { .. }) {
                 let line = format!("{} {}", name(self.nodes[at].id), super::scripts::show_effect(&effect));
                 self.say(|| line);
             }
@@ -743,7 +756,7 @@ impl Cluster {
             }
             _ => {}
         }
-        if self.trace.is_some() {
+        if self.is_told() {
             let line = super::scripts::show_envelope(&envelope);
             self.say(|| line);
         }
@@ -852,6 +865,7 @@ impl Checker {
         self.unclean += 1;
         if self.forgives {
             self.committed.split_off(&from);
+            self.configurations.retain(|id, _| id.index < from);
         }
     }
 

@@ -576,6 +576,14 @@ fn replay(text: &str) -> String {
     result + "\n"
 }
 
+/// Runs one script, `topic/case`.
+#[cfg(feature = "mutations")]
+pub(crate) fn check(name: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raftlog/core/testscripts").join(name);
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(replay(&text) == text, "script {name} gives another trace");
+}
+
 #[test]
 fn scripts_give_their_golden_traces() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raftlog/core/testscripts");
