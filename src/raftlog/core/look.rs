@@ -40,6 +40,10 @@ impl Core {
     pub fn configuration(&self) -> (&Configuration, LogId) {
         self.log.configuration()
     }
+    /// Configuration as of `index`, which is not before the log start, and its id: for a log that is to begin behind it.
+    pub fn configuration_at(&self, index: Index) -> (&Configuration, LogId) {
+        self.log.configuration_at(index)
+    }
     /// Persisted state.
     pub fn hard_state(&self) -> HardState {
         self.hard
