@@ -262,11 +262,33 @@ impl Partition {
         self.replay(start.producers_at.next(), store)
     }
 
+    /// A new generation: what lies above `commit` is not known to be committed any more. Lower than before only where the generation
+    /// may have lost something, or this replica cannot tell (safety.md F24): then it must not serve what its leader may not have.
+    pub fn on_reopened(&mut self, commit: Index, store: &mut Store) {
+        if commit >= self.commit {
+            return;
+        }
+        self.commit = commit;
+        let start = store.log_start(self.group).map(|start| (start.prev.index, start.base_offset));
+        let offset = match start {
+            Ok((index, offset)) if index == commit => Ok(offset),
+            _ => store.meta_at(self.group, commit).map(|meta| meta.next_offset()),
+        };
+        match offset {
+            Ok(offset) => self.high_watermark = offset,
+            Err(error) => self.out_of_service = Some(error.to_string()),
+        }
+    }
+
     /// The log was replaced by an empty one.
     pub fn on_installed(&mut self, start: &LogStart, done: &mut Vec<Done>) {
         self.uncommitted.clear();
         self.starts.clear();
         self.fail_waiters(Index(0), done);
+        if start.prev.index < self.commit {
+            // Not a later part of the same log but another one.
+            (self.commit, self.high_watermark) = (start.prev.index, start.base_offset);
+        }
         self.adopt_start(start);
     }
 

@@ -6,6 +6,7 @@ mod configs;
 mod decide;
 mod image;
 mod liveness;
+mod members;
 mod placement;
 mod sequences;
 
