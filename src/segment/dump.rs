@@ -277,6 +277,10 @@ impl<W: Write> Dump<'_, W> {
 
     fn group(&mut self, g: &GroupImage) -> Result<()> {
         let h = &g.hard_state;
+        let opening = h.opening.map(|o| {
+            json!({"survivor": o.survivor.to_string(), "base": o.base.to_string(), "first_term": o.first_term.0,
+                "lossless": o.lossless})
+        });
         self.line(
             "group",
             json!({"group": g.group.0, "name": g.name, "directory": g.dir, "replica": g.replica.to_string(),
@@ -286,7 +290,7 @@ impl<W: Write> Dump<'_, W> {
         self.line(
             "hard_state",
             json!({"group": g.group.0, "epoch": h.epoch.to_string(), "vote": h.vote.map(|v| v.to_string()),
-                "sealed": h.sealed, "dirty": h.dirty, "doubt": format!("{:?}", h.doubt), "opening": h.opening}),
+                "sealed": h.sealed, "dirty": h.dirty, "doubt": format!("{:?}", h.doubt), "opening": opening}),
         )?;
         let start = &g.log_start;
         self.line(

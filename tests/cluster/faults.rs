@@ -14,8 +14,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-const TOPIC: &str = "acked";
-const PARTITIONS: usize = 6;
+/// What `verify` reads.
+pub const TOPIC: &str = "acked";
+/// Its partitions.
+pub const PARTITIONS: usize = 6;
 
 /// A pass of the scrub every second.
 pub const SCRUB_OFTEN: [(&str, &str); 1] = [("KONTIKI_KAFKA_LOG_SCRUB_INTERVAL_MS", "1000")];
@@ -101,7 +103,7 @@ fn kill_rounds_of(victim: Victim, name: &str, config: &[&str]) {
 
 /// Ends the writer and holds everything it was promised against what consumers and files show. `replicas` are the
 /// nodes whose files must hold all of it.
-fn verify(cluster: &mut Cluster, writer: Writer, replicas: &[u32]) {
+pub fn verify(cluster: &mut Cluster, writer: Writer, replicas: &[u32]) {
     let run = writer.run.clone();
     let history = writer.finish();
     let (records, ends) = read_all(cluster, TOPIC, PARTITIONS);

@@ -228,8 +228,14 @@ impl Shard {
             }
             return;
         }
-        if !self.config.node.is_broker || self.membership.stopping {
+        if !self.config.node.is_broker {
             return;
+        }
+        if self.membership.stopping {
+            // Until it is in the log: whoever leads the controllers by then has to know that nobody died.
+            return if self.drain.is_some() {
+                self.announce_stop(now)
+            };
         }
         match self.membership.registration {
             Registration::None => self.register(now),
@@ -410,6 +416,7 @@ impl Shard {
                 self.leadership_news = true;
                 self.placing.push(group, topic, partition);
             }
+            Change::GroupChanged { group } => self.on_group_changed(now, group),
             Change::BrokerChanged { node } => self.on_broker_changed(now, node),
             Change::TopicConfigChanged { topic } => self.refresh_configs(now, Some(topic)),
             Change::ClusterConfigChanged => self.refresh_configs(now, None),
@@ -428,6 +435,20 @@ impl Shard {
             }
         }
         self.upkeep.in_sync_now();
+        self.members.look_now();
+        self.check_disks();
+    }
+
+    /// Its generation is to end, or has, or a replica of it was placed anew.
+    fn on_group_changed(&mut self, now: Now, group: GroupId) {
+        if self.partitions.contains_key(&group) {
+            self.tell_generation(now, group);
+        } else if !self.placing.is_waiting(group)
+            && let Some((topic, partition)) = self.image.groups.get(&group).copied()
+        {
+            self.placing.push(group, topic, partition);
+        }
+        self.members.look_now();
     }
 
     /// Creates (or takes up) the replica of this group that the log places here.
@@ -446,7 +467,10 @@ impl Shard {
             let (p, next) = Partition::recover(&found, config);
             return self.begin_replay(found, p, next);
         }
-        let configuration = Configuration { voters: partition.replicas.clone(), ..Configuration::default() };
+        // One that was placed later has no vote and no configuration before the leader's log gives it one.
+        let founds = partition.founders().contains(&replica);
+        let voters = if founds { partition.founders().to_vec() } else { Vec::new() };
+        let configuration = Configuration { voters, ..Configuration::default() };
         let generation = Generation(partition.generation);
         let spec = GroupSpec {
             group,
@@ -456,15 +480,17 @@ impl Shard {
             hard_state: HardState { epoch: Epoch { generation, term: Term(0) }, ..HardState::default() },
             options,
         };
-        let campaign = partition.replicas.first() == Some(&replica);
+        let campaign = partition.generation == 0 && partition.founders().first() == Some(&replica);
         self.partitions.insert(group, Partition::new(group, replica, config));
         if let Err(error) = self.engine.create(now.mono, spec, campaign) {
             tracing::error!(%group, %error, "replica cannot be created");
             if let Some(p) = self.partitions.get_mut(&group) {
                 p.out_of_service = Some(error.to_string());
             }
+            return;
         }
         self.set_flush(now, group);
+        self.tell_generation(now, group);
     }
 
     /// Tells the engine how the topic's records become durable.

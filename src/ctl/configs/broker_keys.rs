@@ -56,8 +56,12 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "The same as node.id."),
     fixed("broker.rack", Kind::String, None, Rule::Any,
         "Failure domain of the broker; replicas of a partition are spread over racks."),
+    fixed("broker.reconnect.timeout.ms", Kind::Int, Some("1000"), Rule::AtLeast(1),
+        "Kontiki's own. A broker whose connections to the controller ended, and that is not back by then, is dead: its \
+         partitions go on without it."),
     fixed("broker.session.timeout.ms", Kind::Int, Some("9000"), Rule::AtLeast(1),
-        "Silence after which a broker is fenced: clients are steered away and it gets no new replicas."),
+        "Silence after which a broker is fenced, and dead: clients are steered away, it gets no new replicas, and its \
+         partitions go on without it."),
     stored(NO_RECOMPRESSION, dynamic("compression.gzip.level", Kind::Int, Some("-1"), Rule::GzipLevel,
         "Default of the topic's compression.gzip.level.")),
     stored(NO_RECOMPRESSION, dynamic("compression.lz4.level", Kind::Int, Some("9"), Rule::Between(1, 17),
@@ -167,6 +171,11 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "An idempotent producer whose newest record is older than this is forgotten by the partition."),
     fixed("replica.lag.time.max.ms", Kind::Long, Some("30000"), Rule::AtLeast(1),
         "Time after which a replica that does not keep up with the leader's end is no longer in sync."),
+    fixed("shrink.grace.ms", Kind::Long, Some("300000"), Rule::AtLeast(0),
+        "Kontiki's own. A broker that stopped in order is waited for so long before its partitions go on without it."),
+    fixed("shrink.min.voters", Kind::Int, Some("1"), Rule::AtLeast(1),
+        "Kontiki's own. No partition goes on with fewer voting replicas than these when brokers die; as many as it has \
+         replicas: it never shrinks."),
     fixed("socket.request.max.bytes", Kind::Int, Some("104857600"), Rule::AtLeast(1),
         "Largest request; a connection that announces a larger one is closed."),
     stored(Effect::Stored("there are no unclean elections; see the topic's recovery.policy"),

@@ -6,6 +6,7 @@ mod configs;
 pub(crate) mod decide;
 pub(crate) mod image;
 pub(crate) mod liveness;
+mod members;
 mod placement;
 mod sequences;
 

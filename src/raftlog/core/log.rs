@@ -145,6 +145,15 @@ impl LogView {
         self.unless_void(newest.unwrap_or(&self.configurations[0]))
     }
 
+    /// The newest configuration at or below `index`, which is not before the log start, void or not: what a log that begins
+    /// behind `index` has to carry.
+    pub fn configuration_at(&self, index: Index) -> (&Configuration, LogId) {
+        let known = |(id, _): &&(LogId, Configuration)| id.index <= index;
+        let (id, configuration) =
+            self.configurations.iter().rev().find(known).unwrap_or(&self.configurations[0]);
+        (configuration, *id)
+    }
+
     /// Whether `replica` votes in any configuration that may yet decide: the newest committed one and those after it.
     pub fn may_be_voter(&self, replica: ReplicaId) -> bool {
         let (_, committed) = self.committed_configuration();

@@ -80,6 +80,15 @@ pub enum GroupEvent {
         /// What.
         what: GenerationEffect,
     },
+    /// Entries that this generation's leader does not have are kept in files of their own, which nothing reads.
+    SetAside {
+        /// Group.
+        group: GroupId,
+        /// First and last of them.
+        entries: (LogId, LogId),
+        /// First offset, and the one after the last.
+        offsets: (Offset, Offset),
+    },
     /// A read index is confirmed (`ok`), or leadership is gone.
     Read {
         /// Group.

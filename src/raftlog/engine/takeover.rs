@@ -42,9 +42,16 @@ impl Engine {
                 self.stored(now, slot, result, more);
             }
             GenerationEffect::SetAside { from } => {
+                let first = self.store.meta_at(group, from).map(|meta| (meta.id, meta.base_offset));
+                let last = self.store.last(group);
                 if let Err(error) = self.store.set_aside(group, from) {
                     tracing::error!(%group, %error, "entries beyond the survivor's log could not be kept aside");
                     self.stored(now, slot, Err(error), more);
+                } else if let (Ok((first, begin)), Ok((last, end))) = (first, last) {
+                    tracing::warn!(%group, %first, %last, offsets = %begin, before = %end, "entries that the new generation \
+                        does not have are set aside");
+                    let (entries, offsets) = ((first, last), (begin, end));
+                    self.events.push(GroupEvent::SetAside { group, entries, offsets });
                 }
             }
             GenerationEffect::Sealed(_) => {

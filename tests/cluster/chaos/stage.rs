@@ -139,7 +139,9 @@ impl Stage {
         let net = Net::default();
         net.apply();
         // Small segments: rolling, and files that are whole, belong to what faults must meet.
-        let environment = SCRUB_OFTEN.to_vec();
+        // "No majority, no acknowledgement" is what is judged here: groups keep all their votes. The shrink has tests of its own.
+        let keeps_votes = ("KONTIKI_KAFKA_SHRINK_MIN_VOTERS", "3");
+        let environment = SCRUB_OFTEN.into_iter().chain([keeps_votes]).collect();
         let layout = Layout { spread: true, data: Some(below), prefix, environment };
         let mut cluster = Cluster::start_in(&format!("chaos-{name}"), layout);
         let config: Vec<&str> = ["segment.bytes=1048576"].iter().chain(more).copied().collect();
