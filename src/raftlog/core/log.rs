@@ -131,13 +131,6 @@ impl LogView {
         self.configurations.last().map_or(&[], |(_, configuration)| &configuration.retired)
     }
 
-    /// The configuration in force at an entry of this log, void or not.
-    pub fn configuration_at(&self, index: Index) -> (&Configuration, LogId) {
-        let newest = self.configurations.iter().rev().find(|(id, _)| id.index <= index);
-        let (id, configuration) = newest.unwrap_or(&self.configurations[0]);
-        (configuration, *id)
-    }
-
     /// The newest configuration known to be committed.
     pub fn committed_configuration(&self) -> (&Configuration, LogId) {
         let committed = |(id, _): &&(LogId, Configuration)| id.index <= self.commit;
