@@ -435,7 +435,8 @@ impl World {
         let node = &mut self.nodes[n];
         if let Some(p) = &mut node.process
             && !p.failed
-            && p.shard.status().storage_failure.is_some()
+            // Not a controller log that could not be read: such a node says so too, and its groups go on.
+            && p.shard.engine().store_ref().failure().is_some()
         {
             p.failed = true;
             let led = p.shard.status().led > 0;
