@@ -133,6 +133,8 @@ pub struct Check {
     in_force: BTreeMap<(usize, GroupId), members::InForce>,
     /// Highest entry that a replica told a leader it holds.
     said: BTreeMap<(GroupId, ReplicaId), Index>,
+    /// Likewise what it said is at least written.
+    wrote: BTreeMap<(GroupId, ReplicaId), Index>,
     granted_all: BTreeSet<(GroupId, ReplicaId, Epoch)>,
     homes: BTreeMap<(GroupId, ReplicaId), usize>,
     aside: Vec<members::Aside>,
@@ -167,6 +169,7 @@ impl Check {
             repairing: BTreeSet::new(),
             in_force: BTreeMap::new(),
             said: BTreeMap::new(),
+            wrote: BTreeMap::new(),
             granted_all: BTreeSet::new(),
             homes: BTreeMap::new(),
             aside: Vec::new(),

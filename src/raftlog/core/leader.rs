@@ -235,7 +235,7 @@ impl Core {
         let mut moved = counts_anew;
         let mut answers_read = false;
         if !matches!(body, Body::Written { .. }) {
-            moved = peer.note_durable(accepted.index);
+            moved |= peer.note_durable(accepted.index);
         }
         match body {
             Body::AppendRejected { probed, hint, .. } => {

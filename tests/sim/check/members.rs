@@ -379,9 +379,11 @@ impl Check {
             if half.is_empty() {
                 continue;
             }
+            // What is merely written counts where the topic asks for no more (decision 0008).
+            let said = if core.is_async() { &self.wrote } else { &self.said };
             let holds = |r: &&ReplicaId| match **r == core.replica() {
-                true => core.durable() >= index,
-                false => self.said.get(&(group, **r)).is_some_and(|said| *said >= index),
+                true => core.stored() >= index,
+                false => said.get(&(group, **r)).is_some_and(|said| *said >= index),
             };
             let count = half.iter().filter(holds).count();
             assert!(
@@ -402,10 +404,17 @@ impl Check {
             }
             Body::AppendAccepted { last } | Body::LogStartInstalled { prev: last } => last.index,
             Body::BeatReply { matched, .. } => matched.index,
+            Body::Written { last } => {
+                let wrote = self.wrote.entry((group, from)).or_default();
+                *wrote = (*wrote).max(last.index);
+                return;
+            }
             _ => return,
         };
-        let said = self.said.entry((group, from)).or_default();
-        *said = (*said).max(held);
+        for kind in [&mut self.said, &mut self.wrote] {
+            let said = kind.entry((group, from)).or_default();
+            *said = (*said).max(held);
+        }
     }
 
     /// Entries of an earlier generation were cut from this log: they must be found aside.
