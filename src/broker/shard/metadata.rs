@@ -306,7 +306,8 @@ impl Shard {
     pub(super) fn send_heartbeat(&mut self, now: Now, incarnation: u64, stopping: bool) {
         match self.controller_to_ask() {
             Some(leader) if leader == self.node() => {
-                if !self.on_heartbeat(now, leader, incarnation, stopping) && !stopping {
+                let known = self.on_heartbeat(now, leader, incarnation, stopping);
+                if !known && !stopping {
                     // Somebody registered this node anew, while it did not lead yet: nobody takes its word with the old number.
                     self.on_session_unknown();
                 }
