@@ -62,6 +62,9 @@ impl Fs for Counted {
     fn entropy(&self) -> u128 {
         self.0.entropy()
     }
+    fn boot_id(&self) -> u128 {
+        self.0.boot_id()
+    }
     fn limits(&self) -> Limits {
         self.0.limits()
     }

@@ -93,6 +93,10 @@ struct Health {
     leaderless: Vec<String>,
     /// None: nobody was asked.
     damaged: Option<Vec<String>>,
+    /// Partitions without a quorum, by what nodes that hold a replica say.
+    waiting: BTreeSet<String>,
+    /// What replicas held that their partitions went on without: partition, node, offsets.
+    set_aside: Vec<String>,
     cluster: Option<String>,
 }
 
@@ -181,6 +185,12 @@ fn judge_nodes(health: &mut Health, nodes: &[(String, Result<Value, String>)]) {
         let found =
             node["damaged"].as_array().map(|a| a.iter().map(text).collect::<Vec<_>>()).unwrap_or_default();
         damaged.extend(found.into_iter().map(|replica| format!("{replica}@{address}")));
+        health.waiting.extend(node["waiting"].as_array().into_iter().flatten().map(text));
+        let aside = node["set_aside"].as_array().into_iter().flatten().map(|aside| {
+            let (partition, offsets) = (text(&aside["partition"]), &aside["offsets"]);
+            format!("{partition}@{address}[{}..{})", offsets[0], offsets[1])
+        });
+        health.set_aside.extend(aside);
         if let Some(failure) = node["storage_failure"].as_str() {
             health.reasons.push(format!("{address}: storage failed: {failure}"));
         }
@@ -190,6 +200,9 @@ fn judge_nodes(health: &mut Health, nodes: &[(String, Result<Value, String>)]) {
     }
     if !damaged.is_empty() {
         health.reasons.push(counted(damaged.len(), "replica", "damaged"));
+    }
+    if !health.waiting.is_empty() {
+        health.reasons.push(counted(health.waiting.len(), "partition", "waiting for replicas"));
     }
     health.damaged = Some(damaged.into_iter().collect());
 }
@@ -205,6 +218,7 @@ fn print(health: &Health, ui: &Ui) -> Result<(), Failure> {
             "healthy": healthy, "reasons": health.reasons, "cluster_id": health.cluster,
             "brokers_up": health.up, "brokers_down": health.down, "controller": health.controller,
             "under_replicated": health.under_replicated, "leaderless": health.leaderless, "damaged": health.damaged,
+            "waiting": health.waiting, "set_aside": health.set_aside,
         })]);
     }
     let names = |items: &[String]| items.join(" ");
@@ -219,7 +233,9 @@ fn print(health: &Health, ui: &Ui) -> Result<(), Failure> {
     let damaged =
         format!("DAMAGED ({})", health.damaged.as_ref().map_or("?".into(), |d| d.len().to_string()));
     let unknown = "not asked; --admin HOST:PORT names nodes to ask".to_owned();
-    ui.out(&pairs(&[
+    let waiting: Vec<String> = health.waiting.iter().cloned().collect();
+    let waits = format!("WAITING ({})", waiting.len());
+    let mut rows = vec![
         ("HEALTHY", if healthy { "yes" } else { "no" }.to_owned()),
         ("REASONS", health.reasons.join("; ")),
         ("CLUSTER", health.cluster.clone().unwrap_or_default()),
@@ -228,7 +244,14 @@ fn print(health: &Health, ui: &Ui) -> Result<(), Failure> {
         (&under, names(&health.under_replicated)),
         (&leaderless, names(&health.leaderless)),
         (&damaged, health.damaged.as_ref().map_or(unknown, |d| names(d))),
-    ]))
+    ];
+    if !waiting.is_empty() {
+        rows.push((&waits, names(&waiting)));
+    }
+    if !health.set_aside.is_empty() {
+        rows.push(("SET ASIDE", names(&health.set_aside)));
+    }
+    ui.out(&pairs(&rows))
 }
 
 /// Runs `kontiki ready`.
@@ -344,6 +367,18 @@ mod tests {
         let health = judge(&metadata(&[1, 2, 3], 1, &[1, 2, 3]), None, &nodes);
         assert_eq!(health.damaged, Some(vec!["t/0@a:1".to_owned()]));
         assert_eq!(health.reasons, ["a:1: disk full", "cannot reach b", "1 replica damaged"]);
+    }
+
+    #[test]
+    fn judge_nodes_waiting_partitions_are_a_reason_and_what_is_set_aside_is_named() {
+        let aside = json!([{ "partition": "t-0", "entries": ["5@0.1", "6@0.1"], "offsets": [40, 42] }]);
+        let nodes = [
+            ("a:1".to_owned(), Ok(json!({ "damaged": [], "waiting": ["t-0"], "set_aside": aside }))),
+            ("b:1".to_owned(), Ok(json!({ "damaged": [], "waiting": ["t-0"] }))),
+        ];
+        let health = judge(&metadata(&[1, 2, 3], 1, &[1, 2, 3]), None, &nodes);
+        assert_eq!(health.reasons, ["1 partition waiting for replicas"]);
+        assert_eq!(health.set_aside, ["t-0@a:1[40..42)"]);
     }
 
     #[test]

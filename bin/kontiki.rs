@@ -75,7 +75,11 @@ async fn run(cli: Cli, ui: &Ui) -> Outcome {
 }
 
 fn version(ui: &Ui) -> Outcome {
-    let version = env!("CARGO_PKG_VERSION");
+    // A build with switches that break rules must not be taken for a release.
+    let version = match cfg!(feature = "mutations") {
+        true => concat!(env!("CARGO_PKG_VERSION"), "+mutations"),
+        false => env!("CARGO_PKG_VERSION"),
+    };
     if ui.is_json() {
         ui.json_items(vec![serde_json::json!({ "version": version })])?;
     } else {

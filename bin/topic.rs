@@ -217,12 +217,13 @@ impl Described {
                     number(p.epoch),
                     list(&p.replicas),
                     list(&p.in_sync),
+                    list(&p.offline),
                     optional(self.starts.get(&p.index)),
                     optional(self.ends.get(&p.index)),
                 ]
             })
             .collect();
-        table(&["PARTITION", "LEADER", "EPOCH", "REPLICAS", "IN-SYNC", "START", "END"], &rows)
+        table(&["PARTITION", "LEADER", "EPOCH", "REPLICAS", "IN-SYNC", "OFFLINE", "START", "END"], &rows)
     }
 
     fn configs(&self) -> String {

@@ -173,12 +173,27 @@ fn unreachable_broker_with_json_output_is_one_object() {
     assert_eq!(object["items"], serde_json::json!([]));
 }
 
+const VERSION: &str = match cfg!(feature = "mutations") {
+    true => concat!(env!("CARGO_PKG_VERSION"), "+mutations"),
+    false => env!("CARGO_PKG_VERSION"),
+};
+
+/// Switches that break rules are in the build that is made for them and in no other; that one says so.
+#[test]
+fn binary_has_switches_that_break_rules_only_if_it_says_so() {
+    let binary = std::fs::read(env!("CARGO_BIN_EXE_kontiki")).expect("it was built");
+    let has = |text: &[u8]| binary.windows(text.len()).any(|window| window == text);
+    for name in ["KONTIKI_MUTATION", "SkipJournalSync"] {
+        assert_eq!(has(name.as_bytes()), VERSION.ends_with("+mutations"), "{name}");
+    }
+}
+
 #[test]
 fn version_text_and_json_agree() {
-    assert_eq!(stdout(&run(&["version"])), format!("kontiki {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(stdout(&run(&["version"])), format!("kontiki {VERSION}\n"));
     let object: serde_json::Value =
         serde_json::from_str(&stdout(&run(&["version", "--output", "json"]))).unwrap();
-    assert_eq!(object["items"][0]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(object["items"][0]["version"], VERSION);
 }
 
 #[test]

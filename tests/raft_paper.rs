@@ -314,7 +314,7 @@ fn vote_is_given_once_per_term() {
 /// §5.2: "If the leader's term [...] is at least as large as the candidate's current term, then the candidate
 /// recognizes the leader as legitimate and returns to follower state."
 #[test]
-fn candidate_meeting_the_leader_of_its_term_returns_to_follower() {
+pub fn candidate_meeting_the_leader_of_its_term_returns_to_follower() {
     let mut replica = Replica::new(3, 0, &[]);
     replica.campaign();
     replica.append(3, 1, LogId::default(), &[1], 0);
@@ -901,7 +901,7 @@ fn replica_in_doubt_votes_and_stands_only_where_every_voter_grants() {
 
 /// Not in the paper (safety.md F2, step 4): the survivor takes over only if it is exactly what was decided on.
 #[test]
-fn survivor_that_is_not_exactly_what_was_decided_on_refuses() {
+pub fn survivor_that_is_not_exactly_what_was_decided_on_refuses() {
     let opening = Opening { survivor: node(1), base: id(1, 2), first_term: Term(5), lossless: true };
     let decision = Decision { generation: Generation(1), opening, learners: Vec::new() };
     let sealed = |restored: &mut Restored| restored.hard_state.sealed = Some(7);

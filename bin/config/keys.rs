@@ -126,6 +126,12 @@ pub const KEYS: &[Key] = &[
         "how often a broker renews its session; not set: 2000, or a quarter of the session if that is less",
     ),
     kafka(
+        "broker.reconnect.timeout.ms",
+        Some("1000"),
+        Kind::Int(1, INT),
+        "a broker whose connections ended and that is not back by then is dead: its partitions go on without it",
+    ),
+    kafka(
         "broker.session.timeout.ms",
         Some("9000"),
         Kind::Int(1, INT),
@@ -169,6 +175,18 @@ pub const KEYS: &[Key] = &[
         None,
         Kind::Int(1, INT),
         "how often such producers are looked for",
+    ),
+    kafka(
+        "shrink.grace.ms",
+        Some("300000"),
+        Kind::Int(0, MAX),
+        "a broker that stopped in order is waited for so long before its partitions go on without it",
+    ),
+    kafka(
+        "shrink.min.voters",
+        Some("1"),
+        Kind::Int(1, INT),
+        "no partition goes on with fewer voting replicas than these; as many as it has: it never shrinks",
     ),
     kafka("log.segment.bytes", None, Kind::Int(1 << 20, INT), "size of a segment file"),
     kafka("log.roll.ms", None, Kind::Int(1, MAX), "age at which a segment is closed"),

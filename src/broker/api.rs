@@ -7,7 +7,7 @@ use super::peer::KillSwitch;
 use super::shard;
 use crate::ctl::command::{Command, Error as CtlError, Reply};
 use crate::ctl::image::Image;
-use crate::segment::{FrameCheck, GroupId, NodeId, ScrubStats};
+use crate::segment::{FrameCheck, GroupId, LogId, NodeId, Offset, ScrubStats};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -127,7 +127,7 @@ pub struct ListedOffset {
 }
 
 /// What is known of a partition's leadership (soft state).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct PartitionState {
     pub leader: Option<LeaderHint>,
@@ -138,6 +138,9 @@ pub struct PartitionState {
     pub size_bytes: u64,
     pub local: bool,
     pub needs_repair: bool,
+    /// Who votes, and the generation, as the replica here has it in its log.
+    pub voters: Vec<NodeId>,
+    pub generation: u64,
     /// The leader's process ended a moment ago: another one is being elected.
     pub electing: bool,
     /// Epoch of the last leader that was heard of, whether or not it is there; -1 if none.
@@ -366,6 +369,17 @@ impl NodeHandle {
     }
 }
 
+/// Entries of one replica that are kept in files of their own (`*.fenced`), since its group went on without them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SetAside {
+    pub group: GroupId,
+    /// First and last.
+    pub entries: (LogId, LogId),
+    /// First offset, and the one after the last.
+    pub offsets: (Offset, Offset),
+}
+
 /// For /health, /ready and `cluster health`.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs)]
@@ -378,6 +392,10 @@ pub struct NodeStatus {
     pub replicas: usize,
     pub leaderless: usize,
     pub damaged: Vec<GroupId>,
+    /// Groups with a replica here that cannot have a leader before others are back, or before the controllers decide.
+    pub waiting: Vec<GroupId>,
     pub unclean_recoveries: u64,
+    /// What replicas here held beyond the logs of their groups' survivors, since this process started.
+    pub set_aside: Vec<SetAside>,
     pub scrub: ScrubStats,
 }

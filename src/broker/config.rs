@@ -66,6 +66,12 @@ pub struct NodeConfig {
     pub replica_lag_time_max: Duration,
     /// `broker.session.timeout.ms`: a broker silent for this long is fenced.
     pub broker_session_timeout: Duration,
+    /// `broker.reconnect.timeout.ms`: a broker whose connections ended and that is not back by then is dead.
+    pub broker_reconnect_timeout: Duration,
+    /// `shrink.grace.ms`: a broker that stopped in order is dead after this.
+    pub shrink_grace: Duration,
+    /// `shrink.min.voters`: no group shrinks below; as many as there are replicas: none shrinks at all.
+    pub shrink_min_voters: usize,
     /// `log.scrub.bytes.per.second`: how fast segments are read to find damage; 0 = never.
     pub scrub_bytes_per_second: u64,
     /// `log.scrub.interval.ms`: from the begin of one pass to the next.
@@ -104,6 +110,9 @@ impl NodeConfig {
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
             replica_lag_time_max: Duration::from_secs(30),
             broker_session_timeout: Duration::from_secs(9),
+            broker_reconnect_timeout: Duration::from_secs(1),
+            shrink_grace: Duration::from_secs(300),
+            shrink_min_voters: 1,
             scrub_bytes_per_second: 20 << 20,
             scrub_interval: Duration::from_secs(24 * 3600),
             beat: Duration::from_millis(100),

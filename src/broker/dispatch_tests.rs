@@ -101,6 +101,7 @@ async fn play(
                     needs_repair: false,
                     electing: false,
                     epoch: -1,
+                    ..PartitionState::default()
                 };
                 let _ = reply.send(groups.iter().map(|_| state.clone()).collect());
             }

@@ -96,12 +96,20 @@ fn health_of(
     note(status.disk_full, "data directory is full".to_owned());
     note(status.leaderless > 0, format!("{} partitions without a leader", status.leaderless));
     note(!status.damaged.is_empty(), format!("{} damaged replicas", status.damaged.len()));
+    note(!status.waiting.is_empty(), format!("{} partitions wait for replicas", status.waiting.len()));
     let (code, verdict) = match (&status.storage_failure, reasons.is_empty()) {
         (Some(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
         (None, true) => (StatusCode::OK, "healthy"),
         (None, false) => (StatusCode::OK, "degraded"),
     };
     let damaged: Vec<String> = status.damaged.iter().map(|group| name_of(image, *group)).collect();
+    let set_aside = status.set_aside.iter().map(|aside| {
+        let (entries, offsets) = (aside.entries, aside.offsets);
+        json!({"partition": name_of(image, aside.group), "entries": [entries.0.to_string(), entries.1.to_string()],
+            "offsets": [offsets.0.0, offsets.1.0]})
+    });
+    let set_aside: Vec<Value> = set_aside.collect();
+    let waiting: Vec<String> = status.waiting.iter().map(|group| name_of(image, *group)).collect();
     let body = json!({
         "status": verdict,
         "reasons": reasons,
@@ -118,6 +126,8 @@ fn health_of(
         "led": status.led,
         "leaderless": status.leaderless,
         "damaged": damaged,
+        "waiting": waiting,
+        "set_aside": set_aside,
     });
     (code, body)
 }
@@ -148,7 +158,7 @@ fn render_cluster(out: &mut String, image: &Image) {
 type Figure = fn(&Partition, &PartitionState) -> Option<i64>;
 
 /// Figures per partition, by kafka_exporter's names.
-const FIGURES: [(&str, &str, Figure); 9] = [
+const FIGURES: [(&str, &str, Figure); 11] = [
     ("kafka_topic_partition_current_offset", "High watermark of the partition", |_, state| {
         state.local.then_some(state.high_watermark)
     }),
@@ -173,6 +183,12 @@ const FIGURES: [(&str, &str, Figure); 9] = [
     ),
     ("kontiki_partition_size_bytes", "Bytes this broker holds of the partition", |_, state| {
         state.local.then(|| i64::try_from(state.size_bytes).unwrap_or(i64::MAX))
+    }),
+    ("kontiki_partition_voters", "Replicas that vote, as this broker's replica has it", |_, state| {
+        state.local.then_some(state.voters.len() as i64)
+    }),
+    ("kontiki_partition_generation", "Recovery generation, as this broker's replica has it", |_, state| {
+        state.local.then(|| i64::try_from(state.generation).unwrap_or(i64::MAX))
     }),
     ("kontiki_partition_needs_repair", "1 if this broker's replica is damaged", |_, state| {
         state.local.then_some(i64::from(state.needs_repair))
@@ -222,6 +238,11 @@ fn render_node(out: &mut String, status: &NodeStatus, controller: Option<NodeId>
             status.leaderless,
         ),
         ("kontiki_damaged_replicas", "Replicas here that need repair", status.damaged.len()),
+        (
+            "kontiki_waiting_partitions",
+            "Partitions with a replica here that cannot go on before others are back",
+            status.waiting.len(),
+        ),
     ] {
         metric(out, name, "gauge", help, value);
     }
@@ -282,6 +303,7 @@ mod tests {
             needs_repair: false,
             electing: false,
             epoch: -1,
+            ..PartitionState::default()
         }
     }
 

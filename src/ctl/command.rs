@@ -2,8 +2,8 @@
 //!
 //! Not here: the deciding itself (`decide`), Kafka's requests and error codes (`broker` maps both ways). Commands and
 //! answers travel as JSON between brokers and the controller leader, so fields are only ever added.
-use super::record::Endpoint;
-use crate::segment::NodeId;
+use super::record::{Endpoint, GroupOpening};
+use crate::segment::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -43,6 +43,12 @@ pub struct TopicConfig {
     pub timestamp_before_max_ms: i64,
     /// `message.timestamp.after.max.ms`.
     pub timestamp_after_max_ms: i64,
+    /// `flush.mode` is `async`.
+    pub flush_async: bool,
+    /// `flush.ms`, with `flush.mode=async`.
+    pub flush_ms: u64,
+    /// `flush.messages`, likewise.
+    pub flush_messages: u64,
 }
 /// A request to the controller; JSON on the peer protocol.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,8 +64,12 @@ pub enum Command {
         rack: Option<String>,
         cluster: Option<String>,
     },
-    /// Its session lapsed, or it is stopping in order.
+    /// Its session lapsed.
     Fence { node: NodeId, incarnation: u64 },
+    /// It is stopping in order.
+    Stopping { node: NodeId, incarnation: u64 },
+    /// Nobody waits for it any longer: the groups shrink.
+    Dead { node: NodeId, incarnation: u64 },
     /// Its session is alive again.
     Unfence { node: NodeId, incarnation: u64 },
     /// CreateTopics, one topic.
@@ -70,6 +80,13 @@ pub enum Command {
     CreatePartitions { topic: String, count: i32, assignments: Option<Vec<Vec<NodeId>>>, validate_only: bool },
     /// IncrementalAlterConfigs of one resource; `topic` None = cluster-wide broker configs.
     AlterConfigs { topic: Option<String>, changes: Vec<ConfigChange>, validate_only: bool },
+    /// A broker holds replicas of groups that cannot go on: their dead voters leave no quorum, and the others prove that nothing
+    /// can be lost. With the generation each is in.
+    Seal { node: NodeId, groups: Vec<(GroupId, u64)> },
+    /// What follows from the seals that were reported.
+    OpenGenerations { openings: Vec<GroupOpening> },
+    /// Place anew what a broker's present disk does not hold.
+    Place { node: NodeId },
     /// A block of producer ids for this broker to give out.
     AllocateProducerIds { node: NodeId },
 }

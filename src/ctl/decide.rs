@@ -8,10 +8,12 @@
 use super::command::{Command, ConfigChange, ConfigOp, CreateTopic, Defaults, Error, Reply};
 use super::configs::describe::default_replication_factor;
 use super::configs::{self, Kind};
-use super::image::{INDEX_BITS, Image, Topic};
+use super::generations;
+use super::image::{INDEX_BITS, Image, Standing, Topic};
 use super::names;
 use super::placement::{self, SplitMix64};
 use super::record::{Batch, Endpoint, Record};
+use crate::mutation::{Mutation, on};
 use crate::segment::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -42,8 +44,12 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
             };
             Ok((Batch::new(vec![record]), Reply::Registered { incarnation: number }))
         }
-        Command::Fence { node, incarnation } => set_fenced(image, *node, *incarnation, true),
-        Command::Unfence { node, incarnation } => set_fenced(image, *node, *incarnation, false),
+        Command::Fence { node, incarnation } => set_standing(image, *node, *incarnation, Standing::Fenced),
+        Command::Stopping { node, incarnation } => {
+            set_standing(image, *node, *incarnation, Standing::Stopping)
+        }
+        Command::Dead { node, incarnation } => set_standing(image, *node, *incarnation, Standing::Dead),
+        Command::Unfence { node, incarnation } => set_standing(image, *node, *incarnation, Standing::Live),
         Command::CreateTopic(create) => create_topic(image, defaults, create, number, seed),
         Command::DeleteTopic { name, id } => delete_topic(image, defaults, name.as_deref(), *id),
         Command::CreatePartitions { topic, count, assignments, validate_only } => {
@@ -64,6 +70,19 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
             Ok((batch, Reply::Done))
         }
         Command::AllocateProducerIds { node } => producer_ids(image, *node, number),
+        Command::Seal { node, groups } => {
+            let known = image.brokers.contains_key(node);
+            let groups = if known { generations::to_seal(image, *node, groups) } else { Vec::new() };
+            Ok((unless(groups.is_empty(), Record::Seal { groups }), Reply::Done))
+        }
+        Command::OpenGenerations { openings } => {
+            let openings = generations::still_due(image, openings);
+            Ok((unless(openings.is_empty(), Record::Generation { openings }), Reply::Done))
+        }
+        Command::Place { node } => {
+            let groups = generations::to_place(image, *node);
+            Ok((unless(groups.is_empty(), Record::Place { node: *node, groups }), Reply::Done))
+        }
     }
 }
 
@@ -117,12 +136,16 @@ fn check_registration(
     Ok(())
 }
 
-fn set_fenced(image: &Image, node: NodeId, incarnation: u64, fenced: bool) -> Decision {
+fn set_standing(image: &Image, node: NodeId, incarnation: u64, standing: Standing) -> Decision {
     let broker =
         image.brokers.get(&node).filter(|b| b.incarnation == incarnation).ok_or(Error::StaleBroker(node))?;
-    let record =
-        if fenced { Record::Fence { node, incarnation } } else { Record::Unfence { node, incarnation } };
-    Ok((unless(broker.fenced == fenced, record), Reply::Done))
+    let (record, nothing) = match standing {
+        Standing::Fenced => (Record::Fence { node, incarnation }, broker.fenced),
+        Standing::Stopping => (Record::Stopping { node, incarnation }, broker.stopping || broker.dead),
+        Standing::Dead => (Record::Dead { node, incarnation }, broker.dead),
+        Standing::Live => (Record::Unfence { node, incarnation }, !broker.fenced),
+    };
+    Ok((unless(nothing, record), Reply::Done))
 }
 
 fn create_topic(
@@ -466,7 +489,8 @@ fn producer_ids(image: &Image, node: NodeId, number: u64) -> Decision {
         return Err(Error::StaleBroker(node));
     }
     let generation = i64::try_from((number >> INDEX_BITS) << INDEX_BITS).unwrap_or(i64::MAX);
-    let first = image.next_producer_id.max(generation);
+    let next = if on(Mutation::RepeatProducerIds) { 0 } else { image.next_producer_id };
+    let first = next.max(generation);
     if first.checked_add(i64::from(PRODUCER_ID_BLOCK)).is_none() {
         return Err(Error::Refused("producer ids are used up".into()));
     }

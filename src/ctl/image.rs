@@ -7,10 +7,14 @@
 //! - every number is taken from the entry: incarnation and assignment = its number, group ids count on from
 //!   `max(next_group, generation * 2^40 + 1)`, so that a recovered group 0 starts above anything handed out (F20);
 //! - `topics`, `topic_names` and `groups` name exactly the same partitions;
-//! - a replica id never changes once placed: neither a registration nor a wiped disk touches it (F6).
+//! - a replica id never changes once placed: neither a registration nor a wiped disk touches it; a record that places the replica
+//!   anew gives it another one (F6);
+//! - `sealing` names exactly the groups whose generation is to end; at most one decision per generation (F2).
 use super::command::{Defaults, TopicConfig};
 use super::record::{Batch, Endpoint, Record, VERSION};
 use super::{configs, names};
+use crate::mutation::{Mutation, on};
+use crate::raftlog::generation::Decision;
 use crate::segment::{GroupId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +38,9 @@ pub struct Image {
     pub topic_names: BTreeMap<Uuid, String>,
     /// Which topic and partition a group is.
     pub groups: BTreeMap<GroupId, (Uuid, i32)>,
+    /// Groups whose generation is to end: sealed, and no decision yet.
+    #[serde(default)]
+    pub sealing: BTreeSet<GroupId>,
     /// Cluster-wide dynamic broker configuration.
     pub configs: BTreeMap<String, String>,
     /// Lower bound of the next group id.
@@ -59,6 +66,25 @@ pub struct Broker {
     pub rack: Option<String>,
     /// Clients are steered away; it gets no new replicas. It never stops a Raft leader (safety.md F19).
     pub fenced: bool,
+    /// It announced that it stops in order: it is expected back.
+    #[serde(default)]
+    pub stopping: bool,
+    /// Nobody waits for it: its replicas are not to be voters.
+    #[serde(default)]
+    pub dead: bool,
+}
+
+/// What the controllers hold a broker for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// In service.
+    Live,
+    /// Silent: clients are steered away.
+    Fenced,
+    /// Fenced, by its own announcement.
+    Stopping,
+    /// Fenced, and its groups go on without it.
+    Dead,
 }
 
 /// A topic.
@@ -77,14 +103,30 @@ pub struct Topic {
 }
 
 /// A partition.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Partition {
     /// Its Raft group.
     pub group: GroupId,
-    /// Its voters at creation, preferred leader first.
+    /// Where it is to be, preferred leader first. Who of them votes is in the group's own log.
     pub replicas: Vec<ReplicaId>,
+    /// Its voters at creation, where they are others; see [`Partition::founders`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub founders: Vec<ReplicaId>,
     /// Recovery generation the controllers last opened for it.
     pub generation: u64,
+    /// The plan by which that generation is to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealing: Option<u64>,
+    /// How that generation began; none in generation 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opening: Option<Box<Decision>>,
+}
+
+impl Partition {
+    /// The group's voters at creation: the configuration that its log begins with.
+    pub fn founders(&self) -> &[ReplicaId] {
+        if self.founders.is_empty() { &self.replicas } else { &self.founders }
+    }
 }
 
 /// A difference between two images that a node has to act on.
@@ -141,6 +183,7 @@ impl Image {
     pub fn number(generation: u64, index: u64) -> u64 {
         assert!(generation < 1 << (63 - INDEX_BITS), "controller generation {generation} does not fit");
         assert!(index < 1 << INDEX_BITS, "controller index {index} does not fit");
+        let generation = if on(Mutation::NumberWithoutGeneration) { 0 } else { generation };
         (generation << INDEX_BITS) | index
     }
 
@@ -284,11 +327,26 @@ impl Image {
                     peer: peer.clone(),
                     rack: rack.clone(),
                     fenced: false,
+                    stopping: false,
+                    dead: false,
                 };
                 self.apply_broker(broker, changes)
             }
-            Record::Fence { node, incarnation } => self.apply_fenced(*node, *incarnation, true, changes),
-            Record::Unfence { node, incarnation } => self.apply_fenced(*node, *incarnation, false, changes),
+            Record::Fence { node, incarnation } => {
+                self.apply_standing(*node, *incarnation, Standing::Fenced, changes)
+            }
+            Record::Stopping { node, incarnation } => {
+                self.apply_standing(*node, *incarnation, Standing::Stopping, changes)
+            }
+            Record::Dead { node, incarnation } => {
+                self.apply_standing(*node, *incarnation, Standing::Dead, changes)
+            }
+            Record::Unfence { node, incarnation } => {
+                self.apply_standing(*node, *incarnation, Standing::Live, changes)
+            }
+            Record::Seal { groups } => self.apply_seal(number, groups, changes),
+            Record::Generation { openings } => self.apply_generation(openings, changes),
+            Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
             Record::Topic { name, id, replicas, configs } => {
                 self.apply_topic(number, name, *id, replicas, configs, changes)
             }
@@ -337,11 +395,11 @@ impl Image {
         Ok(())
     }
 
-    fn apply_fenced(
+    fn apply_standing(
         &mut self,
         node: NodeId,
         incarnation: u64,
-        fenced: bool,
+        standing: Standing,
         changes: &mut Vec<Change>,
     ) -> Result<(), String> {
         let broker = self.brokers.get_mut(&node).ok_or_else(|| format!("broker {node} is not registered"))?;
@@ -351,8 +409,15 @@ impl Image {
                 broker.incarnation
             ));
         }
-        if broker.fenced != fenced {
-            broker.fenced = fenced;
+        let before = (broker.fenced, broker.stopping, broker.dead);
+        broker.fenced = standing != Standing::Live;
+        match standing {
+            Standing::Live => (broker.stopping, broker.dead) = (false, false),
+            Standing::Fenced => {}
+            Standing::Stopping => broker.stopping = true,
+            Standing::Dead => broker.dead = true,
+        }
+        if before != (broker.fenced, broker.stopping, broker.dead) {
             changes.push(Change::BrokerChanged { node });
         }
         Ok(())
@@ -411,6 +476,7 @@ impl Image {
         let topic = self.topics.remove(&name).expect("every id in topic_names is a topic");
         for (number, partition) in topic.partitions.iter().enumerate() {
             self.groups.remove(&partition.group);
+            self.sealing.remove(&partition.group);
             changes.push(Change::GroupRemoved {
                 group: partition.group,
                 topic: id,
@@ -462,7 +528,11 @@ impl Image {
         let mut partitions = Vec::with_capacity(replicas.len());
         for (at, nodes) in replicas.iter().enumerate() {
             let ids = self.replica_ids(number, nodes).map_err(|e| format!("partition {}: {e}", have + at))?;
-            partitions.push(Partition { group: GroupId(first + at as u64), replicas: ids, generation: 0 });
+            partitions.push(Partition {
+                group: GroupId(first + at as u64),
+                replicas: ids,
+                ..Partition::default()
+            });
         }
         Ok(partitions)
     }

@@ -3,7 +3,8 @@
 //! One log (group 0), one state ([`image::Image`]), three kinds of question:
 //! - *What does this request do?* [`command::decide`]: image + request -> records or refusal.
 //! - *What does this entry change?* [`image::Image::apply`]: the same log gives the same image on every node.
-//! - *What should happen next?* [`liveness::Sessions`] (who is dead), [`balance`] (which leaders go home).
+//! - *What should happen next?* [`liveness::Sessions`] (who is dead), [`balance`] (which leaders go home), [`members`] (who votes in a
+//!   group, asked by its leader), [`generations`] (how a group that lost its quorum goes on).
 //!
 //! Not here: consensus and replication of the log (`raftlog`), sockets, Kafka messages and error codes (`broker`).
 //! Nothing in this module reads a clock, draws a random number or does IO: time and seeds are arguments.
@@ -11,11 +12,13 @@ pub mod balance;
 pub mod command;
 pub mod configs;
 pub mod decide;
+pub mod generations;
 pub mod image;
 pub mod liveness;
+pub mod members;
 pub mod names;
 pub mod placement;
 pub mod record;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

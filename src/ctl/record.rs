@@ -5,7 +5,7 @@
 //! - a record names *what was decided*, never how: placement is in the record, so that no node ever places again;
 //! - numbers (incarnations, group ids, assignments) are not in the records: they follow from the entry's own number;
 //! - `v` is 1; a reader refuses any other version and any record it does not know.
-use crate::segment::{GroupId, NodeId};
+use crate::segment::{GroupId, LogId, NodeId, Term};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -75,6 +75,26 @@ pub struct Endpoint {
     pub port: u16,
 }
 
+/// How a new generation of a group begins (safety.md F2, F4). Its replicas are named by their brokers: which ids these have
+/// is in the image when it is applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupOpening {
+    /// Whose.
+    pub group: GroupId,
+    /// The new generation: the one after the group's present one.
+    pub generation: u64,
+    /// Broker of the only voter it begins with.
+    pub survivor: NodeId,
+    /// Where the survivor's log ends.
+    pub base: LogId,
+    /// Above every term of the generations before.
+    pub first_term: Term,
+    /// Whether the sealed replicas prove that nothing committed is lost.
+    pub lossless: bool,
+    /// Brokers of the other sealed replicas.
+    pub learners: Vec<NodeId>,
+}
+
 /// One change of the metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "t")]
@@ -87,6 +107,10 @@ pub enum Record {
     Broker { node: NodeId, directory: Uuid, kafka: Endpoint, peer: Endpoint, rack: Option<String> },
     /// The broker's session lapsed, or it left in order; clients are steered away.
     Fence { node: NodeId, incarnation: u64 },
+    /// The broker announced that it stops in order: fenced, and not taken for dead before `shrink.grace.ms` is over.
+    Stopping { node: NodeId, incarnation: u64 },
+    /// The broker is dead as far as anyone can tell: fenced, and its replicas are not to be voters any more.
+    Dead { node: NodeId, incarnation: u64 },
     /// Its session is alive again (without a new registration).
     Unfence { node: NodeId, incarnation: u64 },
     /// A topic with its first partitions. `replicas[p]` = nodes of partition p, preferred leader first.
@@ -101,6 +125,14 @@ pub enum Record {
     ClusterConfig { changes: BTreeMap<String, Option<String>> },
     /// A block of producer ids was handed to a broker.
     ProducerIds { node: NodeId, first: i64, count: i32 },
+    /// The intent of a generation change (safety.md F2): every replica of these groups that applies it ends its generation
+    /// there. The number of this record is the plan's.
+    Seal { groups: Vec<GroupId> },
+    /// New generations were decided, one per group and generation.
+    Generation { openings: Vec<GroupOpening> },
+    /// The broker's disk is another one: its replicas of these groups are placed anew. The number of this record is their
+    /// assignment.
+    Place { node: NodeId, groups: Vec<GroupId> },
     /// Reserved: a later version's record, kept by old readers only as an error.
     Group { group: GroupId },
 }

@@ -17,7 +17,7 @@ use crate::segment::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Version of the peer protocol spoken and understood.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Largest frame accepted.
 pub const MAX_FRAME: usize = 256 << 20;
 const PREFIX: usize = 10;
@@ -367,6 +367,10 @@ fn put_body(b: &mut BytesMut, body: &Body) {
             b.put_u8(6);
             put_log_id(b, *last);
         }
+        Body::Written { last } => {
+            b.put_u8(16);
+            put_log_id(b, *last);
+        }
         Body::AppendRejected { probed, hint, last } => {
             b.put_u8(7);
             b.put_u64_le(probed.0);
@@ -454,6 +458,7 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         13 => Body::Sealed,
         14 => Body::Fenced,
         15 => Body::Removed { configuration: get_log_id(b)? },
+        16 => Body::Written { last: get_log_id(b)? },
         40 => Body::PreVoteIfAll { round: get_u64(b)?, vote: get_bool(b)? },
         41 => Body::VoteIfAll,
         42 => Body::InDoubt { matched: get_log_id(b)?, last: get_log_id(b)?, sequence: get_u64(b)? },
@@ -642,6 +647,7 @@ mod tests {
             Body::VoteReply { granted: false },
             Body::Append { prev: last, entries: vec![meta(4, 5), meta(5, 0)], commit: Index(2) },
             Body::AppendAccepted { last },
+            Body::Written { last },
             Body::AppendRejected { probed: Index(7), hint: last, last },
             Body::Beat { commit: Index(1), sequence: 2 },
             Body::BeatReply { sequence: 2, matched: last, last },

@@ -12,6 +12,7 @@
 
 use super::core::quorum::majority;
 use super::message::Configuration;
+use crate::mutation::{Mutation, on};
 use crate::segment::{Generation, Index, LogId, Opening, ReplicaId, Term};
 use serde::{Deserialize, Serialize};
 
@@ -72,10 +73,15 @@ pub enum Undecidable {
 /// Whether no majority is left without a replica for which `sealed` holds, in either half: then nothing can be committed
 /// or elected without them any more, nor was anything that none of them holds.
 pub fn meets_every_majority(configuration: &Configuration, sealed: impl Fn(ReplicaId) -> bool) -> bool {
-    let blocked = |half: &[ReplicaId]| half.iter().filter(|r| !sealed(**r)).count() < majority(half.len());
+    let blocked = |half: &[ReplicaId]| {
+        let free = half.iter().filter(|r| !sealed(**r)).count();
+        free < majority(half.len()) || (on(Mutation::CallEverythingLossless) && free < half.len())
+    };
     !configuration.voters.is_empty()
         && blocked(&configuration.voters)
-        && (configuration.old_voters.is_empty() || blocked(&configuration.old_voters))
+        && (configuration.old_voters.is_empty()
+            || blocked(&configuration.old_voters)
+            || on(Mutation::JudgeByOneHalf))
 }
 
 /// What follows from these reports of generation `from`; others are not looked at. `recorded`: the highest leader epoch the
@@ -85,15 +91,17 @@ pub fn meets_every_majority(configuration: &Configuration, sealed: impl Fn(Repli
 /// `Undecidable` if no report is of a sound replica, or the terms are used up.
 pub fn decide(from: Generation, reports: &[SealReport], recorded: Term) -> Result<Decision, Undecidable> {
     let sealed = || reports.iter().filter(|report| report.generation == from);
-    let sound = || sealed().filter(|report| report.sound);
+    let sound = || sealed().filter(|report| report.sound || on(Mutation::UnsoundSurvives));
     // Among equal logs a voter goes first, then the lowest id, so that every controller decides alike.
     let rank = |r: &&SealReport| (r.last, r.configuration.is_voter(r.replica), std::cmp::Reverse(r.replica));
-    let best = sound().max_by_key(rank).ok_or(Undecidable::NoSoundReplica)?;
+    let worst = sound().min_by_key(rank).filter(|_| on(Mutation::WorstSurvives));
+    let best = worst.or(sound().max_by_key(rank)).ok_or(Undecidable::NoSoundReplica)?;
     let lossless =
         meets_every_majority(&best.configuration, |replica| sound().any(|report| report.replica == replica));
     let seen = sealed().map(|report| report.highest_term.0).max().unwrap_or(0);
     let first_term = match lossless {
         // Above every leader of `from`: their votes needed the same quorums.
+        true if on(Mutation::LowFirstTerm) => best.highest_term.0 + 1,
         true => seen + 1,
         false => seen.max(recorded.0) + UNCLEAN_STEP,
     };
@@ -109,7 +117,7 @@ pub fn decide(from: Generation, reports: &[SealReport], recorded: Term) -> Resul
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::segment::NodeId;
     use proptest::prelude::*;
@@ -220,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn cases_of_the_shrink_table_are_judged_as_it_says() {
+    pub(crate) fn cases_of_the_shrink_table_are_judged_as_it_says() {
         let last = LogId::new(0, 2, 5);
         let lossless = |reports: &[SealReport]| {
             decide(Generation(0), reports, Term(2)).expect("somebody is sound").opening.lossless
@@ -236,6 +244,9 @@ mod tests {
         };
         assert!(!lossless(&[joint(&[1, 2, 4])]), "{{A,B}} -> {{A,B,D}}");
         assert!(lossless(&[joint(&[1, 4])]), "{{A,B}} -> {{A,D}}");
+        let mut shrunk = sealed(1, last, &[1, 4]);
+        shrunk.configuration.old_voters = vec![replica(1), replica(2), replica(3)];
+        assert!(!lossless(&[shrunk]), "{{A,B,C}} -> {{A,D}}: B and C may have committed without A");
         let mut doubtful = sealed(1, last, &[1, 2]);
         doubtful.sound = false;
         let other = sealed(2, LogId::new(0, 1, 3), &[1, 2]);

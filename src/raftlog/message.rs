@@ -1,6 +1,7 @@
 //! What replicas of one group say to each other, and the configuration they agree on.
 //! Payload bytes are not here: an append names its entries by header content; the engine puts the bytes beside it.
 
+use super::core::quorum;
 use crate::segment::{EntryMeta, Epoch, Index, LogId, LogStart, ReplicaId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,10 @@ impl Configuration {
     /// Whether `replica` is replicated to.
     pub fn is_member(&self, replica: ReplicaId) -> bool {
         self.is_voter(replica) || self.learners.contains(&replica)
+    }
+    /// Whether those for which `yes` holds can elect and commit: a majority, of both halves while joint.
+    pub fn is_quorum(&self, yes: impl Fn(ReplicaId) -> bool) -> bool {
+        !self.voters.is_empty() && quorum::is_quorum(self, yes)
     }
     /// Whether two halves decide (Raft §6).
     pub fn is_joint(&self) -> bool {
@@ -127,6 +132,12 @@ pub enum Body {
     /// Entries up to `last` are durable here and match the leader's log.
     AppendAccepted {
         /// The last durable entry verified against this leader's log.
+        last: LogId,
+    },
+    /// Entries up to `last` are written here and match the leader's log, control entries durably (`flush.mode=async`): they outlive the
+    /// process, not the machine. Counts only for a leader whose topic asks for no more.
+    Written {
+        /// The last such entry.
         last: LogId,
     },
     /// The append did not fit.

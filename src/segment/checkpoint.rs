@@ -5,6 +5,7 @@
 use super::error::{failed, patiently};
 use super::fs::{File, Fs};
 use super::{Error, Result, manifest};
+use crate::mutation::{Mutation, on};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,11 +38,17 @@ impl Job {
             false => Ok(()),
         };
         let side_by_side = if self.fs.is_threaded() { self.side_by_side } else { 1 };
+        if on(Mutation::ManifestBeforeSegments) {
+            manifest::write(&*self.fs, &self.dir, self.sequence, &self.manifest)?;
+        }
         each(side_by_side, &self.files, &|file| {
             check()?;
+            if on(Mutation::SkipCheckpointSync) {
+                return Ok(());
+            }
             file.fdatasync().map_err(|e| failed("sync a segment in", &self.dir, &e))
         })?;
-        let dirs: Vec<&PathBuf> = self.dirs.iter().collect();
+        let dirs: Vec<&PathBuf> = self.dirs.iter().filter(|_| !on(Mutation::SkipDirectorySync)).collect();
         each(side_by_side, &dirs, &|dir| {
             check()?;
             match patiently(|| self.fs.sync_dir(dir)) {

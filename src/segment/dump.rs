@@ -212,7 +212,10 @@ impl<W: Write> Dump<'_, W> {
         for sequence in manifest.position.sequence..=durable.max(found.keys().max().copied().unwrap_or(0)) {
             let batch = found.get(&sequence);
             let file = batch.map(|b| &files[&b.file]);
-            self.batch(sequence, batch.zip(file), durable, &mut replay)?;
+            if !self.batch(sequence, batch.zip(file), durable, &mut replay)? {
+                // Whatever stands behind a batch that is not whole never happened.
+                break;
+            }
         }
         let _doubtful = replay.finish();
         Ok(replay.image)
@@ -224,7 +227,7 @@ impl<W: Write> Dump<'_, W> {
         found: Option<(&Found, &std::sync::Arc<dyn super::fs::File>)>,
         durable: u64,
         replay: &mut Replay<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let payload = found.and_then(|(batch, file)| journal::read_batch(&**file, batch).ok());
         let is_whole = found.is_some_and(|(batch, _)| batch.is_complete());
         let records = payload.as_ref().filter(|_| is_whole).and_then(decode_records);
@@ -245,13 +248,13 @@ impl<W: Write> Dump<'_, W> {
                 replay.bad_batch(sequence, None);
                 self.problem(format!("journal batch {sequence} is damaged"))?;
             }
-            return Ok(());
+            return Ok(sequence <= durable);
         };
         self.report.batches += 1;
         for record in &records {
             self.line("record", record_line(sequence, record))?;
             // Files a later record drops may be gone; whether a restart needs them is decided there.
-            if let Record::Reference { group, extent, count, header_crc, .. } = record {
+            if let Record::Reference { group, extent, count, header_crc, loose: false, .. } = record {
                 let dir = replay.image.groups.get(group).map(|g| g.dir.clone()).unwrap_or_default();
                 let path = segment_file::path(self.dir, &dir, extent.file);
                 let is_there = self.fs.open(&path, OpenMode::Read).is_ok();
@@ -264,16 +267,20 @@ impl<W: Write> Dump<'_, W> {
                 }
             }
             let notes = replay.notes.len();
-            replay.batch(std::slice::from_ref(record), None)?;
+            replay.batch(sequence, std::slice::from_ref(record), None)?;
             for note in replay.notes.split_off(notes) {
                 self.problem(note)?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn group(&mut self, g: &GroupImage) -> Result<()> {
         let h = &g.hard_state;
+        let opening = h.opening.map(|o| {
+            json!({"survivor": o.survivor.to_string(), "base": o.base.to_string(), "first_term": o.first_term.0,
+                "lossless": o.lossless})
+        });
         self.line(
             "group",
             json!({"group": g.group.0, "name": g.name, "directory": g.dir, "replica": g.replica.to_string(),
@@ -283,7 +290,7 @@ impl<W: Write> Dump<'_, W> {
         self.line(
             "hard_state",
             json!({"group": g.group.0, "epoch": h.epoch.to_string(), "vote": h.vote.map(|v| v.to_string()),
-                "sealed": h.sealed, "dirty": h.dirty, "doubt": format!("{:?}", h.doubt), "opening": h.opening}),
+                "sealed": h.sealed, "dirty": h.dirty, "doubt": format!("{:?}", h.doubt), "opening": opening}),
         )?;
         let start = &g.log_start;
         self.line(
@@ -409,6 +416,7 @@ fn manifest_line(name: &str, m: &Manifest) -> Value {
         "directory": uuid::Uuid::from_u128(m.image.directory).to_string(), "cluster": m.image.cluster,
         "era": m.era, "journal_file": m.position.file, "journal_block": m.position.block,
         "next_batch": m.position.sequence, "journal_file_bytes": m.journal_file_bytes, "clean": m.clean,
+        "boot": uuid::Uuid::from_u128(m.boot).to_string(),
         "next_file": m.image.next_file, "groups": m.image.groups.len(),
         "suspects": m.image.suspects.iter().cloned().collect::<Vec<_>>().join(",")})
 }
@@ -436,11 +444,13 @@ fn record_line(batch: u64, record: &Record) -> Value {
             json!({"epoch": h.epoch.to_string(), "vote": h.vote.map(|v| v.to_string()),
             "sealed": h.sealed, "dirty": h.dirty, "doubt": format!("{:?}", h.doubt)})
         }
-        Record::Inline { file, byte, frames, .. } => {
-            json!({"file": file, "byte": byte, "bytes": frames.len()})
+        Record::Inline { file, byte, frames, loose, .. } => {
+            json!({"file": file, "byte": byte, "bytes": frames.len(), "loose": loose})
         }
-        Record::Reference { extent: e, count, .. } => json!({"file": e.file, "byte": e.byte, "bytes": e.len,
-            "first": e.first.0, "last": e.last.to_string(), "entries": count}),
+        Record::Reference { extent: e, count, loose, .. } => {
+            json!({"file": e.file, "byte": e.byte, "bytes": e.len,
+            "first": e.first.0, "last": e.last.to_string(), "entries": count, "loose": loose})
+        }
         Record::Open { file, prev, base_offset, .. } => {
             json!({"file": file, "prev": prev.to_string(), "base_offset": base_offset.0})
         }
@@ -453,6 +463,7 @@ fn record_line(batch: u64, record: &Record) -> Value {
             json!({"old": old, "new": new, "first": left.map(|l| l.0.0), "last": left.map(|l| l.1.0)})
         }
         Record::Damage { first, last, .. } => json!({"first": first.0, "last": last.0}),
+        Record::Synced { last, .. } => json!({"last": last.to_string()}),
     };
     if let (Value::Object(line), Value::Object(fields)) = (&mut line, fields) {
         line.extend(fields);

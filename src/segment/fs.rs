@@ -64,6 +64,8 @@ pub trait Fs: Send + Sync {
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send + Sync>>>;
     /// 128 random bits (the directory's uuid).
     fn entropy(&self) -> u128;
+    /// The run of the machine. As long as it is the same, what was written is there, synced or not.
+    fn boot_id(&self) -> u128;
     /// Limits of the machine.
     fn limits(&self) -> Limits;
     /// Whether blocking calls may be spread over threads; a simulated disk says no, so that a run is a

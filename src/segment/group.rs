@@ -128,12 +128,25 @@ pub(crate) struct Group {
     pub is_granted: bool,
     /// What the next cut or install drops is kept under another name.
     pub is_aside: bool,
+    /// Its records are acknowledged once they are written (`flush.mode=async`).
+    pub is_async: bool,
+    /// Round of its last loose entries.
+    pub loose_round: u64,
 }
 
 impl Group {
     pub(crate) fn new(image: GroupImage, segments: Vec<Segment>) -> Self {
         debug_assert_eq!(image.files.len(), segments.len());
-        Self { image, segments, tail: Tail::default(), last_op: None, is_granted: false, is_aside: false }
+        Self {
+            image,
+            segments,
+            tail: Tail::default(),
+            last_op: None,
+            is_granted: false,
+            is_aside: false,
+            is_async: false,
+            loose_round: 0,
+        }
     }
     pub(crate) fn active(&mut self) -> &mut Segment {
         self.segments.last_mut().expect("a group has an active file")

@@ -17,6 +17,8 @@ use std::sync::Arc;
 const LOCK: &str = "lock";
 const FORMATTING: &str = "formatting";
 const JOURNAL: &str = "journal";
+/// There since a write or a sync failed, until the next start.
+pub(crate) const FAILED: &str = "failed";
 
 /// Directory of the journal.
 pub(crate) fn journal_dir(dir: &Path) -> PathBuf {
@@ -136,6 +138,7 @@ fn format(fs: &Arc<dyn Fs>, options: &StoreOptions) -> Result<Manifest> {
         position: journal.position(),
         journal_file_bytes: journal.file_bytes(),
         clean: true,
+        boot: fs.boot_id(),
         image,
     };
     manifest::write(&**fs, dir, manifest.sequence, &manifest.encode())?;

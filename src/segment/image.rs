@@ -10,6 +10,7 @@ use super::index::TermIndex;
 use super::record::{Creation, Record};
 use super::types::*;
 use super::{GroupOptions, segment_file};
+use crate::mutation::{Mutation, on};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -156,6 +157,7 @@ impl GroupImage {
 
     /// Removes every entry behind the cut and goes on in a new file; answers the files that fell away.
     pub(crate) fn cut(&mut self, cut: &CutPoint, new_file: u64) -> Vec<u64> {
+        let is_in_place = self.is_cut_in_place(cut);
         let mut dropped = Vec::new();
         self.files.retain(|file| {
             let stays = file.prev.index < cut.last.index;
@@ -176,8 +178,15 @@ impl GroupImage {
             *last = (*last).min(cut.last.index);
         }
         self.configurations.retain(|(id, _)| id.index <= cut.last.index);
-        self.files.push(FileImage::new(new_file, cut.last, cut.next_offset));
+        if !is_in_place {
+            self.files.push(FileImage::new(new_file, cut.last, cut.next_offset));
+        }
         dropped
+    }
+
+    /// Never: bytes of a segment are written once (safety.md F7).
+    pub(crate) fn is_cut_in_place(&self, cut: &CutPoint) -> bool {
+        on(Mutation::CutInPlace) && cut.file == self.active().number
     }
 
     /// Moves the log start forward; answers the files that fell away.
@@ -260,7 +269,7 @@ impl GroupImage {
                 self.doubt(Doubt::Entries);
             }
             Record::Cluster(_) | Record::Create(..) | Record::Remove(_) => {}
-            Record::Inline { .. } | Record::Reference { .. } => {}
+            Record::Inline { .. } | Record::Reference { .. } | Record::Synced { .. } => {}
         }
         Ok(0)
     }

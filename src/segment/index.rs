@@ -68,6 +68,7 @@ impl SparseIndex {
     pub(crate) fn cut(&mut self, end: u64) {
         self.slots.retain(|s| s.byte < end);
         self.from = self.from.min(end);
+        self.last_byte = self.slots.last().map(|s| s.byte);
     }
 
     /// Puts the missing first part in front.

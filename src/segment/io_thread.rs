@@ -2,7 +2,8 @@
 //! reads at a bounded rate. std only.
 //! Not here: what is done (`writer`), who waits for completions (the engine).
 //!
-//! * At most one round is in flight; submitting a second is a bug of the caller.
+//! * At most one round is in flight; submitting a second is a bug of the caller. Its answer may come before all of it is durable; news
+//!   of the rest follows.
 //! * The completion is handed over before any idle work begins.
 //! * Every round is answered, even if the writer panics: then as failed.
 //! * `kill` leaves the files as kill -9 would: what has been written stays, nothing more is.
@@ -25,6 +26,8 @@ const PANICKED: &str = "the io thread panicked";
 struct Inbox {
     round: Option<Round>,
     is_busy: bool,
+    /// A sync beside the rounds has ended.
+    is_poked: bool,
     end: Option<End>,
 }
 
@@ -52,7 +55,7 @@ pub struct IoHandle {
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-/// Starts the IO thread. `completions` is called on it, once per round, in order; it should only wake
+/// Starts the IO thread. `completions` is called on it, once per round, in order, and for news of earlier ones; it should only wake
 /// whoever owns the store.
 ///
 /// # Errors
@@ -60,6 +63,14 @@ pub struct IoHandle {
 pub fn spawn(writer: Writer, completions: impl Fn(RoundDone) + Send + 'static) -> Result<IoHandle> {
     let shared = Arc::new(Shared::default());
     let inner = shared.clone();
+    let mut writer = writer;
+    let poked = Arc::downgrade(&shared);
+    writer.set_waker(Arc::new(move || {
+        if let Some(shared) = poked.upgrade() {
+            shared.lock().is_poked = true;
+            shared.news.notify_one();
+        }
+    }));
     let thread = std::thread::Builder::new()
         .name("segment-io".into())
         .spawn(move || run(writer, &inner, &completions))
@@ -86,12 +97,16 @@ impl Guarded {
 
     fn commit(&mut self, round: Round) -> RoundDone {
         let number = round.number;
-        self.attempt(|writer| writer.commit(round)).unwrap_or_else(|| RoundDone {
-            number,
-            failure: Some(PANICKED.into()),
-            durable: Vec::new(),
-            written: Vec::new(),
-        })
+        self.attempt(|writer| writer.commit(round))
+            .unwrap_or_else(|| RoundDone::failed(number, PANICKED.into()))
+    }
+
+    fn poll(&mut self) {
+        self.attempt(Writer::poll);
+    }
+
+    fn take_news(&mut self) -> Option<RoundDone> {
+        self.attempt(Writer::take_news).flatten()
     }
 
     fn idle(&mut self) -> Option<Duration> {
@@ -117,6 +132,13 @@ fn run(writer: Writer, shared: &Shared, completions: &(impl Fn(RoundDone) + Send
             shared.lock().is_busy = false;
             completions(done);
             delay = writer.idle();
+            writer.take_news().into_iter().for_each(completions);
+            continue;
+        }
+        if std::mem::take(&mut inbox.is_poked) {
+            drop(inbox);
+            writer.poll();
+            writer.take_news().into_iter().for_each(completions);
             continue;
         }
         if inbox.end == Some(End::Clean) {
@@ -128,10 +150,12 @@ fn run(writer: Writer, shared: &Shared, completions: &(impl Fn(RoundDone) + Send
             Some(wait) => {
                 let (inbox, timeout) =
                     shared.news.wait_timeout(inbox, wait).unwrap_or_else(PoisonError::into_inner);
-                let is_quiet = timeout.timed_out() && inbox.round.is_none() && inbox.end.is_none();
+                let is_quiet =
+                    timeout.timed_out() && inbox.round.is_none() && inbox.end.is_none() && !inbox.is_poked;
                 drop(inbox);
                 if is_quiet {
                     delay = writer.idle();
+                    writer.take_news().into_iter().for_each(completions);
                 }
             }
         }
@@ -225,11 +249,11 @@ mod tests {
         let file = FileRef { number: 9, handle: handle.expect("opened") };
         // An extent without entries, which no store makes.
         let (entries, slots) = (Vec::new(), Vec::new());
-        let bad = Entries { group: GroupId(1), file, byte: 64, bytes: 1 << 20, entries, slots };
-        io.submit(Round { number: 1, ops: vec![Op::Entries(Box::new(bad))] });
+        let bad = Entries { group: GroupId(1), file, byte: 64, bytes: 1 << 20, entries, slots, loose: false };
+        io.submit(Round { number: 1, ops: vec![Op::Entries(Box::new(bad))], flush: false });
         let answer = done.recv().expect("answered");
         assert_eq!((answer.number(), answer.failure()), (1, Some(PANICKED)));
-        io.submit(Round { number: 2, ops: Vec::new() });
+        io.submit(Round { number: 2, ops: Vec::new(), flush: false });
         assert!(done.recv().expect("answered").failure().is_some());
         assert!(io.stop_clean().is_err());
     }

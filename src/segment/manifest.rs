@@ -19,7 +19,7 @@ use std::path::Path;
 /// First bytes of a manifest.
 pub(crate) const MANIFEST_MAGIC: [u8; 8] = *b"KONTIKIM";
 /// Newest format this code reads and the one it writes. One number for the whole directory.
-pub(crate) const FORMAT_VERSION: u16 = 1;
+pub(crate) const FORMAT_VERSION: u16 = 2;
 const HEADER: usize = 32;
 const COPIES: [&str; 2] = ["a", "b"];
 
@@ -36,6 +36,8 @@ pub(crate) struct Manifest {
     pub journal_file_bytes: u64,
     /// Written by an orderly end: nothing follows in the journal.
     pub clean: bool,
+    /// Run of the machine it was written in (0: not known, format 1).
+    pub boot: u128,
     pub image: Image,
 }
 
@@ -69,6 +71,7 @@ impl Manifest {
         out.put_u64_le(self.position.sequence);
         out.put_u64_le(self.journal_file_bytes);
         out.put_u8(u8::from(self.clean));
+        out.put_u128_le(self.boot);
         put_image(&mut out, &self.image);
         let len = out.len() as u64;
         out[16..24].copy_from_slice(&len.to_le_bytes());
@@ -94,16 +97,17 @@ impl Manifest {
             return Err(Bad::Newer(version));
         }
         let mut body = &bytes[HEADER..];
-        let read = Self::decode_body(field(24), &mut body).filter(|_| body.is_empty());
+        let read = Self::decode_body(version, field(24), &mut body).filter(|_| body.is_empty());
         read.ok_or(Bad::Damaged("manifest content does not parse"))
     }
 
-    fn decode_body(sequence: u64, b: &mut &[u8]) -> Option<Self> {
+    fn decode_body(version: u16, sequence: u64, b: &mut &[u8]) -> Option<Self> {
         let era = get_u64(b)?;
         let position = Position { file: get_u64(b)?, block: get_u32(b)?, sequence: get_u64(b)? };
         let journal_file_bytes = get_u64(b)?;
         let clean = get_u8(b)? != 0;
-        Some(Self { sequence, era, position, journal_file_bytes, clean, image: get_image(b)? })
+        let boot = if version >= 2 { get_u128(b)? } else { 0 };
+        Some(Self { sequence, era, position, journal_file_bytes, clean, boot, image: get_image(b)? })
     }
 }
 
@@ -307,4 +311,27 @@ fn get_group(b: &mut &[u8]) -> Option<GroupImage> {
         configurations,
         needs_repair,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifest_of_format_1_is_read_and_knows_no_boot() {
+        let position = Position { file: 3, block: 7, sequence: 9 };
+        let image = Image { cluster: Some("c".into()), ..Image::new(NodeId(4), 77) };
+        let (sequence, era, boot) = (5, 2, 0x1234);
+        let now = Manifest { sequence, era, position, journal_file_bytes: 1 << 20, clean: true, boot, image };
+        let bytes = now.encode();
+        assert_eq!(Manifest::decode(&bytes), Ok(now.clone()));
+        let mut old = bytes;
+        old.drain(HEADER + 37..HEADER + 53);
+        old[8..10].copy_from_slice(&1u16.to_le_bytes());
+        let len = old.len() as u64;
+        old[16..24].copy_from_slice(&len.to_le_bytes());
+        let crc = crc(&old);
+        old[12..16].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Manifest::decode(&old), Ok(Manifest { boot: 0, ..now }));
+    }
 }

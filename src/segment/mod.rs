@@ -21,6 +21,7 @@
 mod checkpoint;
 mod codec;
 pub mod dump;
+mod ends;
 mod error;
 mod frame;
 pub mod fs;
@@ -30,6 +31,7 @@ mod image;
 mod index;
 pub mod io_thread;
 mod journal;
+mod lane;
 mod manifest;
 #[allow(unsafe_code)] // The one place: maps and the SIGBUS handler.
 mod map;
@@ -45,7 +47,7 @@ pub mod types;
 mod writer;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use error::{Error, Result};
 pub use frame::FRAME_HEADER;

@@ -11,7 +11,9 @@ use super::types::*;
 use bytes::{BufMut, Bytes};
 
 const RECORD_VERSION: u8 = 1;
-/// Length, kind, version, reserved, group.
+/// Flag of entries that were acknowledged before they were synced.
+const LOOSE: u16 = 1;
+/// Length, kind, version, flags, group.
 const RECORD_HEADER: usize = 16;
 /// Group of records that speak of no group.
 pub(crate) const NO_GROUP: GroupId = GroupId(u64::MAX);
@@ -41,11 +43,19 @@ pub(crate) enum Record {
     Options(GroupId, GroupOptions),
     /// Generation, term, vote, seal, dirty, doubt.
     HardState(GroupId, HardState),
-    /// Entries by value: place and frames.
-    Inline { group: GroupId, file: u64, byte: u64, frames: Bytes },
+    /// Entries by value: place and frames. `loose`: acknowledged before they were synced (`flush.mode=async`).
+    Inline { group: GroupId, file: u64, byte: u64, frames: Bytes, loose: bool },
     /// Entries by reference: where they are, what they are, CRC of their frame headers (each of which holds
-    /// the CRC of its frame, so that the one vouches for the whole extent).
-    Reference { group: GroupId, extent: Extent, count: u32, header_crc: u32, terms: Vec<(Epoch, Index)> },
+    /// the CRC of its frame, so that the one vouches for the whole extent). `loose`: the batch being whole does not
+    /// say that they are.
+    Reference {
+        group: GroupId,
+        extent: Extent,
+        count: u32,
+        header_crc: u32,
+        terms: Vec<(Epoch, Index)>,
+        loose: bool,
+    },
     /// The log goes on in a new file (roll).
     Open { group: GroupId, file: u64, prev: LogId, base_offset: Offset },
     /// The log ends early and goes on in a new file (truncation).
@@ -58,6 +68,8 @@ pub(crate) enum Record {
     Damage { group: GroupId, first: Index, last: Index },
     /// A sound copy took the place of a damaged file (0: nothing was wrong with it); what is still damaged.
     Replace { group: GroupId, old: u64, new: u64, left: Option<(Index, Index)> },
+    /// Loose entries up to this one have been synced. Says something of what stands before it in the journal, and changes nothing.
+    Synced { group: GroupId, last: LogId },
 }
 
 impl Record {
@@ -76,8 +88,14 @@ impl Record {
             | Self::Cut { group, .. }
             | Self::Install { group, .. }
             | Self::Damage { group, .. }
-            | Self::Replace { group, .. } => *group,
+            | Self::Replace { group, .. }
+            | Self::Synced { group, .. } => *group,
         }
+    }
+
+    /// Whether it was acknowledged before it was synced.
+    pub(crate) fn is_loose(&self) -> bool {
+        matches!(self, Self::Inline { loose: true, .. } | Self::Reference { loose: true, .. })
     }
 
     /// Its name, as dump prints it.
@@ -96,6 +114,7 @@ impl Record {
             Self::Install { .. } => "Install",
             Self::Damage { .. } => "Damage",
             Self::Replace { .. } => "Replace",
+            Self::Synced { .. } => "Synced",
         }
     }
 
@@ -114,12 +133,13 @@ impl Record {
             Self::Install { .. } => 11,
             Self::Damage { .. } => 12,
             Self::Replace { .. } => 13,
+            Self::Synced { .. } => 14,
         }
     }
 
     /// Appends the record.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let start = begin(out, self.code(), self.group());
+        let start = begin(out, self.code(), self.group(), self.is_loose());
         match self {
             Self::Cluster(id) => put_str(out, id),
             Self::Create(_, creation) => put_creation(out, creation),
@@ -169,6 +189,7 @@ impl Record {
                     out.put_u64_le(number);
                 }
             }
+            Self::Synced { last, .. } => put_log_id(out, *last),
         }
         finish(out, start);
     }
@@ -179,16 +200,16 @@ impl Record {
         let mut body = get_slice(input, len)?;
         let b = &mut body;
         let (code, version) = (get_u8(b)?, get_u8(b)?);
-        get_u16(b)?;
+        let loose = get_u16(b)? & LOOSE != 0;
         let group = GroupId(get_u64(b)?);
         if version != RECORD_VERSION {
             return None;
         }
-        let record = Self::decode_body(code, group, b, whole)?;
+        let record = Self::decode_body(code, group, loose, b, whole)?;
         b.is_empty().then_some(record)
     }
 
-    fn decode_body(code: u8, group: GroupId, b: &mut &[u8], whole: &Bytes) -> Option<Self> {
+    fn decode_body(code: u8, group: GroupId, loose: bool, b: &mut &[u8], whole: &Bytes) -> Option<Self> {
         Some(match code {
             1 => Self::Cluster(get_str(b)?),
             2 => Self::Create(group, Box::new(get_creation(b)?)),
@@ -198,7 +219,7 @@ impl Record {
             6 => {
                 let (file, byte) = (get_u64(b)?, get_u64(b)?);
                 let frames = whole.slice_ref(std::mem::take(b));
-                Self::Inline { group, file, byte, frames }
+                Self::Inline { group, file, byte, frames, loose }
             }
             7 => {
                 let extent = get_extent(b)?;
@@ -207,7 +228,7 @@ impl Record {
                 for _ in 0..n {
                     terms.push((get_epoch(b)?, Index(get_u64(b)?)));
                 }
-                Self::Reference { group, extent, count, header_crc, terms }
+                Self::Reference { group, extent, count, header_crc, terms, loose }
             }
             8 => Self::Open {
                 group,
@@ -234,17 +255,18 @@ impl Record {
                 Self::Replace { group, old, new, left: (left.0 > Index(0)).then_some(left) }
             }
             12 => Self::Damage { group, first: Index(get_u64(b)?), last: Index(get_u64(b)?) },
+            14 => Self::Synced { group, last: get_log_id(b)? },
             _ => return None,
         })
     }
 }
 
-fn begin(out: &mut Vec<u8>, code: u8, group: GroupId) -> usize {
+fn begin(out: &mut Vec<u8>, code: u8, group: GroupId, loose: bool) -> usize {
     let start = out.len();
     out.put_u32_le(0);
     out.put_u8(code);
     out.put_u8(RECORD_VERSION);
-    out.put_u16_le(0);
+    out.put_u16_le(if loose { LOOSE } else { 0 });
     out.put_u64_le(group.0);
     debug_assert_eq!(out.len() - start, RECORD_HEADER);
     start
@@ -256,8 +278,8 @@ fn finish(out: &mut [u8], start: usize) {
 }
 
 /// Starts an inline record whose frames the caller appends; end it with [`finish_inline`].
-pub(crate) fn begin_inline(out: &mut Vec<u8>, group: GroupId, file: u64, byte: u64) -> usize {
-    let start = begin(out, 6, group);
+pub(crate) fn begin_inline(out: &mut Vec<u8>, group: GroupId, file: u64, byte: u64, loose: bool) -> usize {
+    let start = begin(out, 6, group, loose);
     out.put_u64_le(file);
     out.put_u64_le(byte);
     start
@@ -365,20 +387,24 @@ mod tests {
             end: 777,
             max_timestamp: -1,
         };
+        let frames = Bytes::from_static(b"frames");
+        let inline = |loose| Record::Inline { group: g, file: 3, byte: 64, frames: frames.clone(), loose };
+        let terms = vec![(Epoch::new(1, 3), Index(4))];
+        let reference = |loose| {
+            let (extent, terms) = (extent.clone(), terms.clone());
+            Record::Reference { group: g, extent, count: 6, header_crc: 55, terms, loose }
+        };
         let records = [
             Record::Cluster("abc".into()),
             Record::Create(g, Box::new(creation)),
             Record::Remove(g),
             Record::Options(g, options),
             Record::HardState(g, hard_state),
-            Record::Inline { group: g, file: 3, byte: 64, frames: Bytes::from_static(b"frames") },
-            Record::Reference {
-                group: g,
-                extent,
-                count: 6,
-                header_crc: 55,
-                terms: vec![(Epoch::new(1, 3), Index(4))],
-            },
+            inline(false),
+            inline(true),
+            reference(false),
+            reference(true),
+            Record::Synced { group: g, last: LogId::new(1, 3, 9) },
             Record::Open { group: g, file: 5, prev: LogId::new(1, 3, 9), base_offset: Offset(77) },
             Record::Cut { group: g, cut, new_file: 6 },
             Record::LogStart(g, Box::new(start.clone())),

@@ -7,6 +7,7 @@
 //! * Less than the manifest names is damage, never emptiness.
 
 use super::checkpoint::{AT_OPEN, Job};
+use super::ends::{self, Ends};
 use super::fs::{File, Fs, OpenMode};
 use super::image::{CutPoint, FileImage, GroupImage, Image};
 use super::journal::{self, BLOCK, Found, Journal};
@@ -18,6 +19,7 @@ use super::types::*;
 use super::{
     Error, Opened, RecoveredGroup, Result, StoreOptions, error, frame, identity, index, store, writer,
 };
+use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
@@ -38,7 +40,7 @@ struct Scanned {
 }
 
 /// One batch of the journal, judged.
-enum Judged {
+pub(crate) enum Judged {
     Good(Vec<Record>),
     Bad(Option<Vec<GroupId>>),
 }
@@ -56,31 +58,30 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
     let scanned = scan(&*fs, &dir, &manifest)?;
     let durable = durable_through(&scanned, &manifest);
     let judged = judge(&scanned, &manifest, durable)?;
-
-    let ends = match judged.last_key_value() {
-        Some((sequence, Judged::Good(records))) if *sequence > durable => {
-            let probe = Replay::new(&*fs, &dir, manifest.image.clone(), None);
-            replay_all(probe, &judged, durable, None)?.find_ends(records)
-        }
-        _ => BTreeMap::new(),
+    let ends = match on(Mutation::TornExtentIsDamage) {
+        true => BTreeMap::new(),
+        false => ends::find(&*fs, &dir, &manifest.image, &judged, durable)?,
     };
     let dry = Replay::new(&*fs, &dir, manifest.image.clone(), None);
-    let survivors = replay_all(dry, &judged, u64::MAX, Some(&ends))?.image.files();
+    let survivors = replay_all(dry, &judged, Some(&ends))?.image.files();
     let real = Replay::new(&*fs, &dir, manifest.image.clone(), Some(survivors));
-    let mut replay = replay_all(real, &judged, u64::MAX, Some(&ends))?;
+    let mut replay = replay_all(real, &judged, Some(&ends))?;
     if scanned.is_short && !manifest.clean {
         replay.bad_batch(durable + 1, None);
     }
     let doubtful = replay.finish();
     widen_doubt(&*fs, &dir, &mut replay, &doubtful)?;
     clamp_damage(&mut replay);
+    let is_lossy = may_have_lost(&*fs, &dir, &manifest, &scanned, &judged)?;
+    replay.doubt_loose(&ends, is_lossy);
     identity::check_cluster(replay.image.cluster.as_deref(), &options)?;
     check_groups(&*fs, &dir, &manifest, &mut replay)?;
     let dirs = tidy(&*fs, &dir, &mut replay)?;
     for note in &replay.notes {
         tracing::warn!(dir = %dir.display(), "{note}");
     }
-    let next = judged.keys().max().copied().unwrap_or(0).max(durable).max(manifest.position.sequence) + 1;
+    let last = scanned.batches.keys().chain(judged.keys()).max().copied().unwrap_or(0);
+    let next = last.max(durable).max(manifest.position.sequence) + 1;
     let journal = settle(&fs, &options, &manifest, &scanned, next, &mut replay)?;
     let image = replay.image;
     Ok(assemble(fs, options, image, journal, dirs, lock))
@@ -126,25 +127,48 @@ fn durable_through(scanned: &Scanned, manifest: &Manifest) -> u64 {
     found.unwrap_or(0).max(manifest.position.sequence - 1)
 }
 
+/// Whether writes that were not synced may be gone: the machine has run anew since, storage had failed, or the cache has lost something
+/// in this run too (a page whose write-back failed is dropped without a word).
+fn may_have_lost(
+    fs: &dyn Fs,
+    dir: &Path,
+    manifest: &Manifest,
+    scanned: &Scanned,
+    judged: &BTreeMap<u64, Judged>,
+) -> Result<bool> {
+    // One batch may be torn by the end of the process that was writing it; nobody was told of it.
+    let end = judged.keys().max().copied().unwrap_or(manifest.position.sequence - 1);
+    let is_cut = scanned.batches.keys().max().is_some_and(|last| *last > end + 1);
+    if manifest.clean || manifest.boot != fs.boot_id() || is_cut {
+        return Ok(!manifest.clean);
+    }
+    let names = fs.list(dir).map_err(|e| error::failed("list", dir, &e))?;
+    // A write-back that failed is told to whoever syncs next, whichever process that is.
+    let has_failed = scanned.files.values().any(|(file, _)| file.fdatasync().is_err());
+    Ok(has_failed || names.iter().any(|name| name == identity::FAILED))
+}
+
 /// Reads every batch that counts. A batch above the mark is in the answer only if it is whole or damaged;
 /// a torn one ends the journal.
 fn judge(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result<BTreeMap<u64, Judged>> {
     let mut judged = BTreeMap::new();
-    let end = scanned.batches.keys().max().copied().unwrap_or(0).max(durable);
-    for sequence in manifest.position.sequence..=end {
+    for sequence in manifest.position.sequence.. {
         let verdict = match scanned.batches.get(&sequence) {
             Some(found) => judge_found(scanned, manifest, sequence, found, durable)?,
             // Not one good block: its head may still be readable right behind the batch before.
-            None if sequence <= durable => Some(Judged::Bad(groups_behind(scanned, manifest, sequence)?)),
+            None if sequence <= durable || is_lost_batch(scanned, manifest, sequence)? => {
+                Some(Judged::Bad(groups_behind(scanned, manifest, sequence)?))
+            }
             None => None,
         };
-        if let Some(verdict) = verdict {
-            judged.insert(sequence, verdict);
+        if on(Mutation::DamageIsEndOfLog) && matches!(verdict, Some(Judged::Bad(_))) {
+            break;
         }
-    }
-    if end == durable && !scanned.is_short && is_lost_batch(scanned, manifest, durable)? {
-        let groups = groups_behind(scanned, manifest, durable + 1)?;
-        judged.insert(durable + 1, Judged::Bad(groups));
+        match verdict {
+            Some(verdict) => judged.insert(sequence, verdict),
+            // Whatever stands behind it was written before it was known to be there: nobody may have been told of it.
+            None => break,
+        };
     }
     Ok(judged)
 }
@@ -189,8 +213,10 @@ fn places_of(scanned: &Scanned, manifest: &Manifest, sequence: u64) -> Vec<(u64,
 }
 
 /// Whether a batch stood right behind the last one and not one block of it is good any more.
-fn is_lost_batch(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result<bool> {
-    let sequence = durable + 1;
+fn is_lost_batch(scanned: &Scanned, manifest: &Manifest, sequence: u64) -> Result<bool> {
+    if scanned.is_short {
+        return Ok(false);
+    }
     let failed = |e: io::Error| Error::Failed(format!("cannot read the journal: {e}"));
     for (number, start) in places_of(scanned, manifest, sequence) {
         let salt = journal::salt(manifest.image.directory, manifest.era, number);
@@ -217,19 +243,15 @@ fn groups_behind(scanned: &Scanned, manifest: &Manifest, sequence: u64) -> Resul
     Ok(None)
 }
 
-fn replay_all<'a>(
+/// Applies every batch, each group's records as far as its log goes.
+pub(crate) fn replay_all<'a>(
     mut replay: Replay<'a>,
     judged: &BTreeMap<u64, Judged>,
-    until: u64,
-    ends: Option<&BTreeMap<GroupId, usize>>,
+    ends: Option<&Ends>,
 ) -> Result<Replay<'a>> {
-    let last = judged.keys().max().copied();
-    for (sequence, batch) in judged.range(..=until) {
+    for (sequence, batch) in judged {
         match batch {
-            Judged::Good(records) => {
-                let ends = ends.filter(|_| Some(*sequence) == last);
-                replay.batch(records, ends)?;
-            }
+            Judged::Good(records) => replay.batch(*sequence, records, ends)?,
             Judged::Bad(groups) => replay.bad_batch(*sequence, groups.as_deref()),
         }
     }
@@ -332,7 +354,8 @@ fn check_groups(fs: &dyn Fs, dir: &Path, manifest: &Manifest, replay: &mut Repla
             let mark = mark.map_or(SEGMENT_HEADER, |f| f.end).min(file.end);
             check_file(fs, dir, &group, file, mark, replay)?;
         }
-        let is_soiled = !manifest.clean && has_leftovers(fs, dir, &group)?;
+        let is_soiled =
+            !manifest.clean && !on(Mutation::OverwriteLeftovers) && has_leftovers(fs, dir, &group)?;
         let path = segment_file::path(dir, &group.dir, group.active().number);
         let is_short = match fs.open(&path, OpenMode::Read).and_then(|f| f.len()) {
             Ok(len) => len < group.active().end,
@@ -524,7 +547,9 @@ fn settle(
         let header = segment_file::encode_header(touched.group, file);
         let path = touched.dir.join(format!("{number:016x}.segment"));
         touched.handle.pwrite(&header, 0).map_err(|e| error::failed("write", &path, &e))?;
-        files.push(touched.handle);
+        if !on(Mutation::SkipSyncAtRecovery) {
+            files.push(touched.handle);
+        }
         dirs.insert(touched.dir);
     }
     let journals = identity::journal_dir(dir);
@@ -544,12 +569,17 @@ fn settle(
         position: journal.position(),
         journal_file_bytes: journal.file_bytes(),
         clean: false,
+        boot: fs.boot_id(),
         image: replay.image.clone(),
     };
     dirs.insert(dir.clone());
     let (fs_of_job, manifest) = (fs.clone(), fresh.encode());
     let job = Job { fs: fs_of_job, dir: dir.clone(), files, dirs, sequence, manifest, side_by_side: AT_OPEN };
     job.run()?;
+    match fs.unlink(&dir.join(identity::FAILED)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error::failed("tidy", dir, &e)),
+        _ => {}
+    }
     journal.adopt(scanned.numbers.iter().copied());
     journal.free_before(number).map_err(|e| error::failed("free journal files in", &journals, &e))?;
     Ok((journal, sequence))

@@ -4,10 +4,11 @@
 //!
 //! * Records of a group apply in order and only as long as its chain holds; other groups go on.
 //! * At or below the durable mark, what is bad is damage, what is missing a log that ends early: with a doubt, never in silence.
-//! * Above it (one batch at most), a group's log ends before the first extent that fails.
+//! * A group's log ends before the first extent that may fail and does (`ends`): above the mark any, below it loose ones.
 //! * What is taken over is written again with the same bytes: after a failed fsync a clean-looking page is
 //!   on no disk (safety.md F9).
 
+use super::ends::Ends;
 use super::fs::{File, Fs, OpenMode};
 use super::image::{Extent, Image};
 use super::journal;
@@ -15,6 +16,7 @@ use super::record::Record;
 use super::segment_file::{self, Expect};
 use super::types::*;
 use super::{Result, error, frame};
+use crate::mutation::{Mutation, on};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -35,8 +37,6 @@ pub(crate) struct Replay<'a> {
     pub image: Image,
     /// Files that will be there in the end; None: a dry run, nothing is read or written.
     survivors: Option<BTreeSet<u64>>,
-    /// Where in the batch above the mark a group's log ends.
-    ended: BTreeMap<GroupId, usize>,
     pub touched: BTreeMap<u64, Touched>,
     doubts: BTreeMap<GroupId, Doubt>,
     pub is_damaged: bool,
@@ -63,7 +63,6 @@ impl<'a> Replay<'a> {
             dir,
             image,
             survivors,
-            ended: BTreeMap::new(),
             touched: BTreeMap::new(),
             doubts: BTreeMap::new(),
             is_damaged: false,
@@ -71,55 +70,30 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Looks at the extents of the batch above the mark before either pass: a group's records behind one
-    /// that fails never happened.
-    pub(crate) fn find_ends(&self, records: &[Record]) -> BTreeMap<GroupId, usize> {
-        let mut ends = BTreeMap::new();
-        // A file that the same batch drops again and that is gone was unlinked, which happens only once
-        // the batch and all its extents are durable.
-        let mut whole = Self::new(self.fs, self.dir, self.image.clone(), None);
-        let survivors = whole.batch(records, None).map(|()| whole.image.files()).unwrap_or_default();
-        let mut dirs: BTreeMap<GroupId, String> =
-            self.image.groups.iter().map(|(g, image)| (*g, image.dir.clone())).collect();
+    /// Applies a complete batch, as far as the logs of its groups go.
+    pub(crate) fn batch(&mut self, sequence: u64, records: &[Record], ends: Option<&Ends>) -> Result<()> {
         for (at, record) in records.iter().enumerate() {
-            match record {
-                Record::Create(group, creation) => {
-                    dirs.insert(*group, creation.dir.clone());
-                }
-                Record::Reference { group, extent, count, header_crc, .. } if !ends.contains_key(group) => {
-                    let path = dirs.get(group).map(|d| segment_file::path(self.dir, d, extent.file));
-                    let is_gone = |p: &Path| match self.fs.open(p, OpenMode::Read) {
-                        Err(e) => e.kind() == io::ErrorKind::NotFound && !survivors.contains(&extent.file),
-                        Ok(_) => false,
-                    };
-                    let is_sound = path.is_some_and(|p| {
-                        is_gone(&p) || self.read_extent(&p, *group, extent, *count, *header_crc).is_some()
-                    });
-                    if !is_sound {
-                        ends.insert(*group, at);
-                    }
-                }
-                _ => {}
+            let end = ends.and_then(|ends| ends.get(&record.group()));
+            if end.is_none_or(|end| (sequence, at) < end.at) {
+                self.record(record)?;
             }
-        }
-        ends
-    }
-
-    /// Applies a complete batch.
-    pub(crate) fn batch(
-        &mut self,
-        records: &[Record],
-        ends: Option<&BTreeMap<GroupId, usize>>,
-    ) -> Result<()> {
-        self.ended = ends.cloned().unwrap_or_default();
-        for (at, record) in records.iter().enumerate() {
-            let group = record.group();
-            if self.ended.get(&group).is_some_and(|end| at >= *end) {
-                continue;
-            }
-            self.record(record)?;
         }
         Ok(())
+    }
+
+    /// Which groups may have lost entries that were acknowledged before they were synced: those with an extent that never reached
+    /// the disk, and every dirty one if it is not certain that all that was written is there.
+    pub(crate) fn doubt_loose(&mut self, ends: &Ends, is_lossy: bool) {
+        for (group, image) in &mut self.image.groups {
+            let is_short = ends.get(group).is_some_and(|end| end.is_loose);
+            if is_short || (image.hard_state.dirty && is_lossy) {
+                self.notes
+                    .push(format!("group {group}: entries acknowledged before they were synced may be lost"));
+                image.doubt(Doubt::Entries);
+            }
+            // What was recovered is synced before it counts.
+            image.hard_state.dirty = false;
+        }
     }
 
     /// A batch that was durable and is not what was written. `groups`: whom it spoke of, if that can be read.
@@ -137,10 +111,12 @@ impl<'a> Replay<'a> {
 
     fn record(&mut self, record: &Record) -> Result<()> {
         match record {
-            Record::Inline { group, file, byte, frames } => self.inline(*group, *file, *byte, frames),
-            Record::Reference { group, extent, count, header_crc, terms } => {
+            Record::Inline { group, file, byte, frames, .. } => self.inline(*group, *file, *byte, frames),
+            Record::Reference { group, extent, count, header_crc, terms, .. } => {
                 self.reference(*group, extent, (*count, *header_crc), terms)
             }
+            // Its group may be gone by now.
+            Record::Synced { .. } => Ok(()),
             other => self.change(other),
         }
     }
@@ -254,6 +230,9 @@ impl<'a> Replay<'a> {
             g.push(meta, frame::frame_len(meta.payload_len), max_timestamp, payload);
         }
         let handle = self.open(group, extent.file)?;
+        if on(Mutation::TakeOverWithoutWriting) {
+            return Ok(());
+        }
         handle.pwrite(&read.bytes, extent.byte).map_err(|e| error::failed("write", &path, &e))
     }
 

@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub struct Round {
     pub(crate) number: u64,
     pub(crate) ops: Vec<Op>,
+    /// Begin to sync what is written and not synced yet.
+    pub(crate) flush: bool,
 }
 
 impl Round {
@@ -47,6 +49,15 @@ pub(crate) struct Entries {
     pub entries: Vec<Entry>,
     /// Index slots that fall on them.
     pub slots: Vec<Slot>,
+    /// Acknowledged once they are written (`flush.mode=async`).
+    pub loose: bool,
+}
+
+impl Op {
+    /// Whether nobody waits for its sync.
+    pub(crate) fn is_loose(&self) -> bool {
+        matches!(self, Self::Entries(entries) if entries.loose)
+    }
 }
 
 /// A record and the work on files that goes with it.
@@ -103,17 +114,42 @@ pub(crate) struct Written {
     pub end: u64,
 }
 
-/// What became of a round.
+/// What became of a round, or of an earlier one whose sync took longer.
 pub struct RoundDone {
     pub(crate) number: u64,
+    /// It answers the round that is out; if not, it is news of the syncs of earlier ones.
+    pub(crate) is_answer: bool,
+    /// Everything but loose entries is durable up to this round.
+    pub(crate) durable_round: u64,
+    /// Everything is, up to this one.
+    pub(crate) flushed_round: u64,
+    /// Bytes of loose entries that no sync has covered.
+    pub(crate) unsynced: u64,
     /// Why storage is offline, if it failed.
     pub(crate) failure: Option<String>,
-    pub(crate) durable: Vec<Durable>,
+    pub(crate) progress: Vec<Durable>,
     pub(crate) written: Vec<Written>,
 }
 
 impl RoundDone {
-    /// Number of the round.
+    /// The answer to a round that could not be carried out.
+    pub(crate) fn failed(number: u64, why: String) -> Self {
+        Self {
+            number,
+            is_answer: true,
+            durable_round: 0,
+            flushed_round: 0,
+            unsynced: 0,
+            failure: Some(why),
+            progress: Vec::new(),
+            written: Vec::new(),
+        }
+    }
+    /// Whether it answers the round that is out, so that the next one may come.
+    pub fn is_answer(&self) -> bool {
+        self.is_answer
+    }
+    /// Number of the round; of news, of the last one written.
     pub fn number(&self) -> u64 {
         self.number
     }
@@ -128,6 +164,9 @@ impl RoundDone {
 pub struct Durable {
     /// Which group.
     pub group: GroupId,
-    /// Last entry of it that is durable.
+    /// Last entry of it that is as safe as its kind and the group's mode ask.
     pub last: LogId,
+    /// It is durable, and everything before it. Otherwise loose entries are written, which outlives the process but not the machine;
+    /// all others are durable even then.
+    pub is_synced: bool,
 }

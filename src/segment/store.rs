@@ -9,6 +9,7 @@
 mod aside;
 mod cache;
 mod cursor;
+mod loose;
 mod place;
 mod read;
 mod repair;
@@ -25,6 +26,7 @@ use super::record::{Creation, Record};
 use super::round::{Change, Durable, Entries, FileRef, Op, Round, RoundDone};
 use super::types::*;
 use super::{Error, GroupOptions, GroupSpec, Result, StoreOptions, frame, segment_file};
+use crate::mutation::{Mutation, on};
 use cache::Lru;
 use read::DamageLog;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -56,6 +58,7 @@ pub struct Store {
     flying_bytes: u64,
     /// Somebody waits for entries to reach their files: a round must come, with or without something to store.
     wants_written: bool,
+    loose: loose::LooseState,
     /// Entries in the tails, oldest first.
     tail_order: VecDeque<(GroupId, Index)>,
     lru: Lru,
@@ -106,6 +109,7 @@ impl Store {
             queued_bytes: 0,
             flying_bytes: 0,
             wants_written: false,
+            loose: loose::LooseState::default(),
             tail_order: VecDeque::new(),
             lru,
             damage,
@@ -240,6 +244,7 @@ impl Store {
         self.ready()?;
         self.abandon_repair(group);
         let mut gone = self.groups.remove(&group).ok_or(Error::UnknownGroup(group))?;
+        self.loose.forget(group);
         self.tail_bytes -= gone.tail.clear();
         self.lru.forget(&gone.segments);
         self.damage.forget(group);
@@ -302,6 +307,10 @@ impl Store {
     /// Takes entries into the active file, which has room for them.
     fn push_entries(&mut self, group: GroupId, entries: Vec<Entry>, bytes: u64) -> Result<()> {
         let handle = self.active_handle(group)?;
+        let loose = self.is_loose(group, &entries);
+        if loose {
+            self.note_loose(group);
+        }
         self.queued_bytes += bytes;
         let (round, order, cost) = (self.round, &mut self.tail_order, &mut self.tail_bytes);
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
@@ -334,10 +343,12 @@ impl Store {
             op.bytes += bytes;
             op.entries.extend(entries);
             op.slots.extend(slots);
+            op.loose &= loose;
             return Ok(());
         }
         let file = FileRef { number, handle };
-        self.queue(group, Op::Entries(Box::new(Entries { group, file, byte, bytes, entries, slots })));
+        let op = Entries { group, file, byte, bytes, entries, slots, loose };
+        self.queue(group, Op::Entries(Box::new(op)));
         Ok(())
     }
 
@@ -360,17 +371,25 @@ impl Store {
         let (old, old_end) = (g.image.active().number, g.image.active().end);
         g.is_granted = false;
         let is_aside = std::mem::take(&mut g.is_aside);
+        let is_in_place = g.image.is_cut_in_place(&cut);
         let dropped = g.image.cut(&cut, number);
         let trim = g.segments.last().and_then(|s| {
-            let is_kept = !dropped.contains(&old);
+            let is_kept = !dropped.contains(&old) && !is_in_place;
             Some((FileRef { number: old, handle: s.handle.clone()? }, old_end)).filter(|_| is_kept)
         });
         self.lru.forget_some(&g.segments, &dropped);
         g.drop_files(&dropped);
         if let Some(cut_segment) = g.segments.last_mut().filter(|s| s.number == cut.file) {
             cut_segment.index.cut(cut.end);
+            if is_in_place {
+                cut_segment.written = cut_segment.written.min(cut.end);
+            }
         }
-        g.segments.push(segment);
+        if is_in_place {
+            self.lru.forget(std::slice::from_ref(&segment));
+        } else {
+            g.segments.push(segment);
+        }
         self.tail_bytes -= g.tail.truncate(from);
         let unlink = self.paths(&dir, &dropped);
         let record = Record::Cut { group, cut, new_file: number };
@@ -423,6 +442,8 @@ impl Store {
         if g.image.needs_repair.is_some() && state.doubt == Doubt::None {
             state.doubt = Doubt::Entries;
         }
+        // Storage alone knows what is synced.
+        state.dirty = g.image.hard_state.dirty;
         g.image.hard_state = state;
         self.queue(group, Change::plain(Record::HardState(group, state)));
         Ok(())
@@ -432,6 +453,9 @@ impl Store {
     /// which is whole after a crash or not there at all (safety.md F2). On an error nothing is taken.
     pub fn take_over(&mut self, group: GroupId, state: HardState, entry: Entry) -> Result<()> {
         self.append(group, vec![entry])?;
+        if on(Mutation::TakeOverWithoutState) {
+            return Ok(());
+        }
         self.save_hard_state(group, state)
     }
 
@@ -526,7 +550,11 @@ impl Store {
 
     /// Whether anything waits for a round.
     pub fn has_work(&self) -> bool {
-        self.failure.is_none() && (!self.ops.is_empty() || self.damage.is_pending() || self.wants_written)
+        self.failure.is_none()
+            && (!self.ops.is_empty()
+                || self.damage.is_pending()
+                || self.wants_written
+                || self.loose.wants_flush)
     }
 
     /// Takes everything queued. Call only when the previous round has completed. The number orders rounds.
@@ -536,7 +564,8 @@ impl Store {
     pub fn take_round(&mut self) -> Option<Round> {
         assert!(!self.is_in_flight, "round {} is still in flight", self.round - 1);
         self.absorb_damage();
-        if self.failure.is_some() || (self.ops.is_empty() && !self.wants_written) {
+        let flush = self.failure.is_none() && std::mem::take(&mut self.loose.wants_flush);
+        if self.failure.is_some() || (self.ops.is_empty() && !self.wants_written && !flush) {
             return None;
         }
         // One that stores something tells only what reached its file before it; one without follows.
@@ -546,10 +575,10 @@ impl Store {
         self.is_in_flight = true;
         self.flying_bytes = std::mem::take(&mut self.queued_bytes);
         let capacity = self.ops.len();
-        Some(Round { number, ops: std::mem::replace(&mut self.ops, Vec::with_capacity(capacity)) })
+        Some(Round { number, ops: std::mem::replace(&mut self.ops, Vec::with_capacity(capacity)), flush })
     }
 
-    /// Bytes of entries that are not durable yet: memory that only the disk frees.
+    /// Bytes of entries that are not written yet: memory that only the disk frees.
     pub fn unstored_bytes(&self) -> u64 {
         self.queued_bytes + self.flying_bytes
     }
@@ -559,25 +588,29 @@ impl Store {
         self.round
     }
 
-    /// Takes note of a completed round: returns its number; pushes the progress of each touched group.
+    /// Takes note of a completed round, or of news of earlier ones: returns the round up to which everything but loose entries is
+    /// durable; pushes the progress of each touched group.
     /// After a failure the store is latched: every later mutation answers `Failed`.
     pub fn complete(&mut self, done: RoundDone, out: &mut Vec<Durable>) -> Result<u64> {
-        self.is_in_flight = false;
-        self.flying_bytes = 0;
+        if done.is_answer {
+            self.is_in_flight = false;
+            self.flying_bytes = 0;
+        }
         if let Some(why) = done.failure {
             self.failure = Some(why.clone());
             return Err(Error::Failed(why));
         }
-        assert_eq!(done.number + 1, self.round, "rounds complete in order");
+        assert!(!done.is_answer || done.number + 1 == self.round, "rounds complete in order");
+        self.loose.note(&done);
         for written in &done.written {
             let Some(g) = self.groups.get_mut(&written.group) else { continue };
             if let Some(s) = g.segments.iter_mut().rev().find(|s| s.number == written.file) {
                 s.written = s.written.max(written.end);
             }
         }
-        out.extend(done.durable.into_iter().filter(|d| self.groups.contains_key(&d.group)));
+        out.extend(done.progress.into_iter().filter(|d| self.groups.contains_key(&d.group)));
         self.evict();
-        Ok(done.number)
+        Ok(done.durable_round)
     }
 
     /// Lets the oldest entries go from memory until the budget holds, as far as they are in their files.

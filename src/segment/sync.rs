@@ -82,10 +82,12 @@ impl SyncPool {
             return main();
         }
         if !is_threaded {
+            // Side by side anything may be first; what recovery has to bear is a journal that names extents which are not there.
+            let result = main();
             for file in files {
                 file.fdatasync()?;
             }
-            return main();
+            return result;
         }
         let wanted = files.len().min(HELPERS);
         while self.helpers.len() < wanted {

@@ -1,12 +1,13 @@
 //! Tests of the segment layer as a whole, on the simulated disk and on a real one. Tests of one file stand
 //! in that file.
 
-mod basics;
-mod crash;
+pub(crate) mod basics;
+pub(crate) mod crash;
 mod dumping;
-mod faults;
+pub(crate) mod faults;
+mod loose;
 mod real;
-mod repairs;
+pub(crate) mod repairs;
 mod rig;
-mod scrubbing;
-mod sweep;
+pub(crate) mod scrubbing;
+pub(crate) mod sweep;

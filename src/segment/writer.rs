@@ -1,23 +1,30 @@
 //! The back half of a data directory: makes rounds durable, writes lagging entries to their segments,
 //! takes checkpoints. Owned by one IO thread. Not here: admission, reads (`store`), threads (`io_thread`).
 //!
-//! * A round is complete when its journal batch and all extents it refers to are synced. Its batch says
-//!   that the batch before it is complete; rounds are strictly one after another.
-//! * One small inline batch costs exactly one pwrite and one fdatasync.
+//! * A round is complete when its journal batch and all extents it refers to are synced, loose ones
+//!   (`flush.mode=async`) aside: those are answered once written. A batch says which one was the last complete one before it; rounds
+//!   are strictly one after another.
+//! * One small inline batch costs exactly one pwrite and one fdatasync. Only where loose entries are about (`syncing`) are syncs left
+//!   to threads beside the rounds.
 //! * The first failed write or sync is final: nothing is retried, every later round answers the failure.
 //! * No clock: `idle` called twice without a round between means that its delay has passed.
 
+mod syncing;
+
+use self::syncing::{Gone, Syncing};
 use super::checkpoint::{BESIDE_ROUNDS, Job, Running};
-use super::fs::{File, Fs};
+use super::fs::{File, Fs, OpenMode};
 use super::image::Image;
 use super::index::{self, SlotRun};
 use super::journal::{self, Journal, Position};
+use super::lane::Waker;
 use super::manifest::Manifest;
 use super::record::{self, Record};
-use super::round::{Change, Durable, Entries, FileRef, Op, Round, RoundDone, Written};
+use super::round::{Change, Entries, FileRef, Op, Round, RoundDone, Written};
 use super::sync::SyncPool;
 use super::types::*;
-use super::{Error, Result, StoreOptions, error, frame, segment_file};
+use super::{Error, Result, StoreOptions, error, frame, identity, segment_file};
+use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
@@ -32,6 +39,9 @@ const QUIET: Duration = Duration::from_millis(5);
 /// 0.6 ms by value and 1.5 ms by reference on a disk with 13,000 syncs a second).
 const BIG_ROUND: u64 = 8 << 20;
 const REFERENCE_MIN: u64 = 16 << 10;
+/// Loose entries go by reference from here on: no sync per file and round is to be weighed against the copies, only against the
+/// number of files that the next flush has to sync.
+const LOOSE_REFERENCE_MIN: u64 = 4 << 10;
 /// Bytes of inline entries that may wait for their segment.
 const LAG_MAX: usize = 8 << 20;
 /// When so many files wait for their sync and nobody writes, a checkpoint makes it instead of the next open (a large topic was created,
@@ -50,15 +60,16 @@ struct Lag {
 pub struct Writer {
     fs: Arc<dyn Fs>,
     options: StoreOptions,
-    /// The directory as of the last completed round.
+    /// The directory as of the last round.
     image: Image,
     journal: Journal,
     pool: SyncPool,
     /// By file.
     lag: BTreeMap<u64, Lag>,
     lag_bytes: usize,
-    /// Files with bytes that no sync has covered.
-    dirty: BTreeMap<u64, Arc<dyn File>>,
+    /// Files with bytes that no sync has covered, and when they were written last.
+    dirty: BTreeMap<u64, (Arc<dyn File>, u64)>,
+    syncing: Syncing,
     /// Files whose names are not durable yet, with their directories.
     unnamed: BTreeMap<u64, PathBuf>,
     written: Vec<Written>,
@@ -80,6 +91,8 @@ pub struct Writer {
     batch: Vec<u8>,
     /// What the journal has yet to take from the disk; the front half keeps it free.
     journal_need: Arc<AtomicU64>,
+    /// Run of the machine.
+    boot: u128,
     _lock: Arc<Box<dyn Send + Sync>>,
 }
 
@@ -108,6 +121,8 @@ pub(crate) struct Parts {
 struct Progress {
     /// Segments to sync, by number.
     touched: BTreeMap<u64, Arc<dyn File>>,
+    /// Loose entries: whose, in which segment unless by value, bytes.
+    loose: Vec<(GroupId, Option<FileRef>, u64)>,
     lag: Vec<Lag>,
     written: Vec<Written>,
     referenced: u64,
@@ -116,6 +131,8 @@ struct Progress {
 impl Writer {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
+            boot: parts.fs.boot_id(),
+            syncing: Syncing::new(),
             fs: parts.fs,
             options: parts.options,
             image: parts.image,
@@ -144,33 +161,41 @@ impl Writer {
         }
     }
 
-    /// Makes a round durable: extents, journal batch, fdatasync. Blocking; IO thread only. Answers as soon
-    /// as it is durable. A round without anything writes what lags to its files and tells.
+    /// Makes a round durable: extents, journal batch, fdatasync. Blocking; IO thread only. Answers as soon as it is; where loose
+    /// entries are about, as soon as it is written: then `take_news` tells the rest. A round without anything writes what lags to
+    /// its files and tells.
     pub fn commit(&mut self, round: Round) -> RoundDone {
         self.quiet = 0;
         let result = match &self.failure {
             Some(why) => Err(Error::Failed(why.clone())),
-            None if round.ops.is_empty() => self.flush_lag().map(|()| Vec::new()),
+            None if round.ops.is_empty() => self.rest(&round),
             None => self.try_commit(&round),
         };
         match result {
-            Ok(durable) => {
-                let written = std::mem::take(&mut self.written);
-                RoundDone { number: round.number, failure: None, durable, written }
-            }
-            Err(error) => {
-                let failure = Some(self.latch(&error));
-                RoundDone { number: round.number, failure, durable: Vec::new(), written: Vec::new() }
-            }
+            Ok(()) => self.tell(round.number, true),
+            Err(error) => RoundDone::failed(round.number, self.latch(&error)),
         }
     }
 
+    /// A round that stores nothing.
+    fn rest(&mut self, round: &Round) -> Result<()> {
+        if !round.flush {
+            self.flush_lag()?;
+        }
+        self.finish_round(round)
+    }
+
     fn latch(&mut self, error: &Error) -> String {
-        let why = match error {
-            Error::Failed(why) => why.clone(),
-            other => other.to_string(),
-        };
-        self.failure.get_or_insert(why).clone()
+        if self.failure.is_none() {
+            let why = match error {
+                Error::Failed(why) => why.clone(),
+                other => other.to_string(),
+            };
+            self.failure = Some(why);
+            // What the cache still shows need not be on the disk any more, in this run of the machine too.
+            let _ = self.fs.open(&self.options.dir.join(identity::FAILED), OpenMode::CreateNew);
+        }
+        self.failure.clone().unwrap_or_default()
     }
 
     fn io(&self, what: &str, e: &io::Error) -> Error {
@@ -178,30 +203,46 @@ impl Writer {
         Error::Failed(format!("cannot {what} in {}: {e}", self.options.dir.display()))
     }
 
-    fn try_commit(&mut self, round: &Round) -> Result<Vec<Durable>> {
+    fn try_commit(&mut self, round: &Round) -> Result<()> {
         let mut progress = Progress::default();
         let mut batch = std::mem::take(&mut self.batch);
+        self.syncing.begin(round);
         self.encode(round, &mut batch, &mut progress)?;
         self.find_journal_space(batch.len())?;
-        self.make_durable(&mut batch, &progress)?;
+        let strict: BTreeSet<GroupId> = round.ops.iter().filter(|op| !op.is_loose()).map(group_of).collect();
+        let is_inline = !strict.is_empty() && self.syncing.is_idle();
+        if is_inline {
+            progress.touched.append(&mut self.syncing.files_of(&strict));
+            self.make_durable(&mut batch, progress.touched.values().cloned().collect())?;
+            self.journal.note_complete(self.journal.last());
+            for number in progress.touched.keys() {
+                self.dirty.remove(number);
+            }
+        } else {
+            write_batch(&mut self.journal, &mut batch).map_err(|e| self.io("write the journal", &e))?;
+        }
         self.journal_need.store(self.journal.need(), Ordering::Relaxed);
         self.journaled += batch.len() as u64;
         if batch.capacity() > 4 << 20 {
             batch = Vec::new();
         }
         self.batch = batch;
-        self.is_marked = false;
+        self.is_marked &= strict.is_empty();
         self.referenced += progress.referenced;
         for lag in progress.lag {
             self.add_lag(lag);
         }
         self.written.append(&mut progress.written);
-        let mut touched = BTreeSet::new();
         for op in &round.ops {
-            touched.insert(self.apply(op));
+            self.apply(op);
         }
-        let last = |group| Some(Durable { group, last: self.image.groups.get(&group)?.last() });
-        Ok(touched.into_iter().filter_map(last).collect())
+        self.syncing.add_loose(progress.loose);
+        if is_inline {
+            self.note_durable(round, &strict);
+        } else if !strict.is_empty() {
+            self.want_sync(&strict, progress.touched);
+        }
+        self.finish_round(round)
     }
 
     /// Writes extents and fills the batch.
@@ -210,12 +251,16 @@ impl Writer {
         let total: u64 = round.ops.iter().map(bytes).sum();
         let limit = self.options.reference_bytes as u64;
         let limit = if total > BIG_ROUND { limit.min(REFERENCE_MIN) } else { limit };
+        let limit_of = |e: &Entries| if e.loose { limit.min(LOOSE_REFERENCE_MIN) } else { limit };
+        let marks = std::mem::take(&mut self.syncing.marks);
         let groups: BTreeSet<GroupId> = round.ops.iter().map(group_of).collect();
         let groups: Vec<GroupId> = groups.into_iter().collect();
-        journal::begin_batch(batch, round.ops.len() as u32, &groups);
+        // Marks name no group: a batch that is damaged puts nobody in doubt for them.
+        journal::begin_batch(batch, (round.ops.len() + marks.len()) as u32, &groups);
+        marks.into_iter().for_each(|(group, last)| Record::Synced { group, last }.encode(batch));
         for op in &round.ops {
             match op {
-                Op::Entries(entries) if entries.bytes >= limit => {
+                Op::Entries(entries) if entries.bytes >= limit_of(entries) => {
                     self.write_extent(entries, batch, progress)?;
                 }
                 Op::Entries(entries) => encode_inline(entries, batch, progress),
@@ -231,8 +276,16 @@ impl Writer {
     /// A file that begins in this round: its header waits for a sync, its name for one of its directory.
     fn note_new_file(&mut self, change: &Change) {
         let Some((new, dir)) = &change.new else { return };
-        self.dirty.entry(new.number).or_insert_with(|| new.handle.clone());
+        self.soil(new);
         self.unnamed.insert(new.number, dir.clone());
+    }
+
+    /// A file is written to. One handle per file, the first that wrote: it is the one that learns of failed write-backs.
+    fn soil(&mut self, file: &FileRef) -> Arc<dyn File> {
+        let stamp = self.syncing.stamp;
+        let known = self.dirty.entry(file.number).or_insert_with(|| (file.handle.clone(), stamp));
+        known.1 = stamp;
+        known.0.clone()
     }
 
     /// Writes frames straight to their place and refers to them.
@@ -263,10 +316,15 @@ impl Writer {
         let header_crc = crc32fast::hash(&headers);
         let count = op.entries.len() as u32;
         let extent = op.extent(max_timestamp);
-        Record::Reference { group: op.group, extent, count, header_crc, terms }.encode(batch);
-        // One handle per file, the first that wrote: it is the one that learns of failed write-backs.
-        let handle = self.dirty.remove(&op.file.number).unwrap_or_else(|| op.file.handle.clone());
-        progress.touched.insert(op.file.number, handle);
+        let loose = op.loose;
+        Record::Reference { group: op.group, extent, count, header_crc, terms, loose }.encode(batch);
+        let handle = self.soil(&op.file);
+        if loose {
+            let file = FileRef { number: op.file.number, handle };
+            progress.loose.push((op.group, Some(file), op.bytes));
+        } else {
+            progress.touched.insert(op.file.number, handle);
+        }
         progress.referenced += op.bytes;
         progress.written.push(Written { group: op.group, file: op.file.number, end: op.byte + op.bytes });
         Ok(())
@@ -274,6 +332,9 @@ impl Writer {
 
     /// Makes the names in a group's directory, and its own, durable.
     fn name_durably(&mut self, dir: &PathBuf) -> Result<()> {
+        if on(Mutation::SkipDirectorySync) {
+            return Ok(());
+        }
         let root = segment_file::groups_dir(&self.options.dir);
         for path in [&root, dir] {
             error::patiently(|| self.fs.sync_dir(path)).map_err(|e| self.io("sync a directory", &e))?;
@@ -283,20 +344,29 @@ impl Writer {
     }
 
     /// Journal write and sync, beside the syncs of the segments referred to.
-    fn make_durable(&mut self, batch: &mut [u8], progress: &Progress) -> Result<()> {
-        let files: Vec<Arc<dyn File>> = progress.touched.values().cloned().collect();
+    fn make_durable(&mut self, batch: &mut [u8], mut files: Vec<Arc<dyn File>>) -> Result<()> {
+        files.retain(|_| !on(Mutation::SkipExtentSync));
         let is_threaded = self.fs.is_threaded();
         let journal = &mut self.journal;
         let done = self.pool.sync(files, is_threaded, || {
-            let file_bytes = journal.reserve(batch.len())?;
-            journal::finish_batch(batch, file_bytes);
-            journal.append(batch)?;
-            journal.handle().fdatasync()
+            write_batch(journal, batch)?;
+            if on(Mutation::SkipJournalSync) {
+                return Ok(());
+            }
+            let synced = journal.handle().fdatasync();
+            if on(Mutation::RetryFailedSync) && synced.is_err() {
+                journal.handle().fdatasync()
+            } else {
+                synced
+            }
         });
         done.map_err(|e| self.io("make a round durable", &e))
     }
 
     fn add_lag(&mut self, lag: Lag) {
+        if on(Mutation::CutInPlace) && self.flush_file(lag.file.number).is_err() {
+            return;
+        }
         self.lag_bytes += lag.bytes.len();
         match self.lag.get_mut(&lag.file.number) {
             Some(known) => {
@@ -316,7 +386,7 @@ impl Writer {
         };
         self.lag_bytes -= lag.bytes.len();
         lag.file.handle.pwrite(&lag.bytes, lag.byte).map_err(|e| self.io("write a segment", &e))?;
-        self.dirty.entry(number).or_insert_with(|| lag.file.handle.clone());
+        self.soil(&lag.file);
         let end = lag.byte + lag.bytes.len() as u64;
         self.written.push(Written { group: lag.group, file: number, end });
         Ok(())
@@ -333,8 +403,8 @@ impl Writer {
         Ok(())
     }
 
-    /// What a durable op does to the image and to files. Answers whom it touched.
-    fn apply(&mut self, op: &Op) -> GroupId {
+    /// What an op does to the image and, once it is durable, to files.
+    fn apply(&mut self, op: &Op) {
         match op {
             Op::Entries(op) => {
                 if let Some(group) = self.image.groups.get_mut(&op.group) {
@@ -344,27 +414,30 @@ impl Writer {
                     }
                 }
                 self.note_slots(op);
-                op.group
             }
             Op::Change(change) => {
                 let is_segment = |p: &&PathBuf| p.extension().is_some_and(|e| e == "segment");
-                let kept = change.unlink.iter().filter(|p| change.is_aside && is_segment(p));
-                self.aside.extend(kept.cloned());
-                let gone = change.unlink.iter().filter(|p| !(change.is_aside && is_segment(p)));
-                self.unlink.extend(gone.cloned());
-                self.remove_dirs.extend(change.remove_dir.iter().cloned());
-                self.trims.extend(change.trim.iter().cloned());
+                let is_kept = |p: &&PathBuf| change.is_aside && is_segment(p);
+                let gone = Gone {
+                    aside: change.unlink.iter().filter(is_kept).cloned().collect(),
+                    unlink: change.unlink.iter().filter(|p| !is_kept(p)).cloned().collect(),
+                    remove_dir: change.remove_dir.clone(),
+                    trim: change.trim.clone(),
+                };
+                self.syncing.stage(gone);
                 for path in &change.unlink {
                     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
                     if let Some(number) = segment_file::number_of(name) {
                         self.forget_file(number);
                     }
                 }
+                if matches!(change.record, Record::Cut { .. } | Record::Install { .. } | Record::Remove(_)) {
+                    self.syncing.forget_marks(change.record.group());
+                }
                 // What the front half did to its image fits ours: the same methods, the same order.
                 if let Err(why) = self.image.apply(&change.record) {
                     self.failure.get_or_insert(format!("round does not fit the directory: {why}"));
                 }
-                change.record.group()
             }
         }
     }
@@ -377,9 +450,15 @@ impl Writer {
             self.written.push(Written { group: lag.group, file: number, end });
         }
         self.dirty.remove(&number);
+        self.syncing.forget_file(number);
         self.unnamed.remove(&number);
         self.slots.remove(&number);
         self.trims.retain(|(file, _)| file.number != number);
+    }
+
+    /// Whom to wake when a sync beside the rounds has ended; `poll` and `take_news` then tell of it.
+    pub fn set_waker(&mut self, waker: Waker) {
+        self.syncing.waker = Some(waker);
     }
 
     fn note_slots(&mut self, op: &Entries) {
@@ -410,6 +489,7 @@ impl Writer {
     }
 
     fn try_idle(&mut self) -> Result<Option<Duration>> {
+        self.poll_syncs()?;
         if self.checkpoint.as_ref().is_some_and(|c| c.running.is_finished()) {
             self.finish_checkpoint()?;
         }
@@ -429,7 +509,9 @@ impl Writer {
         }
         self.flush_lag()?;
         if !self.is_marked {
-            self.mark()?;
+            if self.syncing.is_settled() {
+                self.mark()?;
+            }
             return Ok(Some(QUIET));
         }
         if self.dirty.len() >= MANY_DIRTY && self.checkpoint.is_none() {
@@ -448,7 +530,7 @@ impl Writer {
 
     /// Makes written files durable before the next checkpoint would, to let their handles go.
     fn sync_dirty(&mut self) -> Result<()> {
-        let files = std::mem::take(&mut self.dirty).into_values().collect();
+        let files = std::mem::take(&mut self.dirty).into_values().map(|(handle, _)| handle).collect();
         let is_threaded = self.fs.is_threaded();
         self.pool.sync(files, is_threaded, || Ok(())).map_err(|e| self.io("sync segments", &e))
     }
@@ -457,7 +539,8 @@ impl Writer {
     fn mark(&mut self) -> Result<()> {
         let mut batch = Vec::new();
         journal::begin_batch(&mut batch, 0, &[]);
-        self.make_durable(&mut batch, &Progress::default())?;
+        self.make_durable(&mut batch, Vec::new())?;
+        self.journal.note_complete(self.journal.last());
         self.is_marked = true;
         Ok(())
     }
@@ -500,13 +583,21 @@ impl Writer {
         self.write_indexes();
         self.manifest_sequence += 1;
         let position = self.journal.position();
+        let mut image = self.image.clone();
+        if on(Mutation::DropIdleVotes) {
+            image.groups.values_mut().for_each(|group| group.hard_state.vote = None);
+        }
+        if on(Mutation::FreeJournalEarly) {
+            self.journal.free_before(position.file).map_err(|e| self.io("free journal files", &e))?;
+        }
         let manifest = Manifest {
             sequence: self.manifest_sequence,
             era: self.journal.era(),
             position,
             journal_file_bytes: self.journal.file_bytes(),
             clean,
-            image: self.image.clone(),
+            boot: self.boot,
+            image,
         };
         let names = self.unnamed.keys().copied().collect();
         let mut dirs: BTreeSet<PathBuf> = self.unnamed.values().cloned().collect();
@@ -516,7 +607,7 @@ impl Writer {
         let job = Job {
             fs: self.fs.clone(),
             dir: self.options.dir.clone(),
-            files: std::mem::take(&mut self.dirty).into_values().collect(),
+            files: std::mem::take(&mut self.dirty).into_values().map(|(handle, _)| handle).collect(),
             dirs,
             sequence: self.manifest_sequence,
             manifest: manifest.encode(),
@@ -573,11 +664,21 @@ impl Writer {
         if let Some(why) = &self.failure {
             return Err(Error::Failed(why.clone()));
         }
+        self.finish_syncs()?;
         self.finish_checkpoint()?;
         self.remove_files()?;
+        // The checkpoint syncs all there is: nobody has anything left to lose.
+        self.image.groups.values_mut().for_each(|group| group.hard_state.dirty = false);
         self.start_checkpoint(true)?;
         self.finish_checkpoint()
     }
+}
+
+/// Appends a batch to the journal, unsynced.
+fn write_batch(journal: &mut Journal, batch: &mut [u8]) -> io::Result<()> {
+    let file_bytes = journal.reserve(batch.len())?;
+    journal::finish_batch(batch, file_bytes);
+    journal.append(batch).map(|_| ())
 }
 
 fn group_of(op: &Op) -> GroupId {
@@ -588,7 +689,7 @@ fn group_of(op: &Op) -> GroupId {
 }
 
 fn encode_inline(op: &Entries, batch: &mut Vec<u8>, progress: &mut Progress) {
-    let start = record::begin_inline(batch, op.group, op.file.number, op.byte);
+    let start = record::begin_inline(batch, op.group, op.file.number, op.byte, op.loose);
     let frames = batch.len();
     for Entry { meta, payload } in &op.entries {
         batch.extend_from_slice(&frame::encode_header(op.group, meta, payload));
@@ -596,5 +697,8 @@ fn encode_inline(op: &Entries, batch: &mut Vec<u8>, progress: &mut Progress) {
     }
     let bytes = batch[frames..].to_vec();
     record::finish_inline(batch, start);
+    if op.loose {
+        progress.loose.push((op.group, None, op.bytes));
+    }
     progress.lag.push(Lag { group: op.group, file: op.file.clone(), byte: op.byte, bytes });
 }

@@ -17,6 +17,7 @@ mod frames;
 mod history;
 mod kafka;
 mod replica;
+mod shrink;
 mod system;
 
 use rand::SeedableRng;

@@ -4,6 +4,7 @@
 //! replica, every reader and every acknowledgement must agree with it, for ever (one value per offset, I2; acked is durable, I1).
 //! Names in panics are those of the rules: I1 to I15 of the project's list of invariants, Raft's own, F of docs/safety.md.
 
+mod admission;
 pub mod members;
 mod promises;
 
@@ -90,6 +91,7 @@ struct Seen {
     commit: Index,
     checked: Index,
     last: LogId,
+    voters: usize,
 }
 
 /// What a replica has told others.
@@ -138,6 +140,7 @@ pub struct Check {
     pub answering: Answering,
     /// Disk of the node that is looked at: a reader may write an index, and so meet the end of its process.
     disk: SimFs,
+    admission: admission::Admission,
     trace: Trace,
 }
 
@@ -169,6 +172,7 @@ impl Check {
             aside: Vec::new(),
             answering: Answering::default(),
             disk: SimFs::new(0),
+            admission: admission::Admission::default(),
             trace,
         }
     }
@@ -216,6 +220,7 @@ impl Check {
             commit: core.commit(),
             checked: Index(0),
             last: core.last(),
+            voters: core.configuration().0.voters.len(),
         };
         let replica = core.replica();
         self.look_at_members(n, group, p.directory, core, marks);
@@ -252,13 +257,18 @@ impl Check {
                 before.epoch,
                 now.epoch
             );
+            // A replica that was away for a whole generation cannot tell what of its log is in the next one.
             assert!(
-                now.commit >= before.commit,
+                now.commit >= before.commit || now.epoch.generation > before.epoch.generation,
                 "I6: node {} group {group}: commit went back from {} to {}",
                 n + 1,
                 before.commit,
                 now.commit
             );
+            if now.epoch == before.epoch && now.role == Role::Leader && now.voters != before.voters {
+                let fewer = now.voters < before.voters;
+                marks.hit(if fewer { "group went on with fewer voters" } else { "group took a voter back" });
+            }
             if before.role == now.role && before.epoch == now.epoch && before.commit == now.commit {
                 if before.last != now.last {
                     self.cut_mark(n, group, before, now, p, marks);
@@ -763,6 +773,9 @@ fn is_reopened(before: Option<Seen>, now: Seen) -> bool {
 }
 
 fn role_marks(before: Seen, now: Seen, marks: &mut Marks) {
+    if now.epoch.generation > before.epoch.generation && now.role == Role::Leader {
+        marks.hit("group went on in a new generation");
+    }
     match (before.role, now.role) {
         (Role::Candidate, Role::Follower | Role::PreCandidate) => marks.hit("election lost"),
         (Role::Leader, Role::Follower) if before.epoch == now.epoch => {

@@ -11,7 +11,7 @@ use kontiki::ctl::command::{Command as CtlCommand, CreateTopic};
 use kontiki::raftlog::generation::SealReport;
 use kontiki::raftlog::message::Configuration;
 use kontiki::segment::fs::sim::SimFs;
-use kontiki::segment::{GroupId, Opened, RecoveredGroup, ReplicaId};
+use kontiki::segment::{Doubt, GroupId, Opened, RecoveredGroup, ReplicaId};
 use std::collections::BTreeMap;
 
 /// What is done.
@@ -669,7 +669,9 @@ impl World {
     /// Whether what was just acknowledged is durable on a majority, whatever the power takes: copies of all disks lose their power
     /// and are recovered. Done now and then; it costs a recovery per replica.
     pub fn probe_durability(&mut self, group: GroupId, offset: i64) {
-        if !self.faults.started || self.faults.probes >= 6 || !self.faults.rng.chance(40) {
+        // Where the members change, a majority of the newest configuration is not what it was when this was acknowledged.
+        if self.plan.shrink || !self.faults.started || self.faults.probes >= 6 || !self.faults.rng.chance(40)
+        {
             return;
         }
         self.faults.probes += 1;
@@ -678,13 +680,19 @@ impl World {
         let mut holds: BTreeMap<ReplicaId, bool> = BTreeMap::new();
         for replica in configuration.members().filter(|r| configuration.is_voter(*r)) {
             let n = crate::net::index_of(replica.node);
+            // Without syncs the copy outlives the process, or knows that it may have lost something.
+            let is_killed = self.plan.is_async && self.faults.rng.chance(500);
+            let may_doubt = self.plan.is_async;
             // What damage took from one disk the others have to make up for; it acknowledged all the same.
             let held = self.nodes[n].damaged
-                || self.recovered_copy(n).is_some_and(|mut opened| {
-                    let is_it = |g: &RecoveredGroup| g.group == group && g.replica == replica;
+                || self.recovered_copy(n, is_killed).is_some_and(|mut opened| {
+                    let is_it = |g: &&RecoveredGroup| g.group == group && g.replica == replica;
                     let start = opened.store.log_start(group).map_or(0, |s| s.prev.index.0);
                     let here = opened.store.meta_at(group, entry.id.index).is_ok_and(|m| m.id == entry.id);
-                    opened.groups.iter().any(is_it) && (here || start >= entry.id.index.0)
+                    let holds = |g: &RecoveredGroup| {
+                        here || start >= entry.id.index.0 || (may_doubt && g.hard_state.doubt != Doubt::None)
+                    };
+                    opened.groups.iter().find(is_it).is_some_and(holds)
                 });
             holds.insert(replica, held);
         }
@@ -701,14 +709,25 @@ impl World {
             "I1: group {group} acknowledged offset {offset} ({:?}), durable on {holds:?} of {configuration:?}",
             entry.id
         );
+        // Only the usual topic is written to. Where members come and go, the voters of now are not those that were counted.
+        let is_steady = !self.plan.menu.members && !self.plan.menu.generations;
+        let (least, holders) = (self.plan.min_insync as usize, holds.values().filter(|held| **held).count());
+        assert!(
+            !is_steady || holders >= least,
+            "F15: group {group} acknowledged offset {offset} ({:?}), durable on {holders} voters, min.insync.replicas is {least}",
+            entry.id
+        );
         self.faults.count("acknowledgement checked on copies of all disks");
     }
 
-    /// What recovery makes of a copy of this disk that loses its power now.
-    fn recovered_copy(&mut self, n: usize) -> Option<Opened> {
+    /// What recovery makes of a copy of this disk that loses its power now, or whose process is killed.
+    fn recovered_copy(&mut self, n: usize, is_killed: bool) -> Option<Opened> {
         let copy = self.nodes[n].fs.fork();
         copy.set_capacity(None);
-        copy.crash(self.faults.rng.next());
+        match is_killed {
+            true => copy.kill(),
+            false => copy.crash(self.faults.rng.next()),
+        }
         let options = self.nodes[n].options.clone();
         kontiki::segment::open_on(std::sync::Arc::new(copy), options).ok()
     }
@@ -719,7 +738,7 @@ impl World {
             return;
         }
         self.faults.seal_probes += 1;
-        let Some(opened) = self.recovered_copy(n) else { return };
+        let Some(opened) = self.recovered_copy(n, false) else { return };
         let found = opened.groups.iter().find(|g| g.group == group && g.replica == report.replica);
         let kept = found.is_some_and(|g| g.hard_state.sealed.is_some() && g.last == report.last);
         assert!(kept, "F2: node {} reported {report:?}, and its disk has {found:?}", n + 1);

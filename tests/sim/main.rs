@@ -12,11 +12,14 @@ mod history;
 mod labs;
 mod marks;
 mod master;
+#[cfg(feature = "mutations")]
+mod mutations;
 mod net;
 mod node;
 mod plan;
 mod producer;
 mod reader;
+mod reads;
 mod rng;
 mod run;
 mod seeds;

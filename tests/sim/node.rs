@@ -541,6 +541,8 @@ impl World {
             fs.misdirect_next("groups/", by);
         }
         let delay = writer.idle();
+        // Syncs beside the rounds have ended: the disk is slow, the news of it is not.
+        let news = writer.take_news();
         let after = fs.counts();
         p.last_io = if syncs_of(after) > syncs_of(before) { time } else { p.last_io };
         if misdirect.is_some() {
@@ -558,6 +560,8 @@ impl World {
         let syncs = syncs_of(after) - syncs_of(before);
         let cost = syncs * rng.range(100, 1500) * slowness;
         let Some(p) = self.alive(n, life) else { return };
+        let is_news = news.is_some();
+        p.completions.extend(news);
         p.io_busy = p.round.is_some();
         p.idle_token += 1;
         let token = p.idle_token;
@@ -566,11 +570,15 @@ impl World {
         } else if let Some(delay) = delay {
             self.after(cost + delay.as_micros() as u64, Event::IoIdle { node: n, life, token });
         }
+        if is_news {
+            self.wake(n);
+        }
     }
 
     /// The process ends; `power`: unsynced bytes may go with it, and nobody hears a reset.
     pub fn end(&mut self, n: usize, power: bool) {
         let seed = self.rng.next();
+        let power = power && self.plan.loses_power(n);
         let node = &mut self.nodes[n];
         node.trap = None;
         node.paused = None;
@@ -619,6 +627,7 @@ impl World {
         if self.nodes[n].process.is_some() && self.nodes[n].paused.is_none() {
             let token = self.rng.next();
             self.nodes[n].paused = Some(token);
+            self.check.stopped(&self.nodes[n], self.time);
             self.trace
                 .note("pause", n as u64, life, || format!("node {} stopped for {} ms", n + 1, wait / MS));
             self.after(wait, Event::Resume { node: n, token });
@@ -628,6 +637,7 @@ impl World {
     pub fn on_resume(&mut self, n: usize, token: u64) {
         if self.nodes[n].paused == Some(token) {
             self.nodes[n].paused = None;
+            self.check.resumed(&mut self.nodes[n], self.time);
             self.trace.note("resume", n as u64, 0, || format!("node {} goes on", n + 1));
             self.wake(n);
             if let Some(p) = &mut self.nodes[n].process {

@@ -78,7 +78,11 @@ pub struct Plan {
     pub partitions: i32,
     pub replication: i16,
     pub min_insync: i32,
+    /// Groups go on without brokers that the controllers hold for dead.
+    pub shrink: bool,
     pub topic_configs: BTreeMap<String, Option<String>>,
+    /// `flush.mode=async`: at most one machine loses its power, everything else is what that survives (P7).
+    pub is_async: bool,
     pub producers: Vec<Style>,
     pub readers: usize,
     pub menu: Menu,
@@ -107,7 +111,9 @@ impl Plan {
             partitions: 2,
             replication: 3,
             min_insync: 1,
+            shrink: false,
             topic_configs: BTreeMap::new(),
+            is_async: false,
             producers: vec![style(60), style(60)],
             readers: 2,
             menu: Menu::default(),
@@ -166,7 +172,28 @@ impl Plan {
         plan.menu.members = rng.chance(450);
         plan.menu.generations = rng.chance(350);
         plan.unclean = plan.menu.generations && rng.chance(400);
+        // A disk that lies is a minority only as long as others vote: what is lost with the last one is nobody's promise.
+        let lies = plan.menu.damage || plan.menu.io_errors || plan.menu.full_disks;
+        let has_master = plan.menu.members || plan.menu.generations;
+        // One master of a group at a time: the product's controllers, or the stand-in that gives every order that is allowed.
+        plan.shrink = !lies && !has_master && Rng::new(seed ^ 0x54a1_0000).chance(600);
+        // All of three, where no disk is lost for good.
+        if !plan.menu.damage && Rng::new(seed ^ 0xf15).chance(250) {
+            plan.min_insync = 3;
+        }
+        // Not drawn, so that the other seeds are what they were.
+        plan.is_async = seed % 7 == 3;
+        if plan.is_async {
+            // A disk that is lost for good beside a replica in doubt leaves no quorum, as it must (safety.md F11).
+            plan.menu.damage = false;
+            plan.topic_configs.insert("flush.mode".to_owned(), Some("async".to_owned()));
+        }
         plan
+    }
+
+    /// Whether power cuts of this node take what was not synced; the others' are ends of the process.
+    pub fn loses_power(&self, n: usize) -> bool {
+        !self.is_async || n == 0
     }
 
     /// Places of the brokers.
@@ -191,6 +218,7 @@ impl Plan {
             config.controllers = controllers.iter().map(address).collect();
             config.broker_session_timeout = Duration::from_secs(3);
             config.max_connections = 1000;
+            config.shrink_min_voters = if self.shrink { 1 } else { usize::MAX };
             let broker = &mut config.defaults.broker;
             broker.insert("log.retention.check.interval.ms".to_owned(), "1000".to_owned());
             let seed = rng.next();

@@ -30,6 +30,7 @@ fn state(leader: Option<(i32, i32)>, in_sync: &[i32]) -> PartitionState {
         needs_repair: false,
         electing: false,
         epoch: -1,
+        ..PartitionState::default()
     }
 }
 

@@ -22,14 +22,19 @@ fn broker(id: i32, fenced: bool) -> (NodeId, Broker) {
         peer: endpoint(9192),
         rack: (id == 1).then(|| "r1".to_owned()),
         fenced,
+        stopping: false,
+        dead: false,
     };
     (NodeId(id), broker)
 }
 
 fn topic(name: &str, id: Uuid, groups: std::ops::Range<u64>, internal: bool) -> Topic {
     let replica = |node| ReplicaId { node: NodeId(node), assignment: 5, directory: node as u128 };
-    let partition =
-        |group| Partition { group: GroupId(group), replicas: [1, 2, 3].map(replica).to_vec(), generation: 0 };
+    let partition = |group| Partition {
+        group: GroupId(group),
+        replicas: [1, 2, 3].map(replica).to_vec(),
+        ..Partition::default()
+    };
     let partitions = groups.map(partition).collect();
     Topic { name: name.to_owned(), id, partitions, configs: BTreeMap::new(), internal }
 }

@@ -9,6 +9,7 @@ pub mod producer_state;
 
 use super::api::{PartitionError, Produced};
 use crate::ctl::command::TopicConfig;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::{Millis, Role};
 use crate::segment::{
     Entry, EntryKind, EntryMeta, Epoch, GroupId, Index, LogStart, NodeId, Offset, RecoveredGroup, ReplicaId,
@@ -104,7 +105,7 @@ pub struct Partition {
     uncommitted: VecDeque<(Index, Offset)>,
     starts: VecDeque<(Index, Offset)>,
     commit_waiters: VecDeque<Waiter>,
-    durable_waiters: VecDeque<Waiter>,
+    stored_waiters: VecDeque<Waiter>,
     delete_waiters: Vec<DeleteWaiter>,
     /// Producers whose batch was refused for a reason that passes: which one, and until when the ones behind it are sent back too.
     sent_back: BTreeMap<i64, SentBack>,
@@ -136,7 +137,7 @@ impl Partition {
             uncommitted: VecDeque::new(),
             starts: VecDeque::new(),
             commit_waiters: VecDeque::new(),
-            durable_waiters: VecDeque::new(),
+            stored_waiters: VecDeque::new(),
             delete_waiters: Vec::new(),
             sent_back: BTreeMap::new(),
             led_since: 0,
@@ -222,6 +223,9 @@ impl Partition {
             self.end = entry.meta.next_offset();
             self.since_snapshot += entry.payload.len() as u64;
         }
+        if on(Mutation::ServeUncommitted) {
+            self.high_watermark = self.high_watermark.max(self.end);
+        }
     }
 
     /// Entries at or above `from` are gone: whoever waited for them hears it, and what their producers have in flight behind them is
@@ -237,7 +241,8 @@ impl Partition {
         if let Ok((_, end)) = store.last(self.group) {
             self.end = end;
         }
-        if !self.producers.truncate(from)
+        if !on(Mutation::KeepProducersOfCutBatches)
+            && !self.producers.truncate(from)
             && let Err(error) = self.rebuild(store)
         {
             self.out_of_service = Some(error.to_string());
@@ -328,8 +333,8 @@ impl Partition {
     /// configuration those of the half with fewer (safety.md F15).
     pub fn release_committed(&mut self, holders: &dyn Fn(Index) -> usize, done: &mut Vec<Done>) {
         while let Some(front) = self.commit_waiters.front() {
-            if front.index > self.commit || (front.min_insync > 1 && holders(front.index) < front.min_insync)
-            {
+            let is_held = front.min_insync <= 1 || holders(front.index) >= front.min_insync;
+            if front.index > self.commit || !(is_held || on(Mutation::IgnoreMinInsync)) {
                 break;
             }
             if let Some(w) = self.commit_waiters.pop_front() {
@@ -343,10 +348,10 @@ impl Partition {
         self.commit_waiters.front().is_some_and(|w| w.index <= self.commit)
     }
 
-    /// The leader's own sync reached `index`: acks=1.
-    pub fn on_durable(&mut self, index: Index, done: &mut Vec<Done>) {
-        while self.durable_waiters.front().is_some_and(|w| w.index <= index) {
-            if let Some(w) = self.durable_waiters.pop_front() {
+    /// The leader's own copy is stored up to `index`, as safely as the topic asks: acks=1.
+    pub fn on_stored(&mut self, index: Index, done: &mut Vec<Done>) {
+        while self.stored_waiters.front().is_some_and(|w| w.index <= index) {
+            if let Some(w) = self.stored_waiters.pop_front() {
                 done.push((w.ticket, Ok(self.produced(w.produced))));
             }
         }
@@ -361,7 +366,7 @@ impl Partition {
         let produced = Produced { base_offset: base_offset.0, log_start_offset: self.start.0 };
         let min_insync = if acks == -1 { min_insync.max(1) as usize } else { 0 };
         let waiter = Waiter { index, ticket, produced, min_insync };
-        let queue = if acks == -1 { &mut self.commit_waiters } else { &mut self.durable_waiters };
+        let queue = if acks == -1 { &mut self.commit_waiters } else { &mut self.stored_waiters };
         // Duplicates of older batches come out of order; the queue stays sorted by index.
         let at = queue.partition_point(|w| w.index <= index);
         queue.insert(at, waiter);
@@ -378,13 +383,13 @@ impl Partition {
                 PartitionError::TimedOut
             });
         }
-        let at = self.durable_waiters.iter().position(same)?;
-        self.durable_waiters.remove(at)?;
+        let at = self.stored_waiters.iter().position(same)?;
+        self.stored_waiters.remove(at)?;
         Some(PartitionError::TimedOut)
     }
 
     fn fail_waiters(&mut self, from: Index, done: &mut Vec<Done>) {
-        for queue in [&mut self.commit_waiters, &mut self.durable_waiters] {
+        for queue in [&mut self.commit_waiters, &mut self.stored_waiters] {
             let keep = queue.partition_point(|w| w.index < from);
             for w in queue.drain(keep..) {
                 done.push((w.ticket, Err(PartitionError::NotLeader { leader: None })));

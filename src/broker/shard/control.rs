@@ -8,11 +8,13 @@ use super::rpc::{Answer, Ask};
 use super::{CONTROLLER, CtlAnswer, Now, Shard};
 use crate::ctl::balance;
 use crate::ctl::command::{self, Command as CtlCommand, Error as CtlError, Reply as CtlReply};
+use crate::ctl::generations::{self, Sealed};
 use crate::ctl::image::Image;
 use crate::ctl::liveness::{Beat, Sessions};
 use crate::ctl::record::{Batch, Record};
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::Proposal;
+use crate::raftlog::generation::SealReport;
 use crate::segment::{EntryKind, GroupId, Index, NodeId, ReplicaId};
 use bytes::BytesMut;
 use std::collections::{BTreeMap, VecDeque};
@@ -60,6 +62,9 @@ struct InFlight {
 /// State of the controller role.
 pub struct Control {
     sessions: Option<Sessions>,
+    sealed: Sealed,
+    /// Brokers may have come with other disks.
+    check_disks: bool,
     queue: VecDeque<Request>,
     in_flight: Option<InFlight>,
     /// Questions under way, and who was asked.
@@ -77,6 +82,8 @@ impl Control {
     pub(super) fn new(now: Millis) -> Self {
         Self {
             sessions: None,
+            sealed: Sealed::default(),
+            check_disks: true,
             queue: VecDeque::new(),
             in_flight: None,
             asked: BTreeMap::new(),
@@ -168,7 +175,7 @@ impl Shard {
                 let answer = self.who_are_we();
                 self.answer_rpc(now, from, id, &answer);
             }
-            Ask::Command { .. } | Ask::Heartbeat { .. } if !leads => {
+            Ask::Command { .. } | Ask::Heartbeat { .. } | Ask::Sealed { .. } if !leads => {
                 let leader = self.controller_leader();
                 self.answer_rpc(now, from, id, &Answer::NotLeader { leader });
             }
@@ -189,6 +196,14 @@ impl Shard {
                 }
                 let known = self.on_heartbeat(now, from, incarnation, stopping);
                 self.answer_rpc(now, from, id, &Answer::Session { known });
+            }
+            Ask::Sealed { reports } => {
+                self.on_seal_reports(now, reports);
+                self.answer_rpc(now, from, id, &Answer::Ok);
+            }
+            Ask::Unfit { groups } => {
+                self.note_unfit(now, from, groups);
+                self.answer_rpc(now, from, id, &Answer::Ok);
             }
             Ask::Transfer { group, to } => {
                 self.transfer_if_ready(now, group, to);
@@ -290,6 +305,8 @@ impl Shard {
         }
         self.engine.clear_observers(CONTROLLER);
         self.control.sessions = None;
+        self.control.sealed = Sealed::default();
+        self.control.check_disks = true;
         if let Some(InFlight { asked: Some((request, _)), .. }) = self.control.in_flight.take() {
             // It may still be committed by the next leader: the asker has to look.
             self.finish_request(now, request.target, Err(CtlError::TimedOut));
@@ -374,6 +391,7 @@ impl Shard {
         let applied = self.membership.applied();
         if let Some(sessions) = &mut self.control.sessions {
             sessions.on_image(&self.image, now.mono);
+            self.control.next = now.mono;
         }
         if self.control.in_flight.as_ref().is_some_and(|f| f.index <= applied)
             && let Some(done) = self.control.in_flight.take()
@@ -404,23 +422,85 @@ impl Shard {
     }
 
     fn tick_leader(&mut self, now: Now) {
-        let timeout = self.config.node.broker_session_timeout.as_millis() as u64;
-        let image = &self.image;
-        let sessions = self.control.sessions.get_or_insert_with(|| Sessions::new(now.mono, image, timeout));
+        let node = &self.config.node;
+        let ms = |time: std::time::Duration| time.as_millis() as u64;
+        let (timeout, reconnect, grace) =
+            (ms(node.broker_session_timeout), ms(node.broker_reconnect_timeout), ms(node.shrink_grace));
+        let (image, gone) = (&self.image, &self.gone);
+        let sessions = self.control.sessions.get_or_insert_with(|| {
+            let mut sessions = Sessions::new(now.mono, image, timeout).with_patience(reconnect, grace);
+            // Silence is not held against anyone yet, but that a process ended was seen here too.
+            gone.keys().for_each(|node| sessions.on_lost(*node, now.mono));
+            sessions
+        });
+        let dead = sessions.dead(now.mono);
         let expired = sessions.expired(now.mono);
         let resumed = sessions.resumed(now.mono);
-        let fence = expired.into_iter().map(|(node, incarnation)| CtlCommand::Fence { node, incarnation });
+        let dead = dead.into_iter().map(|(node, incarnation)| CtlCommand::Dead { node, incarnation });
+        let fence = expired.into_iter().map(|(node, incarnation)| match sessions.is_stopping(node) {
+            true => CtlCommand::Stopping { node, incarnation },
+            false => CtlCommand::Fence { node, incarnation },
+        });
         let unfence =
             resumed.into_iter().map(|(node, incarnation)| CtlCommand::Unfence { node, incarnation });
-        for command in fence.chain(unfence) {
+        let commands: Vec<CtlCommand> = dead.chain(fence).chain(unfence).collect();
+        for command in commands {
             tracing::info!(?command, "broker session");
-            let deadline = now.mono + INTERNAL_MS;
-            self.control.queue.push_back(Request { command, deadline, target: Target::Internal });
+            self.decide_internally(now, command);
         }
+        self.decide_generations(now);
         self.pump(now);
         if now.mono >= self.control.next_balance {
             self.control.next_balance = now.mono + BALANCE_MS;
             self.balance_leaders(now);
+        }
+    }
+
+    /// Queues a decision of the controller's own.
+    fn decide_internally(&mut self, now: Now, command: CtlCommand) {
+        let deadline = now.mono + INTERNAL_MS;
+        self.control.queue.push_back(Request { command, deadline, target: Target::Internal });
+    }
+
+    /// Brokers say which of their replicas are sealed.
+    pub(super) fn on_seal_reports(&mut self, now: Now, reports: Vec<(GroupId, SealReport)>) {
+        for (group, report) in reports {
+            self.control.sealed.on_report(&self.image, group, report, now.mono);
+        }
+        self.control.next = now.mono;
+    }
+
+    /// What follows from seals, and from disks that were replaced.
+    fn decide_generations(&mut self, now: Now) {
+        let openings = self.control.sealed.decide(&self.image, now.mono);
+        if !openings.is_empty() {
+            tracing::warn!(
+                groups = openings.len(),
+                "generations end without loss: their sealed replicas prove it"
+            );
+            self.decide_internally(now, CtlCommand::OpenGenerations { openings });
+        }
+        if std::mem::take(&mut self.control.check_disks) {
+            for node in generations::wiped(&self.image) {
+                self.decide_internally(now, CtlCommand::Place { node });
+                // There may be more than one record takes.
+                self.control.check_disks = true;
+            }
+        }
+    }
+
+    /// A broker changed: perhaps its disk did.
+    pub(super) fn check_disks(&mut self) {
+        self.control.check_disks = true;
+    }
+
+    /// The last connection from a node ended, or there is one again.
+    pub(super) fn note_connection(&mut self, now: Now, node: NodeId, up: bool) {
+        if let Some(sessions) = &mut self.control.sessions {
+            match up {
+                true => sessions.on_connected(node),
+                false => sessions.on_lost(node, now.mono),
+            }
         }
     }
 

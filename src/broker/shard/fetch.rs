@@ -3,6 +3,7 @@
 use super::{Now, Shard, leader_epoch};
 use crate::broker::api::{FetchItem, FetchLimits, Fetched, PartitionError};
 use crate::broker::partition::Partition;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::segment::{GroupId, Offset, Term};
 use tokio::sync::oneshot;
@@ -160,8 +161,8 @@ impl Shard {
             PartitionError::OutOfRange { offset: item.offset, start: start.0, end: below.0.max(start.0) };
         if item.offset < start.0 {
             fetched.error = Some(out_of_range);
-        } else if leads && item.offset > end.0 {
-            if confirmed {
+        } else if (leads || on(Mutation::OutOfRangeOnFollower)) && item.offset > end.0 {
+            if confirmed || !leads {
                 fetched.error = Some(out_of_range);
             } else {
                 confirm.push(item.group);
@@ -210,7 +211,8 @@ impl Shard {
         let asked = u64::try_from(item.last_fetched_epoch).ok()?;
         // Only a log that went on in a later epoch knows where this one ended. A follower that lags, or a leader that was
         // deposed without noticing, would send a reader of committed records back.
-        if self.engine.core(item.group)?.last().epoch.term.0 <= asked {
+        let is_over = self.engine.core(item.group)?.last().epoch.term.0 > asked;
+        if !is_over && !on(Mutation::SendReadersBack) {
             return None;
         }
         let (epoch, end) = self.engine.store().epoch_end(item.group, Term(asked)).ok()??;

@@ -12,7 +12,9 @@ use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
 use crate::ctl::image::{Change, Image};
 use crate::ctl::record::Batch;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
+use crate::raftlog::engine::Flush;
 use crate::raftlog::message::Configuration;
 use crate::segment::{
     Entry, EntryKind, Epoch, Error as StoreError, Generation, GroupId, GroupOptions, GroupSpec, HardState,
@@ -102,6 +104,11 @@ impl Shard {
             } else {
                 self.orphans.insert(found.group, found);
             }
+        }
+        if on(Mutation::DeleteByAbsence) {
+            let absent = |group: &GroupId| !self.image.groups.contains_key(group);
+            let absent: Vec<GroupId> = self.orphans.keys().copied().filter(absent).collect();
+            absent.into_iter().for_each(|group| self.remove_replica(group));
         }
         let controllers = &self.config.node.controllers;
         if !self.membership.joined && controllers.keys().eq([&self.node()]) {
@@ -221,8 +228,14 @@ impl Shard {
             }
             return;
         }
-        if !self.config.node.is_broker || self.membership.stopping {
+        if !self.config.node.is_broker {
             return;
+        }
+        if self.membership.stopping {
+            // Until it is in the log: whoever leads the controllers by then has to know that nobody died.
+            return if self.drain.is_some() {
+                self.announce_stop(now)
+            };
         }
         match self.membership.registration {
             Registration::None => self.register(now),
@@ -280,7 +293,7 @@ impl Shard {
 
     /// This process did not run for a whole session: none of its replicas votes or campaigns before it is registered anew.
     pub(super) fn on_stopped(&mut self, now: Now, gap_ms: u64) {
-        if self.config.node.is_broker {
+        if self.config.node.is_broker && !on(Mutation::NoFenceAfterStop) {
             tracing::warn!(gap_ms, "this process was stopped for longer than its session; registering anew");
             // An answer that is still on its way speaks of the time before.
             self.forget_registration();
@@ -306,8 +319,8 @@ impl Shard {
     pub(super) fn send_heartbeat(&mut self, now: Now, incarnation: u64, stopping: bool) {
         match self.controller_to_ask() {
             Some(leader) if leader == self.node() => {
-                let known = self.on_heartbeat(now, leader, incarnation, stopping);
-                if !known && !stopping {
+                let is_known = self.on_heartbeat(now, leader, incarnation, stopping);
+                if !is_known && !stopping {
                     // Somebody registered this node anew, while it did not lead yet: nobody takes its word with the old number.
                     self.on_session_unknown();
                 }
@@ -403,9 +416,10 @@ impl Shard {
                 self.leadership_news = true;
                 self.placing.push(group, topic, partition);
             }
+            Change::GroupChanged { group } => self.on_group_changed(now, group),
             Change::BrokerChanged { node } => self.on_broker_changed(now, node),
-            Change::TopicConfigChanged { topic } => self.refresh_configs(Some(topic)),
-            Change::ClusterConfigChanged => self.refresh_configs(None),
+            Change::TopicConfigChanged { topic } => self.refresh_configs(now, Some(topic)),
+            Change::ClusterConfigChanged => self.refresh_configs(now, None),
             _ => {}
         }
     }
@@ -421,13 +435,28 @@ impl Shard {
             }
         }
         self.upkeep.in_sync_now();
+        self.members.look_now();
+        self.check_disks();
+    }
+
+    /// Its generation is to end, or has, or a replica of it was placed anew.
+    fn on_group_changed(&mut self, now: Now, group: GroupId) {
+        if self.partitions.contains_key(&group) {
+            self.tell_generation(now, group);
+        } else if !self.placing.is_waiting(group)
+            && let Some((topic, partition)) = self.image.groups.get(&group).copied()
+        {
+            self.placing.push(group, topic, partition);
+        }
+        self.members.look_now();
     }
 
     /// Creates (or takes up) the replica of this group that the log places here.
     pub(super) fn place_replica(&mut self, now: Now, group: GroupId, topic_id: Uuid, number: i32) {
         let image = self.image.clone();
         let Some((topic, _, partition)) = image.group(group) else { return };
-        let me = |r: &&ReplicaId| r.node == self.node() && r.directory == self.config.directory;
+        let is_here = |directory| directory == self.config.directory || on(Mutation::AdoptOldIdentity);
+        let me = |r: &&ReplicaId| r.node == self.node() && is_here(r.directory);
         let Some(replica) = partition.replicas.iter().find(me).copied() else { return };
         let config = image.topic_config(topic, &self.config.node.defaults);
         let options = group_options(&config);
@@ -438,7 +467,10 @@ impl Shard {
             let (p, next) = Partition::recover(&found, config);
             return self.begin_replay(found, p, next);
         }
-        let configuration = Configuration { voters: partition.replicas.clone(), ..Configuration::default() };
+        // One that was placed later has no vote and no configuration before the leader's log gives it one.
+        let founds = partition.founders().contains(&replica);
+        let voters = if founds { partition.founders().to_vec() } else { Vec::new() };
+        let configuration = Configuration { voters, ..Configuration::default() };
         let generation = Generation(partition.generation);
         let spec = GroupSpec {
             group,
@@ -448,28 +480,45 @@ impl Shard {
             hard_state: HardState { epoch: Epoch { generation, term: Term(0) }, ..HardState::default() },
             options,
         };
-        let campaign = partition.replicas.first() == Some(&replica);
+        let campaign = partition.generation == 0 && partition.founders().first() == Some(&replica);
         self.partitions.insert(group, Partition::new(group, replica, config));
         if let Err(error) = self.engine.create(now.mono, spec, campaign) {
             tracing::error!(%group, %error, "replica cannot be created");
             if let Some(p) = self.partitions.get_mut(&group) {
                 p.out_of_service = Some(error.to_string());
             }
+            return;
+        }
+        self.set_flush(now, group);
+        self.tell_generation(now, group);
+    }
+
+    /// Tells the engine how the topic's records become durable.
+    pub(super) fn set_flush(&mut self, now: Now, group: GroupId) {
+        if let Some(p) = self.partitions.get(&group) {
+            let config = &p.config;
+            let flush =
+                Flush { is_async: config.flush_async, ms: config.flush_ms, messages: config.flush_messages };
+            self.engine.set_flush(now.mono, group, flush);
         }
     }
 
-    fn refresh_configs(&mut self, only: Option<Uuid>) {
+    fn refresh_configs(&mut self, now: Now, only: Option<Uuid>) {
         let image = self.image.clone();
+        let mut changed = Vec::new();
         for (group, p) in &mut self.partitions {
             let Some((topic, ..)) = image.group(*group) else { continue };
             if only.is_some_and(|id| id != topic.id) {
                 continue;
             }
             p.config = image.topic_config(topic, &self.config.node.defaults);
+            changed.push(*group);
             if let Err(error) = self.engine.store().set_options(*group, group_options(&p.config)) {
                 tracing::warn!(%group, %error, "changed options not taken");
             }
         }
+        changed.sort_unstable();
+        changed.into_iter().for_each(|group| self.set_flush(now, group));
     }
 }
 

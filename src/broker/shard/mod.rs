@@ -5,10 +5,12 @@
 //! could drive the same code. Requests come as [`Command`]s with a oneshot to answer; nothing here awaits.
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
 //! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
+//! - `members`: who votes in the groups here, and generation changes.
 //! - `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 mod control;
 mod fetch;
+mod members;
 mod metadata;
 mod orders;
 mod placing;
@@ -19,7 +21,7 @@ mod upkeep;
 
 use super::api::{
     FetchItem, FetchLimits, Fetched, LeaderHint, ListedOffset, NodeStatus, OffsetSpec, PartitionError,
-    PartitionState, ProduceItem, Produced,
+    PartitionState, ProduceItem, Produced, SetAside,
 };
 use super::config::NodeConfig;
 use super::partition::{Done, Partition};
@@ -27,9 +29,9 @@ use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as Ctl
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
-use crate::raftlog::core::{GenerationEffect, Millis, Role};
+use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
-use crate::segment::{GroupId, NodeId, RecoveredGroup, RoundDone};
+use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -47,6 +49,9 @@ const ELECTION_MS: Millis = 1_000;
 /// Questions and answers are kept for peers that are being dialled: how long, and bytes of all of them.
 const UNSENT_MS: Millis = 1_000;
 const UNSENT_BYTES: usize = 16 << 20;
+
+/// Ranges set aside that are remembered for /health; the log names them all.
+const SET_ASIDE: usize = 1_000;
 
 /// A controller request's answer: the reply and the number of the entry that must be applied to see it.
 pub type CtlAnswer = Result<(CtlReply, u64), CtlError>;
@@ -250,6 +255,7 @@ pub struct Shard {
     control: control::Control,
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
+    members: members::Members,
     orphans: Map<GroupId, RecoveredGroup>,
     placing: placing::Placing,
     /// Partitions led here.
@@ -279,6 +285,7 @@ impl Shard {
             control: control::Control::new(now.mono),
             membership: metadata::Membership::new(&config),
             upkeep: upkeep::Upkeep::new(now.mono, &node),
+            members: members::Members::new(now.mono),
             config,
             engine,
             partitions: Map::default(),
@@ -346,6 +353,7 @@ impl Shard {
             Input::Dialled { node, up } => {
                 self.engine.set_connected(now.mono, node, up);
                 if up {
+                    self.note_connection(now, node, true);
                     self.send_all_hints(node);
                 } else {
                     self.controller_gone(now, node);
@@ -355,6 +363,7 @@ impl Shard {
                 self.gone.insert(node, now.mono + ELECTION_MS);
                 self.engine.peer_reset(now.mono, node);
                 self.controller_gone(now, node);
+                self.note_connection(now, node, false);
             }
         }
         self.process_events(now);
@@ -405,6 +414,7 @@ impl Shard {
         self.tick_membership(now);
         self.place_some(now);
         self.tick_upkeep(now);
+        self.tick_members(now);
         self.process_events(now);
     }
 
@@ -414,7 +424,7 @@ impl Shard {
             return 0;
         }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
-        next = next.min(self.control.deadline());
+        next = next.min(self.control.deadline()).min(self.members_deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
             if let Some((at, _)) = queue.first() {
                 next = next.min(*at);
@@ -426,9 +436,10 @@ impl Shard {
     /// Ends a turn: frames to peers, a storage round.
     pub fn finish_turn(&mut self, now: Now, net: &mut dyn Net, disk: &mut dyn Disk) {
         self.tell_newly_led();
+        self.send_reports(now);
         self.send_outgoing(now, net);
         self.engine.flush(now.mono, net, disk);
-        self.check_drain();
+        self.check_drain(now);
     }
 
     /// Hints are repeated anyway; a question or an answer is kept for a moment if its peer is just being dialled.
@@ -481,9 +492,10 @@ impl Shard {
             }
             GroupEvent::Committed { group: CONTROLLER, index } => self.apply_metadata(now, index),
             GroupEvent::Committed { group, index } => self.on_committed(now, group, index),
-            GroupEvent::Durable { group, last } => {
+            GroupEvent::Stored { group } => {
+                let stored = self.engine.core(group).map_or(Index(0), Core::stored);
                 if let Some(p) = self.partitions.get_mut(&group) {
-                    p.on_durable(last.index, &mut self.done);
+                    p.on_stored(stored, &mut self.done);
                 }
                 // The leader is one of the voters that min.insync.replicas counts.
                 self.on_progress(group);
@@ -501,15 +513,15 @@ impl Shard {
                     self.on_leadership(now, group);
                 }
             }
-            // Placement and in-sync sets still follow the controller log; members change only when that asks for it.
-            GroupEvent::Configured { .. } | GroupEvent::Removed { .. } => {}
-            GroupEvent::Generation { group, what: GenerationEffect::Reopened { commit, .. } } => {
-                if let Some(p) = self.partitions.get_mut(&group) {
-                    p.on_reopened(commit, self.engine.store());
+            // Who is in sync is looked at anew; placement follows the controller log.
+            GroupEvent::Configured { .. } => self.upkeep.in_sync_now(),
+            GroupEvent::Removed { .. } => {}
+            GroupEvent::Generation { group, what } => self.on_generation(now, group, what),
+            GroupEvent::SetAside { group, entries, offsets } => {
+                if self.status.set_aside.len() < SET_ASIDE {
+                    self.status.set_aside.push(SetAside { group, entries, offsets });
                 }
             }
-            // Nobody orders a generation change yet.
-            GroupEvent::Generation { group, what } => tracing::warn!(%group, ?what, "generation"),
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::UncleanRecovery { waits, .. } => self.status.unclean_recoveries += u64::from(!waits),
             GroupEvent::Repaired { group: CONTROLLER } => {
@@ -620,6 +632,7 @@ impl Shard {
 
     fn on_hello(&mut self, now: Now, hello: Hello) {
         self.gone.remove(&hello.node);
+        self.note_connection(now, hello.node, true);
         self.engine.set_peer_boot(now.mono, hello.node, hello.boot);
         self.dials.push((hello.node, hello.address));
     }

@@ -34,6 +34,11 @@ impl Placing {
         self.waiting.push_back((group, topic, partition));
     }
 
+    pub(super) fn is_waiting(&self, group: GroupId) -> bool {
+        self.waiting.iter().any(|(waiting, ..)| *waiting == group)
+            || self.replaying.as_ref().is_some_and(|r| r.found.group == group)
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.replaying.is_none()
     }
@@ -83,9 +88,11 @@ impl Shard {
         let damaged = partition.out_of_service.is_some();
         self.partitions.insert(group, partition);
         self.engine.adopt(now.mono, found);
+        self.set_flush(now, group);
         if damaged {
             self.engine.damaged(now.mono, group);
         }
+        self.tell_generation(now, group);
         true
     }
 }

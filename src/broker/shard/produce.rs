@@ -4,6 +4,7 @@ use super::{Now, PendingProduce, Shard};
 use crate::broker::api::{PartitionError, ProduceItem, Produced};
 use crate::broker::partition::Ticket;
 use crate::broker::partition::producer_state::Verdict;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::{Refusal, Role};
 use crate::raftlog::engine::{Proposal, ProposeError};
 use crate::segment::{EntryKind, EntryMeta, GroupId};
@@ -80,6 +81,11 @@ impl Shard {
         match verdict {
             Verdict::Append => {}
             Verdict::Duplicate { base_offset, index } => {
+                if on(Mutation::AnswerDuplicateEarly) {
+                    let produced = Produced { base_offset: base_offset.0, log_start_offset: p.start.0 };
+                    self.done.push((ticket, Ok(produced)));
+                    return Ok(());
+                }
                 // Answered only when the original is committed (safety.md F21).
                 p.wait(index, base_offset, ticket, if acks == 0 { 1 } else { acks }, item.min_insync);
                 self.release_waiters(group);
@@ -100,7 +106,7 @@ impl Shard {
             .map_err(|error| produce_error(error, leader))?;
         let meta = metas.last().expect("an accepted proposal has its header");
         let p = self.partitions.get_mut(&group).ok_or(PartitionError::Unknown)?;
-        if acks == 0 {
+        if acks == 0 || on(Mutation::AcknowledgeAtAppend) {
             let produced = Produced { base_offset: meta.base_offset.0, log_start_offset: p.start.0 };
             self.done.push((ticket, Ok(produced)));
         } else {
@@ -109,13 +115,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Duplicates may be committed or durable already.
+    /// Duplicates may be committed or stored already.
     fn release_waiters(&mut self, group: GroupId) {
         let core = self.engine.core(group);
         if let Some(p) = self.partitions.get_mut(&group) {
             p.release_committed(&|index| core.map_or(0, |c| c.holders(index)), &mut self.done);
             if let Some(core) = core {
-                p.on_durable(core.durable(), &mut self.done);
+                p.on_stored(core.stored(), &mut self.done);
             }
         }
     }

@@ -2,6 +2,7 @@
 //! New variants and fields may be added; an unknown question is answered `Unknown`.
 
 use crate::ctl::command::{Command, Error, Reply};
+use crate::raftlog::generation::SealReport;
 use crate::segment::{GroupId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,17 @@ pub enum Ask {
         incarnation: u64,
         /// It is about to stop in order.
         stopping: bool,
+    },
+    /// Replicas here are sealed, all of their logs durable. Repeated until the decisions are in the log.
+    Sealed {
+        /// What each is.
+        reports: Vec<(GroupId, SealReport)>,
+    },
+    /// Replicas of these groups here, which the asked one leads, are damaged or may have lost something, and do not get better
+    /// soon: they are no voters to count on. Repeated while it is so.
+    Unfit {
+        /// Which.
+        groups: Vec<GroupId>,
     },
     /// The controller asks a leader to hand a group to a preferred replica.
     Transfer {

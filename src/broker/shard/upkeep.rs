@@ -17,6 +17,8 @@ const IN_SYNC_MS: u64 = 500;
 /// The look at all partitions (in-sync sets, counts) comes later by a millisecond for so many of them.
 const LOOK_PARTITIONS_PER_MS: u64 = 4;
 const SNAPSHOT_MS: u64 = 2_000;
+/// Longest wait for the controllers to take note of an orderly stop: without it they would take us for dead.
+const ANNOUNCE_MS: u64 = 2_000;
 /// A start has better to do than to scrub.
 const FIRST_SCRUB_MS: u64 = 60_000;
 /// All hints are repeated this often: a lost one heals.
@@ -38,6 +40,8 @@ pub struct Upkeep {
     expiration_ms: i64,
     expiry_ms: u64,
     draining: bool,
+    /// Until when the announcement of the stop is waited for.
+    announcing: Millis,
 }
 
 impl Upkeep {
@@ -59,6 +63,7 @@ impl Upkeep {
             expiration_ms: configured("producer.id.expiration.ms", 86_400_000) as i64,
             expiry_ms,
             draining: false,
+            announcing: 0,
         }
     }
 
@@ -175,8 +180,9 @@ impl Shard {
         if p.role == Role::Leader {
             // Optimistic until the first look: a voter that is dead drops out when its broker is fenced or lags.
             let live = |node: &NodeId| image.brokers.get(node).is_some_and(|b| !b.fenced);
-            let voters = image.group(group).map(|(_, _, p)| p.replicas.iter().map(|r| r.node).collect());
-            let mut in_sync: Vec<NodeId> = voters.unwrap_or_default();
+            let core = self.engine.core(group);
+            let mut in_sync: Vec<NodeId> = core
+                .map_or(Vec::new(), |core| core.configuration().0.voters.iter().map(|r| r.node).collect());
             in_sync.retain(|node| *node == p.replica.node || live(node));
             in_sync.sort_unstable();
             p.in_sync = in_sync;
@@ -245,6 +251,8 @@ impl Shard {
             size_bytes: 0,
             local: false,
             needs_repair: false,
+            voters: Vec::new(),
+            generation: 0,
             electing: false,
             epoch: self.hints.get(&group).map_or(-1, |hint| leader_epoch(hint.epoch)),
         };
@@ -265,6 +273,10 @@ impl Shard {
             state.log_end = p.end.0;
             state.needs_repair = p.out_of_service.is_some();
             state.size_bytes = self.engine.store().size_bytes(group).unwrap_or(0);
+            if let Some(core) = self.engine.core(group) {
+                state.voters = core.configuration().0.voters.iter().map(|r| r.node).collect();
+                state.generation = core.epoch().generation.0;
+            }
         }
         state
     }
@@ -387,6 +399,11 @@ impl Shard {
             start.producers_at = at;
             p.since_snapshot = 0;
         }
+        if let Some(core) = self.engine.core(group) {
+            // Its entry may lie before the new start.
+            let (configuration, id) = core.configuration_at(start.prev.index);
+            (start.configuration, start.configuration_id) = (configuration.encode(), id);
+        }
         if start.producers_at < start.prev.index {
             // The entries the producer state would be rebuilt from must stay (design section 4).
             return Ok(());
@@ -409,6 +426,7 @@ impl Shard {
 
     pub(super) fn start_drain(&mut self, now: Now, reply: oneshot::Sender<()>) {
         self.upkeep.draining = true;
+        self.upkeep.announcing = now.mono + ANNOUNCE_MS;
         self.announce_stop(now);
         self.snapshot_producers(now, 1);
         self.hand_over(now);
@@ -424,8 +442,12 @@ impl Shard {
     }
 
     /// Answers the drain when nothing that others could lead is led here.
-    pub(super) fn check_drain(&mut self) {
+    pub(super) fn check_drain(&mut self, now: Now) {
         if self.drain.is_none() {
+            return;
+        }
+        let own = self.image.brokers.get(&self.node()).filter(|_| self.config.node.is_broker);
+        if own.is_some_and(|broker| !broker.fenced) && now.mono < self.upkeep.announcing {
             return;
         }
         let leads = |group: GroupId| {

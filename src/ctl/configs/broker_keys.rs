@@ -12,7 +12,6 @@ const MAX: &str = "9223372036854775807";
 const NO_COMPACTION: Effect = Effect::Stored("compaction is not built yet");
 const NO_RECOMPRESSION: Effect = Effect::Stored("the broker never recompresses");
 const NO_TIERS: Effect = Effect::Stored("tiered storage is not built");
-const SYNCED: Effect = Effect::Stored("every acknowledged record is synced already");
 
 /// A key that is read when the broker starts.
 const fn fixed(
@@ -57,8 +56,12 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "The same as node.id."),
     fixed("broker.rack", Kind::String, None, Rule::Any,
         "Failure domain of the broker; replicas of a partition are spread over racks."),
+    fixed("broker.reconnect.timeout.ms", Kind::Int, Some("1000"), Rule::AtLeast(1),
+        "Kontiki's own. A broker whose connections to the controller ended, and that is not back by then, is dead: its \
+         partitions go on without it."),
     fixed("broker.session.timeout.ms", Kind::Int, Some("9000"), Rule::AtLeast(1),
-        "Silence after which a broker is fenced: clients are steered away and it gets no new replicas."),
+        "Silence after which a broker is fenced, and dead: clients are steered away, it gets no new replicas, and its \
+         partitions go on without it."),
     stored(NO_RECOMPRESSION, dynamic("compression.gzip.level", Kind::Int, Some("-1"), Rule::GzipLevel,
         "Default of the topic's compression.gzip.level.")),
     stored(NO_RECOMPRESSION, dynamic("compression.lz4.level", Kind::Int, Some("9"), Rule::Between(1, 17),
@@ -93,12 +96,12 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Default of the topic's cleanup.policy."),
     fixed("log.dirs", Kind::String, None, Rule::Any,
         "The data directory."),
-    stored(SYNCED, dynamic("log.flush.interval.messages", Kind::Long, Some(MAX), Rule::AtLeast(1),
-        "Default of the topic's flush.messages.")),
-    stored(SYNCED, dynamic("log.flush.interval.ms", Kind::Long, None, Rule::AtLeast(0),
-        "Default of the topic's flush.ms; not set = log.flush.scheduler.interval.ms.")),
-    stored(SYNCED, fixed("log.flush.scheduler.interval.ms", Kind::Long, Some(MAX), Rule::AtLeast(0),
-        "Default of the topic's flush.ms where log.flush.interval.ms is not set.")),
+    dynamic("log.flush.interval.messages", Kind::Long, Some(MAX), Rule::AtLeast(1),
+        "Default of the topic's flush.messages."),
+    dynamic("log.flush.interval.ms", Kind::Long, None, Rule::AtLeast(0),
+        "Default of the topic's flush.ms; not set = log.flush.scheduler.interval.ms."),
+    fixed("log.flush.scheduler.interval.ms", Kind::Long, Some(MAX), Rule::AtLeast(0),
+        "Default of the topic's flush.ms where log.flush.interval.ms is not set."),
     dynamic("log.index.interval.bytes", Kind::Int, Some("4096"), Rule::AtLeast(0),
         "Default of the topic's index.interval.bytes."),
     stored(Effect::Stored("indexes grow with their segment"),
@@ -168,6 +171,11 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "An idempotent producer whose newest record is older than this is forgotten by the partition."),
     fixed("replica.lag.time.max.ms", Kind::Long, Some("30000"), Rule::AtLeast(1),
         "Time after which a replica that does not keep up with the leader's end is no longer in sync."),
+    fixed("shrink.grace.ms", Kind::Long, Some("300000"), Rule::AtLeast(0),
+        "Kontiki's own. A broker that stopped in order is waited for so long before its partitions go on without it."),
+    fixed("shrink.min.voters", Kind::Int, Some("1"), Rule::AtLeast(1),
+        "Kontiki's own. No partition goes on with fewer voting replicas than these when brokers die; as many as it has \
+         replicas: it never shrinks."),
     fixed("socket.request.max.bytes", Kind::Int, Some("104857600"), Rule::AtLeast(1),
         "Largest request; a connection that announces a larger one is closed."),
     stored(Effect::Stored("there are no unclean elections; see the topic's recovery.policy"),

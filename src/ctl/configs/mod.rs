@@ -19,6 +19,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use topic_keys::TOPIC_KEYS;
 
+/// `flush.ms` of `flush.mode=async` where nobody says anything: Kafka's own default is "never".
+const FLUSH_MS: u64 = 1_000;
+
 /// Kafka's type of a configuration, with its code in DescribeConfigs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i8)]
@@ -262,9 +265,14 @@ pub(super) fn typed(
         Some(bytes) => bytes,
         None => long("segment.bytes"),
     };
-    let timestamp_type = topic_key("message.timestamp.type")
-        .map(|key| effective(key, topic, cluster, &defaults.broker).value)
-        .unwrap_or_default();
+    let word = |name: &str| {
+        let value = |key| effective(key, topic, cluster, &defaults.broker).value;
+        topic_key(name).map(value).unwrap_or_default()
+    };
+    let flush_ms = match long("flush.ms") {
+        i64::MAX => FLUSH_MS,
+        ms => u64::try_from(ms).unwrap_or(0),
+    };
     TopicConfig {
         min_insync_replicas: i32::try_from(long("min.insync.replicas")).unwrap_or(i32::MAX),
         retention_ms: long("retention.ms").max(-1),
@@ -273,9 +281,12 @@ pub(super) fn typed(
         segment_ms: long("segment.ms").max(1),
         index_interval_bytes: u32::try_from(long("index.interval.bytes")).unwrap_or(0),
         max_message_bytes: usize::try_from(long("max.message.bytes")).unwrap_or(0),
-        log_append_time: timestamp_type.trim() == "LogAppendTime",
+        log_append_time: word("message.timestamp.type").trim() == "LogAppendTime",
         timestamp_before_max_ms: long("message.timestamp.before.max.ms"),
         timestamp_after_max_ms: long("message.timestamp.after.max.ms"),
+        flush_async: word("flush.mode").trim() == "async",
+        flush_ms,
+        flush_messages: u64::try_from(long("flush.messages")).unwrap_or(1),
     }
 }
 

@@ -14,7 +14,6 @@ const NO_COMPACTION: Effect = Effect::Stored("compaction is not built yet");
 const NO_RECOMPRESSION: Effect =
     Effect::Stored("the broker never recompresses: batches stay as the producer made them");
 const NO_TIERS: Effect = Effect::Stored("tiered storage is not built");
-const SYNCED: Effect = Effect::Stored("every acknowledged record is synced already (flush.mode)");
 
 /// A broker synonym in the same units.
 const fn same(key: &'static str) -> Synonym {
@@ -63,14 +62,17 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
         key("file.delete.delay.ms", Kind::Long, "60000", Rule::AtLeast(0),
         &[same("log.segment.delete.delay.ms")],
         "How long a file waits between leaving the log and leaving the disk.")),
-    stored(SYNCED, key("flush.messages", Kind::Long, MAX, Rule::AtLeast(1),
+    key("flush.messages", Kind::Long, MAX, Rule::AtLeast(1),
         &[same("log.flush.interval.messages")],
-        "Records after which an fsync is forced.")),
-    key("flush.mode", Kind::String, "sync", Rule::Built { now: &["sync"], later: &["async"] }, &[],
-        "Kontiki's own. `sync`: a record is acknowledged only when its fsync is complete on a majority of the replicas."),
-    stored(SYNCED, key("flush.ms", Kind::Long, MAX, Rule::AtLeast(0),
+        "With flush.mode=async: records of a partition after which the sync of what is written begins. With sync there is nothing left \
+         to sync."),
+    key("flush.mode", Kind::String, "sync", Rule::OneOf(&["sync", "async"]), &[],
+        "Kontiki's own. `sync`: a record is acknowledged only when its fsync is complete on a majority of the replicas. `async`: when it is \
+         written on a majority; it outlives every process, and the machines of any minority. A partition with one replica always syncs."),
+    key("flush.ms", Kind::Long, MAX, Rule::AtLeast(0),
         &[same("log.flush.interval.ms"), same("log.flush.scheduler.interval.ms")],
-        "Time after which an fsync is forced.")),
+        "With flush.mode=async: time after which the sync of what is written begins; the default stands for 1000. With sync there is \
+         nothing left to sync."),
     stored(Effect::Stored("replication is not throttled"),
         key("follower.replication.throttled.replicas", Kind::List, "", Rule::ThrottledReplicas, &[],
         "Replicas whose replication is throttled on the follower's side: `partition:broker` pairs, or `*`.")),

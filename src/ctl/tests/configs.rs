@@ -32,8 +32,7 @@ const TABLE: &[Row] = &[
     ("delete.retention.ms", &[("0", "0")], &[("-1", "must be at least 0, got -1")]),
     ("file.delete.delay.ms", &[("0", "0")], &[("-1", "at least 0")]),
     ("flush.messages", &[("1", "1"), (LONG_MAX, LONG_MAX)], &[("0", "at least 1, got 0")]),
-    ("flush.mode", &[("sync", "sync")],
-        &[("async", "flush.mode=async is not built yet; what works: sync"), ("never", "must be sync, got `never`")]),
+    ("flush.mode", &[("sync", "sync"), ("async", "async")], &[("never", "must be one of sync, async, got `never`")]),
     ("flush.ms", &[("0", "0"), (LONG_MAX, LONG_MAX)], &[("-1", "at least 0"), ("9223372036854775808", "whole number")]),
     ("follower.replication.throttled.replicas",
         &[("", ""), ("*", "*"), ("0:1, 1:2", "0:1,1:2")],
@@ -202,8 +201,22 @@ fn topic_without_settings_has_kafkas_defaults() {
         log_append_time: false,
         timestamp_before_max_ms: i64::MAX,
         timestamp_after_max_ms: 3_600_000,
+        flush_async: false,
+        flush_ms: 1_000,
+        flush_messages: u64::MAX >> 1,
     };
     assert_eq!(typed(&[], &[], &[]), expected);
+}
+
+#[test]
+fn flush_mode_is_the_topics_and_its_bounds_have_kafkas_names() {
+    let topic = [("flush.mode", "async"), ("flush.messages", "10")];
+    let config =
+        typed(&topic, &[("log.flush.interval.ms", "200")], &[("log.flush.scheduler.interval.ms", "300")]);
+    assert!(config.flush_async);
+    assert_eq!((config.flush_ms, config.flush_messages), (200, 10));
+    assert_eq!(typed(&topic, &[], &[("log.flush.scheduler.interval.ms", "300")]).flush_ms, 300);
+    assert_eq!(typed(&[("flush.ms", "0")], &[], &[]).flush_ms, 0);
 }
 
 #[test]
@@ -272,7 +285,7 @@ fn described_topic_shows_every_key_with_its_source_and_synonyms() {
     assert_eq!(synonyms(policy), [("log.cleanup.policy", "delete", 5)]);
     let flush = entry(&entries, "flush.mode");
     assert_eq!(synonyms(flush), [("flush.mode", "sync", 5)]);
-    assert!(entry(&entries, "flush.ms").documentation.contains("Stored without effect"));
+    assert!(entry(&entries, "preallocate").documentation.contains("Stored without effect"));
     assert!(!retention.documentation.contains("without effect"));
 }
 

@@ -436,7 +436,7 @@ fn refused_config_changes_change_nothing() {
         InvalidConfig,
         "unknown topic config"
     );
-    refused!(refuse(t, vec![set("flush.mode", "async")]), InvalidConfig, "flush.mode=async is not built yet");
+    refused!(refuse(t, vec![set("cleanup.policy", "compact")]), InvalidConfig, "compact is not built yet");
     refused!(refuse(t, vec![change("retention.ms", ConfigOp::Set, None)]), InvalidRequest, "null value");
     let twice = vec![set("retention.ms", "1"), change("retention.ms", ConfigOp::Delete, None)];
     refused!(refuse(t, twice), InvalidRequest, "`retention.ms` is changed twice");
@@ -482,7 +482,7 @@ fn key_of_a_later_version_can_be_taken_back() {
 // ---- producer ids
 
 #[test]
-fn producer_ids_come_in_blocks_and_never_twice() {
+pub(crate) fn producer_ids_come_in_blocks_and_never_twice() {
     let mut log = three();
     let mut next = || log.run(&Command::AllocateProducerIds { node: NodeId(1) });
     assert_eq!(next(), Ok(Reply::ProducerIds { first: 0, count: 1000 }));

@@ -1,7 +1,8 @@
 //! `Image::apply`: numbering, replica ids, whole-or-nothing, and what does not fit.
 use super::*;
 use crate::ctl::image::Change;
-use crate::segment::{GroupId, ReplicaId};
+use crate::ctl::record::GroupOpening;
+use crate::segment::{GroupId, LogId, ReplicaId, Term};
 use proptest::prelude::*;
 
 fn topic_record(name: &str, id: u128, replicas: Vec<Vec<i32>>) -> Record {
@@ -24,7 +25,7 @@ fn broker_record(node: i32, disk: u64) -> Record {
 }
 
 #[test]
-fn number_of_an_entry_orders_by_generation_then_index() {
+pub(crate) fn number_of_an_entry_orders_by_generation_then_index() {
     assert_eq!(Image::number(0, 7), 7);
     assert_eq!(Image::number(1, 7), (1 << 40) + 7);
     assert!(Image::number(1, 1) > Image::number(0, (1 << 40) - 1));
@@ -297,6 +298,26 @@ fn any_changes() -> impl Strategy<Value = BTreeMap<String, Option<String>>> {
     prop::collection::btree_map("[a-c.]{0,3}", prop::option::of(".{0,4}"), 0..3)
 }
 
+fn any_groups() -> impl Strategy<Value = Vec<GroupId>> {
+    prop::collection::vec((0..5u64).prop_map(GroupId), 0..3)
+}
+
+fn any_opening() -> impl Strategy<Value = GroupOpening> {
+    let node = || (-1..4i32).prop_map(NodeId);
+    let id = (0..3u64, any::<u64>(), any::<u64>());
+    (0..5u64, 0..3u64, node(), id, any::<u64>(), any::<bool>(), prop::collection::vec(node(), 0..3)).prop_map(
+        |(group, generation, survivor, (g, t, i), first_term, lossless, learners)| GroupOpening {
+            group: GroupId(group),
+            generation,
+            survivor,
+            base: LogId::new(g, t, i),
+            first_term: Term(first_term),
+            lossless,
+            learners,
+        },
+    )
+}
+
 /// Any record at all, with numbers small enough to meet each other now and then.
 pub(super) fn any_record() -> impl Strategy<Value = Record> {
     let node = || (-1..4i32).prop_map(NodeId);
@@ -309,6 +330,11 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
         ),
         (node(), number()).prop_map(|(node, incarnation)| Record::Fence { node, incarnation }),
         (node(), number()).prop_map(|(node, incarnation)| Record::Unfence { node, incarnation }),
+        (node(), number()).prop_map(|(node, incarnation)| Record::Stopping { node, incarnation }),
+        (node(), number()).prop_map(|(node, incarnation)| Record::Dead { node, incarnation }),
+        any_groups().prop_map(|groups| Record::Seal { groups }),
+        prop::collection::vec(any_opening(), 0..3).prop_map(|openings| Record::Generation { openings }),
+        (node(), any_groups()).prop_map(|(node, groups)| Record::Place { node, groups }),
         ("[a-c]{0,2}", any_id(), any_nodes(), prop::collection::btree_map(".{0,3}", ".{0,3}", 0..2))
             .prop_map(|(name, id, replicas, configs)| Record::Topic { name, id, replicas, configs }),
         (any_id(), any_nodes()).prop_map(|(id, replicas)| Record::Partitions { id, replicas }),

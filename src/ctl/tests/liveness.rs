@@ -21,7 +21,7 @@ fn pass(sessions: &mut Sessions, from: u64, to: u64) -> Vec<(u64, NodeId)> {
 }
 
 #[test]
-fn new_controller_leader_grants_every_broker_a_full_session() {
+pub(crate) fn new_controller_leader_grants_every_broker_a_full_session() {
     let log = Log::with_brokers(&[None, None]);
     let mut sessions = Sessions::new(1_000, &log.image, SESSION);
     assert_eq!(pass(&mut sessions, 1_000, 1_000 + SESSION - 1), []);
@@ -125,6 +125,83 @@ fn extreme_times_do_not_overflow() {
     sessions.on_heartbeat(NodeId(0), id(&log, 0).1, u64::MAX);
     sessions.expired(u64::MAX);
     sessions.next_deadline();
+}
+
+/// Asks for the dead at every deadline, too.
+fn deaths(sessions: &mut Sessions, log: &mut Log, from: u64, to: u64) -> Vec<(u64, NodeId)> {
+    let mut found = Vec::new();
+    let mut now = from;
+    while now < to {
+        now = sessions.next_deadline().unwrap_or(to).clamp(now + 1, to);
+        for (node, incarnation) in sessions.dead(now) {
+            found.push((now, node));
+            log.run(&Command::Dead { node, incarnation }).unwrap();
+        }
+        for (node, incarnation) in sessions.expired(now) {
+            let command = match sessions.is_stopping(node) {
+                true => Command::Stopping { node, incarnation },
+                false => Command::Fence { node, incarnation },
+            };
+            log.run(&command).unwrap();
+        }
+        sessions.on_image(&log.image, now);
+    }
+    found
+}
+
+#[test]
+fn process_that_died_is_dead_a_moment_after_its_connections() {
+    let mut log = Log::with_brokers(&[None, None]);
+    let mut sessions = Sessions::new(0, &log.image, SESSION).with_patience(1_000, 60_000);
+    sessions.on_lost(NodeId(0), 100);
+    sessions.on_lost(NodeId(0), 500);
+    assert_eq!(deaths(&mut sessions, &mut log, 100, 3_000), [(1_100, NodeId(0))]);
+    assert!(log.image.brokers[&NodeId(0)].dead && log.image.brokers[&NodeId(0)].fenced);
+    assert_eq!(sessions.resumed(3_000), [], "what was left of its session says nothing");
+    sessions.on_connected(NodeId(0));
+    assert_eq!(sessions.resumed(3_001), [], "it has to be heard");
+    sessions.on_heartbeat(NodeId(0), id(&log, 0).1, 3_002);
+    assert_eq!(sessions.resumed(3_002), [id(&log, 0)], "it was cut off from us alone");
+}
+
+#[test]
+fn broker_that_reconnects_in_time_is_not_dead() {
+    let mut log = Log::with_brokers(&[None]);
+    let mut sessions = Sessions::new(0, &log.image, SESSION).with_patience(1_000, 60_000);
+    sessions.on_lost(NodeId(0), 100);
+    assert_eq!(deaths(&mut sessions, &mut log, 100, 1_099), []);
+    sessions.on_connected(NodeId(0));
+    assert_eq!(deaths(&mut sessions, &mut log, 1_099, SESSION - 1), []);
+    assert_eq!(
+        deaths(&mut sessions, &mut log, SESSION - 1, SESSION + 9).len(),
+        1,
+        "silent for its whole session"
+    );
+}
+
+#[test]
+fn broker_that_stopped_in_order_is_waited_for_by_whoever_leads() {
+    let mut log = Log::with_brokers(&[None]);
+    let mut sessions = Sessions::new(0, &log.image, SESSION).with_patience(1_000, 60_000);
+    sessions.on_stop(NodeId(0), id(&log, 0).1, 50);
+    sessions.on_lost(NodeId(0), 200);
+    assert_eq!(deaths(&mut sessions, &mut log, 50, 30_000), []);
+    assert!(log.image.brokers[&NodeId(0)].stopping);
+    // The next controller leader knows it from the log, and begins anew.
+    let mut sessions = Sessions::new(30_000, &log.image, SESSION).with_patience(1_000, 60_000);
+    sessions.on_lost(NodeId(0), 30_000);
+    assert_eq!(deaths(&mut sessions, &mut log, 30_000, 100_000), [(90_000, NodeId(0))]);
+    log.run(&registration(0, 0, None)).unwrap();
+    let back = &log.image.brokers[&NodeId(0)];
+    assert!(!back.stopping && !back.dead && !back.fenced);
+}
+
+#[test]
+fn new_controller_leader_grants_a_fenced_broker_a_session_before_it_is_dead() {
+    let mut log = Log::with_brokers(&[None]);
+    log.fence(0);
+    let mut sessions = Sessions::new(0, &log.image, SESSION).with_patience(1_000, 60_000);
+    assert_eq!(deaths(&mut sessions, &mut log, 0, 2 * SESSION), [(SESSION, NodeId(0))]);
 }
 
 proptest! {

@@ -3,9 +3,10 @@
 //! Not here: replication of the controller log. A [`Log`] stands for it: decide, number, apply, keep.
 mod balance;
 mod configs;
-mod decide;
-mod image;
-mod liveness;
+pub(crate) mod decide;
+pub(crate) mod image;
+pub(crate) mod liveness;
+mod members;
 mod placement;
 mod sequences;
 

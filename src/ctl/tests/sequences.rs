@@ -24,6 +24,8 @@ pub(super) fn check_indexes(image: &Image) {
         }
     }
     assert_eq!(groups, image.groups);
+    let sealing = image.groups.keys().filter(|group| image.group(**group).unwrap().2.sealing.is_some());
+    assert_eq!(sealing.copied().collect::<BTreeSet<_>>(), image.sealing);
 }
 
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@
 //! not, so there the election itself must be younger: then the late voter holds an entry the candidate cannot have.
 
 use super::{Core, Effect, Millis, Role, quorum};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::{Body, Configuration};
 use crate::segment::{Doubt, EntryMeta, Epoch, Index, LogId, ReplicaId, Term};
 
@@ -30,7 +31,7 @@ pub(super) struct Doubting {
     /// When it is asked again.
     again: Option<Millis>,
     /// The end of the leader of this epoch, sampled after we asked.
-    goal: Option<(Epoch, LogId)>,
+    goal: Option<Box<(Epoch, LogId)>>,
     /// Epoch of the last vote given since the start: that candidate asked after our restart.
     granted: Option<Epoch>,
     /// Ends asked of us as leader that wait for a quorum's answers.
@@ -81,7 +82,7 @@ impl Core {
 
     /// Entries were found damaged while running: neither leads nor takes entries until they are repaired.
     pub(super) fn note_damage(&mut self, now: Millis, out: &mut Vec<Effect>) {
-        if !self.is_in_doubt() {
+        if !self.is_in_doubt() && !on(Mutation::DamageWithoutDoubt) {
             self.hard.doubt = Doubt::Entries;
             self.hard_dirty = true;
         }
@@ -220,7 +221,7 @@ impl Core {
                 self.on_ask_end(from, nonce, vote, out);
             }
             Body::End { nonce, last } if self.follow(now, from, epoch, out) && self.is_open(nonce) => {
-                self.doubting.goal = Some((self.hard.epoch, last));
+                self.doubting.goal = Some(Box::new((self.hard.epoch, last)));
             }
             _ => {}
         }
@@ -238,7 +239,7 @@ impl Core {
 
     /// A replica in doubt asks for our end as of now.
     fn on_ask_end(&mut self, from: ReplicaId, nonce: u64, vote: bool, out: &mut Vec<Effect>) {
-        if !self.is_established() || self.held_out {
+        if !(self.is_established() || on(Mutation::EndBeforeOwnCommit)) || self.held_out {
             return;
         }
         let last = self.log.last();
@@ -246,7 +247,7 @@ impl Core {
         if leading.peer(from).is_none() {
             return;
         }
-        if !vote {
+        if !vote || on(Mutation::LeaveDoubtUnconfirmed) {
             return self.send(from, Body::End { nonce, last }, false, out);
         }
         let is_known = |end: &PendingEnd| (end.epoch, end.to, end.nonce) == (self.hard.epoch, from, nonce);
@@ -334,19 +335,21 @@ impl Core {
     }
 
     fn goal(&self) -> Option<LogId> {
-        self.doubting.goal.filter(|(epoch, _)| *epoch == self.hard.epoch).map(|(_, last)| last)
+        self.doubting.goal.as_deref().filter(|(epoch, _)| *epoch == self.hard.epoch).map(|(_, last)| *last)
     }
 
-    /// Holds it durably, and it is the present leader's.
+    /// Holds it, and it is the present leader's. What is merely written is synced with the hard state that says that the doubt is over.
     fn holds(&self, last: LogId) -> bool {
-        let least: Index = self.verified.min(self.log.durable());
+        let least: Index = self.verified.min(self.log.written());
         last.index <= self.log.start().index || (least >= last.index && self.log.contains(last))
     }
 
     fn is_election_young_enough(&self, leader: ReplicaId) -> bool {
         let (configuration, _) = self.log.configuration();
         let is_few = configuration.old_voters.is_empty() && configuration.voters.len() <= FEW;
-        is_few || (self.doubting.granted == Some(self.hard.epoch) && self.hard.vote == Some(leader))
+        is_few
+            || on(Mutation::ClearByOldElection)
+            || (self.doubting.granted == Some(self.hard.epoch) && self.hard.vote == Some(leader))
     }
 
     fn leave_doubt(&mut self) {

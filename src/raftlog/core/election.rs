@@ -7,6 +7,7 @@
 //! - one vote per epoch, durable before it is told; every candidacy is in a new term (also alone, also after a restart).
 
 use super::{Core, Effect, GenerationEffect, Millis, Role, quorum};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{Epoch, LogId, ReplicaId};
 
@@ -42,7 +43,7 @@ impl Votes {
     }
     /// Granted, and not in doubt.
     pub fn is_sound(&self, replica: ReplicaId) -> bool {
-        self.has_granted(replica) && !self.in_doubt.contains(&replica)
+        self.has_granted(replica) && (!self.in_doubt.contains(&replica) || on(Mutation::CountDoubtfulVotes))
     }
 }
 
@@ -50,7 +51,8 @@ impl Core {
     /// Whether its word counts in elections: not before the boot gate (safety.md F16), nor damaged or sealed. In doubt it
     /// counts only if everyone's does (F11, see `doubt`).
     fn may_vote(&self) -> bool {
-        self.gate_open && !self.held_out && !self.poisoned && self.hard.sealed.is_none()
+        let is_admitted = self.gate_open || on(Mutation::NoBootGate);
+        is_admitted && !self.held_out && !self.poisoned && self.hard.sealed.is_none()
     }
 
     /// Who is no voter of its own newest configuration may still be needed until that is committed, say as the only one
@@ -63,6 +65,7 @@ impl Core {
     pub(super) fn hears_leader(&self, now: Millis) -> bool {
         match self.role {
             Role::Leader => true,
+            _ if on(Mutation::DisturbLiveLeader) => false,
             _ => {
                 let window = self.config.stickiness_ms;
                 self.leader.is_some() && self.heard.is_some_and(|at| now.saturating_sub(at) < window)
@@ -110,7 +113,7 @@ impl Core {
         self.votes.clear();
         self.votes.note(self.replica, true, self.is_in_doubt());
         self.leader = None;
-        if self.have_votes() {
+        if self.have_votes() || on(Mutation::SkipPreVote) {
             return self.campaign(now, false, out);
         }
         self.role = Role::PreCandidate;
@@ -164,8 +167,8 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         self.tell_removed(now, from, last, out);
-        let granted =
-            self.may_vote() && asked > self.hard.epoch && !self.hears_leader(now) && last >= self.log.last();
+        let is_good = last >= self.log.last() || on(Mutation::VoteForShorterLog);
+        let granted = self.may_vote() && asked > self.hard.epoch && !self.hears_leader(now) && is_good;
         // A grant speaks of the epoch asked for, a refusal of our own, so that a stray asker learns it.
         let epoch = if granted { asked } else { self.hard.epoch };
         let body = match granted && self.is_in_doubt() {
@@ -224,7 +227,8 @@ impl Core {
             Some(vote) => vote == from,
             None => self.leader.is_none() && !matches!(self.role, Role::Leader | Role::Candidate),
         };
-        let granted = epoch == self.hard.epoch && self.may_vote() && free && last >= self.log.last();
+        let is_good = last >= self.log.last() || on(Mutation::VoteForShorterLog);
+        let granted = epoch == self.hard.epoch && self.may_vote() && free && is_good;
         if granted {
             if self.hard.vote != Some(from) {
                 self.hard.vote = Some(from);
@@ -298,6 +302,7 @@ impl Core {
         // Whatever is committed is in the log of every later leader (Raft §5.4.3); more must be shown.
         self.verified = self.log.commit();
         self.acked = crate::segment::Index(0);
+        self.told = self.acked;
     }
 
     /// Follows `epoch`, and `leader` in it if it is known. The vote of an epoch is kept when stepping down within it.
@@ -308,10 +313,10 @@ impl Core {
         leader: Option<ReplicaId>,
         out: &mut Vec<Effect>,
     ) {
-        if epoch != self.hard.epoch {
+        let rested = matches!(self.role, Role::Follower | Role::Learner);
+        if epoch != self.hard.epoch || (!rested && on(Mutation::ForgetVoteOnStepDown)) {
             self.enter_epoch(epoch, None);
         }
-        let rested = matches!(self.role, Role::Follower | Role::Learner);
         self.stop_leading(out);
         self.votes.clear();
         self.role = self.resting_role();

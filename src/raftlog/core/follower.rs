@@ -4,9 +4,10 @@
 //! - every message of the present leader, answered with a rejection or not, counts as hearing it;
 //! - entries are cut only at a real conflict, never at or below commit (that is poison);
 //! - commit goes up to what *this* leader has shown to be its own, never to whatever the log happens to end with;
-//! - only durable entries, verified against this leader's log, are acknowledged.
+//! - only durable entries, verified against this leader's log, are acknowledged (what is merely written is told apart, `flush`).
 
 use super::{Core, Effect, Millis, Role, decode};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Body;
 use crate::segment::{EntryKind, EntryMeta, Epoch, Index, LogId, LogStart, ReplicaId};
 
@@ -62,7 +63,8 @@ impl Core {
             return self.guide_past_damage(from, prev, out);
         }
         // Entries before the log start are committed, so they are the leader's too.
-        if prev.index >= self.log.start().index && !self.log.contains(prev) {
+        let joins = self.log.contains(prev) || on(Mutation::SkipLogMatching);
+        if prev.index >= self.log.start().index && !joins {
             if prev.index <= self.log.commit() {
                 return self.poison(format!("leader {from} lacks a committed entry: it has {prev}"), out);
             }
@@ -75,8 +77,11 @@ impl Core {
         }
         self.verified = self.verified.max(last);
         self.follow_commit(commit, out);
-        if self.log.durable() >= last.max(self.log.start().index) {
+        let last = last.max(self.log.start().index);
+        if self.log.durable() >= last || on(Mutation::AcknowledgeUnsynced) {
             self.acknowledge(from, true, out);
+        } else if self.log.written() >= last {
+            self.tell_written_again(true, out);
         }
     }
 
@@ -121,7 +126,7 @@ impl Core {
             return false;
         }
         if first.id.index <= self.log.last().index {
-            if first.id.index <= self.log.commit() {
+            if first.id.index <= self.log.commit() && !on(Mutation::TruncateCommitted) {
                 let reason =
                     format!("{} would replace a committed entry (commit {})", first.id, self.log.commit());
                 self.poison(reason, out);
@@ -170,7 +175,8 @@ impl Core {
     }
 
     fn follow_commit(&mut self, commit: Index, out: &mut Vec<Effect>) {
-        let index = commit.min(self.verified);
+        let verified = if on(Mutation::CommitUnverified) { self.log.last().index } else { self.verified };
+        let index = commit.min(verified);
         if self.log.set_commit(index) {
             out.push(Effect::Committed { index });
         }
@@ -178,23 +184,34 @@ impl Core {
 
     /// The last durable entry known to be this leader's too; index 0 if there is none to speak of.
     pub(super) fn matched(&self) -> LogId {
+        self.matched_within(self.log.durable())
+    }
+
+    /// The last entry up to `stored` known to be this leader's too.
+    pub(super) fn matched_within(&self, stored: Index) -> LogId {
         if self.held_out || self.hard.sealed.is_some() || self.start_unproven {
             return LogId::default();
         }
-        let index = self.verified.max(self.log.commit()).min(self.log.durable());
+        let index = self.verified.max(self.log.commit()).min(stored);
         self.log.id_at(index).unwrap_or_default()
+    }
+
+    /// The last entry that this leader has shown to be its own, durable here or not: never to be told to anybody.
+    fn shown(&self) -> LogId {
+        self.log.id_at(self.verified).unwrap_or_default()
     }
 
     /// Acknowledges what is durable. `wait` where the caller cannot tell that the present epoch is durable as well.
     fn acknowledge(&mut self, to: ReplicaId, wait: bool, out: &mut Vec<Effect>) {
-        let last = self.matched();
+        let is_early = on(Mutation::AcknowledgeUnsynced);
+        let last = if is_early { self.shown() } else { self.matched() };
         if last.index >= self.log.start().index {
             self.acked = last.index;
             let body = match self.is_vote_lost() {
                 true => self.in_doubt_answer(last, 0),
                 false => Body::AppendAccepted { last },
             };
-            self.send(to, body, wait, out);
+            self.send(to, body, wait && !is_early, out);
         }
     }
 
@@ -211,11 +228,13 @@ impl Core {
 
     pub(super) fn on_beat(&mut self, from: ReplicaId, commit: Index, sequence: u64, out: &mut Vec<Effect>) {
         self.follow_commit(commit, out);
+        let matched = if on(Mutation::BeatUnsynced) { self.shown() } else { self.matched() };
         let body = match self.is_vote_lost() {
-            true => self.in_doubt_answer(self.matched(), sequence),
-            false => Body::BeatReply { sequence, matched: self.matched(), last: self.log.last() },
+            true => self.in_doubt_answer(matched, sequence),
+            false => Body::BeatReply { sequence, matched, last: self.log.last() },
         };
         self.send(from, body, false, out);
+        self.tell_written_again(self.unproven.is_some(), out);
     }
 
     pub(super) fn on_install(&mut self, from: ReplicaId, start: LogStart, out: &mut Vec<Effect>) {

@@ -11,6 +11,7 @@
 use super::progress::Progress;
 use super::transfer::Transfer;
 use super::{Core, Effect, Millis, PeerProgress, Refusal, Role, quorum};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{EntryKind, EntryMeta, Index, LogId, NodeId, ReplicaId};
 use std::collections::VecDeque;
@@ -215,33 +216,39 @@ impl Core {
     /// A follower's answer in the present epoch.
     pub(super) fn on_answer(&mut self, now: Millis, from: ReplicaId, body: Body, out: &mut Vec<Effect>) {
         let accepted = match &body {
-            Body::AppendAccepted { last } => *last,
+            Body::AppendAccepted { last } | Body::Written { last } => *last,
             Body::LogStartInstalled { prev } => *prev,
             Body::BeatReply { matched, .. } | Body::InDoubt { matched, .. } => *matched,
             _ => LogId::default(),
         };
         let Some(leading) = &mut self.leading else { return };
         let Some(peer) = leading.peer_mut(from) else { return };
+        let counted = peer.counts();
         peer.note_word(&body);
+        // What it held all the while may be what a commit waits for.
+        let counts_anew = !counted && peer.counts();
         // Entries before our start are committed, so the same everywhere; all others must be ours.
         if accepted.index >= self.log.start().index && !self.log.contains(accepted) && accepted.index.0 > 0 {
             return self
                 .poison(format!("{from} acknowledged {accepted}, which is not in its leader's log"), out);
         }
-        let mut moved = false;
+        let mut moved = counts_anew;
         let mut answers_read = false;
+        if !matches!(body, Body::Written { .. }) {
+            moved = peer.note_durable(accepted.index);
+        }
         match body {
             Body::AppendRejected { probed, hint, .. } => {
                 peer.rejected(probed, hint, &self.log);
             }
             Body::BeatReply { sequence, last, .. } | Body::InDoubt { sequence, last, .. } if sequence > 0 => {
                 if accepted.index.0 > 0 {
-                    moved = peer.accepted(accepted.index, &self.log);
+                    moved |= peer.accepted(accepted.index, &self.log);
                 }
                 peer.beat_answered(sequence, last, &self.log);
                 answers_read = !leading.reads.is_empty();
             }
-            _ => moved = peer.accepted(accepted.index, &self.log),
+            _ => moved |= peer.accepted(accepted.index, &self.log),
         }
         if let Some(peer) = leading.peer_mut(from) {
             peer.note_lag(now, self.log.last().index);
@@ -256,17 +263,19 @@ impl Core {
         }
     }
 
-    /// Commits what a quorum holds durably, if it is of our own epoch (Raft §5.4.2).
+    /// Commits what a quorum holds, durably unless the topic asks for less, if it is of our own epoch (Raft §5.4.2).
     pub(super) fn advance_commit(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let stored = if on(Mutation::CountUnsyncedOwn) { self.log.last().index } else { self.stored() };
+        let is_async = self.is_async();
         let Some(leading) = &mut self.leading else { return };
         let (configuration, _) = self.log.configuration();
-        let durable = self.log.durable();
         let matched = |replica: ReplicaId| match replica == self.replica {
-            true => durable,
-            false => leading.peer(replica).map_or(Index(0), Progress::counted),
+            true => stored,
+            false => leading.peer(replica).map_or(Index(0), |peer| peer.counted(is_async)),
         };
         let Some(index) = quorum::reached(configuration, matched) else { return };
-        if index <= self.log.commit() || index < leading.first_own {
+        let is_own = index >= leading.first_own || on(Mutation::CommitOldTerm);
+        if index <= self.log.commit() || !is_own {
             return;
         }
         self.log.set_commit(index);
@@ -300,7 +309,7 @@ impl Core {
     pub(super) fn tick_leader(&mut self, now: Millis, out: &mut Vec<Effect>) {
         self.expire_transfer(now, out);
         let Some(leading) = &mut self.leading else { return };
-        if leading.quorum_due.is_none_or(|due| due > now) {
+        if leading.quorum_due.is_none_or(|due| due > now) || on(Mutation::SkipCheckQuorum) {
             return;
         }
         let heard = |replica: ReplicaId| match replica == self.replica {
@@ -352,13 +361,14 @@ impl Core {
         }
     }
 
-    /// As leader: how many voters hold `index` durably, itself included; of a joint configuration the half with fewer
+    /// As leader: how many voters hold `index` as safely as the topic asks, itself included; of a joint configuration the half with fewer
     /// (acks=all with min.insync.replicas, safety.md F15).
     pub fn holders(&self, index: Index) -> usize {
         let Some(leading) = &self.leading else { return 0 };
+        let (stored, is_async) = (self.stored(), self.is_async());
         let holds = |replica: &&ReplicaId| match **replica == self.replica {
-            true => self.log.durable() >= index,
-            false => leading.peer(**replica).is_some_and(|peer| peer.counted() >= index),
+            true => stored >= index,
+            false => leading.peer(**replica).is_some_and(|peer| peer.counted(is_async) >= index),
         };
         let (configuration, _) = self.log.configuration();
         let half = |voters: &[ReplicaId]| voters.iter().filter(holds).count();

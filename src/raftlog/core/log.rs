@@ -3,12 +3,13 @@
 //!
 //! Not here: payloads and positions (`segment`). Only `Core` calls this. Invariants, asserted by the tests against a
 //! naive model:
-//! - `start.index <= commit <= last.index`, `durable <= last.index` (right after an install, before it is durable,
-//!   `durable` is 0 and so below `start.index`);
+//! - `start.index <= commit <= last.index`, `durable <= written <= last.index` (right after an install, before it is durable,
+//!   both are 0 and so below `start.index`);
 //! - `runs` is ascending in epoch and index, and its first run begins at the first entry;
 //! - `configurations` is never empty: its bottom is the configuration in force at `start`, the rest are entries of
 //!   the log, each in force from its append on (thesis §4.1) until truncated.
 
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Configuration;
 use crate::segment::{EntryMeta, Epoch, Generation, Index, LogId, Offset, ReplicaId};
 
@@ -20,6 +21,8 @@ pub struct LogView {
     last: LogId,
     next_offset: Offset,
     durable: Index,
+    /// Stored as far as `flush.mode=async` asks; the same as `durable` where nothing else is asked.
+    written: Index,
     commit: Index,
     configurations: Vec<(LogId, Configuration)>,
     /// Configurations of earlier generations are void (safety.md F3).
@@ -39,6 +42,7 @@ impl LogView {
             last: start,
             next_offset,
             durable: start.index,
+            written: start.index,
             commit: start.index,
             configurations: vec![base],
             generation: Generation(0),
@@ -75,7 +79,7 @@ impl LogView {
             }
             self.runs = epochs;
             self.last = last;
-            self.durable = last.index;
+            (self.durable, self.written) = (last.index, last.index);
         } else if last != self.start || !epochs.is_empty() {
             return false;
         }
@@ -109,6 +113,10 @@ impl LogView {
     pub fn durable(&self) -> Index {
         self.durable
     }
+    /// Last entry that is written, and durable if it is a control entry, like all before it.
+    pub fn written(&self) -> Index {
+        self.written
+    }
     /// Commit index.
     pub fn commit(&self) -> Index {
         self.commit
@@ -123,18 +131,20 @@ impl LogView {
         self.configurations.last().map_or(&[], |(_, configuration)| &configuration.retired)
     }
 
-    /// The configuration in force at an entry of this log, void or not.
-    pub fn configuration_at(&self, index: Index) -> (&Configuration, LogId) {
-        let newest = self.configurations.iter().rev().find(|(id, _)| id.index <= index);
-        let (id, configuration) = newest.unwrap_or(&self.configurations[0]);
-        (configuration, *id)
-    }
-
     /// The newest configuration known to be committed.
     pub fn committed_configuration(&self) -> (&Configuration, LogId) {
         let committed = |(id, _): &&(LogId, Configuration)| id.index <= self.commit;
         let newest = self.configurations.iter().rev().find(committed);
         self.unless_void(newest.unwrap_or(&self.configurations[0]))
+    }
+
+    /// The newest configuration at or below `index`, which is not before the log start, void or not: what a log that begins
+    /// behind `index` has to carry.
+    pub fn configuration_at(&self, index: Index) -> (&Configuration, LogId) {
+        let known = |(id, _): &&(LogId, Configuration)| id.index <= index;
+        let (id, configuration) =
+            self.configurations.iter().rev().find(known).unwrap_or(&self.configurations[0]);
+        (configuration, *id)
     }
 
     /// Whether `replica` votes in any configuration that may yet decide: the newest committed one and those after it.
@@ -212,9 +222,11 @@ impl LogView {
         self.last = LogId { epoch, index: from.prev() };
         self.next_offset = next_offset;
         self.durable = self.durable.min(self.last.index);
+        self.written = self.written.min(self.last.index);
         let before = self.configurations.len();
         while self.configurations.len() > 1
             && self.configurations.last().is_some_and(|(id, _)| id.index >= from)
+            && !on(Mutation::KeepTruncatedConfiguration)
         {
             self.configurations.pop();
         }
@@ -227,6 +239,16 @@ impl LogView {
         let moved = last.index > self.durable && self.contains(last);
         if moved {
             self.durable = last.index;
+            self.written = self.written.max(last.index);
+        }
+        moved
+    }
+
+    /// Everything up to `last` is written, control entries durably; likewise.
+    pub fn set_written(&mut self, last: LogId) -> bool {
+        let moved = last.index > self.written && self.contains(last);
+        if moved {
+            self.written = last.index;
         }
         moved
     }
@@ -270,7 +292,7 @@ impl LogView {
         self.runs.clear();
         self.last = start;
         self.next_offset = next_offset;
-        self.durable = Index(0);
+        (self.durable, self.written) = (Index(0), Index(0));
         self.commit = start.index;
         self.configurations.clear();
         self.configurations.push(base);

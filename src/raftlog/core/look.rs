@@ -44,7 +44,7 @@ impl Core {
     pub fn is_level(&self) -> bool {
         self.log.epoch_at(self.log.commit()) == Some(self.hard.epoch)
     }
-    /// The configuration in force at an entry, and where it stands: what a log start there has to carry.
+    /// Configuration as of `index`, which is not before the log start, and its id: for a log that is to begin behind it.
     pub fn configuration_at(&self, index: Index) -> (&Configuration, LogId) {
         self.log.configuration_at(index)
     }

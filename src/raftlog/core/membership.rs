@@ -11,6 +11,7 @@
 
 use super::progress::Progress;
 use super::{Core, Effect, Millis, Role, quorum};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::{Body, Configuration};
 use crate::segment::{EntryKind, Index, LogId, ReplicaId};
 
@@ -66,7 +67,11 @@ impl Core {
             return out.push(Effect::ChangeRefused { reason });
         }
         let next = self.log.configuration().0.towards(voters, learners);
+        let last = next.is_joint().then(|| next.without_old()).filter(|_| on(Mutation::LeaveJointEarly));
         self.append_configuration(now, next, out);
+        if let Some(last) = last {
+            self.append_configuration(now, last, out);
+        }
     }
 
     fn check_change(
@@ -85,7 +90,9 @@ impl Core {
             return Err(ChangeRefusal::Stale { current: id });
         }
         // Own-term commit first (Ongaro, raft-dev 2015), which also commits the configuration in force.
-        if !self.is_established() || id.index > self.log.commit() || current.is_joint() {
+        let is_established = self.is_established() || on(Mutation::ChangeBeforeOwnCommit);
+        let is_under_way = id.index > self.log.commit() || current.is_joint();
+        if !is_established || (is_under_way && !on(Mutation::OverlapChanges)) {
             return Err(ChangeRefusal::Pending);
         }
         check_shape(current, voters, learners)?;
@@ -95,7 +102,7 @@ impl Core {
             let ready = |peer: &Progress| {
                 peer.is_caught_up(leading.first_own, window) && now.saturating_sub(peer.heard) <= window
             };
-            if !peer.is_some_and(ready) {
+            if !peer.is_some_and(ready) && !on(Mutation::PromoteLagging) {
                 let matched = peer.map_or(Index(0), |peer| peer.matched);
                 return Err(ChangeRefusal::NotCaughtUp { replica, matched, last: self.log.last().index });
             }
@@ -220,7 +227,7 @@ fn check_shape(
     if members().enumerate().any(|(at, r)| members().skip(at + 1).any(|other| other.node == r.node)) {
         return Err(ChangeRefusal::Invalid("a node holds one replica of a group"));
     }
-    if let Some(replica) = members().find(|r| current.is_retired(**r)) {
+    if let Some(replica) = members().find(|r| current.is_retired(**r) && !on(Mutation::ReuseReplicaId)) {
         return Err(ChangeRefusal::Retired { replica: *replica });
     }
     if members().any(|r| current.members().any(|known| known.node == r.node && known != *r)) {

@@ -6,18 +6,19 @@
 //!
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
-//! `membership` (joint consensus), `takeover` (generations), `quorum` (majorities), `doubt` (who may have lost what), `read_index`, `transfer`,
-//! `quiet` (beats by one bit). This file holds the types and the dispatch.
+//! `membership` (joint consensus), `takeover` (generations), `quorum` (majorities), `doubt` (who may have lost what),
+//! `flush` (what counts unsynced), `read_index`, `transfer`, `quiet` (beats by one bit). This file holds the types and the dispatch.
 //!
 //! Invariants:
 //! - term and vote go to storage before anything that depends on them (Raft figure 2): `SaveHardState` precedes it, and
 //!   what promises something (vote, acknowledgement) is `after_storage`;
-//! - nothing is acknowledged or counted that is not durable, the leader's own copy included;
+//! - nothing is acknowledged or counted that is not durable (`flush.mode=async`: written), the leader's own copy included;
 //! - epochs compare generation first (safety.md F4); a message of a higher generation changes nothing here;
 //! - a broken invariant yields `Effect::Poisoned` and a deaf group, never a panic.
 
 mod doubt;
 mod election;
+mod flush;
 mod follower;
 mod leader;
 mod log;
@@ -29,7 +30,7 @@ pub(in crate::raftlog) mod quorum;
 mod read_index;
 mod takeover;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transfer;
 
 use self::doubt::Doubting;
@@ -39,6 +40,7 @@ use self::log::LogView;
 pub use self::membership::ChangeRefusal;
 pub use self::takeover::{GenerationEffect, Order};
 use super::message::{Body, Configuration, Message};
+use crate::mutation::{Mutation, on};
 use crate::segment::{
     EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
 };
@@ -117,6 +119,16 @@ pub enum Event {
     Durable {
         /// Last durable entry.
         last: LogId,
+    },
+    /// Everything up to this entry is written locally, and durable as far as it is control entries (`flush.mode=async`).
+    Written {
+        /// Last such entry.
+        last: LogId,
+    },
+    /// The topic's `flush.mode`, as far as this node knows. Sync at the start.
+    FlushMode {
+        /// Records may count once they are written.
+        is_async: bool,
     },
     /// The engine sent an append for `Effect::Replicate`: entries up to `last`, `bytes` of payload.
     Sent {
@@ -354,7 +366,7 @@ pub enum Role {
 pub struct PeerProgress {
     /// Which replica.
     pub replica: ReplicaId,
-    /// Last entry known durable there.
+    /// Last entry known to be stored there: durable, or written with `flush.mode=async`.
     pub matched: Index,
     /// When it was last heard.
     pub heard_ms: Millis,
@@ -399,6 +411,10 @@ pub struct Core {
     verified: Index,
     /// Last entry acknowledged to the leader of the present epoch.
     acked: Index,
+    /// Last entry told to be written to the leader of the present epoch.
+    told: Index,
+    /// The topic says so.
+    may_be_async: bool,
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
@@ -435,6 +451,8 @@ impl Core {
             unproven: None,
             verified: log.commit(),
             acked: Index(0),
+            told: Index(0),
+            may_be_async: false,
             log,
             role: Role::Follower,
             leader: None,
@@ -469,6 +487,9 @@ impl Core {
             core.hard.vote = None;
             core.hard_dirty = true;
         }
+        if on(Mutation::ForgetVoteOnRestart) {
+            core.hard.vote = None;
+        }
         core.log.void_before(core.hard.epoch.generation);
         core.doubt_start();
         core.role = core.resting_role();
@@ -496,6 +517,8 @@ impl Core {
             Event::Receive { from, message } => self.receive(now, from, message, out),
             Event::Propose { entries } => self.propose(now, &entries, out),
             Event::Durable { last } => self.note_durable(now, last, out),
+            Event::Written { last } => self.note_written(now, last, out),
+            Event::FlushMode { is_async } => self.set_async(now, is_async, out),
             Event::Sent { to, last, bytes } => self.note_sent(now, to, last, bytes, out),
             Event::ReadIndex { token } => self.read_index(token, out),
             Event::Transfer { to } => self.start_transfer(now, to, out),
@@ -542,12 +565,13 @@ impl Core {
         if from == self.replica {
             return;
         }
-        if epoch.generation > self.hard.epoch.generation {
+        if epoch.generation > self.hard.epoch.generation && !on(Mutation::IgnoreGeneration) {
             // A higher generation reaches a replica through its own copy of the controller log, never by message (F2):
             // the survivor has to be what it was sealed as when the decision comes.
             return self.note_generation(now, epoch.generation, out);
         }
-        if self.hard.sealed.is_some() && epoch.generation == self.hard.epoch.generation {
+        let is_sealed = self.hard.sealed.is_some() && !on(Mutation::IgnoreSeal);
+        if is_sealed && epoch.generation == self.hard.epoch.generation {
             if !is_answer(&body) {
                 self.send(from, Body::Sealed, false, out);
             }
@@ -581,6 +605,7 @@ impl Core {
                 }
             }
             Body::AppendAccepted { .. }
+            | Body::Written { .. }
             | Body::AppendRejected { .. }
             | Body::BeatReply { .. }
             | Body::LogStartInstalled { .. } => {
@@ -732,7 +757,8 @@ impl Core {
     fn send(&mut self, to: ReplicaId, body: Body, after_storage: bool, out: &mut Vec<Effect>) {
         self.persist(out);
         let message = Message { epoch: self.hard.epoch, body };
-        out.push(Effect::Send { to, message, after_storage: after_storage || self.saved_in_step });
+        let waits = (after_storage || self.saved_in_step) && !on(Mutation::SpeakBeforeStored);
+        out.push(Effect::Send { to, message, after_storage: waits });
     }
 
     fn is_voter(&self) -> bool {

@@ -6,6 +6,7 @@
 
 use super::log::LogView;
 use super::{CoreConfig, Effect, Millis};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Body;
 use crate::segment::{Index, LogId, ReplicaId};
 use std::collections::VecDeque;
@@ -36,8 +37,10 @@ pub struct Progress {
     pub replica: ReplicaId,
     /// How to send.
     pub sending: Sending,
-    /// Last entry known durable there.
+    /// Last entry known to be there, at least written.
     pub matched: Index,
+    /// Last entry known durable there.
+    pub durable: Index,
     /// Next entry to send.
     pub next: Index,
     /// `next - 1` when an append was asked for that `Event::Sent` has not confirmed.
@@ -73,6 +76,7 @@ impl Progress {
             replica,
             sending: Sending::Probe { waiting: false, bare: false },
             matched: Index(0),
+            durable: Index(0),
             next: last.next(),
             asked: None,
             asked_before_beat: false,
@@ -103,7 +107,9 @@ impl Progress {
 
     /// The peer's process is another one: nothing it ever said counts (safety.md F6).
     pub fn reset(&mut self, last: Index) {
-        self.matched = Index(0);
+        if !on(Mutation::KeepMatchOfOldProcess) {
+            (self.matched, self.durable) = (Index(0), Index(0));
+        }
         self.sequence_heard = 0;
         self.is_trusted = false;
         // In sync only once it has caught up in this life.
@@ -123,21 +129,35 @@ impl Progress {
         !self.is_doubtful || self.is_trusted
     }
 
-    /// Last entry that counts as durable there.
-    pub fn counted(&self) -> Index {
-        if self.counts() { self.matched } else { Index(0) }
+    /// Last entry that counts as stored there; what is merely written does if the group is `is_async`.
+    pub fn counted(&self, is_async: bool) -> Index {
+        match (self.counts() || on(Mutation::CountLostVotes), is_async) {
+            (false, _) => Index(0),
+            (true, true) => self.matched,
+            (true, false) => self.durable,
+        }
+    }
+
+    /// Entries up to `last` are durable there. True if that is news.
+    pub fn note_durable(&mut self, last: Index) -> bool {
+        let moved = last > self.durable;
+        self.durable = self.durable.max(last);
+        moved
     }
 
     /// Highest beat sequence whose answer counts.
     pub fn counted_sequence(&self) -> u64 {
-        if self.counts() { self.sequence_heard } else { 0 }
+        if self.counts() || on(Mutation::CountLostVotes) { self.sequence_heard } else { 0 }
     }
 
     /// Takes note of how sure the peer is of its vote: plain acknowledgements say that it is.
     pub fn note_word(&mut self, body: &Body) {
         match body {
             Body::InDoubt { .. } => self.is_doubtful = true,
-            Body::AppendAccepted { .. } | Body::BeatReply { .. } | Body::LogStartInstalled { .. } => {
+            Body::AppendAccepted { .. }
+            | Body::Written { .. }
+            | Body::BeatReply { .. }
+            | Body::LogStartInstalled { .. } => {
                 if self.is_doubtful && !self.is_trusted {
                     // What it answered before proves nothing.
                     self.sequence_heard = 0;
@@ -177,7 +197,7 @@ impl Progress {
         self.mark = None;
     }
 
-    /// Entries up to `last` are durable there. True if `matched` moved.
+    /// Entries up to `last` are there. True if `matched` moved.
     pub fn accepted(&mut self, last: Index, log: &LogView) -> bool {
         let moved = last > self.matched;
         self.matched = self.matched.max(last);

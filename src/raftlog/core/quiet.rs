@@ -25,6 +25,7 @@ impl Core {
                     && progress.counts()
                     && progress.is_idle_at(last)
                     && progress.matched == last
+                    && progress.durable == last
             })
     }
 

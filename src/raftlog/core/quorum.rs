@@ -5,6 +5,7 @@
 //! Invariants: a joint configuration needs a majority of *both* halves; learners and observers are in neither half
 //! and so can never count; a configuration without voters has no quorum at all.
 
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Configuration;
 use crate::segment::ReplicaId;
 
@@ -16,7 +17,13 @@ pub const fn majority(voters: usize) -> usize {
 /// Whether those for which `yes` holds are a quorum of `configuration`.
 pub fn is_quorum(configuration: &Configuration, yes: impl Fn(ReplicaId) -> bool) -> bool {
     let half = |voters: &[ReplicaId]| voters.iter().filter(|r| yes(**r)).count() >= majority(voters.len());
-    half(&configuration.voters) && (configuration.old_voters.is_empty() || half(&configuration.old_voters))
+    if !configuration.old_voters.is_empty() && on(Mutation::JointByOldHalf) {
+        return half(&configuration.old_voters);
+    }
+    half(&configuration.voters)
+        && (configuration.old_voters.is_empty()
+            || half(&configuration.old_voters)
+            || on(Mutation::JointByNewHalf))
 }
 
 /// Whether a quorum is out of reach once those for which `no` holds have refused.
@@ -27,18 +34,25 @@ pub fn is_lost(configuration: &Configuration, no: impl Fn(ReplicaId) -> bool) ->
 /// The largest value that a quorum has reached: the commit index if `value` is what each holds durably.
 /// None without voters.
 pub fn reached<T: Ord + Copy>(configuration: &Configuration, value: impl Fn(ReplicaId) -> T) -> Option<T> {
-    let new = reached_by(&configuration.voters, &value)?;
-    if configuration.old_voters.is_empty() {
+    let learners: &[ReplicaId] = if on(Mutation::CountLearners) { &configuration.learners } else { &[] };
+    let new = reached_by(&configuration.voters, learners, &value)?;
+    if configuration.old_voters.is_empty() || on(Mutation::JointByNewHalf) {
         return Some(new);
     }
-    Some(new.min(reached_by(&configuration.old_voters, &value)?))
+    let old = reached_by(&configuration.old_voters, learners, &value)?;
+    Some(if on(Mutation::JointByOldHalf) { old } else { new.min(old) })
 }
 
-fn reached_by<T: Ord + Copy>(voters: &[ReplicaId], value: &impl Fn(ReplicaId) -> T) -> Option<T> {
+fn reached_by<T: Ord + Copy>(
+    voters: &[ReplicaId],
+    others: &[ReplicaId],
+    value: &impl Fn(ReplicaId) -> T,
+) -> Option<T> {
     let needed = majority(voters.len());
     let mut best = None;
-    for candidate in voters.iter().map(|r| value(*r)) {
-        let reached = voters.iter().filter(|r| value(**r) >= candidate).count() >= needed;
+    let counted = || voters.iter().chain(others);
+    for candidate in counted().map(|r| value(*r)) {
+        let reached = counted().filter(|r| value(**r) >= candidate).count() >= needed;
         if reached && best.is_none_or(|b| candidate > b) {
             best = Some(candidate);
         }

@@ -7,13 +7,14 @@
 
 use super::leader::PendingRead;
 use super::{Core, Effect, quorum};
+use crate::mutation::{Mutation, on};
 
 impl Core {
     pub(super) fn read_index(&mut self, token: u64, out: &mut Vec<Effect>) {
         let Some(leading) = &mut self.leading else {
             return out.push(Effect::ReadFailed { token });
         };
-        if leading.sequence_used {
+        if leading.sequence_used && !on(Mutation::ReadByOldBeat) {
             // Answers to beats that are already on their way prove nothing of the time after now.
             leading.sequence += 1;
             leading.sequence_used = false;
@@ -23,7 +24,7 @@ impl Core {
     }
 
     pub(super) fn confirm_reads(&mut self, out: &mut Vec<Effect>) {
-        if !self.is_established() {
+        if !self.is_established() && !on(Mutation::ReadWithoutOwnCommit) {
             return;
         }
         let Some(leading) = &mut self.leading else { return };
@@ -35,6 +36,7 @@ impl Core {
             false => leading.peer(replica).map_or(0, |peer| peer.counted_sequence()),
         };
         let confirmed = quorum::reached(self.log.configuration().0, answered).unwrap_or(0);
+        let confirmed = if on(Mutation::ReadWithoutRound) { u64::MAX } else { confirmed };
         while let Some(read) = leading.reads.front()
             && read.sequence <= confirmed
         {

@@ -11,6 +11,7 @@
 //! - an order at or below the generation that is persisted changes nothing.
 
 use super::{Core, Effect, Millis, Role};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::{Decision, SealReport, TERMS_PER_GENERATION};
 use crate::raftlog::message::Configuration;
 use crate::segment::{
@@ -96,7 +97,7 @@ impl Core {
         }
         if self.hard.sealed.is_none() {
             self.hard.sealed = Some(plan);
-            self.hard_dirty = true;
+            self.hard_dirty = !on(Mutation::VolatileSeal);
             if !self.poisoned {
                 self.become_follower(now, self.hard.epoch, None, out);
             }
@@ -167,8 +168,8 @@ impl Core {
             (decision.generation == self.hard.epoch.generation.next(), "it is not in the generation before"),
             (self.hard.sealed.is_some(), "it is not sealed"),
             (self.is_sound(), "it may have lost entries"),
-            (self.log.last() == base, "its log ends elsewhere"),
-            (self.log.durable() == base.index, "its log is not durable"),
+            (self.log.last() == base || on(Mutation::TakeOverAnywhere), "its log ends elsewhere"),
+            (self.log.durable() == self.log.last().index, "its log is not durable"),
             (first_term > self.hard.epoch.term, "it has seen a later term"),
         ];
         checks.iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, reason)| Err(*reason))
@@ -230,10 +231,13 @@ impl Core {
     fn enter_generation(&mut self, epoch: Epoch, opening: Opening) {
         self.hard = HardState { epoch, vote: None, sealed: None, opening: Some(opening), ..self.hard };
         self.hard_dirty = true;
-        self.log.void_before(epoch.generation);
+        if !on(Mutation::KeepOldConfiguration) {
+            self.log.void_before(epoch.generation);
+        }
         self.removed = None;
         self.verified = self.log.commit();
         self.acked = Index(0);
+        self.told = Index(0);
     }
 
     /// A message of a higher generation: ours has ended, so nobody leads in it any more; worth a look at the controller
@@ -285,6 +289,7 @@ impl Core {
         self.start_unproven = false;
         self.verified = Index(0);
         self.acked = Index(0);
+        self.told = Index(0);
         self.persist(out);
         out.push(Effect::Install { start: LogStart::default() });
         self.announce_configuration(out);

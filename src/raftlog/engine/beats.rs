@@ -13,6 +13,7 @@
 //! - tables live as long as their connection: a session number changes with it, and with every frame that was dropped.
 
 use super::{Engine, Payloads};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::message::{Body, Message};
@@ -361,7 +362,10 @@ impl Engine {
             self.reset_hearing(from);
             self.tables.hearing.insert(from, Hearing { session, ..Hearing::default() });
         }
-        let exceptions = self.hear(now, from, &named);
+        let mut exceptions = self.hear(now, from, &named);
+        if on(Mutation::ForgetBeatExceptions) {
+            exceptions.clear();
+        }
         for (slot, envelope) in defined {
             self.define(now, from, slot, envelope);
         }

@@ -2,6 +2,7 @@
 //! Not here: what goes into a core (`mod`). Invariant: effects are carried out in the order the core gave them.
 
 use super::{Engine, FRAME_BYTES, GroupEvent, Payloads};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::codec::Envelope;
 use crate::raftlog::core::{Effect, Event, GenerationEffect, Millis, Role};
 use crate::raftlog::message::{Body, Message};
@@ -22,6 +23,7 @@ impl Engine {
             std::mem::swap(&mut effects, &mut more);
         }
         self.effects = effects;
+        self.match_flush_mode(slot);
         self.arm(slot);
         if self.groups[slot].core.wants_beat() && !self.urgent.contains(&slot) {
             self.urgent.push(slot);
@@ -189,6 +191,7 @@ impl Engine {
         }
         assert_eq!(entries.len(), metas.len(), "every appended header has its payload");
         let result = self.store.append(group, entries.clone());
+        self.note_unflushed(slot, &metas);
         if result.is_ok() {
             if own {
                 self.appended.extend_from_slice(&metas);
@@ -274,7 +277,7 @@ impl Engine {
         let node = to.node;
         let Some(envelope) = self.envelope(slot, to, message, payloads) else { return };
         let g = &self.groups[slot];
-        if after_storage && g.stored_round > self.completed_round {
+        if after_storage && g.stored_round > self.completed_round && !on(Mutation::SendBeforeStored) {
             if g.stored_round != u64::MAX {
                 self.held.entry(g.stored_round).or_default().push((node, envelope));
             }

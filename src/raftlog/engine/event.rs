@@ -35,12 +35,10 @@ pub enum GroupEvent {
         /// Commit index.
         index: Index,
     },
-    /// Entries up to `last` are durable here.
-    Durable {
+    /// More entries are stored here, as safely as the topic asks (`Core::stored`).
+    Stored {
         /// Group.
         group: GroupId,
-        /// Last durable entry.
-        last: LogId,
     },
     /// Some follower now holds more (leader only).
     Progress {
@@ -81,6 +79,15 @@ pub enum GroupEvent {
         group: GroupId,
         /// What.
         what: GenerationEffect,
+    },
+    /// Entries that this generation's leader does not have are kept in files of their own, which nothing reads.
+    SetAside {
+        /// Group.
+        group: GroupId,
+        /// First and last of them.
+        entries: (LogId, LogId),
+        /// First offset, and the one after the last.
+        offsets: (Offset, Offset),
     },
     /// A read index is confirmed (`ok`), or leadership is gone.
     Read {

@@ -5,6 +5,7 @@
 //! and everything before it is durable; the hard state of a new generation and its first entry go into one round.
 
 use super::{Engine, GroupEvent};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::{Effect, Event, GenerationEffect, Millis, Order};
 use crate::raftlog::generation::Decision;
 use crate::segment::{Entry, Generation, GroupId};
@@ -41,15 +42,25 @@ impl Engine {
                 self.stored(now, slot, result, more);
             }
             GenerationEffect::SetAside { from } => {
+                let first = self.store.meta_at(group, from).map(|meta| (meta.id, meta.base_offset));
+                let last = self.store.last(group);
                 if let Err(error) = self.store.set_aside(group, from) {
                     tracing::error!(%group, %error, "entries beyond the survivor's log could not be kept aside");
                     self.stored(now, slot, Err(error), more);
+                } else if let (Ok((first, begin)), Ok((last, end))) = (first, last) {
+                    tracing::warn!(%group, %first, %last, offsets = %begin, before = %end, "entries that the new generation \
+                        does not have are set aside");
+                    let (entries, offsets) = ((first, last), (begin, end));
+                    self.events.push(GroupEvent::SetAside { group, entries, offsets });
                 }
             }
             GenerationEffect::Sealed(_) => {
                 let round = self.groups[slot].stored_round;
                 if round == u64::MAX {
                     return;
+                }
+                if on(Mutation::ReportSealEarly) {
+                    return self.events.push(GroupEvent::Generation { group, what });
                 }
                 self.held_events.entry(round).or_default().push(GroupEvent::Generation { group, what });
                 self.release_events();

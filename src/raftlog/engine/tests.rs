@@ -1,7 +1,8 @@
 //! Engines of several nodes over simulated disks and a network of real frames: what the core decides really reaches
 //! storage, travels as bytes and comes back after a restart. Not here: Raft's rules themselves (`core::tests`).
 
-mod quiet;
+pub(crate) mod quiet;
+mod unsynced;
 
 use super::*;
 use crate::raftlog::codec::{self, Frame};
@@ -71,6 +72,8 @@ struct Rig {
     /// Ways (from, to) on which everything is lost.
     cut: BTreeSet<(i32, i32)>,
     sent: Sent,
+    /// The topic's, if it is not the default.
+    flush: Option<Flush>,
 }
 
 /// What went over the wire.
@@ -93,7 +96,8 @@ fn replicas(nodes: &[i32]) -> Vec<ReplicaId> {
 impl Rig {
     /// `voters` have the group with all of them in it; the `fresh` have it with an empty log and no configuration.
     fn new(voters: &[i32], fresh: &[i32]) -> Self {
-        let mut rig = Self { now: 10, nodes: Vec::new(), cut: BTreeSet::new(), sent: Sent::default() };
+        let mut rig =
+            Self { now: 10, nodes: Vec::new(), cut: BTreeSet::new(), sent: Sent::default(), flush: None };
         for id in voters.iter().chain(fresh) {
             let fs = SimFs::new(*id as u64);
             rig.nodes.push(Node { id: NodeId(*id), fs, incarnation: 0, up: None, events: Vec::new() });
@@ -134,6 +138,9 @@ impl Rig {
         engine.set_incarnation(node.incarnation);
         engine.open_gate(now);
         groups.into_iter().for_each(|found| engine.adopt(now, found));
+        if let Some(flush) = self.flush {
+            engine.set_flush(now, GROUP, flush);
+        }
         node.up = Some((engine, writer));
         let all: Vec<_> = self.nodes.iter().map(|node| (node.id, node.incarnation)).collect();
         for node in &mut self.nodes {
@@ -165,13 +172,22 @@ impl Rig {
             for node in &mut self.nodes {
                 let Some((engine, writer)) = &mut node.up else { continue };
                 engine.tick(self.now);
-                let mut rounds = Rounds::default();
                 wire.1 = node.id;
-                engine.flush(self.now, &mut wire, &mut rounds);
-                for round in rounds.0 {
-                    engine.on_round_done(self.now, writer.commit(round));
+                loop {
+                    let mut rounds = Rounds::default();
+                    engine.flush(self.now, &mut wire, &mut rounds);
+                    if rounds.0.is_empty() {
+                        break;
+                    }
+                    for round in rounds.0 {
+                        engine.on_round_done(self.now, writer.commit(round));
+                    }
+                    if self.flush.is_some() {
+                        writer.idle();
+                        let news = writer.take_news();
+                        news.into_iter().for_each(|news| engine.on_round_done(self.now, news));
+                    }
                 }
-                engine.flush(self.now, &mut wire, &mut Rounds::default());
                 engine.take_events(&mut node.events);
             }
             for (from, to, bytes) in wire.0 {
@@ -398,7 +414,7 @@ fn last_of_two_takes_over_and_grows_back_with_every_record() {
 /// The power goes at every write of the take-over: the survivor is then sealed in the old generation with nothing new, or
 /// in the new one with its entry, and the decision told again ends in the same log.
 #[test]
-fn power_cut_at_any_write_of_a_take_over_leaves_all_or_nothing_of_it() {
+pub(crate) fn power_cut_at_any_write_of_a_take_over_leaves_all_or_nothing_of_it() {
     let (mut before, mut after) = (0, 0);
     for writes in 0..40 {
         let mut rig = Rig::new(&[1, 2], &[]);
@@ -439,6 +455,78 @@ fn power_cut_at_any_write_of_a_take_over_leaves_all_or_nothing_of_it() {
         assert_eq!(rig.log(survivor).iter().filter(|e| e.meta.kind == EntryKind::Records).count(), 3);
     }
     assert!(before > 0 && after > 0, "{before} before, {after} after");
+}
+
+fn seal_of(events: &[GroupEvent]) -> Option<LogId> {
+    events.iter().find_map(|event| match event {
+        GroupEvent::Generation { what: GenerationEffect::Sealed(report), .. } => Some(report.last),
+        _ => None,
+    })
+}
+
+/// safety.md F2: the controllers decide over what sealed replicas report, so it must be there for good.
+#[test]
+pub(crate) fn seal_is_reported_only_when_all_before_it_is_durable() {
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let leader = rig.leader();
+    rig.run(300);
+    let now = rig.now;
+    rig.produce(leader, 3);
+    assert!(rig.engine(leader).seal(now, GROUP, Generation(0), 1));
+    let last = rig.engine(leader).core(GROUP).unwrap().last();
+    let node = rig.nodes.iter_mut().find(|node| node.id.0 == leader).unwrap();
+    let (engine, writer) = node.up.as_mut().unwrap();
+    let (mut wire, mut events) = (Wire::default(), Vec::new());
+    let mut rounds = Rounds::default();
+    engine.flush(now, &mut wire, &mut rounds);
+    engine.take_events(&mut events);
+    assert_eq!(seal_of(&events), None, "it was reported before the seal was durable");
+    for round in rounds.0 {
+        engine.on_round_done(now, writer.commit(round));
+    }
+    engine.take_events(&mut events);
+    assert_eq!(seal_of(&events), Some(last));
+}
+
+/// safety.md F6: whoever answered may have lost since what it acknowledged, or be another replica altogether.
+#[test]
+pub(crate) fn message_of_a_former_process_is_dropped() {
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let leader = rig.leader();
+    let [a, b] = [1, 2, 3].into_iter().filter(|id| *id != leader).collect::<Vec<_>>()[..] else {
+        panic!("two are left")
+    };
+    rig.crash(a);
+    rig.start(a);
+    rig.run(500);
+    for other in [a, b] {
+        rig.cut.extend([(other, leader), (leader, other)]);
+    }
+    rig.produce(leader, 1);
+    rig.run(50);
+    let now = rig.now;
+    let core = rig.engine(leader).core(GROUP).unwrap();
+    let (epoch, last, commit) = (core.epoch(), core.last(), core.commit());
+    assert!(last.index > commit && core.durable() == last.index);
+    let accepted = Envelope {
+        group: GROUP,
+        from: replica(a),
+        to: replica(leader),
+        from_incarnation: 2,
+        to_incarnation: 1,
+        message: Message { epoch, body: Body::AppendAccepted { last } },
+        payloads: Vec::new(),
+    };
+    let mut counts = |envelope: Envelope| {
+        rig.engine(leader).receive(now, NodeId(a), vec![envelope]);
+        rig.engine(leader).core(GROUP).unwrap().commit() > commit
+    };
+    let former = |from, to| Envelope { from_incarnation: from, to_incarnation: to, ..accepted.clone() };
+    assert!(!counts(former(1, 1)), "word of a former process counts");
+    assert!(!counts(former(2, 0)), "word to a former process counts");
+    let to = ReplicaId { assignment: 2, ..replica(leader) };
+    assert!(!counts(Envelope { to, ..accepted.clone() }), "word to another replica of the node counts");
+    assert!(counts(accepted));
 }
 
 #[test]

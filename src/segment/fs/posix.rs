@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// Most slices one `pwritev` takes (IOV_MAX on Linux).
 const IOV_MAX: usize = 1024;
 
+/// Linux makes a new one every time it starts.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// The file system of this machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PosixFs;
@@ -93,6 +96,13 @@ impl Fs for PosixFs {
 
     fn entropy(&self) -> u128 {
         uuid::Uuid::new_v4().as_u128()
+    }
+
+    fn boot_id(&self) -> u128 {
+        let known =
+            std::fs::read_to_string(BOOT_ID).ok().and_then(|text| uuid::Uuid::parse_str(text.trim()).ok());
+        // A machine that does not tell is taken for another one every time: then nothing unsynced is trusted.
+        known.map_or_else(|| self.entropy(), |id| id.as_u128())
     }
 
     fn limits(&self) -> Limits {

@@ -33,6 +33,8 @@ struct Disk {
     locks: BTreeSet<PathBuf>,
     next: u64,
     era: u64,
+    /// Power cuts so far.
+    boots: u64,
     random: u64,
     faults: Faults,
     counts: Counts,
@@ -122,6 +124,7 @@ impl SimFs {
             locks: BTreeSet::new(),
             next: 1,
             era: 0,
+            boots: 0,
             random: seed,
             faults: Faults::default(),
             counts: Counts::default(),
@@ -339,6 +342,7 @@ impl Disk {
         self.live = self.durable.clone();
         self.locks.clear();
         self.era += 1;
+        self.boots += 1;
         self.faults = Faults { capacity: self.faults.capacity, ..Faults::default() };
     }
 }
@@ -583,6 +587,10 @@ impl Fs for SimFs {
     fn entropy(&self) -> u128 {
         let mut disk = self.disk();
         u128::from(random(&mut disk.random)) << 64 | u128::from(random(&mut disk.random))
+    }
+
+    fn boot_id(&self) -> u128 {
+        u128::from(self.disk().boots) + 1
     }
 
     fn limits(&self) -> Limits {

@@ -7,6 +7,7 @@
 //!   deletes and metadata go on when the disk is full.
 
 use super::Store;
+use crate::mutation::{Mutation, on};
 use crate::segment::fs::OpenMode;
 use crate::segment::group::Segment;
 use crate::segment::image::FileImage;
@@ -147,7 +148,7 @@ impl Store {
         let needed = g.image.active().end + bytes;
         let segment = g.segments.last().expect("a group has an active file");
         let (allocated, step) = (segment.allocated, segment.step.max(STEP_MIN));
-        if needed <= allocated {
+        if needed <= allocated || on(Mutation::SpaceAfterAppend) {
             return Ok(());
         }
         let mut goal = (allocated + step).min(g.image.options.segment_bytes).max(needed);
@@ -175,6 +176,7 @@ impl Store {
         is_control: bool,
     ) -> Result<(Segment, NewFile)> {
         debug_assert_eq!(file.number, self.next_file);
+        let bytes = if on(Mutation::SpaceAfterAppend) { 0 } else { bytes };
         let allocated = (SEGMENT_HEADER + bytes).max(FIRST_STEP);
         self.check_space(allocated, is_control)?;
         let path = segment_file::path(&self.options.dir, dir, file.number);

@@ -10,6 +10,7 @@
 //! * Copies at a time are bounded; one that no peer can help makes room for others ([`Store::yield_repair`]).
 
 use super::Store;
+use crate::mutation::{Mutation, on};
 use crate::segment::fs::{File, Fs, OpenMode, patiently};
 use crate::segment::group::Segment;
 use crate::segment::image::{CutPoint, FileImage};
@@ -89,7 +90,7 @@ impl Copy {
     /// Whether this is the entry that was here next.
     fn is_next(&self, meta: &EntryMeta) -> bool {
         segment_file::check_chain(Expect::After(self.last, self.next_offset), meta).is_ok()
-            && self.epoch_of(meta.id.index) == Some(meta.id.epoch)
+            && (self.epoch_of(meta.id.index) == Some(meta.id.epoch) || on(Mutation::MendWithAnything))
             && self.at + frame::frame_len(meta.payload_len) <= self.file.end
             && meta.id.index <= self.file.last.index
     }

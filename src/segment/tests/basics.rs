@@ -16,7 +16,7 @@ fn small_append_costs_one_write_and_one_sync() {
     let before = fs.counts();
     let durable = commit(&mut store, &mut writer).expect("durable");
     let after = fs.counts();
-    assert_eq!(durable, [Durable { group: GroupId(1), last: LogId::new(0, 1, 1) }]);
+    assert_eq!(durable, [Durable { group: GroupId(1), last: LogId::new(0, 1, 1), is_synced: true }]);
     assert_eq!((after.writes - before.writes, after.syncs - before.syncs), (1, 1));
     assert_eq!(after.dir_syncs, before.dir_syncs);
     assert_eq!(after.bytes - before.bytes, 4096);
@@ -532,7 +532,7 @@ fn checkpoints_bound_the_journal() {
 }
 
 #[test]
-fn leftovers_of_a_torn_round_are_never_written_over() {
+pub(crate) fn leftovers_of_a_torn_round_are_never_written_over() {
     let mut soiled = 0;
     for seed in 0..20 {
         let fs = SimFs::new(1);

@@ -130,7 +130,7 @@ fn power_failing_at_any_point_of_a_repair_loses_nothing() {
 }
 
 #[test]
-fn entry_of_another_epoch_is_not_taken() {
+pub(crate) fn entry_of_another_epoch_is_not_taken() {
     let (fs, entries, _) = written(1);
     let (path, _) = files_of(&fs, ".segment")[0].clone();
     fs.flip(&path, 64 + 300, 3);

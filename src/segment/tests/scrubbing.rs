@@ -45,7 +45,7 @@ fn sound_log_is_read_to_its_end_and_nothing_is_found() {
 }
 
 #[test]
-fn flipped_bit_is_found_without_a_reader() {
+pub(crate) fn flipped_bit_is_found_without_a_reader() {
     for (n, index) in [(0, 2), (1, 18), (2, 34)] {
         let fs = SimFs::new(1);
         let (mut store, mut writer) = written(&fs);

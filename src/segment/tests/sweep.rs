@@ -154,12 +154,12 @@ fn sweep(suffix: &str) {
 }
 
 #[test]
-fn damaged_journal_never_lies() {
+pub(crate) fn damaged_journal_never_lies() {
     sweep(".journal");
 }
 
 #[test]
-fn damaged_segment_never_lies() {
+pub(crate) fn damaged_segment_never_lies() {
     sweep(".segment");
 }
 

@@ -123,6 +123,11 @@ fn scratch(name: &str) -> PathBuf {
 impl Stage {
     /// Starts everything and waits until all replicas are in sync. `prefix` as in [`Layout`].
     pub fn start(name: &str, prefix: BTreeMap<u32, Vec<String>>) -> Stage {
+        Stage::start_with(name, prefix, &[])
+    }
+
+    /// The same with more configuration for the topic.
+    pub fn start_with(name: &str, prefix: BTreeMap<u32, Vec<String>>, more: &[&str]) -> Stage {
         let below = scratch(name);
         let _ = fs::remove_dir_all(&below);
         let disk = |id: u32| {
@@ -134,10 +139,13 @@ impl Stage {
         let net = Net::default();
         net.apply();
         // Small segments: rolling, and files that are whole, belong to what faults must meet.
-        let environment = SCRUB_OFTEN.to_vec();
+        // "No majority, no acknowledgement" is what is judged here: groups keep all their votes. The shrink has tests of its own.
+        let keeps_votes = ("KONTIKI_KAFKA_SHRINK_MIN_VOTERS", "3");
+        let environment = SCRUB_OFTEN.into_iter().chain([keeps_votes]).collect();
         let layout = Layout { spread: true, data: Some(below), prefix, environment };
         let mut cluster = Cluster::start_in(&format!("chaos-{name}"), layout);
-        let config = &["segment.bytes=1048576"];
+        let config: Vec<&str> = ["segment.bytes=1048576"].iter().chain(more).copied().collect();
+        let config = &config[..];
         let client = Client { topic: TOPIC, partitions: PARTITIONS, config, ..Client::default() };
         let writer =
             Client { name: "writer", properties: WRITER, rate: Some(900), refuse_every: Some(2), ..client };

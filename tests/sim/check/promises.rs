@@ -46,6 +46,7 @@ impl Check {
             }
             match &e.message.body {
                 Body::Vote { transfer, .. } => {
+                    self.admitted(node, group, epoch);
                     self.voted(group, from, epoch, from);
                     if *transfer {
                         marks.hit("leadership transfer campaigned");
@@ -55,6 +56,7 @@ impl Check {
                     self.granted_all.insert((group, from, epoch));
                 }
                 Body::VoteReply { granted: true } => {
+                    self.admitted(node, group, epoch);
                     self.voted(group, from, epoch, e.to);
                     self.not_after_failure(node, group, None);
                 }

@@ -10,8 +10,8 @@ use super::super::{
 use crate::raftlog::generation::SealReport;
 use crate::raftlog::message::{Body, Configuration, Message};
 use crate::segment::{
-    EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
-    Term,
+    Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset,
+    ReplicaId, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 
@@ -141,6 +141,9 @@ pub struct Node {
     pub view: Disk,
     pub queue: Vec<Op>,
     pub flying: Option<Vec<Op>>,
+    /// Its topic says `flush.mode=async`: rounds of records are told when they are written, and outlive the process only.
+    pub is_async: bool,
+    pub loose: Vec<Op>,
     /// Sends that wait for the round in flight (false) or for the one after it (true).
     waiting: Vec<(bool, Envelope)>,
     /// Seal reports that wait likewise.
@@ -196,10 +199,27 @@ pub struct Cluster {
     pub reports: Vec<SealReport>,
     /// Where a script's trace goes.
     pub trace: Option<Vec<String>>,
+    /// Or to the terminal, as things happen.
+    pub echo: bool,
     pub seed: u64,
     /// Poison is a failure unless a script provokes it.
     pub poison_allowed: bool,
     tokens: u64,
+}
+
+impl Node {
+    fn has_written(&self, id: LogId) -> bool {
+        let is_it = |op: &Op| matches!(op, Op::Append(meta, _) if meta.id == id);
+        self.disk.start.prev.index >= id.index
+            || self.disk.id_at(id.index) == Some(id)
+            || self.loose.iter().any(is_it)
+    }
+
+    /// It holds the entry, or it did and knows that it may have lost it.
+    fn has_told(&self, index: Index, id: LogId) -> bool {
+        let may_have_lost = self.is_async && self.disk.hard.doubt != Doubt::None;
+        self.disk.start.prev.index >= index || self.has_written(id) || may_have_lost
+    }
 }
 
 impl Cluster {
@@ -212,6 +232,7 @@ impl Cluster {
             checker: Checker::default(),
             reports: Vec::new(),
             trace: None,
+            echo: false,
             seed,
             poison_allowed: false,
             tokens: 0,
@@ -232,6 +253,8 @@ impl Cluster {
             disk,
             queue: Vec::new(),
             flying: None,
+            is_async: false,
+            loose: Vec::new(),
             waiting: Vec::new(),
             reporting: Vec::new(),
             poisoned: None,
@@ -249,8 +272,14 @@ impl Cluster {
         self.nodes[at].core.as_ref().expect("node is up")
     }
 
+    fn is_told(&self) -> bool {
+        self.trace.is_some() || self.echo
+    }
+
     pub fn say(&mut self, line: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
+        if self.echo {
+            eprintln!("{:>6} {}", self.now, line());
+        } else if let Some(trace) = &mut self.trace {
             trace.push(line());
         }
     }
@@ -277,8 +306,22 @@ impl Cluster {
         }
     }
 
-    /// Power off: of the round in flight the first `kept` writes reach the disk.
+    /// The power goes: of what was only written the first `kept` are there. It knows that it may have lost something.
+    pub fn cut_power(&mut self, at: usize, kept: usize) {
+        let node = &mut self.nodes[at];
+        if node.is_async && kept < node.loose.len() {
+            node.loose.truncate(kept);
+            node.flying = None;
+        }
+        if node.is_async && node.disk.hard.doubt == Doubt::None {
+            node.disk.hard.doubt = Doubt::Entries;
+        }
+        self.crash(at, 0);
+    }
+
+    /// The process ends: of the round in flight the first `kept` writes reach the disk.
     pub fn crash(&mut self, at: usize, kept: usize) {
+        self.flush(at, false);
         let node = &mut self.nodes[at];
         for op in node.flying.take().unwrap_or_default().iter().take(kept) {
             self.checker.register_durable(op);
@@ -299,10 +342,14 @@ impl Cluster {
             let Some(core) = &mut self.nodes[at].core else { return };
             core.step(now, event, &mut out);
             let reopened = core.epoch().generation != generation;
+            let (_, in_force) = core.configuration();
             let astray =
                 out.iter().any(|e| matches!(e, Effect::Install { start } if start.prev.index.0 == 0));
             assert!(core.commit() >= commit_before || reopened || astray, "commit went back");
             events.extend(self.carry_out(at, out));
+            let view = &self.nodes[at].view;
+            let newest = view.configurations.last().map_or(view.start.configuration_id, |(id, _)| *id);
+            assert_eq!(in_force, newest, "configuration in force is not the newest of the log");
         }
     }
 
@@ -359,11 +406,35 @@ impl Cluster {
         true
     }
 
-    /// The round in flight is durable.
+    /// What was only written is synced.
+    pub fn flush(&mut self, at: usize, tell: bool) {
+        let node = &mut self.nodes[at];
+        let mut last = None;
+        for op in std::mem::take(&mut node.loose) {
+            self.checker.register_durable(&op);
+            node.disk.apply(&op);
+            last = Some(node.disk.last());
+        }
+        if let Some(last) = last.filter(|_| tell) {
+            self.feed(at, Event::Durable { last });
+        }
+    }
+
+    /// The round in flight is durable; or written, where that is enough for all of it.
     pub fn complete_round(&mut self, at: usize) -> bool {
         let node = &mut self.nodes[at];
-        let Some(ops) = node.flying.take() else { return false };
+        let Some(mut ops) = node.flying.take() else { return false };
+        let is_record = |op: &Op| matches!(op, Op::Append(meta, _) if !meta.kind.is_control());
+        let is_loose = node.is_async && ops.iter().all(is_record);
         let mut last = None;
+        if is_loose {
+            node.loose.append(&mut ops);
+        } else {
+            self.flush(at, false);
+            last =
+                Some(self.nodes[at].disk.last()).filter(|id| id.index > Index(0) && self.nodes[at].is_async);
+        }
+        let node = &mut self.nodes[at];
         for op in &ops {
             self.checker.register_durable(op);
             node.disk.apply(op);
@@ -388,6 +459,10 @@ impl Cluster {
         }
         if let Some(last) = last {
             self.feed(at, Event::Durable { last });
+        }
+        if is_loose && let Some(Op::Append(meta, _)) = self.nodes[at].loose.last() {
+            let last = meta.id;
+            self.feed(at, Event::Written { last });
         }
         true
     }
@@ -428,7 +503,7 @@ impl Cluster {
     fn carry_out(&mut self, at: usize, out: Vec<Effect>) -> Vec<Event> {
         let mut events = Vec::new();
         for effect in out {
-            if self.trace.is_some() && !matches!(effect, Effect::Send { .. } | Effect::Replicate { .. }) {
+            if self.is_told() && !matches!(effect, Effect::Send { .. } | Effect::Replicate { .. }) {
                 let line = format!("{} {}", name(self.nodes[at].id), super::scripts::show_effect(&effect));
                 self.say(|| line);
             }
@@ -661,6 +736,15 @@ impl Cluster {
                 let moved_on = node.view.hard.epoch > epoch;
                 assert!(kept || moved_on, "{} acknowledges {last}, which is not durable", node.id);
             }
+            Body::Written { last } => {
+                assert!(durable_epoch >= epoch, "tells in {epoch}, which is not durable");
+                let moved_on = node.view.hard.epoch > epoch;
+                assert!(
+                    node.has_written(*last) || moved_on,
+                    "{} tells of {last}, which is not written",
+                    node.id
+                );
+            }
             Body::BeatReply { matched, .. } if matched.index.0 > 0 => {
                 let kept = matched.index <= node.disk.start.prev.index
                     || node.disk.id_at(matched.index) == Some(*matched);
@@ -672,7 +756,7 @@ impl Cluster {
             }
             _ => {}
         }
-        if self.trace.is_some() {
+        if self.is_told() {
             let line = super::scripts::show_envelope(&envelope);
             self.say(|| line);
         }
@@ -722,10 +806,7 @@ impl Cluster {
             assert_eq!(id.epoch, epoch, "commits by counting an entry of an older epoch (Raft §5.4.2)");
             let configuration = self.nodes[at].in_force.clone();
             for half in [&configuration.voters, &configuration.old_voters] {
-                let holds = |voter: &&ReplicaId| {
-                    let disk = &self.nodes[self.position(**voter)].disk;
-                    disk.start.prev.index >= index || disk.id_at(index) == Some(id)
-                };
+                let holds = |voter: &&ReplicaId| self.nodes[self.position(**voter)].has_told(index, id);
                 let holders = half.iter().filter(holds).count();
                 assert!(
                     2 * holders > half.len() || half.is_empty(),
@@ -784,6 +865,7 @@ impl Checker {
         self.unclean += 1;
         if self.forgives {
             self.committed.split_off(&from);
+            self.configurations.retain(|id, _| id.index < from);
         }
     }
 

@@ -1,8 +1,8 @@
 //! Tests of the core: golden scripts, a seeded cluster simulation, and properties against naive models.
 //! `harness` is the miniature engine, disk and network under the first two; nothing outside the tests uses it.
 
-mod doubt;
+pub(crate) mod doubt;
 mod harness;
 mod properties;
-mod scripts;
-mod simulation;
+pub(crate) mod scripts;
+pub(crate) mod simulation;

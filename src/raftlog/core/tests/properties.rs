@@ -321,3 +321,34 @@ proptest! {
         }
     }
 }
+
+/// Found by the cluster simulation once members changed: retention moved the log start behind the entry of the configuration in force, and the
+/// state kept for the log start still named the one the group was founded with. The replica forgot its voters: nothing was committed any more.
+#[test]
+fn log_that_begins_behind_a_configuration_keeps_it() {
+    let mut log = LogView::new(LogId::default(), Offset(0), (LogId::default(), tagged(0)));
+    for index in 1..=6 {
+        let id = LogId::new(0, 1, index);
+        let meta = EntryMeta {
+            id,
+            prev: log.last().epoch,
+            kind: EntryKind::Configuration,
+            base_offset: Offset(0),
+            offset_span: 0,
+            payload_len: 0,
+        };
+        log.append(&meta);
+        if index % 2 == 0 {
+            log.activate(id, tagged(index));
+        }
+    }
+    log.set_commit(Index(6));
+    assert_eq!(log.configuration_at(Index(1)), (&tagged(0), LogId::default()));
+    assert_eq!(log.configuration_at(Index(5)), (&tagged(4), LogId::new(0, 1, 4)));
+    for start in 1..=6 {
+        let (configuration, id) = log.configuration_at(Index(start));
+        let base = (id, configuration.clone());
+        log.advance_start(LogId::new(0, 1, start), base);
+        assert_eq!(log.configuration(), (&tagged(6), LogId::new(0, 1, 6)));
+    }
+}

@@ -144,6 +144,7 @@ pub fn show_envelope(envelope: &Envelope) -> String {
         Body::Append { prev, entries, commit } => {
             format!("Append {} after {} commit {commit}", show_metas(entries), show_id(*prev))
         }
+        Body::Written { last } => format!("Written {}", show_id(*last)),
         Body::AppendAccepted { last } => format!("AppendAccepted {}", show_id(*last)),
         Body::AppendRejected { probed, hint, last } => {
             format!("AppendRejected at {probed}, hint {} last {}", show_id(*hint), show_id(*last))
@@ -430,6 +431,16 @@ impl Script {
                 self.cut.clear();
                 self.blocked.clear();
             }
+            ["async", list] => {
+                for at in nodes(list).into_iter().map(|id| self.cluster.position(id)).collect::<Vec<_>>() {
+                    self.cluster.nodes[at].is_async = true;
+                    self.cluster.feed(at, Event::FlushMode { is_async: true });
+                }
+            }
+            // The leader hears of the topic's new configuration before anybody else.
+            ["counts", n, "durable"] => self.cluster.feed(self.at(n), Event::FlushMode { is_async: false }),
+            ["flush", n] => self.cluster.flush(self.at(n), true),
+            ["power", n] => self.cluster.cut_power(self.at(n), 0),
             ["crash", n] => self.cluster.crash(self.at(n), 0),
             ["restart", n] => self.cluster.start(self.at(n), |_| {}),
             ["reset", n, peer] => {
@@ -563,6 +574,14 @@ fn replay(text: &str) -> String {
     assert!(commands.trim().is_empty(), "the last block has no ---");
     result.truncate(result.trim_end().len());
     result + "\n"
+}
+
+/// Runs one script, `topic/case`.
+#[cfg(feature = "mutations")]
+pub(crate) fn check(name: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/raftlog/core/testscripts").join(name);
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(replay(&text) == text, "script {name} gives another trace");
 }
 
 #[test]

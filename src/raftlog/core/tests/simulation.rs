@@ -2,7 +2,7 @@
 //! changes of membership, moving log starts, and a stand-in for the controllers that gives every order about generations
 //! that the rules allow, old ones again and again; then everything heals and must converge. `harness` checks the invariants at every effect.
 //!
-//! `KONTIKI_SEED=n` runs one seed, `KONTIKI_SEEDS=n` that many. A failure names its seed.
+//! `KONTIKI_SEED=n` runs one seed (`KONTIKI_TRACE=1` says everything that happens), `KONTIKI_SEEDS=n` that many. A failure names its seed.
 
 use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, replica};
 use crate::raftlog::core::{Event, Order, Role};
@@ -71,6 +71,13 @@ struct Simulation {
     sync: u64,
     /// One fault in about so many steps.
     calm: u64,
+    /// Partitions end, and a node comes back, once in about so many steps.
+    mend: u64,
+    back: u64,
+    /// How much later than a message its duplicate may come.
+    late: u64,
+    /// One proposal in about so many loads that could bring one.
+    quiet: u64,
     /// A node that just started goes down again at this time.
     doomed: Option<(usize, u64)>,
     faults: bool,
@@ -114,6 +121,8 @@ impl Simulation {
         config.window_bytes = 100 + dice.below(900) as usize;
         config.append_bytes = 50 + dice.below(200) as usize;
         config.uncommitted_bytes = 2_000;
+        // Some of them stand for election at nearly the same time.
+        config.election_max_ms = [1_200, 1_200, 700][dice.below(3) as usize];
         // Half of the runs start from a joint configuration: quorums of both halves count.
         let old_voters = match voters > 2 && dice.one_in(4) {
             true => members[..voters - 1].to_vec(),
@@ -158,6 +167,10 @@ impl Simulation {
             delay: [2, 20, 120][dice.below(3) as usize],
             sync: [2, 10, 60][dice.below(3) as usize],
             calm: [30, 100, 400][dice.below(3) as usize],
+            mend: [150, 150, 600][dice.below(3) as usize],
+            back: [60, 60, 8][dice.below(3) as usize],
+            late: [10, 10, 80][dice.below(3) as usize],
+            quiet: [1, 1, 1, 30][dice.below(4) as usize],
             doomed: None,
             faults: true,
             digest: 0,
@@ -175,7 +188,7 @@ impl Simulation {
                 continue;
             }
             if self.faults && self.duplicates > 0 && self.dice.one_in(self.duplicates) {
-                let at = self.cluster.now + 1 + self.dice.below(self.delay * 10);
+                let at = self.cluster.now + 1 + self.dice.below(self.delay * self.late);
                 self.flying.push((at, envelope.clone()));
             }
             let at = self.cluster.now + 1 + self.dice.below(self.delay);
@@ -227,13 +240,16 @@ impl Simulation {
         if self.dice.one_in(2) {
             let leads =
                 |node: &super::harness::Node| node.core.as_ref().is_some_and(|c| c.role() == Role::Leader);
-            at = self.cluster.nodes.iter().rposition(leads).unwrap_or(at);
+            // One of several may be deposed and not know it yet.
+            let mut nodes = self.cluster.nodes.iter();
+            at = if self.dice.one_in(2) { nodes.position(leads) } else { nodes.rposition(leads) }
+                .unwrap_or(at);
         }
         if self.cluster.nodes[at].core.is_none() {
             return;
         }
         match self.dice.below(26) {
-            0..=11 => {
+            0..=11 if self.dice.one_in(self.quiet) => {
                 let count = 1 + self.dice.below(4);
                 let payload = self.dice.below(80) as u32;
                 let entries =
@@ -362,13 +378,13 @@ impl Simulation {
             self.doomed = None;
             self.crash(at);
         }
-        if self.cluster.nodes[at].core.is_none() && self.dice.one_in(60) {
+        if self.cluster.nodes[at].core.is_none() && self.dice.one_in(self.back) {
             if self.dice.one_in(4) {
                 self.doomed = Some((at, self.cluster.now + self.dice.below(60)));
             }
             return self.restart(at);
         }
-        if self.dice.one_in(150) {
+        if self.dice.one_in(self.mend) {
             self.sides.fill(0);
             self.blocked.clear();
         }
@@ -386,8 +402,12 @@ impl Simulation {
                 }
             }
             2..=3 if self.dice.one_in(2) => {
-                for side in &mut self.sides {
-                    *side = self.dice.below(2) as u8;
+                let alone = leader_of(self).filter(|_| self.dice.one_in(2));
+                for (at, side) in self.sides.iter_mut().enumerate() {
+                    *side = match alone {
+                        Some(leader) => u8::from(at == leader),
+                        None => self.dice.below(2) as u8,
+                    };
                 }
             }
             3 if self.cluster.nodes[at].core.is_some() && self.dice.one_in(3) => {
@@ -564,6 +584,12 @@ impl Drop for Named {
     }
 }
 
+/// One run, to its verdict.
+#[cfg(feature = "mutations")]
+pub(crate) fn run_seed(seed: u64) {
+    Simulation::new(seed).run(6_000);
+}
+
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -572,7 +598,9 @@ fn number(variable: &str) -> Option<u64> {
 fn cluster_under_faults_keeps_every_invariant_and_converges() {
     if let Some(seed) = number("KONTIKI_SEED") {
         let _named = Named(seed);
-        println!("{:?}", Simulation::new(seed).run(6_000));
+        let mut run = Simulation::new(seed);
+        run.cluster.echo = std::env::var_os("KONTIKI_TRACE").is_some();
+        println!("{:?}", run.run(6_000));
         return;
     }
     let (mut committed, mut elections, mut reads, mut changes) = (0, 0, 0, 0);
@@ -646,7 +674,7 @@ fn leader_of(simulation: &Simulation) -> Option<usize> {
 }
 
 #[test]
-fn bad_links_terms_stay_bounded_and_commits_go_on() {
+pub(crate) fn bad_links_terms_stay_bounded_and_commits_go_on() {
     let quiet = minute(3, |_, _| Vec::new());
     assert_eq!(quiet, (0, 0), "nothing is wrong, nothing changes");
     // A follower that sends and hears nothing; one that hears and cannot answer; one that does neither.

@@ -192,7 +192,7 @@ fn wedged_group_among_many_is_missed() {
 }
 
 #[test]
-fn group_removed_from_a_follower_counts_as_silent() {
+pub(crate) fn group_removed_from_a_follower_counts_as_silent() {
     let mut rig = Rig::new(&[1, 2, 3], &[]);
     rig.add_groups(50);
     let leader = rig.leader();

@@ -1,0 +1,349 @@
+//! The members of groups as the controllers' metadata wants them: shrink and grow, and a replica's part in generation changes.
+//!
+//! Every replica here looks at its group now and then, and when a broker's standing changed: a leader changes the members one step
+//! at a time, a replica of a group that cannot have a leader asks the controllers for a new generation. Orders come from this node's
+//! own copy of the controller log alone; what was done is reported until the log shows that it was heard. Not here: what is to be
+//! done (`ctl::members`), who decides generations (`control`, `ctl::generations`), the rules of either change (`raftlog`).
+//! Invariants:
+//! - nothing here is remembered that a restart would miss: image and logs say it all;
+//! - a look changes a bounded number of groups; the rest follows in the next turns.
+
+use super::control::Target;
+use super::rpc::Ask;
+use super::{CONTROLLER, Now, Shard};
+use crate::ctl::command::Command as CtlCommand;
+use crate::ctl::image::{Image, Partition as Placed};
+use crate::ctl::members::{self, Next, View};
+use crate::raftlog::core::{GenerationEffect, Millis, PeerProgress, Role};
+use crate::raftlog::generation::SealReport;
+use crate::segment::{Doubt, Generation, GroupId, NodeId, ReplicaId};
+use std::collections::BTreeMap;
+
+/// How often all replicas are looked at, and how much later with many.
+const LOOK_MS: Millis = 500;
+const LOOK_PARTITIONS_PER_MS: u64 = 4;
+/// Groups whose members change in one look; the next one follows at once.
+const CHANGES: usize = 256;
+const NEXT_PART_MS: Millis = 10;
+/// A peer that a leader has heard within this is not gone, whatever the controllers say.
+const HEARD_MS: Millis = 400;
+/// How long learners that are caught up wait for others, to become voters together.
+const TOGETHER_MS: Millis = 2_000;
+/// How often what the controllers have not acted on yet is repeated.
+const REPEAT_MS: Millis = 500;
+/// How long a request for new generations may take.
+const ASK_MS: u64 = 3_000;
+/// A damaged replica, or one in doubt, mostly gets well within this; then its vote is not waited for.
+const HEALING_MS: Millis = 2_000;
+/// A report that a replica is unfit is repeated with every look, and holds for this much longer.
+const UNFIT_MS: Millis = 1_500;
+/// Reports in one message, requests in one command.
+const BATCH: usize = 1_000;
+
+/// What is kept between looks.
+pub struct Members {
+    next: Millis,
+    next_seal: Millis,
+    asked: Millis,
+    /// Seals that are durable and were not sent yet.
+    reports: Vec<(GroupId, SealReport)>,
+    /// Since when learners wait for others.
+    together: BTreeMap<GroupId, Millis>,
+    /// Since when replicas here are damaged or in doubt.
+    ailing: BTreeMap<GroupId, Millis>,
+    /// Voters of groups led here that said so of themselves, and until when that holds.
+    unfit: BTreeMap<(GroupId, NodeId), Millis>,
+    peers: Vec<PeerProgress>,
+}
+
+impl Members {
+    pub(super) fn new(now: Millis) -> Self {
+        Self {
+            next: now + LOOK_MS,
+            next_seal: now,
+            asked: 0,
+            reports: Vec::new(),
+            together: BTreeMap::new(),
+            ailing: BTreeMap::new(),
+            unfit: BTreeMap::new(),
+            peers: Vec::new(),
+        }
+    }
+
+    /// Something changed that may concern any group.
+    pub(super) fn look_now(&mut self) {
+        self.next = 0;
+    }
+}
+
+/// What one look found.
+#[derive(Default)]
+struct Found {
+    changes: usize,
+    /// Groups that can go on in a new generation.
+    stuck: Vec<(GroupId, u64)>,
+    /// Groups that have to wait for replicas.
+    waiting: Vec<GroupId>,
+    /// By the node that leads them: groups whose replica here is no voter to count on.
+    unfit: BTreeMap<NodeId, Vec<GroupId>>,
+}
+
+impl Shard {
+    pub(super) fn members_deadline(&self) -> Millis {
+        match self.image.sealing.is_empty() {
+            true => self.members.next,
+            false => self.members.next.min(self.members.next_seal),
+        }
+    }
+
+    pub(super) fn tick_members(&mut self, now: Now) {
+        if now.mono >= self.members.next_seal {
+            self.members.next_seal = now.mono + REPEAT_MS;
+            self.repeat_seals(now);
+        }
+        if now.mono >= self.members.next {
+            self.members.next = now.mono + LOOK_MS + self.partitions.len() as u64 / LOOK_PARTITIONS_PER_MS;
+            self.look_at_members(now);
+        }
+    }
+
+    fn look_at_members(&mut self, now: Now) {
+        let image = self.image.clone();
+        let mut groups: Vec<GroupId> = self.partitions.keys().copied().collect();
+        groups.sort_unstable();
+        let mut found = Found::default();
+        for group in groups {
+            if found.changes == CHANGES {
+                self.members.next = now.mono + NEXT_PART_MS;
+                break;
+            }
+            if let Some((_, _, placed)) = image.group(group) {
+                self.look_at_group(now, &image, placed, &mut found);
+            }
+        }
+        if found.changes < CHANGES {
+            self.status.waiting = found.waiting;
+            let partitions = &self.partitions;
+            self.members.together.retain(|group, _| partitions.contains_key(group));
+            self.members.ailing.retain(|group, _| partitions.contains_key(group));
+            self.members.unfit.retain(|_, until| *until > now.mono);
+        }
+        for (leader, mut groups) in found.unfit {
+            while !groups.is_empty() {
+                let batch = groups.split_off(groups.len().saturating_sub(BATCH));
+                let rpc = self.next_id();
+                self.send_rpc(now, leader, rpc, &Ask::Unfit { groups: batch });
+            }
+        }
+        self.ask_for_generations(now, found.stuck);
+    }
+
+    /// Voters on this node are damaged, or may have lost something.
+    pub(super) fn note_unfit(&mut self, now: Now, node: NodeId, groups: Vec<GroupId>) {
+        let until = now.mono + UNFIT_MS + self.partitions.len() as u64 / LOOK_PARTITIONS_PER_MS;
+        let known = groups.into_iter().filter(|group| self.partitions.contains_key(group));
+        self.members.unfit.extend(known.map(|group| ((group, node), until)));
+    }
+
+    /// Whether the replica here can be counted on; false only when it has been ailing for a while.
+    fn is_fit(&mut self, now: Now, group: GroupId) -> bool {
+        let served = self.partitions.get(&group).is_some_and(|p| p.out_of_service.is_none());
+        let sound = self.engine.core(group).is_some_and(|core| core.doubt() == Doubt::None);
+        if served && sound {
+            self.members.ailing.remove(&group);
+            return true;
+        }
+        now.mono < *self.members.ailing.entry(group).or_insert(now.mono) + HEALING_MS
+    }
+
+    fn look_at_group(&mut self, now: Now, image: &Image, placed: &Placed, found: &mut Found) {
+        let group = placed.group;
+        let Some(p) = self.partitions.get(&group) else { return };
+        let (leads, leader, is_served) = (p.role == Role::Leader, p.leader, p.out_of_service.is_none());
+        let is_fit = self.is_fit(now, group);
+        if placed.sealing.is_some() {
+            return found.waiting.push(group);
+        }
+        let leader = leader.filter(|leader| !leads && !self.gone.contains_key(&leader.node));
+        if let Some(leader) = leader {
+            if !is_fit {
+                found.unfit.entry(leader.node).or_default().push(group);
+            }
+            return;
+        }
+        let mut peers = std::mem::take(&mut self.members.peers);
+        peers.clear();
+        if leads {
+            self.engine.each_peer(group, &mut |peer| peers.push(peer));
+        }
+        let is_sound = is_served && self.engine.core(group).is_some_and(|core| core.doubt() == Doubt::None);
+        let next = self.next_step(now, image, placed, is_sound, leads.then_some(&peers));
+        self.members.peers = peers;
+        if next == Next::Wait {
+            self.members.together.entry(group).or_insert(now.mono);
+        } else {
+            self.members.together.remove(&group);
+        }
+        match next {
+            Next::Change { voters, learners } => {
+                found.changes += 1;
+                self.change_members(now, group, voters, learners);
+            }
+            Next::Stuck { provable: true } if is_sound => found.stuck.push((group, placed.generation)),
+            Next::Stuck { .. } => found.waiting.push(group),
+            Next::Nothing | Next::Wait => {}
+        }
+    }
+
+    /// What is to be done about a group; `peers` as its leader knows them.
+    fn next_step(
+        &self,
+        now: Now,
+        image: &Image,
+        placed: &Placed,
+        is_sound: bool,
+        peers: Option<&Vec<PeerProgress>>,
+    ) -> Next {
+        let group = placed.group;
+        let Some(core) = self.engine.core(group) else { return Next::Nothing };
+        // A generation that the image does not know of is another node's news: our log of the controllers is behind.
+        if core.epoch().generation.0 != placed.generation {
+            return Next::Nothing;
+        }
+        let me = core.replica();
+        let peer = |replica: ReplicaId| peers?.iter().find(|peer| peer.replica == replica);
+        let is_heard =
+            |replica| peer(replica).is_some_and(|p| now.mono.saturating_sub(p.heard_ms) < HEARD_MS);
+        let is_gone = |replica: ReplicaId| {
+            if replica == me {
+                return !is_sound;
+            }
+            let unfit = self.members.unfit.get(&(group, replica.node));
+            if unfit.is_some_and(|until| *until > now.mono) {
+                return true;
+            }
+            let dead = image.brokers.get(&replica.node).is_none_or(|broker| broker.dead);
+            !is_heard(replica) && (dead || !placed.replicas.contains(&replica) || !image.holds(&replica))
+        };
+        let is_live = |replica: ReplicaId| {
+            image.holds(&replica) && image.brokers.get(&replica.node).is_some_and(|b| !b.fenced)
+        };
+        let since = self.members.together.get(&group);
+        let view = View {
+            configuration: core.configuration().0,
+            me,
+            assigned: &placed.replicas,
+            is_gone: &is_gone,
+            is_heard: &is_heard,
+            is_live: &is_live,
+            is_caught_up: &|replica| peer(replica).is_some_and(|peer| peer.is_caught_up),
+            min_voters: self.config.node.shrink_min_voters,
+            is_patience_over: since.is_some_and(|since| now.mono >= since + TOGETHER_MS),
+        };
+        match peers {
+            Some(_) => members::next(&view),
+            None => members::is_stuck(&view).unwrap_or(Next::Nothing),
+        }
+    }
+
+    fn change_members(&mut self, now: Now, group: GroupId, voters: Vec<ReplicaId>, learners: Vec<ReplicaId>) {
+        let Some(core) = self.engine.core(group) else { return };
+        let (current, expected) = core.configuration();
+        if !core.is_established() || expected.index > core.commit() {
+            return;
+        }
+        let nodes = |replicas: &[ReplicaId]| replicas.iter().map(|r| r.node.0).collect::<Vec<_>>();
+        let from = nodes(&current.voters);
+        let (to, rest) = (nodes(&voters), nodes(&learners));
+        match self.engine.change_membership(now.mono, group, expected, voters, learners) {
+            Ok(entry) => {
+                tracing::info!(%group, %entry, ?from, voters = ?to, learners = ?rest, "members change");
+            }
+            // The next look will see what stood in the way.
+            Err(error) => {
+                tracing::debug!(%group, %error, voters = ?to, learners = ?rest, "members stay");
+            }
+        }
+    }
+
+    /// Groups whose dead voters leave no quorum, and whose others prove that nothing can be lost.
+    fn ask_for_generations(&mut self, now: Now, mut stuck: Vec<(GroupId, u64)>) {
+        if stuck.is_empty() || now.mono < self.members.asked + REPEAT_MS {
+            return;
+        }
+        self.members.asked = now.mono;
+        tracing::warn!(groups = stuck.len(), "no quorum is left; asking for new generations");
+        let node = self.node();
+        while !stuck.is_empty() {
+            let groups = stuck.split_off(stuck.len().saturating_sub(BATCH));
+            let command = CtlCommand::Seal { node, groups };
+            self.route(now, command, now.mono + ASK_MS, Target::Internal);
+        }
+    }
+
+    /// What the controller log says of the group's generation, told to its replica here; any number of times.
+    pub(super) fn tell_generation(&mut self, now: Now, group: GroupId) {
+        let image = self.image.clone();
+        let Some((_, _, placed)) = image.group(group) else { return };
+        if let Some(decision) = &placed.opening {
+            self.engine.decide(now.mono, group, (**decision).clone());
+        }
+        if let Some(plan) = placed.sealing {
+            self.engine.seal(now.mono, group, Generation(placed.generation), plan);
+        }
+    }
+
+    /// Until a decision is in the log the controllers may not have heard of a seal.
+    fn repeat_seals(&mut self, now: Now) {
+        let image = self.image.clone();
+        for group in image.sealing.iter().filter(|group| self.partitions.contains_key(group)) {
+            if let Some(plan) = image.group(*group).and_then(|(_, _, placed)| placed.sealing) {
+                let generation = Generation(image.group(*group).map_or(0, |(_, _, p)| p.generation));
+                self.engine.seal(now.mono, *group, generation, plan);
+            }
+        }
+    }
+
+    pub(super) fn on_generation(&mut self, now: Now, group: GroupId, what: GenerationEffect) {
+        match what {
+            GenerationEffect::Sealed(report) if group != CONTROLLER => {
+                self.members.reports.push((group, report));
+            }
+            GenerationEffect::TakeOverRefused { generation, reason } => {
+                tracing::error!(%group, %generation, reason, "this replica was to take its group over and is not what was \
+                    decided on");
+            }
+            GenerationEffect::Reopened { generation, commit } => {
+                tracing::warn!(%group, %generation, %commit, "a new generation of the group");
+                if let Some(p) = self.partitions.get_mut(&group) {
+                    p.on_reopened(commit, self.engine.store());
+                }
+                self.members.next = self.members.next.min(now.mono + NEXT_PART_MS);
+            }
+            GenerationEffect::TermsUsedUp => {
+                tracing::error!(%group, "the terms of this generation are used up")
+            }
+            what => tracing::debug!(%group, ?what, "generation"),
+        }
+    }
+
+    /// Tells the controllers of seals, many in one message.
+    pub(super) fn send_reports(&mut self, now: Now) {
+        if self.members.reports.is_empty() {
+            return;
+        }
+        let mut reports = std::mem::take(&mut self.members.reports);
+        match self.controller_to_ask() {
+            Some(leader) if leader == self.node() => self.on_seal_reports(now, reports),
+            Some(leader) => {
+                while !reports.is_empty() {
+                    let batch = reports.split_off(reports.len().saturating_sub(BATCH));
+                    let rpc = self.next_id();
+                    self.send_rpc(now, leader, rpc, &Ask::Sealed { reports: batch });
+                }
+            }
+            // They are repeated.
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Who votes in a group: what its leader should ask for next, or what stands in the way of any leader (safety.md F2, F5, F24).
+//!
+//! The controllers say where a group's replicas are to be and which brokers are dead; that is one record per death, however many
+//! groups it concerns. The leader of each group compares this with the configuration in its log and changes one step at a time
+//! (decision 0009). Pure; called by `broker::shard` for every replica now and then. Not here: how members change
+//! (`raftlog::core::membership`), how a generation ends (`generations`). Invariants:
+//! - *shrink first*: a voter that is gone ceases to vote before anything else is waited for, as soon as the others can commit that;
+//!   it stays as a learner, with the identity it has, unless its disk is another one;
+//! - who becomes a voter is caught up; all that are go in one joint change where possible;
+//! - never fewer voters than `shrink.min.voters` by a shrink.
+
+use crate::raftlog::generation::meets_every_majority;
+use crate::raftlog::message::Configuration;
+use crate::segment::ReplicaId;
+
+/// What a replica knows of its group.
+pub struct View<'a> {
+    /// In force at this replica, committed or not.
+    pub configuration: &'a Configuration,
+    /// This replica.
+    pub me: ReplicaId,
+    /// Where the image wants replicas, preferred leader first.
+    pub assigned: &'a [ReplicaId],
+    /// Not to be counted on: the broker is dead and silent, or the replica is damaged, or not on its broker's disk.
+    pub is_gone: &'a dyn Fn(ReplicaId) -> bool,
+    /// As leader: it was heard a moment ago.
+    pub is_heard: &'a dyn Fn(ReplicaId) -> bool,
+    /// Its broker is in service.
+    pub is_live: &'a dyn Fn(ReplicaId) -> bool,
+    /// It holds the log durably and keeps up, as the leader sees it.
+    pub is_caught_up: &'a dyn Fn(ReplicaId) -> bool,
+    /// `shrink.min.voters`.
+    pub min_voters: usize,
+    /// Learners that are on their way were waited for long enough.
+    pub is_patience_over: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// All is as it should be, or under way, or cannot be helped from here.
+    Nothing,
+    /// Some learners could vote; the others are waited for, to take them in together.
+    Wait,
+    /// As leader: ask for these members.
+    Change {
+        /// Voters to be.
+        voters: Vec<ReplicaId>,
+        /// Learners to be.
+        learners: Vec<ReplicaId>,
+    },
+    /// No quorum is left among those that are not gone.
+    Stuck {
+        /// Those that are not gone meet every majority: sealed, they prove that nothing can be lost, and the group may go on.
+        provable: bool,
+    },
+}
+
+/// Whether the group can have no leader, as far as this replica can tell.
+pub fn is_stuck(view: &View<'_>) -> Option<Next> {
+    let gone = view.is_gone;
+    if view.configuration.voters.is_empty() || view.configuration.is_quorum(|r| !gone(r)) {
+        return None;
+    }
+    // A generation begins with one voter.
+    let provable = view.min_voters <= 1 && meets_every_majority(view.configuration, |r| !gone(r));
+    Some(Next::Stuck { provable })
+}
+
+/// What the leader should do next.
+pub fn next(view: &View<'_>) -> Next {
+    if let Some(stuck) = is_stuck(view) {
+        return stuck;
+    }
+    if view.configuration.is_joint() {
+        return Next::Nothing;
+    }
+    let current = view.configuration;
+    let stays = |r: &ReplicaId| *r == view.me || (view.assigned.contains(r) && !(view.is_gone)(*r));
+    let ready: Vec<ReplicaId> = current.learners.iter().copied().filter(|r| may_vote(view, *r)).collect();
+    let coming = |r: &&ReplicaId| !current.voters.contains(r) && !ready.contains(r) && is_coming(view, **r);
+    let is_awaited = !view.is_patience_over && view.assigned.iter().any(|r| coming(&r));
+    let mut voters: Vec<ReplicaId> = current.voters.iter().copied().filter(stays).collect();
+    if !is_awaited {
+        voters.extend(&ready);
+    }
+    // Too few: the first of those that are gone stay, to no avail but by order.
+    let gone = current.voters.iter().copied().filter(|r| !stays(r) && view.assigned.contains(r));
+    let missing = view.min_voters.saturating_sub(voters.len());
+    voters.extend(gone.take(missing));
+    let learners = learners(view, &voters);
+    let place = |r: &ReplicaId| view.assigned.iter().position(|a| a == r).unwrap_or(usize::MAX);
+    voters.sort_by_key(place);
+    let same = |a: &[ReplicaId], b: &[ReplicaId]| a.len() == b.len() && a.iter().all(|r| b.contains(r));
+    match same(&voters, &current.voters) && same(&learners, &current.learners) {
+        true if is_awaited && !ready.is_empty() => Next::Wait,
+        // What nobody is there to commit would only be one more configuration to be proved.
+        false if current.is_quorum(|r| r == view.me || (view.is_heard)(r)) => {
+            Next::Change { voters, learners }
+        }
+        _ => Next::Nothing,
+    }
+}
+
+fn may_vote(view: &View<'_>, replica: ReplicaId) -> bool {
+    is_coming(view, replica) && (view.is_caught_up)(replica)
+}
+
+/// It may be a voter sooner or later.
+fn is_coming(view: &View<'_>, replica: ReplicaId) -> bool {
+    view.assigned.contains(&replica)
+        && !view.configuration.is_retired(replica)
+        && (view.is_live)(replica)
+        && !(view.is_gone)(replica)
+}
+
+/// Who is to be replicated to without a vote: of the members all that are to be here, of the others those in service.
+fn learners(view: &View<'_>, voters: &[ReplicaId]) -> Vec<ReplicaId> {
+    let current = view.configuration;
+    let joins = |r: &ReplicaId| {
+        // Another replica of its node has to leave first.
+        let replaces = current.members().any(|known| known.node == r.node && known != *r);
+        current.is_member(*r) || (is_coming(view, *r) && !replaces)
+    };
+    view.assigned.iter().copied().filter(|r| !voters.contains(r) && joins(r)).collect()
+}

@@ -1,0 +1,370 @@
+//! Switches that break the product on purpose, one rule each: a suite that does not fail then has a hole.
+//!
+//! Called by product code as `on(Mutation::X)` at the very place where a rule is kept. Without the feature `mutations` that is
+//! `false` at compile time and nothing of this is left, names included (`tests/cli.rs` looks for them in the binary). With it a switch is on
+//! for a thread inside `with`, or for a whole process by `KONTIKI_MUTATION=Name,Name`.
+//!
+//! Beside each switch stands who must notice, within how many seeds, and as a violation of what. `tests` holds that against the library's own suites,
+//! `tests/sim/mutations.rs` against whole clusters; both: `tests/mutations.sh`. The table in docs/testing.md is held to this one.
+//! Not here: faults of the world (disks, networks, crashes); those are the simulators'.
+//! Invariant: a switch breaks one rule and nothing else, and only while it is on.
+
+#[cfg(all(test, feature = "mutations"))]
+mod tests;
+
+/// Whether this rule is to be broken.
+#[cfg(not(feature = "mutations"))]
+#[inline(always)]
+pub const fn on(_: Mutation) -> bool {
+    false
+}
+
+#[cfg(feature = "mutations")]
+pub use switched::{on, violation, with};
+
+/// Defines the switches, and with the feature what is known of each.
+macro_rules! mutations {
+    ($($(#[doc = $breaks:literal])+ $name:ident: $rule:literal, $part:expr, $seeds:literal, [$($says:literal),+];)+) => {
+        /// A rule to break; each says what happens instead.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutation {
+            $($(#[doc = $breaks])+ $name,)+
+        }
+
+        #[cfg(feature = "mutations")]
+        impl Mutation {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// What is known of it.
+            pub fn case(self) -> Case {
+                use Part::*;
+                match self {
+                    $(Self::$name => Case {
+                        breaks: concat!($($breaks),+).trim(),
+                        rule: $rule,
+                        part: $part,
+                        seeds: $seeds,
+                        says: &[$($says),+],
+                    },)+
+                }
+            }
+        }
+    };
+}
+
+/// A switch, and who must notice it.
+#[cfg(feature = "mutations")]
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What happens instead of what should.
+    pub breaks: &'static str,
+    /// The rule's sources: sections of the Raft paper, of safety.md (F), of the design (P, section).
+    pub rule: &'static str,
+    /// Part of the suite that must fail.
+    pub part: Part,
+    /// Within so many seeds.
+    pub seeds: u64,
+    /// One of these must be in what it says: a failure for any other reason is an accident.
+    pub says: &'static [&'static str],
+}
+
+/// Parts of the suite.
+#[cfg(feature = "mutations")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `raftlog::core::tests::simulation`: clusters of cores under faults.
+    Cores,
+    /// `raftlog::core::tests::doubt`: the same with amnesia.
+    Amnesia,
+    /// A golden script of the core.
+    Script(&'static str),
+    /// `segment::tests::crash`: random work and power cuts.
+    PowerCuts,
+    /// A single test of the library.
+    Test(&'static str),
+    /// `tests/sim`: whole clusters.
+    Clusters,
+    /// `tests/sim`, `reads`: leaders cut off from the others, asked for their ends.
+    CutOffLeader,
+}
+
+#[cfg(feature = "mutations")]
+impl Part {
+    /// Whether `tests/sim` is to run it.
+    pub fn is_of_clusters(self) -> bool {
+        matches!(self, Self::Clusters | Self::CutOffLeader)
+    }
+}
+
+#[cfg(feature = "mutations")]
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cores => f.write_str("*cores*"),
+            Self::Amnesia => f.write_str("*amnesia*"),
+            Self::Script(name) => write!(f, "script `{name}`"),
+            Self::PowerCuts => f.write_str("*power cuts*"),
+            Self::Test(name) => write!(f, "`{name}`"),
+            Self::Clusters => f.write_str("*clusters*"),
+            Self::CutOffLeader => f.write_str("*cut-off leaders*"),
+        }
+    }
+}
+
+mutations! {
+    // Storage.
+    /// a round counts as durable without the journal's fsync
+    SkipJournalSync: "P1, design 4", PowerCuts, 5, ["was durable", "is sound"];
+    /// a round by reference counts without the fsync of its segments
+    SkipExtentSync: "F12, safety 3", PowerCuts, 10, ["was durable", "is sound"];
+    /// a checkpoint names segments that were not fsynced
+    SkipCheckpointSync: "F8, design 4", PowerCuts, 10, ["was durable", "is sound"];
+    /// names of new files are not made durable
+    SkipDirectorySync: "design 4", PowerCuts, 10, ["was durable", "is sound"];
+    /// the manifest is written before the segments it names are fsynced
+    ManifestBeforeSegments: "F8, design 4", PowerCuts, 200, ["was durable", "is sound"];
+    /// journal files are freed before the checkpoint that makes them obsolete
+    FreeJournalEarly: "F8", PowerCuts, 20, ["was durable", "is sound", "no sound manifest"];
+    /// a checkpoint leaves the votes out: an idle group's is nowhere then
+    DropIdleVotes: "F8", PowerCuts, 10, ["was durable"];
+    /// recovery fsyncs what it takes over, and does not write it again
+    TakeOverWithoutWriting: "F9", Test("segment::tests::crash::failed_sync_then_restart_in_the_same_boot_then_power_cut_keeps_what_the_restart_showed"), 1, ["is sound", "was durable", "damaged: entry"];
+    /// recovery does not fsync what it writes again
+    SkipSyncAtRecovery: "F9", PowerCuts, 20, ["was durable", "is sound"];
+    /// a failed fsync is made again, and believed
+    RetryFailedSync: "design 4", Test("segment::tests::crash::failed_sync_then_power_cut_loses_nothing_completed"), 1, ["was durable", "is sound"];
+    /// a damaged batch ends the journal like a torn one
+    DamageIsEndOfLog: "F8, P5", Test("segment::tests::sweep::damaged_journal_never_lies"), 1, ["without a word", "forgot its vote", "a group is gone"];
+    /// a torn batch is taken for a damaged one
+    TearIsDamage: "F8", PowerCuts, 20, ["was durable", "is sound"];
+    /// an extent that a torn round left unfinished is taken for a damaged one
+    TornExtentIsDamage: "F12, safety 3", PowerCuts, 20, ["was durable", "is sound"];
+    /// batches do not say that the one before is complete
+    ForgetDurableThrough: "F8", Test("segment::tests::sweep::damaged_journal_never_lies"), 1, ["without a word", "forgot its vote", "a group is gone"];
+    /// after a truncation the log goes on in place, over what was cut
+    CutInPlace: "F7", PowerCuts, 20, ["was durable", "is sound", "assertion `left == right` failed: seed"];
+    /// what a round that never completed left in a segment is written over
+    OverwriteLeftovers: "F7", Test("segment::tests::basics::leftovers_of_a_torn_round_are_never_written_over"), 1, ["seed 0", "seed 1", "stays as it was"];
+    /// bytes from a map are served without their CRC
+    SkipReadCheck: "P5, design 4", Test("segment::tests::sweep::damaged_segment_never_lies"), 1, ["serves a wrong entry"];
+    /// the scrub reads and does not check
+    ScrubWithoutCheck: "design 4", Test("segment::tests::scrubbing::flipped_bit_is_found_without_a_reader"), 1, ["found"];
+    /// a repair takes entries of any epoch
+    MendWithAnything: "decisions/0007", Test("segment::tests::repairs::entry_of_another_epoch_is_not_taken"), 1, ["segment/tests/repairs.rs"];
+    /// entries are taken before there is space for them
+    SpaceAfterAppend: "F13", Test("segment::tests::faults::granted_append_meets_no_full_disk_even_where_it_rolls"), 1, ["what was taken has its space", "it was granted"];
+    /// a take-over stores its entry and not the state that goes with it
+    TakeOverWithoutState: "F2", Test("raftlog::engine::tests::power_cut_at_any_write_of_a_take_over_leaves_all_or_nothing_of_it"), 1, ["raftlog/engine/tests.rs"];
+
+    // Raft.
+    /// the leader counts its own copy from the append on
+    CountUnsyncedOwn: "P1", Cores, 10, ["voters hold it"];
+    /// an append is acknowledged before it is durable
+    AcknowledgeUnsynced: "P1, Raft fig. 2", Cores, 10, ["which is not durable"];
+    /// answers to beats name entries that are not durable
+    BeatUnsynced: "P1", Cores, 10, ["which is not durable"];
+    /// votes and acknowledgements leave before what they promise is stored
+    SpeakBeforeStored: "Raft fig. 2", Cores, 10, ["before it is durable", "which is not durable"];
+    /// learners count for commit
+    CountLearners: "P1, Raft §6", Cores, 50, ["voters hold it"];
+    /// entries of older terms are committed by counting
+    CommitOldTerm: "Raft §5.4.2", Cores, 20, ["of an older epoch"];
+    /// a follower commits whatever its log ends with
+    CommitUnverified: "Raft §5.3", Cores, 50, ["committed entry changed", "lacks committed"];
+    /// a vote is forgotten when stepping down within its term
+    ForgetVoteOnStepDown: "Raft §5.2", Test("mutation::tests::raft_paper::candidate_meeting_the_leader_of_its_term_returns_to_follower"), 1, ["raft_paper.rs"];
+    /// a vote is forgotten with the process
+    ForgetVoteOnRestart: "Raft fig. 2", Script("election/vote_survives_a_restart"), 1, ["another trace", "votes twice"];
+    /// votes go to logs that end earlier
+    VoteForShorterLog: "Raft §5.4.1", Cores, 50, ["lacks committed", "two leaders in"];
+    /// entries are taken without their predecessor
+    SkipLogMatching: "Raft §5.3", Cores, 10, ["does not continue the log", "committed entry changed", "poisoned"];
+    /// committed entries are cut if a leader says so
+    TruncateCommitted: "Raft §5.4.3", Script("append/cut_at_or_below_commit_is_poison"), 1, ["truncates committed entry"];
+    /// elections begin without pre-votes
+    SkipPreVote: "thesis §9.6", Test("raftlog::core::tests::simulation::bad_links_terms_stay_bounded_and_commits_go_on"), 1, ["deaf follower"];
+    /// votes are given although the leader is heard
+    DisturbLiveLeader: "thesis §4.2.3", Script("election/votes_are_refused_while_the_leader_is_heard"), 1, ["another trace"];
+    /// a leader that hears nobody leads on
+    SkipCheckQuorum: "thesis §6.2", Script("election/leader_without_answers_steps_down"), 1, ["another trace"];
+    /// a leader confirms reads without asking anybody
+    ReadWithoutRound: "Raft §8, F17", CutOffLeader, 10, ["F17"];
+    /// answers to beats that were on their way confirm a read
+    ReadByOldBeat: "Raft §8, F17", CutOffLeader, 10, ["F17"];
+    /// reads are confirmed before an entry of the own term is committed
+    ReadWithoutOwnCommit: "Raft §8, F17", Cores, 50, ["was committed before it"];
+
+    // Membership.
+    /// C_new is appended right behind C_old,new
+    LeaveJointEarly: "Raft §6, F2", Cores, 100, ["does not follow", "lacks committed", "two leaders in", "committed entry changed", "the lossless base"];
+    /// the new half alone decides in a joint configuration
+    JointByNewHalf: "Raft §6", Cores, 50, ["voters hold it"];
+    /// the old half alone decides in a joint configuration
+    JointByOldHalf: "Raft §6", Cores, 50, ["voters hold it"];
+    /// a learner becomes a voter before it has caught up
+    PromoteLagging: "thesis §4.2.1", Script("configuration/learner_behind_is_not_promoted"), 1, ["another trace"];
+    /// members change before an entry of the leader's term is committed
+    ChangeBeforeOwnCommit: "Ongaro 2015, R28", Script("configuration/refusals"), 1, ["another trace"];
+    /// a change begins before the one before it is committed
+    OverlapChanges: "Raft §6", Cores, 50, ["does not follow", "lacks committed"];
+    /// a configuration stays in force when its entry is cut
+    KeepTruncatedConfiguration: "thesis §4.1", Cores, 400, ["is not the newest of the log"];
+    /// the id of a former member is taken again
+    ReuseReplicaId: "F6", Cores, 100, ["a retired id came back"];
+    /// what a peer acknowledged in an earlier life still counts
+    KeepMatchOfOldProcess: "F6", Amnesia, 50, ["voters hold it", "not whole within 60 s"];
+
+    // Generations.
+    /// messages of a higher generation are taken like those of a higher term
+    IgnoreGeneration: "F2, F3", Cores, 50, ["is sealed and says", "lacks committed", "two leaders in", "a sealed log changes"];
+    /// configurations of the generation before stay in force
+    KeepOldConfiguration: "F3", Cores, 100, ["led in two generations", "two leaders in", "lacks committed", "the lossless base", "committed entry changed"];
+    /// a seal is kept in memory alone
+    VolatileSeal: "F2", Cores, 20, ["reports a seal that is not durable"];
+    /// a sealed replica goes on answering
+    IgnoreSeal: "F2", Cores, 20, ["is sealed and says", "a sealed log changes"];
+    /// a seal is reported before the log behind it is durable
+    ReportSealEarly: "F2", Test("raftlog::engine::tests::seal_is_reported_only_when_all_before_it_is_durable"), 1, ["before the seal was durable"];
+    /// the survivor takes over wherever its log ends
+    TakeOverAnywhere: "F2", Test("mutation::tests::raft_paper::survivor_that_is_not_exactly_what_was_decided_on_refuses"), 1, ["its log does not end at"];
+    /// a lost quorum is judged by the new half of a joint configuration alone
+    JudgeByOneHalf: "F2", Test("raftlog::generation::tests::cases_of_the_shrink_table_are_judged_as_it_says"), 1, ["may have committed without A"];
+    /// any sealed voter makes a plan lossless
+    CallEverythingLossless: "F2, P4", Cores, 200, ["the lossless base", "lacks committed", "committed entry changed", "two leaders in", "led in two generations"];
+    /// the worst log survives
+    WorstSurvives: "F2", Cores, 50, ["the lossless base", "lacks committed", "committed entry changed"];
+    /// who may have lost entries survives
+    UnsoundSurvives: "F2", Test("raftlog::generation::tests::cases_of_the_shrink_table_are_judged_as_it_says"), 1, ["whoever is in doubt does not survive"];
+    /// a generation begins right above its survivor's own term
+    LowFirstTerm: "F4", Script("generation/first_term_is_above_every_term_of_the_generation_before"), 1, ["another trace"];
+
+    // Doubt.
+    /// grants of replicas in doubt count like any others
+    CountDoubtfulVotes: "F11", Amnesia, 50, ["lacks committed", "committed entry changed"];
+    /// who may have lost its vote counts for commit and reads
+    CountLostVotes: "F11", Amnesia, 1000, ["lacks committed", "committed entry changed", "two leaders in"];
+    /// a lost vote is cleared without a round of the leader
+    LeaveDoubtUnconfirmed: "F11", Amnesia, 3000, ["lacks committed", "committed entry changed", "two leaders in"];
+    /// beyond three voters a lost vote is cleared by an election older than the loss
+    ClearByOldElection: "F11", Script("doubt/lost_vote_among_five_waits_for_the_next_election"), 1, ["another trace"];
+    /// a leader tells its end before it has committed in its term
+    EndBeforeOwnCommit: "F11", Script("doubt/doubtful_grant_is_no_majority"), 1, ["another trace"];
+    /// who finds entries damaged is not in doubt for it
+    DamageWithoutDoubt: "F11", Script("doubt/damaged_follower_waits_for_its_repair"), 1, ["another trace"];
+
+    // Nodes.
+    /// replicas vote and stand before their broker is registered
+    NoBootGate: "F16", Clusters, 50, ["F16"];
+    /// a process that was stopped for its whole session goes on as if nothing had been
+    NoFenceAfterStop: "F16", Clusters, 100, ["F16"];
+    /// messages that wait for storage leave at once
+    SendBeforeStored: "P1", Clusters, 50, ["I1", "I6", "Vote:"];
+    /// slots that stand for nothing are not told to the leader
+    ForgetBeatExceptions: "decisions/0005", Test("raftlog::engine::tests::quiet::group_removed_from_a_follower_counts_as_silent"), 1, ["answers of other groups are not its own"];
+    /// messages of former processes are taken
+    IgnoreIncarnations: "F6", Test("raftlog::engine::tests::message_of_a_former_process_is_dropped"), 1, ["a former process"];
+    /// messages to another replica of the node are taken
+    IgnoreReplicaIds: "F6", Test("raftlog::engine::tests::message_of_a_former_process_is_dropped"), 1, ["another replica"];
+    /// a wiped disk takes up the replicas that were on the one before, under their ids
+    AdoptOldIdentity: "F6", Clusters, 300, ["Vote:", "I1", "Leader completeness", "Election safety", "I6"];
+    /// replicas are deleted because the metadata does not name them (yet)
+    DeleteByAbsence: "F20, I13", Clusters, 20, ["I13", "Vote:"];
+
+    // What clients see.
+    /// produce with acks=all is answered at the append
+    AcknowledgeAtAppend: "P1", Clusters, 5, ["I1"];
+    /// produce is answered before min.insync.replicas hold it
+    IgnoreMinInsync: "P1, F15", Clusters, 50, ["F15"];
+    /// the high watermark is the end of the log
+    ServeUncommitted: "P2", Clusters, 5, ["I7"];
+    /// sequences of producers are not looked at
+    SkipSequenceCheck: "F21, KIP-98", Clusters, 50, ["I5", "I4"];
+    /// a duplicate is answered before its original is committed
+    AnswerDuplicateEarly: "F21", Clusters, 50, ["I1"];
+    /// a truncation does not roll the producer state back
+    KeepProducersOfCutBatches: "F21", Clusters, 100, ["I1", "I4", "orderly"];
+    /// ends of logs are told without a confirmed round
+    AnswerUnconfirmed: "F17", CutOffLeader, 10, ["F17"];
+    /// a follower calls offsets beyond its end out of range
+    OutOfRangeOnFollower: "F17", Clusters, 50, ["F17"];
+    /// a replica that has not seen an epoch's end tells readers where it ended
+    SendReadersBack: "F17, KIP-595", Clusters, 50, ["I7"];
+
+    // Controllers.
+    /// blocks of producer ids are given out twice
+    RepeatProducerIds: "KIP-98", Test("ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice"), 1, ["src/ctl/tests"];
+    /// a new controller leader grants nobody a session
+    NoFirstSession: "F19", Test("ctl::tests::liveness::new_controller_leader_grants_every_broker_a_full_session"), 1, ["ctl/tests/liveness.rs"];
+    /// numbers of the controller log forget its generation
+    NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
+}
+
+/// The build in which there are switches.
+#[cfg(feature = "mutations")]
+mod switched {
+    use super::Mutation;
+    use std::cell::{Cell, RefCell};
+    use std::panic::{self, AssertUnwindSafe};
+    use std::sync::{Once, OnceLock};
+
+    thread_local! {
+        static ON: Cell<Option<Mutation>> = const { Cell::new(None) };
+        /// Where the last panic of this thread came from, while somebody wants to know.
+        static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+    }
+
+    /// Whether this rule is to be broken: in this thread, or in the whole process.
+    #[inline(always)]
+    pub fn on(mutation: Mutation) -> bool {
+        ON.get() == Some(mutation) || everywhere().contains(&mutation)
+    }
+
+    /// Those that `KONTIKI_MUTATION` names.
+    fn everywhere() -> &'static [Mutation] {
+        static NAMED: OnceLock<Vec<Mutation>> = OnceLock::new();
+        NAMED.get_or_init(|| {
+            let names = std::env::var("KONTIKI_MUTATION").unwrap_or_default();
+            let find = |name: &str| {
+                let known = Mutation::ALL.iter().find(|m| format!("{m:?}") == name);
+                *known.unwrap_or_else(|| panic!("KONTIKI_MUTATION: no switch is called {name:?}"))
+            };
+            names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(find).collect()
+        })
+    }
+
+    /// Runs with a switch on in this thread.
+    pub fn with<T>(mutation: Mutation, run: impl FnOnce() -> T) -> T {
+        struct Off(Option<Mutation>);
+        impl Drop for Off {
+            fn drop(&mut self) {
+                ON.set(self.0);
+            }
+        }
+        let _off = Off(ON.replace(Some(mutation)));
+        run()
+    }
+
+    /// What a run says if it panics, and where; it says it to nobody else.
+    pub fn violation(run: impl FnOnce()) -> Option<String> {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let usual = panic::take_hook();
+            panic::set_hook(Box::new(move |info| {
+                let place = info.location().map(ToString::to_string).unwrap_or_default();
+                let wanted =
+                    PLACE.with_borrow_mut(|known| known.as_mut().map(|known| *known = place).is_some());
+                if !wanted {
+                    usual(info);
+                }
+            }));
+        });
+        PLACE.set(Some(String::new()));
+        let done = panic::catch_unwind(AssertUnwindSafe(run));
+        let place = PLACE.take().unwrap_or_default();
+        let cause = done.err()?;
+        let text = cause.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
+        Some(format!("{text} (at {place})"))
+    }
+}

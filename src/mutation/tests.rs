@@ -1,0 +1,130 @@
+//! Every switch that the library's own suites can show is caught within its seeds, as what it is, and the very seed that catches it
+//! holds without it. `tests/mutations.sh` runs this; `KONTIKI_ONLY=Name` runs one.
+
+/// Tests of the core from outside, here within reach of switches.
+#[path = "../../tests/raft_paper.rs"]
+mod raft_paper;
+
+use super::{Mutation, Part, on, violation, with};
+use crate::raftlog::core::tests::{doubt, scripts, simulation};
+use crate::segment::tests::crash;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// Tests of the library, by their paths.
+macro_rules! tests {
+    ($($first:ident $(:: $rest:ident)*),+ $(,)?) => {
+        &[$((concat!(stringify!($first) $(, "::", stringify!($rest))*), crate::$first $(::$rest)* as fn())),+]
+    };
+}
+
+const TESTS: &[(&str, fn())] = tests![
+    segment::tests::crash::failed_sync_then_restart_in_the_same_boot_then_power_cut_keeps_what_the_restart_showed,
+    segment::tests::crash::failed_sync_then_power_cut_loses_nothing_completed,
+    segment::tests::faults::granted_append_meets_no_full_disk_even_where_it_rolls,
+    segment::tests::sweep::damaged_journal_never_lies,
+    segment::tests::sweep::damaged_segment_never_lies,
+    segment::tests::basics::leftovers_of_a_torn_round_are_never_written_over,
+    segment::tests::scrubbing::flipped_bit_is_found_without_a_reader,
+    segment::tests::repairs::entry_of_another_epoch_is_not_taken,
+    raftlog::core::tests::simulation::bad_links_terms_stay_bounded_and_commits_go_on,
+    mutation::tests::raft_paper::candidate_meeting_the_leader_of_its_term_returns_to_follower,
+    mutation::tests::raft_paper::survivor_that_is_not_exactly_what_was_decided_on_refuses,
+    raftlog::generation::tests::cases_of_the_shrink_table_are_judged_as_it_says,
+    raftlog::engine::tests::power_cut_at_any_write_of_a_take_over_leaves_all_or_nothing_of_it,
+    raftlog::engine::tests::seal_is_reported_only_when_all_before_it_is_durable,
+    raftlog::engine::tests::message_of_a_former_process_is_dropped,
+    raftlog::engine::tests::quiet::group_removed_from_a_follower_counts_as_silent,
+    ctl::tests::liveness::new_controller_leader_grants_every_broker_a_full_session,
+    ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice,
+    ctl::tests::image::number_of_an_entry_orders_by_generation_then_index,
+];
+
+fn run(part: Part, seed: u64) {
+    match part {
+        Part::Cores => simulation::run_seed(seed),
+        Part::Amnesia => doubt::run_seed(seed),
+        Part::Script(name) => scripts::check(name),
+        Part::PowerCuts => crash::power_cuts(seed, 6),
+        Part::Test(name) => {
+            let (_, test) = TESTS.iter().find(|(known, _)| *known == name).expect("a test of the list");
+            test();
+        }
+        Part::Clusters | Part::CutOffLeader => unreachable!("tests/sim/mutations.rs"),
+    }
+}
+
+/// The first seed in which the switch is noticed.
+fn first(mutation: Mutation) -> Result<u64, String> {
+    let case = mutation.case();
+    for seed in 0..case.seeds {
+        let Some(why) = violation(|| with(mutation, || run(case.part, seed))) else { continue };
+        if !case.says.iter().any(|word| why.contains(word)) {
+            return Err(format!("seed {seed} fails by accident: {why}"));
+        }
+        return match violation(|| run(case.part, seed)) {
+            None => Ok(seed),
+            Some(why) => Err(format!("seed {seed} fails without it too: {why}")),
+        };
+    }
+    Err(format!("survives {} seeds", case.seeds))
+}
+
+#[test]
+fn every_switch_of_the_library_is_caught() {
+    let only = std::env::var("KONTIKI_ONLY").ok().filter(|name| !name.is_empty());
+    let named = |m: &&Mutation| only.as_ref().is_none_or(|name| *name == format!("{m:?}"));
+    let cases = Mutation::ALL.iter().filter(|m| !m.case().part.is_of_clusters()).filter(named);
+    let cases: Vec<Mutation> = cases.copied().collect();
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let worker = || {
+        while let Some(mutation) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let begun = Instant::now();
+            match first(*mutation) {
+                Ok(seed) => println!(
+                    "{mutation:?}: seed {seed} of {} ({} ms)",
+                    mutation.case().seeds,
+                    begun.elapsed().as_millis()
+                ),
+                Err(why) => wrong.lock().expect("nobody panics here").push(format!("{mutation:?} {why}")),
+            }
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(worker))));
+    let wrong = wrong.into_inner().expect("nobody panics here");
+    assert!(wrong.is_empty(), "{} of {} switches:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+}
+
+/// docs/testing.md lists every switch, as it is here; the seeds that noticed first are the page's own.
+#[test]
+fn table_of_the_documentation_is_this_one() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/testing.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let row = |m: &Mutation| {
+        let case = m.case();
+        format!("| `{m:?}` | {} ({}) | {} | {} |", case.breaks, case.rule, case.part, case.seeds)
+    };
+    let missing: Vec<String> = Mutation::ALL.iter().map(row).filter(|row| !page.contains(row)).collect();
+    assert!(missing.is_empty(), "missing in docs/testing.md:\n{}", missing.join("\n"));
+    let listed = page.lines().filter(|line| line.starts_with("| `") && line.matches(" | ").count() == 4);
+    let known = |line: &&str| Mutation::ALL.iter().any(|m| line.starts_with(&row(m)));
+    let unknown: Vec<&str> = listed.filter(|line| !known(line)).filter(|l| l.contains("| *")).collect();
+    assert!(unknown.is_empty(), "docs/testing.md lists what is no switch: {unknown:#?}");
+}
+
+#[test]
+fn switch_is_on_inside_its_run_alone_and_in_its_thread_alone() {
+    let mutation = Mutation::SkipJournalSync;
+    with(mutation, || {
+        assert!(on(mutation) && !on(Mutation::CommitOldTerm));
+        let elsewhere = std::thread::spawn(move || on(mutation)).join().expect("it only looks");
+        assert!(!elsewhere);
+    });
+    assert!(!on(mutation));
+    let said = violation(|| with(mutation, || panic!("on: {}", on(mutation))));
+    assert!(said.is_some_and(|why| why.starts_with("on: true (at src/mutation/tests.rs")));
+    assert!(!on(mutation), "off again after a panic");
+    assert_eq!(violation(|| {}), None);
+}

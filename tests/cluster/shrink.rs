@@ -1,0 +1,170 @@
+//! The promise of the first sentence: of three brokers two may die, one after another, and nothing acknowledged is lost; the partition
+//! goes on with the last one and grows back by itself. Two at once: it waits, and goes on when one is back. A restart in order costs
+//! nothing. Prints what each step took; asserts outer limits, since a loaded machine has no say in the promise.
+
+use super::faults::{PARTITIONS, TOPIC, now_us, pause, verify};
+use super::foreign::{Client, Writer, read_all};
+use super::system::{BROKERS, Cluster, System};
+use super::{exclusive, rounds, seeded};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// From a kill to the first acknowledgement, on every partition, of a record that was sent after it.
+const GAP_LIMIT: Duration = Duration::from_secs(12);
+
+/// Milliseconds from `from` until each partition acknowledged something that was sent later: the first and the last of them.
+fn gaps(writer: &mut Writer, from: u64) -> (u64, u64) {
+    let mut seen = BTreeSet::new();
+    let mut millis = Vec::new();
+    let deadline = Instant::now() + GAP_LIMIT;
+    while seen.len() < PARTITIONS {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let ack = writer.next_ack(limit, |a| a.sent_us > from && !seen.contains(&a.partition));
+        let ack = ack.unwrap_or_else(|| panic!("only {seen:?} went on within {GAP_LIMIT:?}"));
+        seen.insert(ack.partition);
+        millis.push((ack.acked_us - from) / 1000);
+    }
+    (millis[0], millis[millis.len() - 1])
+}
+
+/// A figure of each partition of the topic as a broker has it.
+fn figures(cluster: &Cluster, id: u32, name: &str) -> Vec<u64> {
+    let text = cluster.http(id, "/metrics").unwrap_or_default();
+    let prefix = format!("{name}{{topic=\"{TOPIC}\",");
+    let values = text.lines().filter(|line| line.starts_with(&prefix));
+    values.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).collect()
+}
+
+/// Waits until a broker's replicas of all partitions have so many voters; says how long it took.
+fn await_voters(cluster: &Cluster, id: u32, voters: u64) -> u64 {
+    let start = Instant::now();
+    loop {
+        let now = figures(cluster, id, "kontiki_partition_voters");
+        if now.len() == PARTITIONS && now.iter().all(|n| *n == voters) {
+            return start.elapsed().as_millis() as u64;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "broker {id}: voters {now:?}, not {voters}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn two_of_three_brokers_die_one_after_another_nothing_is_lost_and_all_grows_back() {
+    let _one_at_a_time = exclusive();
+    if System::chosen() == System::Kafka {
+        return; // an unclean election is all it could offer
+    }
+    let (seed, mut rng) = seeded();
+    eprintln!("seed {seed}; replay: KONTIKI_SEED={seed} cargo test --release --test cluster two_of_three");
+    for round in 0..rounds(2) {
+        let mut cluster = Cluster::start(&format!("shrink-{round}"));
+        // With 2 the last one would only be read.
+        let config = &["min.insync.replicas=1"];
+        let client =
+            Client { name: TOPIC, topic: TOPIC, partitions: PARTITIONS, config, ..Client::default() };
+        let mut writer = Writer::start_as(&cluster, client);
+        cluster.await_in_sync(TOPIC, Duration::from_secs(90));
+        pause(&mut rng, 200..1500);
+
+        let first = cluster.leader(TOPIC, 0);
+        let others: Vec<u32> = BROKERS.into_iter().filter(|b| *b != first).collect();
+        let from = now_us();
+        cluster.kill(first);
+        let (soonest, last) = gaps(&mut writer, from);
+        let shrunk = await_voters(&cluster, others[0], 2).max(await_voters(&cluster, others[1], 2));
+        eprintln!(
+            "round {round}: {first} killed: acknowledged again after {soonest} to {last} ms, two voters {shrunk} ms later"
+        );
+        pause(&mut rng, 0..1000);
+
+        let second = cluster.partitions(TOPIC, &others).expect("a broker that answers")[0].leader as u32;
+        let survivor = *others.iter().find(|b| **b != second).expect("two others");
+        let from = now_us();
+        cluster.kill(second);
+        let (soonest, last) = gaps(&mut writer, from);
+        let generations = figures(&cluster, survivor, "kontiki_partition_generation");
+        eprintln!(
+            "round {round}: {second} killed: {survivor} alone acknowledges after {soonest} to {last} ms, in generations {generations:?}"
+        );
+        assert!(generations.iter().all(|g| *g == 1), "one generation change each: {generations:?}");
+        await_voters(&cluster, survivor, 1);
+        pause(&mut rng, 0..1500);
+        let (records, _) = read_all(&cluster, TOPIC, PARTITIONS);
+        assert!(!records.is_empty(), "a consumer reads from the last one");
+
+        // Back in either order.
+        let back = if round % 2 == 0 { [second, first] } else { [first, second] };
+        let from = now_us();
+        cluster.spawn(back[0]);
+        pause(&mut rng, 0..3000);
+        cluster.spawn(back[1]);
+        cluster.await_in_sync(TOPIC, Duration::from_secs(60));
+        eprintln!("round {round}: {back:?} started again: all in sync after {} ms", (now_us() - from) / 1000);
+        for id in BROKERS {
+            await_voters(&cluster, id, 3);
+        }
+        verify(&mut cluster, writer, &BROKERS);
+    }
+}
+
+#[test]
+fn two_of_three_brokers_die_at_once_nothing_is_served_until_one_is_back() {
+    let _one_at_a_time = exclusive();
+    if System::chosen() == System::Kafka {
+        return; // its own project's business
+    }
+    let (seed, mut rng) = seeded();
+    eprintln!("seed {seed}; replay: KONTIKI_SEED={seed} cargo test --release --test cluster two_of_three");
+    let mut cluster = Cluster::start("shrink-at-once");
+    let mut writer = Writer::start(&cluster, TOPIC, PARTITIONS, &[]);
+    cluster.await_in_sync(TOPIC, Duration::from_secs(90));
+    pause(&mut rng, 200..1500);
+    let (a, b) = (cluster.leader(TOPIC, 0), cluster.leader(TOPIC, 1));
+    let b = if a == b { BROKERS.into_iter().find(|n| *n != a).expect("three") } else { b };
+    let survivor = BROKERS.into_iter().find(|n| *n != a && *n != b).expect("three");
+    let from = now_us();
+    cluster.kill(a);
+    cluster.kill(b);
+    let silent = writer.next_ack(Duration::from_secs(6), |ack| ack.sent_us > from);
+    assert_eq!(silent, None, "one of three cannot prove what the others had");
+    let generations = figures(&cluster, survivor, "kontiki_partition_generation");
+    assert!(generations.iter().all(|g| *g == 0), "nobody re-forms a group without proof: {generations:?}");
+    let health = cluster.health(survivor).expect("it answers");
+    assert_eq!(health["waiting"].as_array().map(Vec::len), Some(PARTITIONS), "it says so: {health}");
+    let from = now_us();
+    cluster.spawn(b);
+    let (soonest, last) = gaps(&mut writer, from);
+    eprintln!("{a} and {b} killed at once; {b} started again: acknowledged after {soonest} to {last} ms");
+    pause(&mut rng, 0..1500);
+    cluster.spawn(a);
+    cluster.await_in_sync(TOPIC, Duration::from_secs(60));
+    verify(&mut cluster, writer, &BROKERS);
+}
+
+/// A stop in order is announced: no group shrinks, and no acknowledgement fails or waits for long.
+#[test]
+fn brokers_restarted_in_order_one_after_another_keep_all_their_votes() {
+    let _one_at_a_time = exclusive();
+    if System::chosen() == System::Kafka {
+        return; // its own project's business
+    }
+    let mut cluster = Cluster::start("shrink-rolling");
+    let mut writer = Writer::start(&cluster, TOPIC, PARTITIONS, &[]);
+    cluster.await_in_sync(TOPIC, Duration::from_secs(90));
+    for id in BROKERS {
+        let from = now_us();
+        cluster.stop(id);
+        let stopped = now_us();
+        // Longer than a broker that died would be waited for.
+        std::thread::sleep(Duration::from_secs(3));
+        for other in BROKERS.into_iter().filter(|other| *other != id) {
+            let voters = figures(&cluster, other, "kontiki_partition_voters");
+            assert_eq!(voters, [3; PARTITIONS], "broker {id} is expected back");
+        }
+        cluster.spawn(id);
+        let (_, last) = gaps(&mut writer, from);
+        eprintln!("{id} stopped in {} ms; every partition went on within {last} ms", (stopped - from) / 1000);
+        cluster.await_in_sync(TOPIC, Duration::from_secs(60));
+    }
+    verify(&mut cluster, writer, &BROKERS);
+}
