@@ -134,6 +134,8 @@ pub struct Check {
     /// Highest entry that a replica told a leader it holds.
     said: BTreeMap<(GroupId, ReplicaId), Index>,
     granted_all: BTreeSet<(GroupId, ReplicaId, Epoch)>,
+    /// Topics of this run have `flush.mode=async`.
+    pub is_async: bool,
     homes: BTreeMap<(GroupId, ReplicaId), usize>,
     aside: Vec<members::Aside>,
     /// The replica that answers.
@@ -168,6 +170,7 @@ impl Check {
             in_force: BTreeMap::new(),
             said: BTreeMap::new(),
             granted_all: BTreeSet::new(),
+            is_async: false,
             homes: BTreeMap::new(),
             aside: Vec::new(),
             answering: Answering::default(),

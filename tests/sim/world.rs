@@ -130,6 +130,7 @@ impl World {
             rng,
             plan,
         };
+        world.check.is_async = world.plan.is_async;
         for node in 0..world.nodes.len() {
             let at = world.rng.below(20 * MS);
             world.push(at, Event::Start { node });

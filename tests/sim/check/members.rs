@@ -380,7 +380,8 @@ impl Check {
                 continue;
             }
             let holds = |r: &&ReplicaId| match **r == core.replica() {
-                true => core.durable() >= index,
+                // Written is enough where the topic asks for no more (P7).
+                true => core.durable() >= index || (self.is_async && core.last().index >= index),
                 false => self.said.get(&(group, **r)).is_some_and(|said| *said >= index),
             };
             let count = half.iter().filter(holds).count();
@@ -400,6 +401,7 @@ impl Check {
             Body::InDoubt { matched, .. } if self.granted_all.contains(&(group, from, epoch)) => {
                 matched.index
             }
+            Body::Written { last } if self.is_async => last.index,
             Body::AppendAccepted { last } | Body::LogStartInstalled { prev: last } => last.index,
             Body::BeatReply { matched, .. } => matched.index,
             _ => return,
