@@ -47,7 +47,6 @@ pub const ALL: &[&str] = &[
     "log start installed",
     "log start installed over an uncommitted tail",
     "log start moved",
-    "log started over in an unclean generation",
     "members of several groups changed at once",
     "old decision changed nothing",
     "orderly stop finished",

@@ -330,7 +330,10 @@ impl World {
         self.run_for(chaos);
         self.heal();
         self.stop_producers();
-        self.settle_orders();
+        if !self.plan.shrink {
+            // Else the product brings its members back by itself.
+            self.settle_orders();
+        }
         let healed = self.time;
         self.run_until("producers are answered", SETTLE, |world| world.producers_done());
         self.run_until("damage is repaired", SETTLE, World::repaired);

@@ -71,12 +71,6 @@ impl Core {
             return self.reject(from, prev, out);
         }
         self.start_unproven = false;
-        if self.cuts_snapshot(&entries) {
-            self.start_over(out);
-            if !self.log.contains(prev) {
-                return self.reject(from, prev, out);
-            }
-        }
         let last = entries.last().map_or(prev.index, |meta| meta.id.index);
         if !self.take(entries, out) {
             return;
@@ -89,17 +83,6 @@ impl Core {
         } else if self.log.written() >= last {
             self.tell_written_again(true, out);
         }
-    }
-
-    /// Whether entries would be cut that the state kept with our log start reflects. They were called committed then; only an unclean
-    /// generation takes that back.
-    fn cuts_snapshot(&self, entries: &[EntryMeta]) -> bool {
-        let (start, last) = (self.log.start().index, self.log.last().index);
-        let new = entries.iter().find(|meta| meta.id.index > start && !self.log.contains(meta.id));
-        new.is_some_and(|meta| {
-            let cuts = meta.id.index <= last && meta.id.index > self.log.commit();
-            cuts && meta.id.index <= self.snapshot_at
-        })
     }
 
     /// Damaged, it takes no entries, but it tells the leader where their logs join: else that one never offers what replaces the damage,
@@ -285,7 +268,6 @@ impl Core {
         self.start_unproven = false;
         self.set_aside(self.log.start().index.next(), out);
         self.log.install(prev, start.base_offset, (start.configuration_id, base));
-        self.snapshot_at = start.producers_at;
         self.verified = prev.index;
         self.acked = prev.index;
         self.persist(out);

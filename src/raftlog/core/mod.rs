@@ -420,8 +420,6 @@ pub struct Core {
     decoded: Vec<Configuration>,
     /// Nobody has shown yet that our log start is in this generation's log.
     start_unproven: bool,
-    /// Last entry that the state kept with the log start reflects (producers): it cannot be taken back.
-    snapshot_at: Index,
     /// Highest generation a message came from.
     seen: Generation,
     /// The committed configuration that this replica was told it is not in.
@@ -472,7 +470,6 @@ impl Core {
             observers: Vec::new(),
             decoded: Vec::new(),
             start_unproven: false,
-            snapshot_at: log_start.producers_at,
             seen: Generation(0),
             removed: None,
             doubting: Doubting::default(),
@@ -696,7 +693,6 @@ impl Core {
     }
 
     fn move_log_start(&mut self, start: &LogStart, out: &mut Vec<Effect>) {
-        self.snapshot_at = self.snapshot_at.max(start.producers_at);
         if start.prev.index <= self.log.start().index {
             return;
         }

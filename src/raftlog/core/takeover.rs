@@ -281,13 +281,12 @@ impl Core {
         });
     }
 
-    /// The leader's log goes another way before our log start, or before what is kept with it reflects: nothing here can be used.
+    /// The leader's log goes another way before our log start: nothing here can be used.
     pub(super) fn start_over(&mut self, out: &mut Vec<Effect>) {
         self.set_aside(self.log.start().index.next(), out);
         let base = (LogId::default(), Configuration::default());
         self.log.install(LogId::default(), Offset(0), base);
         self.start_unproven = false;
-        self.snapshot_at = Index(0);
         self.verified = Index(0);
         self.acked = Index(0);
         self.told = Index(0);
