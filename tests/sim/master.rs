@@ -77,6 +77,7 @@ struct Led {
     node: usize,
     current: Configuration,
     id: LogId,
+    generation: Generation,
     /// In force for good, and not joint.
     is_settled: bool,
     /// Members that may become voters.
@@ -241,6 +242,7 @@ impl World {
             node: n,
             current: configuration.clone(),
             id,
+            generation: core.epoch().generation,
             is_settled: core.is_established() && id.index <= core.commit() && !configuration.is_joint(),
             ready: progress.iter().filter(|p| p.is_caught_up).map(|p| p.replica).collect(),
         })
@@ -752,7 +754,11 @@ impl World {
         self.ordered_groups().into_iter().all(|group| {
             let wanted = self.replication_of(group);
             let Some(led) = self.led(group) else { return false };
-            let generation = self.master.books.get(&group).map_or(Generation(0), Book::generation);
+            // The product's own controllers keep no book here: all have to be where their leader is.
+            let generation = match self.plan.shrink {
+                true => led.generation,
+                false => self.master.books.get(&group).map_or(Generation(0), Book::generation),
+            };
             let current = led.current.members().all(|r| {
                 let p = self.nodes[crate::net::index_of(r.node)].process.as_mut();
                 let core = p.and_then(|p| p.shard.engine().core(group));

@@ -186,6 +186,9 @@ impl Plan {
         if plan.is_async {
             // A disk that is lost for good beside a replica in doubt leaves no quorum, as it must (safety.md F11).
             plan.menu.damage = false;
+            // Sealed with a majority in doubt a group waits for an operator: nothing may be decided, and nobody votes any more (seed 948).
+            plan.menu.generations = false;
+            plan.unclean = false;
             plan.topic_configs.insert("flush.mode".to_owned(), Some("async".to_owned()));
         }
         plan
