@@ -76,7 +76,10 @@ pub fn next(view: &View<'_>) -> Next {
         return Next::Nothing;
     }
     let current = view.configuration;
-    let stays = |r: &ReplicaId| *r == view.me || (view.assigned.contains(r) && !(view.is_gone)(*r));
+    // One that answers is not let go for its id alone (a disk that came back after its node had been given another): it is a copy, perhaps
+    // one of few, and nothing moves replicas on purpose yet.
+    let keeps = |r: &ReplicaId| view.assigned.contains(r) || (view.is_heard)(*r);
+    let stays = |r: &ReplicaId| *r == view.me || (keeps(r) && !(view.is_gone)(*r));
     let ready: Vec<ReplicaId> = current.learners.iter().copied().filter(|r| may_vote(view, *r)).collect();
     let coming = |r: &&ReplicaId| !current.voters.contains(r) && !ready.contains(r) && is_coming(view, **r);
     let is_awaited = !view.is_patience_over && view.assigned.iter().any(|r| coming(&r));
@@ -103,7 +106,7 @@ pub fn next(view: &View<'_>) -> Next {
 }
 
 fn may_vote(view: &View<'_>, replica: ReplicaId) -> bool {
-    is_coming(view, replica) && (view.is_caught_up)(replica)
+    is_coming(view, replica) && (view.is_heard)(replica) && (view.is_caught_up)(replica)
 }
 
 /// It may be a voter sooner or later.

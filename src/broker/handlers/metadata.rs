@@ -2,7 +2,7 @@
 //!
 //! Not here: placement and naming collisions (`ctl`), who leads (the node's soft state).
 //! Invariants: all live brokers are listed, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
-//! terms; a partition without a leader that clients can reach names a replica to ask again while a majority of its brokers is alive,
+//! terms; a partition that lost its leader names a replica to ask again while a majority of its brokers is alive,
 //! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
 //! LEADER_NOT_AVAILABLE otherwise.
 
@@ -248,12 +248,15 @@ fn partition_row(
     {
         in_sync.insert(0, leader.node);
     }
-    let named = reachable.map(|leader| leader.node).or_else(|| contact(me, &replicas, live));
+    let epoch = leader.map_or(epoch, |leader| leader.epoch);
+    let named = reachable.map(|leader| leader.node);
+    // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
+    let named = named.or_else(|| if epoch < 0 { None } else { contact(me, &replicas, live) });
     MetadataResponsePartition::default()
         .with_error_code(if named.is_some() { code::NONE } else { code::LEADER_NOT_AVAILABLE })
         .with_partition_index(index)
         .with_leader_id(BrokerId(named.map_or(-1, |node| node.0)))
-        .with_leader_epoch(leader.map_or(epoch, |leader| leader.epoch))
+        .with_leader_epoch(epoch)
         .with_replica_nodes(ids(&replicas))
         .with_isr_nodes(ids(&in_sync))
         .with_offline_replicas(ids(&offline))

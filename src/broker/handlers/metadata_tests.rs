@@ -65,7 +65,7 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
     let image = image();
     let wanted = [topic("orders")];
     assert_eq!(groups(&image, &wanted), [GroupId(10), GroupId(11), GroupId(12)]);
-    // Led and in sync; led by a fenced broker; not led.
+    // Led and in sync; led by a fenced broker; never led.
     let states = vec![state(Some((2, 9)), &[1]), state(Some((3, 4)), &[3, 1]), state(None, &[])];
     // Broker 9 has no replica: it names a live one where an election must be under way.
     let rows = rows(&image, &wanted, states, &BTreeMap::new(), (12, NodeId(9)));
@@ -74,7 +74,7 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
         .iter()
         .map(|p| (p.partition_index, p.error_code, p.leader_id.0, p.leader_epoch))
         .collect();
-    assert_eq!(found, [(0, 0, 2, 9), (1, 0, 1, 4), (2, 0, 1, -1)]);
+    assert_eq!(found, [(0, 0, 2, 9), (1, 0, 1, 4), (2, 5, -1, -1)]);
     let isr = &rows[0].partitions[0].isr_nodes;
     assert_eq!(isr, &[BrokerId(2), BrokerId(1)], "the leader is always in sync");
     assert_eq!(rows[0].partitions[0].offline_replicas, [BrokerId(3)]);

@@ -234,7 +234,8 @@ impl Core {
         }
         let mut moved = counts_anew;
         let mut answers_read = false;
-        if !matches!(body, Body::Written { .. }) {
+        // A log start that was here already is told as soon as what stands behind it is written: durable is what the next answer says.
+        if !matches!(body, Body::Written { .. } | Body::LogStartInstalled { .. }) {
             moved |= peer.note_durable(accepted.index);
         }
         match body {
