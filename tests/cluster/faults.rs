@@ -4,7 +4,7 @@
 use super::foreign::{Client, Writer, read_all};
 use super::history;
 use super::replica;
-use super::system::{BROKERS, CONTROLLER, Cluster, System};
+use super::system::{BROKERS, CONTROLLER, Cluster, Layout, System};
 use super::{exclusive, rounds, seeded};
 use rand::rngs::StdRng;
 use rand::{Rng, seq::IndexedRandom};

@@ -437,11 +437,8 @@ impl Core {
         let Restored { hard_state, log_start, epochs, last, next_offset, configurations, .. } = restored;
         let base = decode(&log_start);
         let undecodable = base.is_none();
-        let mut log = LogView::new(
-            log_start.prev,
-            log_start.base_offset,
-            (log_start.configuration_id, base.unwrap_or_default()),
-        );
+        let in_force = (log_start.configuration_id, base.unwrap_or_default());
+        let mut log = LogView::new(log_start.prev, log_start.base_offset, in_force);
         let consistent = log.restore(epochs, last, next_offset, configurations);
         let mut core = Self {
             replica: restored.replica,
