@@ -267,9 +267,9 @@ mutations! {
     /// messages to another replica of the node are taken
     IgnoreReplicaIds: "F6", Test("raftlog::engine::tests::message_of_a_former_process_is_dropped"), 1, ["another replica"];
     /// a wiped disk takes up the replicas that were on the one before, under their ids
-    AdoptOldIdentity: "F6", Clusters, 300, ["Vote:", "I1", "Leader completeness", "Election safety", "I6"];
+    AdoptOldIdentity: "F6", Clusters, 300, ["F6:", "Vote:", "I1", "Leader completeness", "Election safety", "I6"];
     /// replicas are deleted because the metadata does not name them (yet)
-    DeleteByAbsence: "F20, I13", Clusters, 20, ["I13", "Vote:"];
+    DeleteByAbsence: "F20, I13", Clusters, 20, ["I13", "Vote:", "is called out of range"];
 
     // What clients see.
     /// produce with acks=all is answered at the append
