@@ -352,6 +352,8 @@ pub(crate) fn is_damage(
 struct Current {
     number: u64,
     handle: Arc<dyn File>,
+    /// Another description of the same file, see [`Journal::second_handle`].
+    second: Arc<dyn File>,
     salt: u64,
     len: u64,
     /// Next free block.
@@ -486,6 +488,12 @@ impl Journal {
         self.current.handle.clone()
     }
 
+    /// For a sync beside that of [`Journal::handle`]: a failed write-back is told once per open file description, and a sync through the
+    /// other's could be told that all is well because the other took the error (safety.md F9).
+    pub(crate) fn second_handle(&self) -> Arc<dyn File> {
+        self.current.second.clone()
+    }
+
     /// Zero-fills so that everything below `end` has been written once, in steps of 1 MiB.
     fn zero_ahead(&mut self, end: u64) -> io::Result<()> {
         while self.current.zeroed < end {
@@ -593,8 +601,9 @@ fn make_file(fs: &dyn Fs, dir: &Path, number: u64, len: u64) -> io::Result<u64> 
 fn open_file(fs: &dyn Fs, dir: &Path, number: u64, salt: u64, zeroed: u64) -> io::Result<Current> {
     let path = dir.join(file_name(number));
     let handle = error::patiently(|| fs.open(&path, OpenMode::Write))?;
+    let second = error::patiently(|| fs.open(&path, OpenMode::Write))?;
     let len = handle.len()?;
-    Ok(Current { number, handle, salt, len, block: 0, zeroed })
+    Ok(Current { number, handle, second, salt, len, block: 0, zeroed })
 }
 
 #[cfg(test)]

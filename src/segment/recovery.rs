@@ -145,6 +145,12 @@ fn may_have_lost(
     let names = fs.list(dir).map_err(|e| error::failed("list", dir, &e))?;
     // A write-back that failed is told to whoever syncs next, whichever process that is.
     let has_failed = scanned.files.values().any(|(file, _)| file.fdatasync().is_err());
+    if has_failed && !names.iter().any(|name| name == identity::FAILED) {
+        // It is told once: should this start not come to its end, the next one has to know.
+        let path = dir.join(identity::FAILED);
+        let made = fs.open(&path, OpenMode::CreateNew).and_then(|_| fs.sync_dir(dir));
+        made.map_err(|e| error::failed("create", &path, &e))?;
+    }
     Ok(has_failed || names.iter().any(|name| name == identity::FAILED))
 }
 

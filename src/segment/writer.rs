@@ -483,6 +483,8 @@ impl Writer {
             Ok(delay) => delay,
             Err(error) => {
                 self.latch(&error);
+                // Somebody may wait for a sync beside the rounds, and there is no answer due that would tell.
+                self.syncing.tell_failure();
                 None
             }
         }
@@ -664,6 +666,15 @@ impl Writer {
         if let Some(why) = &self.failure {
             return Err(Error::Failed(why.clone()));
         }
+        let closed = self.try_close();
+        if let Err(error) = &closed {
+            // The next start in this run of the machine has to know.
+            self.latch(error);
+        }
+        closed
+    }
+
+    fn try_close(&mut self) -> Result<()> {
         self.finish_syncs()?;
         self.finish_checkpoint()?;
         self.remove_files()?;

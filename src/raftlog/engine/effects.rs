@@ -191,7 +191,7 @@ impl Engine {
         }
         assert_eq!(entries.len(), metas.len(), "every appended header has its payload");
         let result = self.store.append(group, entries.clone());
-        self.note_unflushed(slot, &metas);
+        self.note_unflushed(now, slot, &metas);
         if result.is_ok() {
             if own {
                 self.appended.extend_from_slice(&metas);

@@ -86,9 +86,11 @@ impl Engine {
         }
     }
 
-    pub(super) fn note_unflushed(&mut self, slot: usize, metas: &[EntryMeta]) {
+    pub(super) fn note_unflushed(&mut self, now: Millis, slot: usize, metas: &[EntryMeta]) {
         let flush = &mut self.groups[slot].flush;
         if flush.is_async {
+            // A first burst may be synced with the mark that it dirties the group: no flush follows that would look for it again.
+            self.flushing.settle.get_or_insert(now + SETTLE_MS);
             let records = metas.iter().filter(|meta| meta.kind == EntryKind::Records);
             flush.messages += records.map(|meta| u64::from(meta.offset_span)).sum::<u64>();
             self.flushing.is_full |= flush.messages >= flush.flush.messages;

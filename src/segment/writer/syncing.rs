@@ -119,6 +119,11 @@ impl Syncing {
         }
     }
 
+    /// Storage failed outside of a round.
+    pub fn tell_failure(&mut self) {
+        self.tells_failure = true;
+    }
+
     /// A round is about to be written.
     pub fn begin(&mut self, round: &Round) {
         self.round = round.number;
@@ -131,6 +136,14 @@ impl Syncing {
     /// Nothing is under way, and nobody with loose entries would wait for a sync made on the spot.
     pub fn is_idle(&self) -> bool {
         self.patience == 0 && self.is_settled() && self.flush.is_none()
+    }
+
+    /// The sync that is under way has files in common with the flush that is.
+    fn shares_files(&self) -> bool {
+        let (Some(sync), Some(flush), true) = (&self.sync, &self.flush, self.flush_lane.is_busy()) else {
+            return false;
+        };
+        flush.loose.values().any(|loose| loose.files.keys().any(|number| sync.files.contains(number)))
     }
 
     /// Nobody waits for a sync.
@@ -300,7 +313,7 @@ impl Writer {
         let stamp = self.syncing.stamp;
         self.syncing.stamp += 1;
         self.syncing.flush = Some(Flush { loose, ends, stamp, complete });
-        let job = Job { journal: self.journal.handle(), files: files.into_values().collect() };
+        let job = Job { journal: self.journal.second_handle(), files: files.into_values().collect() };
         let (is_threaded, waker) = (self.fs.is_threaded(), self.syncing.waker.clone());
         let started = self.syncing.flush_lane.start(job, is_threaded, waker.as_ref());
         started.map_err(|e| self.io("begin to flush", &e))
@@ -316,8 +329,10 @@ impl Writer {
     }
 
     pub(super) fn poll_syncs(&mut self) -> Result<()> {
-        let ended = (self.syncing.sync_lane.poll(), self.syncing.flush_lane.poll());
-        self.take_ends(ended)
+        let flush = self.syncing.flush_lane.poll();
+        // The flush may have been told of an error that the sync of the same file then was not (safety.md F9): it has the last word.
+        let sync = if self.syncing.shares_files() { None } else { self.syncing.sync_lane.poll() };
+        self.take_ends((sync, flush))
     }
 
     fn take_ends(&mut self, ended: (Option<std::io::Result<()>>, Option<std::io::Result<()>>)) -> Result<()> {
