@@ -62,6 +62,8 @@ def main():
                     print(error, file=sys.stderr)
                     if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
                         write({"t": "reset", "p": message.partition(), "e": str(error)})
+                        # On from where it was: whether that place is still what it was shows in the end.
+                        consumer.seek(TopicPartition(args.topic, message.partition(), at[message.partition()]))
                     continue
                 p, o = message.partition(), message.offset()
                 write({"t": "poll", "p": p, "o": o, "c": zlib.crc32(message.value())})
