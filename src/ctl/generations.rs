@@ -44,21 +44,25 @@ pub fn still_due(image: &Image, openings: &[GroupOpening]) -> Vec<GroupOpening> 
     openings.iter().filter(due).filter(|o| seen.insert(o.group)).cloned().collect()
 }
 
-/// Groups with a replica that the present disk of this broker does not hold.
+/// Groups with a replica that the present disk of this broker does not hold. Not while one is sealed: who survives is named by broker, and
+/// has to be the replica that reported.
 pub fn to_place(image: &Image, node: NodeId) -> Vec<GroupId> {
     let lost = |partition: &&Partition| {
         partition.replicas.iter().any(|replica| replica.node == node && !image.holds(replica))
     };
-    let partitions = image.topics.values().flat_map(|topic| topic.partitions.iter());
-    partitions.filter(lost).map(|partition| partition.group).take(GROUPS_PER_RECORD).collect()
+    placeable(image).filter(lost).map(|partition| partition.group).take(GROUPS_PER_RECORD).collect()
 }
 
 /// Live brokers with such groups.
 pub fn wiped(image: &Image) -> BTreeSet<NodeId> {
-    let replicas =
-        image.topics.values().flat_map(|topic| topic.partitions.iter().flat_map(|p| p.replicas.iter()));
+    let replicas = placeable(image).flat_map(|p| p.replicas.iter());
     let live = |node: &NodeId| image.brokers.get(node).is_some_and(|b| !b.fenced);
     replicas.filter(|r| !image.holds(r)).map(|r| r.node).filter(live).collect()
+}
+
+fn placeable(image: &Image) -> impl Iterator<Item = &Partition> {
+    let partitions = image.topics.values().flat_map(|topic| topic.partitions.iter());
+    partitions.filter(|partition| partition.sealing.is_none())
 }
 
 fn check(partition: &Partition, opening: &GroupOpening) -> Result<(), String> {
@@ -246,11 +250,16 @@ impl Collected {
         if now < self.since + PATIENCE_MS && !partition.replicas.iter().filter(expected).all(reported) {
             return None;
         }
-        // What is not provably lossless is not for the controllers to decide by themselves (P4).
-        let reports: Vec<SealReport> =
-            self.reports.iter().filter(|r| partition.replicas.contains(&r.replica)).cloned().collect();
-        let decision = generation::decide(Generation(partition.generation), &reports, Term(0)).ok()?;
-        decision.opening.lossless.then(|| GroupOpening {
+        let named = self.reports.iter().filter(|r| partition.replicas.contains(&r.replica));
+        let all: Vec<SealReport> = named.cloned().collect();
+        let here: Vec<SealReport> = all.iter().filter(|r| expected(&&r.replica)).cloned().collect();
+        // What is not provably lossless is not for the controllers to decide by themselves (P4). One that reported and went away
+        // again survives only if the others prove nothing: nobody else may open the generation then, and the group would wait for it.
+        let decision = [here, all].iter().find_map(|reports| {
+            let decision = generation::decide(Generation(partition.generation), reports, Term(0)).ok();
+            decision.filter(|decision| decision.opening.lossless)
+        })?;
+        Some(GroupOpening {
             group: partition.group,
             generation: decision.generation.0,
             survivor: decision.opening.survivor.node,

@@ -43,6 +43,8 @@ const BATCH: usize = 1_000;
 /// What is kept between looks.
 pub struct Members {
     next: Millis,
+    /// Where the last look stopped, if it did not come round.
+    cursor: GroupId,
     next_seal: Millis,
     asked: Millis,
     /// Seals that are durable and were not sent yet.
@@ -60,6 +62,7 @@ impl Members {
     pub(super) fn new(now: Millis) -> Self {
         Self {
             next: now + LOOK_MS,
+            cursor: GroupId(0),
             next_seal: now,
             asked: 0,
             reports: Vec::new(),
@@ -115,10 +118,14 @@ impl Shard {
         let image = self.image.clone();
         let mut groups: Vec<GroupId> = self.partitions.keys().copied().collect();
         groups.sort_unstable();
+        // From where the last one stopped: groups at the front that always have something to do must not keep the rest waiting.
+        let at = groups.partition_point(|group| *group < self.members.cursor);
+        groups.rotate_left(at);
         let mut found = Found::default();
         for group in groups {
             if found.changes == CHANGES {
                 self.members.next = now.mono + NEXT_PART_MS;
+                self.members.cursor = group;
                 break;
             }
             if let Some((_, _, placed)) = image.group(group) {
@@ -190,8 +197,7 @@ impl Shard {
         }
         match next {
             Next::Change { voters, learners } => {
-                found.changes += 1;
-                self.change_members(now, group, voters, learners);
+                found.changes += usize::from(self.change_members(now, group, voters, learners));
             }
             Next::Stuck { provable: true } if is_sound => found.stuck.push((group, placed.generation)),
             Next::Stuck { .. } => found.waiting.push(group),
@@ -250,11 +256,18 @@ impl Shard {
         }
     }
 
-    fn change_members(&mut self, now: Now, group: GroupId, voters: Vec<ReplicaId>, learners: Vec<ReplicaId>) {
-        let Some(core) = self.engine.core(group) else { return };
+    /// Begins a change; false if something stands in its way.
+    fn change_members(
+        &mut self,
+        now: Now,
+        group: GroupId,
+        voters: Vec<ReplicaId>,
+        learners: Vec<ReplicaId>,
+    ) -> bool {
+        let Some(core) = self.engine.core(group) else { return false };
         let (current, expected) = core.configuration();
         if !core.is_established() || expected.index > core.commit() {
-            return;
+            return false;
         }
         let nodes = |replicas: &[ReplicaId]| replicas.iter().map(|r| r.node.0).collect::<Vec<_>>();
         let from = nodes(&current.voters);
@@ -262,10 +275,12 @@ impl Shard {
         match self.engine.change_membership(now.mono, group, expected, voters, learners) {
             Ok(entry) => {
                 tracing::info!(%group, %entry, ?from, voters = ?to, learners = ?rest, "members change");
+                true
             }
             // The next look will see what stood in the way.
             Err(error) => {
                 tracing::debug!(%group, %error, voters = ?to, learners = ?rest, "members stay");
+                false
             }
         }
     }

@@ -1,0 +1,71 @@
+//! Which of several provable survivors is taken, and what is left alone while a group is sealed.
+
+use super::{Log, registration};
+use crate::ctl::command::Command;
+use crate::ctl::generations::{Sealed, to_place, wiped};
+use crate::raftlog::generation::SealReport;
+use crate::raftlog::message::Configuration;
+use crate::segment::{Epoch, Generation, GroupId, Index, LogId, NodeId, ReplicaId, Term};
+
+fn report(replica: ReplicaId, voters: &[ReplicaId], last: u64) -> SealReport {
+    SealReport {
+        replica,
+        generation: Generation(0),
+        plan: 1,
+        sound: true,
+        last: LogId { epoch: Epoch { generation: Generation(0), term: Term(1) }, index: Index(last) },
+        highest_term: Term(1),
+        configuration: Configuration { voters: voters.to_vec(), ..Configuration::default() },
+        configuration_id: LogId::default(),
+        is_committed: true,
+        commit: Index(last),
+    }
+}
+
+/// A pair whose group is sealed, its replicas, and the group.
+fn sealed_pair() -> (Log, Vec<ReplicaId>, GroupId) {
+    let mut log = Log::with_brokers(&[None, None]);
+    log.create("t", 1, 2);
+    let placed = &log.image.topics["t"].partitions[0];
+    let (group, mut replicas) = (placed.group, placed.replicas.clone());
+    replicas.sort_unstable();
+    log.run(&Command::Seal { node: NodeId(1), groups: vec![(group, 0)] }).unwrap();
+    (log, replicas, group)
+}
+
+/// It reported a longer log and went away again: the other proves as much, and is there to go on.
+#[test]
+fn survivor_is_one_that_is_still_there() {
+    let (mut log, replicas, group) = sealed_pair();
+    let mut sealed = Sealed::default();
+    sealed.on_report(&log.image, group, report(replicas[0], &replicas, 9), 0);
+    log.fence(0);
+    sealed.on_report(&log.image, group, report(replicas[1], &replicas, 8), 100);
+    let decided = sealed.decide(&log.image, 100);
+    assert_eq!(decided.iter().map(|d| (d.survivor, d.lossless)).collect::<Vec<_>>(), [(NodeId(1), true)]);
+}
+
+/// Its word proves something all the same where the ones that are there prove nothing.
+#[test]
+fn survivor_that_went_away_is_named_if_nobody_else_proves_anything() {
+    let (mut log, replicas, group) = sealed_pair();
+    let mut sealed = Sealed::default();
+    sealed.on_report(&log.image, group, report(replicas[0], &replicas, 9), 0);
+    log.fence(0);
+    let unsound = SealReport { sound: false, ..report(replicas[1], &replicas, 8) };
+    sealed.on_report(&log.image, group, unsound, 100);
+    let decided = sealed.decide(&log.image, 100);
+    assert_eq!(decided.iter().map(|d| d.survivor).collect::<Vec<_>>(), [NodeId(0)]);
+}
+
+/// The survivor is named by broker: its replica must not become another one between its report and the decision.
+#[test]
+fn replaced_disk_gets_no_replica_of_a_sealed_group() {
+    let (mut log, ..) = sealed_pair();
+    log.run(&registration(0, 1, None)).unwrap();
+    assert!(to_place(&log.image, NodeId(0)).is_empty() && wiped(&log.image).is_empty());
+    let mut log = Log::with_brokers(&[None, None]);
+    log.create("t", 1, 2);
+    log.run(&registration(0, 1, None)).unwrap();
+    assert_eq!(to_place(&log.image, NodeId(0)).len(), 1, "nothing is sealed");
+}
