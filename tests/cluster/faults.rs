@@ -354,6 +354,18 @@ fn first_records(segment: &[u8]) -> Option<usize> {
     }
 }
 
+/// Segments below this directory that hold records, with the place and value of a byte of the first.
+fn segments_with_records(directory: &Path) -> Vec<(PathBuf, usize, u8)> {
+    let mut files = Vec::new();
+    files_below(directory, &mut files);
+    files.retain(|path| path.extension().is_some_and(|e| e == "segment"));
+    let target = |path: PathBuf| {
+        let bytes = fs::read(&path).expect("a readable segment");
+        first_records(&bytes).map(|at| (path, at, bytes[at]))
+    };
+    files.into_iter().filter_map(target).collect()
+}
+
 /// A bit flipped in the middle of a running node's segments, where nobody reads, is found by the scrub and repaired.
 #[test]
 fn bit_flipped_under_a_running_node_is_found_and_repaired() {
@@ -366,20 +378,21 @@ fn bit_flipped_under_a_running_node_is_found_and_repaired() {
         Cluster::start_in("scrub", Layout { environment: SCRUB_OFTEN.to_vec(), ..Layout::default() });
     let mut writer = Writer::start(&cluster, TOPIC, PARTITIONS, &[]);
     cluster.await_in_sync(TOPIC, Duration::from_secs(90));
-    std::thread::sleep(Duration::from_secs(2));
-    let mut files = Vec::new();
-    files_below(&cluster.data_dir(2).join("groups"), &mut files);
-    files.retain(|path| path.extension().is_some_and(|e| e == "segment"));
-    let mut flipped = 0;
-    for path in files {
-        let bytes = fs::read(&path).expect("a readable segment");
-        if let Some(at) = first_records(&bytes) {
-            let file = fs::File::options().write(true).open(&path).expect("a writable segment");
-            file.write_all_at(&[bytes[at] ^ 4], at as u64).expect("a byte");
-            flipped += 1;
+    // Small records lie in the journal until their node has a quiet moment, or enough of them.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let targets = loop {
+        let targets = segments_with_records(&cluster.data_dir(2).join("groups"));
+        if targets.len() >= PARTITIONS {
+            break targets;
         }
+        assert!(Instant::now() < deadline, "{} segments with records", targets.len());
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let flipped = targets.len() as u64;
+    for (path, at, byte) in targets {
+        let file = fs::File::options().write(true).open(&path).expect("a writable segment");
+        file.write_all_at(&[byte ^ 4], at as u64).expect("a byte");
     }
-    assert!(flipped >= PARTITIONS as u64, "{flipped} segments with records");
     await_scrubbed(&cluster, 2);
     let found = metric(&cluster, 2, "kontiki_scrub_damaged_total");
     eprintln!("{flipped} segments flipped, {found} found by the scrub");

@@ -171,6 +171,14 @@ impl Poller {
     }
 }
 
+/// One that was not let finish must not go on: it would write its last lines into the log of the next of its name.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Drop for Poller {
     fn drop(&mut self) {
         let _ = self.child.kill();
