@@ -86,7 +86,7 @@ pub struct StoreOptions {
     pub checkpoint_bytes: u64,
     /// Free space kept back. Default max(64 MiB, 1 %), asked for by [`StoreOptions::RESERVE_DEFAULT`].
     pub reserve_bytes: u64,
-    /// In-memory tails of all groups together. Default 256 MiB.
+    /// In-memory tails of all groups together. Default 64 MiB.
     pub tail_bytes: usize,
 }
 
@@ -103,7 +103,7 @@ impl StoreOptions {
             journal_file_bytes: 64 << 20,
             checkpoint_bytes: 1 << 30,
             reserve_bytes: Self::RESERVE_DEFAULT,
-            tail_bytes: 256 << 20,
+            tail_bytes: 64 << 20,
         }
     }
 }
