@@ -236,6 +236,8 @@ mutations! {
     WorstSurvives: "F2", Cores, 50, ["the lossless base", "lacks committed", "committed entry changed"];
     /// who may have lost entries survives
     UnsoundSurvives: "F2", Test("raftlog::generation::tests::cases_of_the_shrink_table_are_judged_as_it_says"), 1, ["whoever is in doubt does not survive"];
+    /// what is kept with a log start outlives the entries it reflects
+    KeepStateOfLostEntries: "F2, F21", Script("generation/state_kept_with_the_start_goes_with_the_whole_log"), 1, ["what is kept with the start reflects", "another trace"];
     /// a generation begins right above its survivor's own term
     LowFirstTerm: "F4", Script("generation/first_term_is_above_every_term_of_the_generation_before"), 1, ["another trace"];
 

@@ -23,7 +23,10 @@ impl Core {
     }
 
     pub(super) fn set_async(&mut self, now: Millis, may_be: bool, out: &mut Vec<Effect>) {
-        self.may_be_async = may_be;
+        let is_news = std::mem::replace(&mut self.may_be_async, may_be) != may_be;
+        if is_news && self.leader.is_none() {
+            self.doubt_leader();
+        }
         // An election that every voter granted has the best log that there is: nothing can be brought back by waiting (F11).
         self.allow_unclean(may_be);
         self.advance_commit(now, out);

@@ -38,6 +38,7 @@ use self::election::Votes;
 use self::leader::Leading;
 use self::log::LogView;
 pub use self::membership::ChangeRefusal;
+use self::takeover::is_answer;
 pub use self::takeover::{GenerationEffect, Order};
 use super::message::{Body, Configuration, Message};
 use crate::mutation::{Mutation, on};
@@ -314,8 +315,6 @@ pub enum Effect {
     Unclean {
         /// First entry that may be lost.
         from: Index,
-        /// First offset that may be lost.
-        offset: Offset,
         /// Not elected: somebody must allow it first (`Core::allow_unclean`).
         waits: bool,
     },
@@ -418,7 +417,7 @@ pub struct Core {
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
-    /// Nobody has shown yet that our log start is in this generation's log.
+    /// Nobody has shown yet that our log start, and what is kept with it, is of this generation's log.
     start_unproven: bool,
     /// Highest generation a message came from.
     seen: Generation,
@@ -439,6 +438,7 @@ impl Core {
         let undecodable = base.is_none();
         let in_force = (log_start.configuration_id, base.unwrap_or_default());
         let mut log = LogView::new(log_start.prev, log_start.base_offset, in_force);
+        log.reflect(log_start.producers_at);
         let consistent = log.restore(epochs, last, next_offset, configurations);
         let mut core = Self {
             replica: restored.replica,
@@ -690,6 +690,7 @@ impl Core {
     }
 
     fn move_log_start(&mut self, start: &LogStart, out: &mut Vec<Effect>) {
+        self.log.reflect(start.producers_at);
         if start.prev.index <= self.log.start().index {
             return;
         }
@@ -783,17 +784,4 @@ fn decode(start: &LogStart) -> Option<Configuration> {
         return Some(Configuration::default());
     }
     Configuration::decode(&start.configuration)
-}
-
-/// Answers are never answered, or two sealed replicas would talk for ever.
-fn is_answer(body: &Body) -> bool {
-    !matches!(
-        body,
-        Body::PreVote { .. }
-            | Body::Vote { .. }
-            | Body::Append { .. }
-            | Body::Beat { .. }
-            | Body::InstallLogStart { .. }
-            | Body::TimeoutNow
-    )
 }

@@ -341,7 +341,8 @@ impl Cluster {
             let now = self.now;
             let Some(core) = &mut self.nodes[at].core else { return };
             core.step(now, event, &mut out);
-            let reopened = core.epoch().generation != generation;
+            let is_reopened = |e: &Effect| matches!(e, Effect::Generation(what) if matches!(**what, GenerationEffect::Reopened { .. }));
+            let reopened = core.epoch().generation != generation || out.iter().any(is_reopened);
             let (_, in_force) = core.configuration();
             let astray =
                 out.iter().any(|e| matches!(e, Effect::Install { start } if start.prev.index.0 == 0));
@@ -494,6 +495,8 @@ impl Cluster {
             start_offset: base_offset,
             configuration,
             configuration_id,
+            // As in the broker: what is kept with the start may be of later than the start.
+            producers_at: self.core(at).commit(),
             ..LogStart::default()
         };
         self.write(at, Op::Start(start.clone()));
@@ -511,6 +514,11 @@ impl Cluster {
                 Effect::Truncate { from } => {
                     let commit = self.checker.committed_at(&self.nodes[at], from);
                     assert!(!commit, "truncates committed entry {from}");
+                    let fixed = self.nodes[at].view.start.producers_at;
+                    assert!(
+                        from > fixed,
+                        "cuts {from}, which what is kept with the start reflects up to {fixed}"
+                    );
                     self.write(at, Op::Truncate(from));
                 }
                 Effect::Append { metas, .. } => {

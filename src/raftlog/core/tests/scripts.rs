@@ -7,7 +7,7 @@
 //! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `block FROM TO` (one way), `heal`, `crash N`, `restart N`,
 //! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`,
 //! `seal NODES GENERATION`, `plan GENERATION` (decides over all reports), `decide NODES GENERATION`, `unclean` (the last decision may lose entries), `unclean N` (allows an election that may), `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `observe N WHO`, `start N INDEX`,
-//! `inject FROM TO TERM BODY...`, `status`, `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
+//! `inject FROM TO TERM BODY...`, `status`, `forgives` (what an unclean election says may be lost is no violation), `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
 
 use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, name, replica};
 use crate::raftlog::core::{Effect, Event, GenerationEffect, Order};
@@ -95,10 +95,9 @@ pub fn show_effect(effect: &Effect) -> String {
         Effect::ReadReady { token, index } => format!("read {token} ready at {index}"),
         Effect::ReadFailed { token } => format!("read {token} failed"),
         Effect::Refused { reason } => format!("refuses: {reason:?}"),
-        Effect::Unclean { from, offset, waits } => format!(
-            "{} an unclean recovery from {from}, offset {offset}",
-            if *waits { "waits for" } else { "begins" }
-        ),
+        Effect::Unclean { from, waits } => {
+            format!("{} an unclean recovery from {from}", if *waits { "waits for" } else { "begins" })
+        }
         Effect::Poisoned { reason } => format!("is poisoned: {reason}"),
         Effect::Send { .. } | Effect::Replicate { .. } => unreachable!("shown when they leave"),
     }
@@ -440,6 +439,7 @@ impl Script {
             // The leader hears of the topic's new configuration before anybody else.
             ["counts", n, "durable"] => self.cluster.feed(self.at(n), Event::FlushMode { is_async: false }),
             ["flush", n] => self.cluster.flush(self.at(n), true),
+            ["forgives"] => self.cluster.checker.forgives = true,
             ["power", n] => self.cluster.cut_power(self.at(n), 0),
             ["crash", n] => self.cluster.crash(self.at(n), 0),
             ["restart", n] => self.cluster.start(self.at(n), |_| {}),
