@@ -7,6 +7,7 @@ use super::peer::KillSwitch;
 use super::shard;
 use crate::ctl::command::{Command, Error as CtlError, Reply};
 use crate::ctl::image::Image;
+use crate::ctl::recovery::PartitionReport;
 use crate::segment::{FrameCheck, GroupId, LogId, NodeId, Offset, ScrubStats};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
@@ -336,6 +337,13 @@ impl NodeHandle {
         }
         block.0 += 1;
         Ok(block.0 - 1)
+    }
+
+    /// How partitions stand that may have lost their majority, and how they could go on; none named: all without a leader. None: no
+    /// controller leads, or it did not answer.
+    pub async fn recovery_report(&self, groups: Vec<GroupId>) -> Option<Vec<PartitionReport>> {
+        let asked = self.ask(|reply| shard::Command::Report { groups, reply });
+        tokio::time::timeout(Duration::from_millis(CONTROLLER_GRACE_MS), asked).await.ok()??
     }
 
     /// Waits until this broker is registered and its image shows it as alive.

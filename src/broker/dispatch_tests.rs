@@ -109,6 +109,9 @@ async fn play(
                 asked.lock().unwrap().push(format!("{command:?}"));
                 let _ = reply.send(decide(command, &images).map(|reply| (reply, 0)));
             }
+            Command::Report { reply, .. } => {
+                let _ = reply.send(None);
+            }
             Command::Drain { reply } => {
                 let _ = reply.send(());
             }

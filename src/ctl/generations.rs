@@ -4,12 +4,14 @@
 //! orders out is each replica's own part, from its own copy of the controller log. Here: which intents are written, what is
 //! collected of the seals, which decisions follow. Pure; [`Sealed`] belongs to the controller leader and is made anew with every
 //! leadership: brokers repeat their reports until they see the decision. Invariants:
-//! - one decision per group and generation, after its intent, and only one that is lossless by the survivor's own log;
+//! - one decision per group and generation, after its intent, and only one that is lossless by the survivor's own log or approved by an
+//!   operator, as it was approved (`recovery`);
 //! - survivor and learners are replicas that the image names;
 //! - what is written is bounded per entry, however many groups a broker takes with it.
 
 use super::image::{Change, Image, Partition};
 use super::record::GroupOpening;
+use super::recovery::{self, Judged, Outcome, Progress};
 use crate::raftlog::core::Millis;
 use crate::raftlog::generation::{self, Decision, SealReport};
 use crate::segment::{Generation, GroupId, NodeId, Opening, ReplicaId, Term};
@@ -78,20 +80,20 @@ fn check(partition: &Partition, opening: &GroupOpening) -> Result<(), String> {
     }
     match nodes.iter().find(|node| partition.replicas.iter().all(|r| r.node != **node)) {
         Some(node) => Err(format!("broker {node} has no replica")),
-        None => Ok(()),
+        None => recovery::check_opening(partition, opening),
     }
 }
 
 impl Image {
     /// Partition of a group, to change.
-    fn partition_mut(&mut self, group: GroupId) -> Result<&mut Partition, String> {
+    pub(super) fn partition_mut(&mut self, group: GroupId) -> Result<&mut Partition, String> {
         let (id, number) = *self.groups.get(&group).ok_or_else(|| format!("unknown group {group}"))?;
         let topic = self.topic_names.get(&id).and_then(|name| self.topics.get_mut(name));
         let topic = topic.expect("every group in the index is a partition of a topic");
         Ok(&mut topic.partitions[usize::try_from(number).expect("partitions are counted from 0")])
     }
 
-    fn distinct(groups: impl Iterator<Item = GroupId>) -> Result<(), String> {
+    pub(super) fn distinct(groups: impl Iterator<Item = GroupId>) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         match groups.into_iter().find(|group| !seen.insert(*group)) {
             Some(twice) => Err(format!("group {twice} twice")),
@@ -121,6 +123,7 @@ impl Image {
 
     pub(super) fn apply_generation(
         &mut self,
+        number: u64,
         openings: &[GroupOpening],
         changes: &mut Vec<Change>,
     ) -> Result<(), String> {
@@ -146,6 +149,7 @@ impl Image {
             partition.sealing = None;
             partition.opening = Some(Box::new(decision));
             self.sealing.remove(&opening.group);
+            self.end_approval(opening.group, number, opening.lossless);
             changes.push(Change::GroupChanged { group: opening.group });
         }
         Ok(())
@@ -215,21 +219,36 @@ impl Sealed {
         collected.reports.push(report);
     }
 
-    /// Decisions that can be made now, each handed out once in a while; [`still_due`] leaves out those that were taken.
-    pub fn decide(&mut self, image: &Image, now: Millis) -> Vec<GroupOpening> {
+    /// Decisions that can be made now, each handed out once in a while; [`still_due`] leaves out those that were taken. `drift`: of
+    /// approved plans that the seals contradict, why; `wall_ms` is noted with it.
+    pub fn decide(
+        &mut self,
+        image: &Image,
+        now: Millis,
+        wall_ms: i64,
+        drift: &mut Vec<Progress>,
+    ) -> Vec<GroupOpening> {
         self.groups.retain(|group, _| image.sealing.contains(group));
         let mut openings = Vec::new();
         for (&group, collected) in &mut self.groups {
-            if openings.len() == GROUPS_PER_RECORD {
+            if openings.len() + drift.len() == GROUPS_PER_RECORD {
                 break;
             }
             if collected.quiet_until > now {
                 continue;
             }
             let Some((_, _, partition)) = image.group(group) else { continue };
-            if let Some(opening) = collected.decide(image, partition, now) {
+            let judged = collected.decide(image, partition, now);
+            if judged.is_some() {
                 collected.quiet_until = now + RETRY_MS;
-                openings.push(opening);
+            }
+            match (judged, &partition.recovery) {
+                (Some(Judged::Open(opening)), _) => openings.push(opening),
+                (Some(Judged::Drift(reason)), Some(approval)) => {
+                    let outcome = Outcome::Refused { reason, at_ms: wall_ms };
+                    drift.push(Progress { group, recovery: approval.recovery, outcome });
+                }
+                _ => {}
             }
         }
         openings
@@ -242,24 +261,28 @@ impl Sealed {
 }
 
 impl Collected {
-    fn decide(&self, image: &Image, partition: &Partition, now: Millis) -> Option<GroupOpening> {
+    fn decide(&self, image: &Image, partition: &Partition, now: Millis) -> Option<Judged> {
         let reported = |replica: &ReplicaId| self.reports.iter().any(|r| r.replica == *replica);
         let expected = |replica: &&ReplicaId| {
             image.holds(replica) && image.brokers.get(&replica.node).is_some_and(|b| !b.fenced)
         };
-        if now < self.since + PATIENCE_MS && !partition.replicas.iter().filter(expected).all(reported) {
+        let all_are_in = partition.replicas.iter().filter(expected).all(reported);
+        if now < self.since + PATIENCE_MS && !all_are_in {
             return None;
         }
         let named = self.reports.iter().filter(|r| partition.replicas.contains(&r.replica));
         let all: Vec<SealReport> = named.cloned().collect();
         let here: Vec<SealReport> = all.iter().filter(|r| expected(&&r.replica)).cloned().collect();
-        // What is not provably lossless is not for the controllers to decide by themselves (P4). One that reported and went away
+        // What is not provably lossless is not for the controllers to decide by themselves (P4), but as an operator approved. One that reported and went away
         // again survives only if the others prove nothing: nobody else may open the generation then, and the group would wait for it.
-        let decision = [here, all].iter().find_map(|reports| {
+        let decision = [&here, &all].into_iter().find_map(|reports| {
             let decision = generation::decide(Generation(partition.generation), reports, Term(0)).ok();
             decision.filter(|decision| decision.opening.lossless)
-        })?;
-        Some(GroupOpening {
+        });
+        let Some(decision) = decision else {
+            return recovery::judge(partition, &all, now - self.since, all_are_in);
+        };
+        Some(Judged::Open(GroupOpening {
             group: partition.group,
             generation: decision.generation.0,
             survivor: decision.opening.survivor.node,
@@ -267,6 +290,6 @@ impl Collected {
             first_term: decision.opening.first_term,
             lossless: true,
             learners: decision.learners.iter().map(|r| r.node).collect(),
-        })
+        }))
     }
 }

@@ -46,6 +46,8 @@ struct Session {
     stopping: bool,
     /// Since when it has no connection to us, if it had one.
     lost: Option<Millis>,
+    /// When it was last heard, if it ever was by this controller leader.
+    heard: Option<Millis>,
     /// When the session lapses.
     deadline: Millis,
     /// It is not called dead for its silence before; if it stopped, the grace begins here.
@@ -133,6 +135,7 @@ impl Sessions {
                         dead: broker.dead,
                         stopping: broker.stopping,
                         lost: None,
+                        heard: None,
                         deadline,
                         since,
                         quiet_until: now,
@@ -152,6 +155,7 @@ impl Sessions {
             Some(session) if session.stopping => Beat::Fenced,
             Some(session) => {
                 session.deadline = session.deadline.max(now.saturating_add(timeout));
+                session.heard = Some(now);
                 session.lost = None;
                 if session.fenced { Beat::Fenced } else { Beat::Alive }
             }
@@ -213,6 +217,11 @@ impl Sessions {
     /// Whether a broker's session is alive (it may still be shown fenced).
     pub fn is_alive(&self, node: NodeId, now: Millis) -> bool {
         self.brokers.get(&node).is_some_and(|s| !s.stopping && s.lost.is_none() && s.deadline > now)
+    }
+
+    /// Milliseconds since its last beat, if this controller leader heard any.
+    pub fn silent_ms(&self, node: NodeId, now: Millis) -> Option<Millis> {
+        self.brokers.get(&node)?.heard.map(|at| now.saturating_sub(at))
     }
 
     /// When `expired` and `resumed` are to be asked next. Never further away than a quarter of a session, so that a

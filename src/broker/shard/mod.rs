@@ -6,7 +6,7 @@
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
 //! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
 //! - `members`: who votes in the groups here, and generation changes.
-//! - `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
+//! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 mod control;
 mod fetch;
@@ -16,6 +16,7 @@ mod orders;
 mod placing;
 mod produce;
 mod reads;
+mod recovery;
 pub mod rpc;
 mod upkeep;
 
@@ -28,6 +29,7 @@ use super::partition::{Done, Partition};
 use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as CtlReply};
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
+use crate::ctl::recovery::PartitionReport;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
@@ -128,6 +130,13 @@ pub enum Command {
         timeout_ms: u64,
         /// Answer.
         reply: oneshot::Sender<CtlAnswer>,
+    },
+    /// How partitions stand and could go on, as the controller leader sees it; none if it could not be asked.
+    Report {
+        /// Which; none: all without a leader.
+        groups: Vec<GroupId>,
+        /// Each.
+        reply: oneshot::Sender<Option<Vec<PartitionReport>>>,
     },
     /// Orderly stop: hand leadership over; answered when nothing is led any more.
     Drain {
@@ -256,6 +265,7 @@ pub struct Shard {
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
     members: members::Members,
+    recovery: recovery::Reports,
     orphans: Map<GroupId, RecoveredGroup>,
     placing: placing::Placing,
     /// Partitions led here.
@@ -286,6 +296,7 @@ impl Shard {
             membership: metadata::Membership::new(&config),
             upkeep: upkeep::Upkeep::new(now.mono, &node),
             members: members::Members::new(now.mono),
+            recovery: recovery::Reports::default(),
             config,
             engine,
             partitions: Map::default(),
@@ -400,6 +411,7 @@ impl Shard {
             Command::Controller { command, timeout_ms, reply } => {
                 self.ask_controller(now, command, timeout_ms, reply)
             }
+            Command::Report { groups, reply } => self.ask_report(now, groups, reply),
             Command::Drain { reply } => self.start_drain(now, reply),
         }
     }
@@ -411,6 +423,7 @@ impl Shard {
         self.process_events(now);
         self.expire_requests(now);
         self.tick_control(now);
+        self.tick_reports(now);
         self.tick_membership(now);
         self.place_some(now);
         self.tick_upkeep(now);
@@ -424,7 +437,7 @@ impl Shard {
             return 0;
         }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
-        next = next.min(self.control.deadline()).min(self.members_deadline());
+        next = next.min(self.control.deadline()).min(self.members_deadline()).min(self.recovery.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
             if let Some((at, _)) = queue.first() {
                 next = next.min(*at);

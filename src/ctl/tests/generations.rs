@@ -41,7 +41,7 @@ fn survivor_is_one_that_is_still_there() {
     sealed.on_report(&log.image, group, report(replicas[0], &replicas, 9), 0);
     log.fence(0);
     sealed.on_report(&log.image, group, report(replicas[1], &replicas, 8), 100);
-    let decided = sealed.decide(&log.image, 100);
+    let decided = sealed.decide(&log.image, 100, 0, &mut Vec::new());
     assert_eq!(decided.iter().map(|d| (d.survivor, d.lossless)).collect::<Vec<_>>(), [(NodeId(1), true)]);
 }
 
@@ -54,7 +54,7 @@ fn survivor_that_went_away_is_named_if_nobody_else_proves_anything() {
     log.fence(0);
     let unsound = SealReport { sound: false, ..report(replicas[1], &replicas, 8) };
     sealed.on_report(&log.image, group, unsound, 100);
-    let decided = sealed.decide(&log.image, 100);
+    let decided = sealed.decide(&log.image, 100, 0, &mut Vec::new());
     assert_eq!(decided.iter().map(|d| d.survivor).collect::<Vec<_>>(), [NodeId(0)]);
 }
 

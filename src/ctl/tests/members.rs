@@ -290,7 +290,7 @@ impl World {
             Step::Look(node) => self.look(node),
             Step::Report(node) => self.report(node),
             Step::Decide => {
-                let openings = self.sealed.decide(&self.log.image, self.now);
+                let openings = self.sealed.decide(&self.log.image, self.now, 0, &mut Vec::new());
                 self.log.run(&Command::OpenGenerations { openings }).unwrap();
                 let partition = self.log.image.group(self.group).unwrap().2;
                 if let Some(decision) = &partition.opening {
