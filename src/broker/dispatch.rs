@@ -112,6 +112,7 @@ impl Session {
             32 => Box::pin(handlers::describe_configs::handle(call)),
             37 => Box::pin(handlers::create_partitions::handle(call)),
             44 => Box::pin(handlers::incremental_alter_configs::handle(call)),
+            55 => Box::pin(handlers::describe_quorum::handle(call)),
             60 => Box::pin(handlers::describe_cluster::handle(call)),
             _ => return Err(frame::FrameError::Unsupported(key, version).into()),
         })

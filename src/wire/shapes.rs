@@ -98,6 +98,7 @@ pub(super) fn of(api_key: i16) -> Option<&'static Shape> {
         versions::DESCRIBE_CONFIGS => &DESCRIBE_CONFIGS,
         versions::CREATE_PARTITIONS => &CREATE_PARTITIONS,
         versions::INCREMENTAL_ALTER_CONFIGS => &INCREMENTAL_ALTER_CONFIGS,
+        versions::DESCRIBE_QUORUM => &DESCRIBE_QUORUM,
         versions::DESCRIBE_CLUSTER => &DESCRIBE_CLUSTER,
         _ => return None,
     })
@@ -278,6 +279,17 @@ static ALTERABLE_CONFIG: Shape = shape(
     &[all(STR), all(INT8), all(Kind::Str(ALWAYS))],
     size_of::<m::incremental_alter_configs_request::AlterableConfig>(),
 );
+
+// DescribeQuorum: topics {name, partitions {index}}.
+static DESCRIBE_QUORUM: Shape = shape(
+    &[all(Kind::Structs(&QUORUM_TOPIC, NEVER))],
+    size_of::<m::describe_quorum_request::DescribeQuorumRequest>(),
+);
+static QUORUM_TOPIC: Shape = shape(
+    &[all(STR), all(Kind::Structs(&QUORUM_PARTITION, NEVER))],
+    size_of::<m::describe_quorum_request::TopicData>(),
+);
+static QUORUM_PARTITION: Shape = shape(&[all(INT32)], size_of::<m::describe_quorum_request::PartitionData>());
 
 // DescribeCluster: authorized operations, endpoint type (1+), fenced brokers (2+).
 static DESCRIBE_CLUSTER: Shape = shape(

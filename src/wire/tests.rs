@@ -72,6 +72,7 @@ pub(super) fn body(key: i16, version: i16, rng: &mut StdRng) -> Bytes {
         versions::DESCRIBE_CONFIGS => describe_configs(version, rng).encode(&mut out, version),
         versions::CREATE_PARTITIONS => create_partitions(rng).encode(&mut out, version),
         versions::INCREMENTAL_ALTER_CONFIGS => alter_configs(rng).encode(&mut out, version),
+        versions::DESCRIBE_QUORUM => describe_quorum(rng).encode(&mut out, version),
         versions::DESCRIBE_CLUSTER => describe_cluster(version, rng).encode(&mut out, version),
         _ => panic!("no sample of key {key}"),
     };
@@ -297,6 +298,18 @@ fn alter_configs(rng: &mut StdRng) -> IncrementalAlterConfigsRequest {
         .with_validate_only(rng.random())
 }
 
+fn describe_quorum(rng: &mut StdRng) -> DescribeQuorumRequest {
+    let partition = |rng: &mut StdRng| {
+        describe_quorum_request::PartitionData::default().with_partition_index(rng.random())
+    };
+    let topic = |rng: &mut StdRng| {
+        describe_quorum_request::TopicData::default()
+            .with_topic_name(TopicName(text(rng)))
+            .with_partitions(several(rng, partition))
+    };
+    DescribeQuorumRequest::default().with_topics(several(rng, topic))
+}
+
 fn describe_cluster(version: i16, rng: &mut StdRng) -> DescribeClusterRequest {
     let mut request =
         DescribeClusterRequest::default().with_include_cluster_authorized_operations(rng.random());
@@ -324,6 +337,7 @@ pub(super) fn decode_all(key: i16, version: i16, body: Bytes) -> Result<(), Stri
         versions::DESCRIBE_CONFIGS => one::<DescribeConfigsRequest>,
         versions::CREATE_PARTITIONS => one::<CreatePartitionsRequest>,
         versions::INCREMENTAL_ALTER_CONFIGS => one::<IncrementalAlterConfigsRequest>,
+        versions::DESCRIBE_QUORUM => one::<DescribeQuorumRequest>,
         versions::DESCRIBE_CLUSTER => one::<DescribeClusterRequest>,
         _ => panic!("no decoder of key {key}"),
     };

@@ -49,14 +49,19 @@ pub const DESCRIBE_CONFIGS: i16 = 32;
 pub const CREATE_PARTITIONS: i16 = 37;
 /// IncrementalAlterConfigs.
 pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
+/// DescribeQuorum.
+pub const DESCRIBE_QUORUM: i16 = 55;
 /// DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
+
+/// Our tagged field of a partition in DescribeQuorum's answer: generation (u64) and whether the configuration is joint (u8).
+pub const GENERATION_TAG: i32 = 10_000;
 
 const fn row(key: i16, name: &'static str, min: i16, max: i16) -> ApiRange {
     ApiRange { key, name, min, max, served_min: min }
 }
 
-const TABLE: [ApiRange; 14] = [
+const TABLE: [ApiRange; 15] = [
     ApiRange { key: PRODUCE, name: "Produce", min: 0, max: 13, served_min: 3 },
     row(FETCH, "Fetch", 4, 18),
     row(LIST_OFFSETS, "ListOffsets", 1, 10),
@@ -70,6 +75,7 @@ const TABLE: [ApiRange; 14] = [
     row(DESCRIBE_CONFIGS, "DescribeConfigs", 1, 4),
     row(CREATE_PARTITIONS, "CreatePartitions", 0, 3),
     row(INCREMENTAL_ALTER_CONFIGS, "IncrementalAlterConfigs", 0, 1),
+    row(DESCRIBE_QUORUM, "DescribeQuorum", 0, 2),
     row(DESCRIBE_CLUSTER, "DescribeCluster", 0, 2),
 ];
 
@@ -104,6 +110,7 @@ pub fn is_flexible(key: i16, version: i16) -> bool {
         DESCRIBE_CONFIGS => 4,
         CREATE_PARTITIONS => 2,
         INCREMENTAL_ALTER_CONFIGS => 1,
+        DESCRIBE_QUORUM => 0,
         DESCRIBE_CLUSTER => 0,
         _ => return false,
     };

@@ -213,6 +213,7 @@ impl Shard {
                 self.answer_rpc(now, from, id, &Answer::Holdings { holdings });
             }
             Ask::Report { groups } => self.begin_report(now, groups, Asker::Node { node: from, rpc: id }),
+            Ask::Quorum => self.answer_quorum(now, from, id),
             Ask::Transfer { group, to } => {
                 self.transfer_if_ready(now, group, to);
                 self.answer_rpc(now, from, id, &Answer::Ok);
@@ -238,6 +239,7 @@ impl Shard {
                     self.control.waiting.push(request);
                 }
             }
+            Answer::Quorum { quorum } => self.on_quorum(id, quorum),
             Answer::Session { known: false } => self.on_session_unknown(),
             Answer::Session { known: true } | Answer::Ok | Answer::Unknown => {}
         }
