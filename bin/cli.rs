@@ -422,7 +422,7 @@ and the partition grows back by itself. Of every partition the plan says
 Nothing happens before exactly this plan is approved: by its number (--plan), by typing it, or by --yes. If the replicas,
 once sealed, hold anything else than it says, it is refused and the partition waits for another plan.
 A lost broker that comes back later keeps aside what it holds beyond the plan (*.fenced beside its log).
-The same command again goes on with a plan that is under way.
+The same command again goes on with a plan that is under way. A plan has at most 500 partitions: repeat it for the rest.
 
 Examples:
   kontiki partition recover orders --dry-run        the plan, nothing else

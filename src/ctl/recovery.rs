@@ -555,10 +555,13 @@ impl Image {
         progress.iter().filter(|step| self.check_progress(step).is_ok()).cloned().collect()
     }
 
-    /// Generations that were decided by an approval and whose survivor was not seen to lead yet.
+    /// Generations that were decided by an approval, have not ended since, and whose survivor was not seen to lead yet.
     pub fn unverified(&self) -> impl Iterator<Item = (&Recovery, bool)> {
-        let decided = |r: &&Recovery| self.groups.contains_key(&r.plan.group);
-        self.recoveries.iter().filter(decided).filter_map(|r| match r.outcome {
+        let generation =
+            |r: &Recovery| self.group(r.plan.group).map(|(_, _, partition)| partition.generation);
+        self.recoveries.iter().filter(move |r| generation(r) == Some(r.plan.from + 1)).filter_map(|r| match r
+            .outcome
+        {
             Outcome::Decided { lossless, .. } => Some((r, lossless)),
             _ => None,
         })

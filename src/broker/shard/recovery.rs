@@ -231,7 +231,9 @@ impl Shard {
         for (known, lossless) in self.image.unverified() {
             let all = gathering.holdings.get(&known.plan.group);
             let leads = all.into_iter().flatten().find(|h| {
-                h.leads && h.report.generation.0 > known.plan.from && h.report.commit >= known.plan.base.index
+                h.leads
+                    && h.report.generation.0 == known.plan.from + 1
+                    && h.report.commit >= known.plan.base.index
             });
             if let Some(leader) = leads {
                 let outcome =

@@ -261,6 +261,10 @@ fn approved_plan_is_carried_out_and_kept_for_ever() {
     assert!(matches!(world.outcome(), Outcome::Decided { lossless: false, .. }));
     let unverified: Vec<u64> = world.log.image.unverified().map(|(r, _)| r.recovery).collect();
     assert_eq!(unverified, [number]);
+    // Had the survivor died before it led, and the next generation begun without it, nobody would look for it any more.
+    let mut later = world.log.image.clone();
+    later.topics.get_mut("t").unwrap().partitions[0].generation = 2;
+    assert_eq!(later.unverified().count(), 0);
     let outcome = Outcome::Verified { lossless: false, high_watermark: 9, at_ms: 11 };
     let steps = vec![Progress { group: world.group, recovery: number, outcome: outcome.clone() }];
     world.log.run(&Command::RecoveryProgress { steps: steps.clone() }).unwrap();
