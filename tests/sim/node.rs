@@ -315,6 +315,9 @@ impl World {
         if node.fs.is_off() {
             return self.end_in_trap(n);
         }
+        if self.plan.recovers {
+            self.book_generations();
+        }
         if let Some(delay) = delay {
             self.after(delay.as_micros() as u64, Event::IoIdle { node: n, life, token: 0 });
         }
@@ -399,6 +402,9 @@ impl World {
             self.check.image(&image);
             if let Some(p) = self.nodes[n].process.as_mut() {
                 p.image = image;
+            }
+            if self.plan.recovers {
+                self.book_generations();
             }
             self.hello_again(n);
         }
