@@ -29,23 +29,28 @@ impl World {
         let images = self.nodes.iter().filter_map(|node| node.process.as_ref()).map(|p| p.image.clone());
         let Some(image) = images.max_by_key(|image| image.applied) else { return };
         for partition in image.topics.values().flat_map(|topic| &topic.partitions) {
-            let Some(decision) = &partition.opening else { continue };
-            if self.check.generations_decided(partition.group) >= decision.generation.0 {
-                continue;
+            if let Some(decision) = &partition.opening
+                && decision.generation.0 > self.check.generations_decided(partition.group)
+            {
+                self.unbooked.insert((partition.group, decision.generation.0), (**decision).clone());
             }
+        }
+        for ((group, generation), decision) in std::mem::take(&mut self.unbooked) {
             let survivor = crate::net::index_of(decision.opening.survivor.node);
-            if self.nodes[survivor].process.is_none() {
-                // When it is back, before it hears of anything.
+            let is_newest = image.group(group).is_some_and(|(_, _, p)| p.generation == generation);
+            if is_newest && self.nodes[survivor].process.is_none() {
+                // When it is back, before it hears of anything. If the group goes on without it before that, nothing began with it.
+                self.unbooked.insert((group, generation), decision);
                 continue;
             }
             self.marks.hit(match decision.opening.lossless {
                 true => "generation decided without loss",
                 false => "generation decided that may lose something",
             });
-            let losses = self.check.losses(partition.group);
-            self.check.decided(partition.group, decision, &mut self.nodes, &mut self.marks);
-            if self.check.losses(partition.group) > losses {
-                self.forget_lost(partition.group);
+            let losses = self.check.losses(group);
+            self.check.decided(group, &decision, &mut self.nodes, &mut self.marks);
+            if self.check.losses(group) > losses {
+                self.forget_lost(group);
             }
         }
     }
