@@ -13,7 +13,7 @@ use super::image::{INDEX_BITS, Image, Standing, Topic};
 use super::names;
 use super::placement::{self, SplitMix64};
 use super::record::{Batch, Endpoint, Record};
-use super::recovery::{GROUPS_PER_PLAN, GroupPlan, REASON_MAX, check_plan, plan_id};
+use super::recovery::{GROUPS_PER_PLAN, GroupPlan, REASON_MAX, plan_id};
 use crate::mutation::{Mutation, on};
 use crate::segment::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,9 +106,7 @@ fn recover(image: &Image, id: &str, reason: &str, at_ms: i64, plans: &[GroupPlan
     if reason.len() > REASON_MAX {
         return Err(Error::InvalidRequest(format!("the reason is longer than {REASON_MAX} bytes")));
     }
-    for plan in plans {
-        check_plan(image, plan).map_err(Error::Refused)?;
-    }
+    image.check_recovery(plans).map_err(Error::Refused)?;
     let (id, reason, plans) = (id.to_owned(), reason.to_owned(), plans.to_vec());
     Ok((Batch::new(vec![Record::Recover { id, reason, at_ms, plans }]), Reply::Done))
 }

@@ -459,6 +459,12 @@ pub fn judge(
 }
 
 impl Image {
+    /// Whether these plans can be approved together. Asked before they are written and when they are applied.
+    pub(super) fn check_recovery(&self, plans: &[GroupPlan]) -> Result<(), String> {
+        Self::distinct(plans.iter().map(|plan| plan.group))?;
+        plans.iter().try_for_each(|plan| check_plan(self, plan))
+    }
+
     pub(super) fn apply_recovery(
         &mut self,
         number: u64,
@@ -466,10 +472,7 @@ impl Image {
         plans: &[GroupPlan],
         changes: &mut Vec<Change>,
     ) -> Result<(), String> {
-        Self::distinct(plans.iter().map(|plan| plan.group))?;
-        for plan in plans {
-            check_plan(self, plan)?;
-        }
+        self.check_recovery(plans)?;
         for plan in plans {
             let partition = self.partition_mut(plan.group)?;
             let survivor = partition.replicas.iter().find(|r| r.node == plan.survivor).copied();

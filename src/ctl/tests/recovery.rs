@@ -299,6 +299,17 @@ fn plan_of_another_number_is_refused() {
     assert!(matches!(refused, Err(Error::Refused(_))));
 }
 
+/// Whatever is written, every node can apply: what it refuses stops it.
+#[test]
+fn two_plans_of_one_partition_are_refused_before_they_are_written() {
+    let mut world = lost();
+    let plans = vec![world.plan(&[world.holding(0, 9, 6)]), world.plan(&[world.holding(0, 8, 6)])];
+    let entries = world.log.entries.len();
+    let command = Command::Recover { id: plan_id(&plans), reason: String::new(), at_ms: 0, plans };
+    assert!(matches!(world.log.run(&command), Err(Error::Refused(_))));
+    assert_eq!((world.log.entries.len(), world.partition().sealing), (entries, None));
+}
+
 #[test]
 fn drift_between_plan_and_seals_decides_nothing_and_asks_for_another_plan() {
     let mut world = lost();
