@@ -7,6 +7,7 @@
 //! were silent (`broker::shard::recovery`), the rule who survives (`raftlog::generation`). Invariants:
 //! - a generation that may lose something is decided only while an approval that names its survivor and its very last entry is in the
 //!   image, and by seals that say the same: anything else is drift, and asks for a new plan;
+//! - it is neither planned nor decided while a broker that is not fenced has not said what its replica holds;
 //! - what the seals prove to lose nothing is decided as such, approved or not;
 //! - the record of an approval, and of what came of it, never goes.
 
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 /// Groups in one plan: each takes some hundred bytes of the controller log, for ever.
 pub const GROUPS_PER_PLAN: usize = 500;
-/// How long the seals of replicas that live are waited for, once the survivor's is there.
+/// How long drift is not told while seals of replicas that live may come, which may prove that nothing is lost.
 const PATIENCE_MS: Millis = 3_000;
 /// Longest reason that an operator may give.
 pub const REASON_MAX: usize = 500;
@@ -33,6 +34,9 @@ pub struct Holding {
     pub unsound: Option<String>,
     /// It leads, and has committed in its term.
     pub leads: bool,
+    /// The leader that it follows, if it knows one.
+    #[serde(default)]
+    pub follows: Option<NodeId>,
     /// First offset that consumers may read, high watermark, offset after the last record.
     pub offsets: (i64, i64, i64),
 }
@@ -291,8 +295,29 @@ fn standing(
     if topic.configs.get("recovery.policy").is_some_and(|policy| policy == "never") {
         return Standing::Stuck { reason: "recovery.policy of the topic is never".to_owned() };
     }
+    if let Some(reason) = still_to_come(image, placed, &mine, from) {
+        return Standing::Stuck { reason };
+    }
     let plan = make_plan(image, (topic, partition, placed), &mine, decision.opening, silent_ms);
     Standing::Recoverable { plan: Box::new(plan) }
+}
+
+/// Who may still serve, or say that it holds what a plan would give up.
+fn still_to_come(image: &Image, placed: &Partition, mine: &[&Holding], from: Generation) -> Option<String> {
+    let lives = |node: NodeId| image.brokers.get(&node).is_some_and(|broker| !broker.fenced);
+    let answers = |node: NodeId| mine.iter().any(|h| h.report.replica.node == node);
+    let silent = placed.replicas.iter().find(|r| lives(r.node) && image.holds(r) && !answers(r.node));
+    if let Some(silent) = silent {
+        return Some(format!(
+            "broker {} is alive and has not said what its replica holds; ask again, or stop it",
+            silent.node
+        ));
+    }
+    // One that answers itself that it does not lead, or is fenced, was followed before.
+    let current = mine.iter().filter(|h| h.report.generation == from);
+    let led = current.filter_map(|h| Some((h.report.replica.node, h.follows?)));
+    let (by, leader) = led.into_iter().find(|(_, leader)| lives(*leader) && !answers(*leader))?;
+    Some(format!("broker {by} follows broker {leader}, which is alive: ask again, or stop it"))
 }
 
 fn why_unsound(mine: &[&Holding], from: Generation) -> String {
@@ -446,6 +471,10 @@ pub fn judge(
     if survivor != approval.survivor {
         let better = format!("broker {} at {base} has the better log", survivor.node);
         return Some(Judged::Drift(format!("{approved} was to survive, but {better}")));
+    }
+    // Whoever lives may hold more, however long it takes to say so; only one that is fenced is waited for no longer.
+    if !all_are_in {
+        return None;
     }
     Some(Judged::Open(GroupOpening {
         group: partition.group,

@@ -71,7 +71,8 @@ impl World {
             let leads = core.role() == Role::Leader && core.is_established();
             let end = engine.store_ref().last(group).map_or(Offset(0), |(_, end)| end).0;
             let unsound = (!report.sound).then(|| "in doubt".to_owned());
-            all.push(Holding { report, unsound, leads, offsets: (0, 0, end) });
+            let follows = core.leader().filter(|l| *l != core.replica()).map(|l| l.node);
+            all.push(Holding { report, unsound, leads, follows, offsets: (0, 0, end) });
         }
         all
     }

@@ -149,8 +149,9 @@ impl Shard {
         };
         let unsound = (!report.sound).then(why);
         let leads = core.is_established() && core.role() == crate::raftlog::core::Role::Leader;
+        let follows = core.leader().filter(|l| *l != core.replica()).map(|l| l.node);
         let offsets = (p.start.0, p.high_watermark.0.max(p.start.0), p.end.0);
-        Some(Holding { report, unsound, leads, offsets })
+        Some(Holding { report, unsound, leads, follows, offsets })
     }
 
     pub(super) fn on_holdings(

@@ -47,7 +47,13 @@ impl World {
             is_committed: true,
             commit: Index(commit),
         };
-        Holding { report, unsound: None, leads: false, offsets: (0, commit as i64, last as i64) }
+        Holding {
+            report,
+            unsound: None,
+            leads: false,
+            follows: None,
+            offsets: (0, commit as i64, last as i64),
+        }
     }
 
     fn stand(&self, holdings: &[Holding]) -> Standing {
@@ -130,6 +136,7 @@ fn what_a_sound_replica_knows_to_be_committed_is_not_at_risk() {
     let mut world = World::new();
     // Of five, three are gone; the second one that is left knows more than the survivor.
     let replicas = world.replicas();
+    world.kill(replicas[2].node);
     let far: Vec<ReplicaId> = (7..10).map(|node| ReplicaId { node: NodeId(node), ..replicas[0] }).collect();
     let widen = |mut holding: Holding| {
         holding.report.configuration.voters = vec![replicas[0], replicas[1], far[0], far[1], far[2]];
@@ -308,6 +315,38 @@ fn two_plans_of_one_partition_are_refused_before_they_are_written() {
     let command = Command::Recover { id: plan_id(&plans), reason: String::new(), at_ms: 0, plans };
     assert!(matches!(world.log.run(&command), Err(Error::Refused(_))));
     assert_eq!((world.log.entries.len(), world.partition().sealing), (entries, None));
+}
+
+#[test]
+fn broker_that_is_alive_is_heard_before_anything_is_given_up() {
+    let mut world = World::new();
+    let replicas = world.replicas();
+    let held = world.holding(0, 9, 6);
+    world.kill(replicas[1].node);
+    let Standing::Stuck { reason } = world.stand(std::slice::from_ref(&held)) else {
+        panic!("one may answer")
+    };
+    assert!(reason.contains(&format!("broker {} is alive", replicas[2].node)), "{reason}");
+    // Approved when it seemed dead, it is waited for however long it takes; fenced, no longer.
+    let plan = lost().plan(std::slice::from_ref(&held));
+    world.approve(&plan).unwrap();
+    world.seal(&held);
+    for _ in 0..5 {
+        world.decide();
+        assert_eq!((world.partition().generation, world.outcome()), (0, Outcome::Approved));
+    }
+    world.kill(replicas[2].node);
+    world.decide();
+    assert_eq!(world.partition().generation, 1);
+    // A leader that is alive, though it has no place among the replicas here.
+    let world = lost();
+    let other = (1..10)
+        .map(NodeId)
+        .find(|n| world.log.image.brokers.contains_key(n) && replicas.iter().all(|r| r.node != *n));
+    let led = Holding { follows: other, ..world.holding(0, 9, 6) };
+    assert!(other.is_some() && matches!(world.stand(&[led]), Standing::Stuck { .. }));
+    let stale = Holding { follows: Some(replicas[1].node), ..world.holding(0, 9, 6) };
+    world.plan(&[stale]);
 }
 
 #[test]
