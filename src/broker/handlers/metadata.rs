@@ -4,7 +4,7 @@
 //! Invariants: all live brokers are listed, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
 //! terms; a partition that lost its leader names a replica to ask again while a majority of its brokers is alive,
 //! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
-//! LEADER_NOT_AVAILABLE otherwise.
+//! LEADER_NOT_AVAILABLE otherwise; a broker that hears no controller never names itself where it knows no leader.
 
 use super::{Call, admin_timeout, controller_id, is_valid_topic, join_all, text};
 use crate::broker::api::{NodeHandle, PartitionState};
