@@ -2,7 +2,7 @@
 //!
 //! Not here: placement and naming collisions (`ctl`), who leads (the node's soft state).
 //! Invariants: all live brokers are listed, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
-//! terms; a partition that lost its leader names a replica to ask again while a majority of its brokers is alive,
+//! terms; a partition that lost its leader names a replica to ask again, after a pause, while a majority of its brokers is alive,
 //! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
 //! LEADER_NOT_AVAILABLE otherwise.
 
@@ -27,6 +27,9 @@ use uuid::Uuid;
 const LEADER_PATIENCE: Duration = Duration::from_millis(300);
 /// Longest wait for elections after a broker's death.
 const ELECTION_PATIENCE: Duration = Duration::from_millis(500);
+/// Pause before a client is told whom to ask again. What follows (a question about its epoch, a refusal, metadata again) has no pause in
+/// librdkafka: it went round a thousand times a second, and its consumer's main thread could stop for good in it.
+const ASK_AGAIN_PAUSE: Duration = Duration::from_millis(100);
 const LEADER_POLL: Duration = Duration::from_millis(10);
 /// How long Metadata waits for the controller to create a topic.
 const CREATE_TIMEOUT_MS: i32 = 15_000;
@@ -62,7 +65,11 @@ pub async fn handle(mut call: Call) -> Outcome {
         }
     }
     let groups = groups(&image, &wanted);
-    let states = settled_states(&call.node, &groups).await;
+    let mut states = settled_states(&call.node, &groups).await;
+    if is_any_without_leader(&image, &wanted, &states, call.node.node_id()) {
+        let pending = |state: &PartitionState| state.leader.is_none() && state.epoch >= 0;
+        states = settle(&call.node, &groups, ASK_AGAIN_PAUSE, pending).await;
+    }
     let mut topics = rows(&image, &wanted, states, &failures, (call.version, call.node.node_id()));
     if request.include_topic_authorized_operations && call.version >= 8 {
         for topic in topics.iter_mut().filter(|topic| topic.error_code == code::NONE) {
@@ -175,13 +182,25 @@ async fn settle(
     }
 }
 
-/// Groups of all partitions that the rows will name, in their order.
-fn groups(image: &Image, wanted: &[Wanted]) -> Vec<GroupId> {
+/// All partitions that the rows will name, in their order.
+fn partitions<'a>(image: &'a Image, wanted: &[Wanted]) -> impl Iterator<Item = &'a Partition> {
     let topics = wanted.iter().filter_map(|topic| match topic {
         Wanted::Topic(name) => image.topics.get(name),
         _ => None,
     });
-    topics.flat_map(|topic| topic.partitions.iter().map(|partition| partition.group)).collect()
+    topics.flat_map(|topic| &topic.partitions)
+}
+
+fn groups(image: &Image, wanted: &[Wanted]) -> Vec<GroupId> {
+    partitions(image, wanted).map(|partition| partition.group).collect()
+}
+
+/// Whether a row would name somebody who does not lead.
+fn is_any_without_leader(image: &Image, wanted: &[Wanted], states: &[PartitionState], me: NodeId) -> bool {
+    let is = |(partition, state): (&Partition, &PartitionState)| {
+        matches!(whom(image, me, partition, Some(state)), Named::Contact(_))
+    };
+    partitions(image, wanted).zip(states).any(is)
 }
 
 /// Rows of the response; `states` stand in the order of `groups`.
@@ -239,19 +258,18 @@ fn partition_row(
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| BrokerId(node.0)).collect::<Vec<_>>();
     let replicas: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).collect();
     let offline: Vec<NodeId> = replicas.iter().copied().filter(|node| !live(node)).collect();
+    let named = match whom(image, me, partition, state.as_ref()) {
+        Named::Leader(node) | Named::Contact(node) => Some(node),
+        Named::Nobody => None,
+    };
     let (leader, mut in_sync, epoch) =
         state.map_or((None, Vec::new(), -1), |state| (state.leader, state.in_sync, state.epoch));
-    // Clients can only follow to a broker that is listed.
-    let reachable = leader.filter(|leader| live(&leader.node));
-    if let Some(leader) = reachable
+    if let Some(leader) = leader.filter(|leader| live(&leader.node))
         && !in_sync.contains(&leader.node)
     {
         in_sync.insert(0, leader.node);
     }
     let epoch = leader.map_or(epoch, |leader| leader.epoch);
-    let named = reachable.map(|leader| leader.node);
-    // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
-    let named = named.or_else(|| if epoch < 0 { None } else { contact(me, &replicas, live) });
     MetadataResponsePartition::default()
         .with_error_code(if named.is_some() { code::NONE } else { code::LEADER_NOT_AVAILABLE })
         .with_partition_index(index)
@@ -260,6 +278,29 @@ fn partition_row(
         .with_replica_nodes(ids(&replicas))
         .with_isr_nodes(ids(&in_sync))
         .with_offline_replicas(ids(&offline))
+}
+
+/// Who stands as leader in a row.
+enum Named {
+    Leader(NodeId),
+    /// Somebody to ask again.
+    Contact(NodeId),
+    Nobody,
+}
+
+fn whom(image: &Image, me: NodeId, partition: &Partition, state: Option<&PartitionState>) -> Named {
+    let live = |node: &NodeId| image.brokers.get(node).is_some_and(|broker| !broker.fenced);
+    let Some(state) = state else { return Named::Nobody };
+    match state.leader {
+        // Clients can only follow to a broker that is listed.
+        Some(leader) if live(&leader.node) => Named::Leader(leader.node),
+        // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
+        None if state.epoch < 0 => Named::Nobody,
+        _ => {
+            let replicas: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).collect();
+            contact(me, &replicas, live).map_or(Named::Nobody, Named::Contact)
+        }
+    }
 }
 
 /// Whom a client may ask while a leader is being elected: a live replica, this broker if it is one. It answers NOT_LEADER_OR_FOLLOWER

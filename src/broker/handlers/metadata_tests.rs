@@ -67,6 +67,9 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
     assert_eq!(groups(&image, &wanted), [GroupId(10), GroupId(11), GroupId(12)]);
     // Led and in sync; led by a fenced broker; never led.
     let states = vec![state(Some((2, 9)), &[1]), state(Some((3, 4)), &[3, 1]), state(None, &[])];
+    assert!(is_any_without_leader(&image, &wanted, &states, NodeId(9)), "the second waits a moment");
+    let led = || vec![state(Some((2, 9)), &[1]), state(Some((1, 4)), &[1]), state(None, &[])];
+    assert!(!is_any_without_leader(&image, &wanted, &led(), NodeId(9)), "the third names nobody");
     // Broker 9 has no replica: it names a live one where an election must be under way.
     let rows = rows(&image, &wanted, states, &BTreeMap::new(), (12, NodeId(9)));
     let found: Vec<_> = rows[0]
