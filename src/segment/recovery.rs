@@ -8,6 +8,7 @@
 
 use super::checkpoint::{AT_OPEN, Job};
 use super::ends::{self, Ends};
+use super::fs::latch::LatchedFs;
 use super::fs::{File, Fs, OpenMode};
 use super::image::{CutPoint, FileImage, GroupImage, Image};
 use super::journal::{self, BLOCK, Found, Journal};
@@ -47,6 +48,7 @@ pub(crate) enum Judged {
 
 /// Opens a data directory on any file system.
 pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Opened> {
+    let fs: Arc<dyn Fs> = Arc::new(LatchedFs(fs));
     let lock = identity::lock(&*fs, &options.dir)?;
     let manifest = identity::load_or_format(&fs, &options)?;
     if options.reserve_bytes == StoreOptions::RESERVE_DEFAULT {

@@ -11,3 +11,4 @@ pub(crate) mod repairs;
 mod rig;
 pub(crate) mod scrubbing;
 pub(crate) mod sweep;
+mod told_once;

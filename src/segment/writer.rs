@@ -103,6 +103,8 @@ struct UnderWay {
     /// Files whose names it makes durable. Until it has, they count as unnamed: a round must not rely on a
     /// sync that another thread has yet to make.
     names: Vec<u64>,
+    /// Files that it syncs.
+    files: BTreeMap<u64, Arc<dyn File>>,
 }
 
 /// What recovery hands to the back half.
@@ -280,10 +282,13 @@ impl Writer {
         self.unnamed.insert(new.number, dir.clone());
     }
 
-    /// A file is written to. One handle per file, the first that wrote: it is the one that learns of failed write-backs.
+    /// A file is written to. One handle per file, the first that wrote, for all that sync it: it is the one that learns of failed
+    /// write-backs, and tells each of them (`fs::latch`).
     fn soil(&mut self, file: &FileRef) -> Arc<dyn File> {
         let stamp = self.syncing.stamp;
-        let known = self.dirty.entry(file.number).or_insert_with(|| (file.handle.clone(), stamp));
+        let beside = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.files.get(&file.number));
+        let first = beside.unwrap_or(&file.handle);
+        let known = self.dirty.entry(file.number).or_insert_with(|| (first.clone(), stamp));
         known.1 = stamp;
         known.0.clone()
     }
@@ -606,10 +611,13 @@ impl Writer {
         if !dirs.is_empty() {
             dirs.insert(segment_file::groups_dir(&self.options.dir));
         }
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        let files: BTreeMap<u64, Arc<dyn File>> =
+            dirty.map(|(number, (handle, _))| (number, handle)).collect();
         let job = Job {
             fs: self.fs.clone(),
             dir: self.options.dir.clone(),
-            files: std::mem::take(&mut self.dirty).into_values().map(|(handle, _)| handle).collect(),
+            files: files.values().cloned().collect(),
             dirs,
             sequence: self.manifest_sequence,
             manifest: manifest.encode(),
@@ -617,7 +625,7 @@ impl Writer {
         };
         self.referenced = 0;
         self.journaled = 0;
-        self.checkpoint = Some(UnderWay { running: Running::start(job), position, names });
+        self.checkpoint = Some(UnderWay { running: Running::start(job), position, names, files });
         Ok(())
     }
 
@@ -640,7 +648,7 @@ impl Writer {
     }
 
     fn finish_checkpoint(&mut self) -> Result<()> {
-        let Some(UnderWay { running, position, names }) = self.checkpoint.take() else {
+        let Some(UnderWay { running, position, names, .. }) = self.checkpoint.take() else {
             return Ok(());
         };
         running.finish()?;

@@ -138,14 +138,6 @@ impl Syncing {
         self.patience == 0 && self.is_settled() && self.flush.is_none()
     }
 
-    /// The sync that is under way has files in common with the flush that is.
-    fn shares_files(&self) -> bool {
-        let (Some(sync), Some(flush), true) = (&self.sync, &self.flush, self.flush_lane.is_busy()) else {
-            return false;
-        };
-        flush.loose.values().any(|loose| loose.files.keys().any(|number| sync.files.contains(number)))
-    }
-
     /// Nobody waits for a sync.
     pub fn is_settled(&self) -> bool {
         !self.wanted.is_any && self.sync.is_none()
@@ -172,7 +164,10 @@ impl Syncing {
         for (group, file, bytes) in entries {
             let loose = self.loose.entry(group).or_default();
             loose.bytes += bytes;
-            loose.files.extend(file.map(|file| (file.number, file.handle)));
+            if let Some(file) = file {
+                // The first that wrote (`Writer::soil`).
+                loose.files.entry(file.number).or_insert(file.handle);
+            }
         }
     }
 
@@ -329,10 +324,8 @@ impl Writer {
     }
 
     pub(super) fn poll_syncs(&mut self) -> Result<()> {
-        let flush = self.syncing.flush_lane.poll();
-        // The flush may have been told of an error that the sync of the same file then was not (safety.md F9): it has the last word.
-        let sync = if self.syncing.shares_files() { None } else { self.syncing.sync_lane.poll() };
-        self.take_ends((sync, flush))
+        let ended = (self.syncing.sync_lane.poll(), self.syncing.flush_lane.poll());
+        self.take_ends(ended)
     }
 
     fn take_ends(&mut self, ended: (Option<std::io::Result<()>>, Option<std::io::Result<()>>)) -> Result<()> {
