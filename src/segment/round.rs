@@ -121,7 +121,7 @@ pub struct RoundDone {
     pub(crate) is_answer: bool,
     /// Everything but loose entries is durable up to this round.
     pub(crate) durable_round: u64,
-    /// Everything is, up to this one.
+    /// Every loose entry is, up to this one.
     pub(crate) flushed_round: u64,
     /// Bytes of loose entries that no sync has covered.
     pub(crate) unsynced: u64,

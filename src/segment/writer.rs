@@ -208,10 +208,13 @@ impl Writer {
     fn try_commit(&mut self, round: &Round) -> Result<()> {
         let mut progress = Progress::default();
         let mut batch = std::mem::take(&mut self.batch);
+        let strict: BTreeSet<GroupId> = round.ops.iter().filter(|op| !op.is_loose()).map(group_of).collect();
+        if !strict.is_empty() && self.syncing.may_rest(round) {
+            self.finish_syncs()?;
+        }
         self.syncing.begin(round);
         self.encode(round, &mut batch, &mut progress)?;
         self.find_journal_space(batch.len())?;
-        let strict: BTreeSet<GroupId> = round.ops.iter().filter(|op| !op.is_loose()).map(group_of).collect();
         let is_inline = !strict.is_empty() && self.syncing.is_idle();
         if is_inline {
             progress.touched.append(&mut self.syncing.files_of(&strict));

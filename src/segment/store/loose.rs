@@ -19,7 +19,7 @@ pub(super) struct LooseState {
     pub wants_flush: bool,
     /// Groups whose state says that they are dirty.
     dirty: BTreeSet<GroupId>,
-    /// Everything in rounds up to this one is on the disk.
+    /// Every loose entry in rounds up to this one is on the disk.
     flushed_round: u64,
     /// Round being gathered when the idle ones were last looked for.
     looked_at: u64,
