@@ -69,13 +69,15 @@ pub fn is_stuck(view: &View<'_>) -> Option<Next> {
 
 /// What the leader should do next.
 pub fn next(view: &View<'_>) -> Next {
-    if let Some(stuck) = is_stuck(view) {
-        return stuck;
+    let current = view.configuration;
+    // One that is unfit and keeps up all the same acknowledges what removes the others, and itself.
+    let acknowledges = |r: ReplicaId| (view.is_heard)(r) && (view.is_caught_up)(r);
+    if !current.is_quorum(|r| r == view.me || !(view.is_gone)(r) || acknowledges(r)) {
+        return is_stuck(view).unwrap_or(Next::Nothing);
     }
-    if view.configuration.is_joint() {
+    if current.is_joint() {
         return Next::Nothing;
     }
-    let current = view.configuration;
     // One that answers is not let go for its id alone (a disk that came back after its node had been given another): it is a copy, perhaps
     // one of few, and nothing moves replicas on purpose yet.
     let keeps = |r: &ReplicaId| view.assigned.contains(r) || (view.is_heard)(*r);

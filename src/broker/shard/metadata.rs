@@ -17,8 +17,8 @@ use crate::raftlog::core::Millis;
 use crate::raftlog::engine::Flush;
 use crate::raftlog::message::Configuration;
 use crate::segment::{
-    Entry, EntryKind, Epoch, Error as StoreError, Generation, GroupId, GroupOptions, GroupSpec, HardState,
-    Index, LogStart, NodeId, RecoveredGroup, ReplicaId, Term,
+    Entry, EntryKind, Epoch, Generation, GroupId, GroupOptions, GroupSpec, HardState, Index, LogStart,
+    NodeId, RecoveredGroup, ReplicaId, Term,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -44,6 +44,8 @@ pub struct Membership {
     stopping: bool,
     /// The log holds something this version cannot apply: nothing is acted on any more.
     broken: bool,
+    /// Entries could not be read a moment ago; they are read again.
+    is_unread: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +68,7 @@ impl Membership {
             next: 0,
             stopping: false,
             broken: false,
+            is_unread: false,
         }
     }
 
@@ -217,6 +220,10 @@ impl Shard {
         if self.membership.broken {
             return;
         }
+        if self.membership.is_unread {
+            let commit = self.engine.core(CONTROLLER).map(|core| core.commit());
+            self.apply_metadata(now, commit.unwrap_or_default());
+        }
         if !self.membership.joined {
             let directory = format!("{:032x}", self.config.directory);
             let controllers: Vec<NodeId> = self.config.node.controllers.keys().copied().collect();
@@ -241,7 +248,8 @@ impl Shard {
             Registration::None => self.register(now),
             Registration::Asked => {}
             Registration::Known(number) | Registration::Open(number) => {
-                self.membership.next = now.mono + self.heartbeat_ms();
+                let pause = if self.membership.is_unread { ASK_MS } else { self.heartbeat_ms() };
+                self.membership.next = now.mono + pause;
                 self.send_heartbeat(now, number, false);
             }
         }
@@ -347,16 +355,22 @@ impl Shard {
         let mut changes = Vec::new();
         while self.membership.applied < index && !self.membership.broken {
             let from = self.membership.applied.next();
-            let entries = match self.engine.store().read(CONTROLLER, from, APPLY_BYTES) {
+            let read = self.engine.store().read(CONTROLLER, from, APPLY_BYTES);
+            let is_damaged = self.engine.store_ref().needs_repair(CONTROLLER).is_some();
+            self.membership.is_unread = read.is_err() && !is_damaged;
+            let entries = match read {
                 Ok(entries) => entries,
-                Err(StoreError::Damaged(error)) => {
+                Err(error) if is_damaged => {
                     // It goes on from here when the entries are repaired.
-                    tracing::error!(error, "controller log is damaged here; it is repaired from the others");
+                    tracing::error!(%error, "controller log is damaged here; it is repaired from the others");
                     self.engine.damaged(now.mono, CONTROLLER);
                     break;
                 }
                 Err(error) => {
-                    return self.break_membership(format!("controller log cannot be read: {error}"));
+                    // Short of handles or maps, or a disk that answers again a moment later: what is committed stays to be applied.
+                    tracing::error!(%error, "controller log cannot be read; trying again");
+                    self.membership.next = self.membership.next.min(now.mono + ASK_MS);
+                    break;
                 }
             };
             for entry in entries.into_iter().take_while(|e| e.meta.id.index <= index) {
@@ -379,6 +393,7 @@ impl Shard {
         for change in changes {
             self.on_change(now, change);
         }
+        self.status.unread = self.membership.is_unread;
         self.place_some(now);
         self.check_gate(now);
         self.on_metadata_applied(now);
@@ -448,6 +463,7 @@ impl Shard {
         {
             self.placing.push(group, topic, partition);
         }
+        self.members.seal_soon(now.mono);
         self.members.look_now();
     }
 

@@ -8,6 +8,8 @@
 //! - `members`: who votes in the groups here, and generation changes.
 //! - `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
+#[cfg(test)]
+mod alone_tests;
 mod control;
 mod fetch;
 mod members;
@@ -344,7 +346,11 @@ impl Shard {
     /// Feeds one input. Call `finish_turn` when no more is at hand.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.notice_stop(now);
-        if let Input::Raft { from, .. } | Input::Request { from, .. } | Input::Response { from, .. } = &input
+        if let Input::Raft { from, .. }
+        | Input::Beats { from, .. }
+        | Input::BeatAnswer { from, .. }
+        | Input::Request { from, .. }
+        | Input::Response { from, .. } = &input
         {
             // The end of an old connection may be noticed after the new one said hello (a process that was stopped, wires that
             // were cut): whoever is heard is there. What an old connection brought comes before the news of its end.
@@ -703,5 +709,15 @@ mod tests {
         assert!(shard.gone.contains_key(&node));
         shard.handle(now, Input::Raft { from: node, envelopes: Vec::new() });
         assert!(!shard.gone.contains_key(&node), "a node that is heard is not gone");
+        // Where all groups are quiet, beats are all that is heard.
+        for input in [
+            Input::Beats { from: node, beats: codec::Beats::default() },
+            Input::BeatAnswer { from: node, answer: codec::BeatAnswer::default() },
+        ] {
+            shard.handle(now, Input::PeerReset { node });
+            assert!(shard.gone.contains_key(&node));
+            shard.handle(now, input);
+            assert!(!shard.gone.contains_key(&node), "a node whose beats are heard is not gone");
+        }
     }
 }

@@ -72,6 +72,27 @@ fn without_a_quorum_the_leader_asks_for_nothing_but_a_generation() {
     assert_eq!(look(&joint, &[], &[], 1, false), Next::Nothing, "its leader finishes it by itself");
 }
 
+/// One of three was dead, another damaged for long, yet acknowledging: the leader called the group stuck, and the dead one stayed a voter.
+#[test]
+fn unfit_voter_that_acknowledges_lets_the_leader_remove_a_dead_one() {
+    let whole = configuration(&[1, 2, 3], &[], &[]);
+    let look = |caught_up: bool| {
+        members::next(&View {
+            configuration: &whole,
+            me: replica(1),
+            assigned: &ids(&[1, 2, 3]),
+            is_gone: &|r| r.node.0 != 1,
+            is_heard: &|r| r.node.0 != 3,
+            is_live: &|r| r.node.0 != 3,
+            is_caught_up: &|r| caught_up && r.node.0 == 2,
+            min_voters: 1,
+            is_patience_over: false,
+        })
+    };
+    assert_eq!(look(true), change(&[1], &[2, 3]));
+    assert_eq!(look(false), Next::Stuck { provable: false }, "it commits nothing");
+}
+
 #[test]
 fn learners_become_voters_together_unless_one_takes_long() {
     let alone = configuration(&[1], &[], &[]);
