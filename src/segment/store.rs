@@ -18,19 +18,19 @@ mod scrubbing;
 pub use read::{FetchedBatch, FrameCheck};
 pub use repair::Repair;
 
-use super::fs::Fs;
+use super::fs::{Fs, OpenMode};
 use super::group::{Group, Segment, Tail, TailEntry};
 use super::image::{CutPoint, FileImage, GroupImage};
 use super::index::{Slot, TermIndex};
 use super::record::{Creation, Record};
-use super::round::{Change, Durable, Entries, FileRef, Op, Round, RoundDone};
+use super::round::{Change, Durable, Entries, FileRef, Op, Remains, Round, RoundDone};
 use super::types::*;
 use super::{Error, GroupOptions, GroupSpec, Result, StoreOptions, frame, segment_file};
 use crate::mutation::{Mutation, on};
 use cache::Lru;
 use read::DamageLog;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -241,24 +241,41 @@ impl Store {
 
     /// Forgets a group: its directory goes once the removal is durable.
     pub fn remove_group(&mut self, group: GroupId) -> Result<()> {
+        self.remove_group_but(group, Remains::Nothing)
+    }
+
+    /// Forgets a group, and leaves something of it on the disk.
+    pub fn remove_group_but(&mut self, group: GroupId, remains: Remains) -> Result<()> {
         self.ready()?;
+        let dir = segment_file::groups_dir(&self.options.dir).join(&self.group(group)?.image.dir);
+        if remains == Remains::Log {
+            let marked = self.mark_kept(&dir).map_err(|e| super::error::failed("mark", &dir, &e));
+            marked.map_err(|e| self.latch(e))?;
+        }
         self.abandon_repair(group);
         let mut gone = self.groups.remove(&group).ok_or(Error::UnknownGroup(group))?;
         self.loose.forget(group);
         self.tail_bytes -= gone.tail.clear();
         self.lru.forget(&gone.segments);
         self.damage.forget(group);
-        let dir = segment_file::groups_dir(&self.options.dir).join(&gone.image.dir);
         let op = Change {
             record: Record::Remove(group),
             new: None,
             trim: None,
             unlink: Vec::new(),
             is_aside: false,
-            remove_dir: Some(dir),
+            remove_dir: Some((dir, remains)),
         };
         self.ops.push(Op::Change(Box::new(op)));
         Ok(())
+    }
+
+    fn mark_kept(&self, dir: &Path) -> std::io::Result<()> {
+        match self.fs.open(&dir.join(segment_file::KEPT), OpenMode::CreateNew) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        self.fs.sync_dir(dir)
     }
 
     /// Changes a group's knobs.

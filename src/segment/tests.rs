@@ -1,6 +1,7 @@
 //! Tests of the segment layer as a whole, on the simulated disk and on a real one. Tests of one file stand
 //! in that file.
 
+mod aside;
 pub(crate) mod basics;
 pub(crate) mod crash;
 mod dumping;

@@ -20,14 +20,14 @@ use super::journal::{self, Journal, Position};
 use super::lane::Waker;
 use super::manifest::Manifest;
 use super::record::{self, Record};
-use super::round::{Change, Entries, FileRef, Op, Round, RoundDone, Written};
+use super::round::{Change, Entries, FileRef, Op, Remains, Round, RoundDone, Written};
 use super::sync::SyncPool;
 use super::types::*;
 use super::{Error, Result, StoreOptions, error, frame, identity, segment_file};
 use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -76,7 +76,7 @@ pub struct Writer {
     unlink: Vec<PathBuf>,
     /// To be renamed.
     aside: Vec<PathBuf>,
-    remove_dirs: Vec<PathBuf>,
+    remove_dirs: Vec<(PathBuf, Remains)>,
     trims: Vec<(FileRef, u64)>,
     /// Index slots that are in no index file yet, by file.
     slots: BTreeMap<u64, (GroupId, SlotRun)>,
@@ -213,6 +213,11 @@ impl Writer {
             self.finish_syncs()?;
         }
         self.syncing.begin(round);
+        if round.ops.iter().any(Op::keeps_log) {
+            // Once the group is forgotten nobody writes again what a crash leaves out of its files.
+            self.flush_lag()?;
+            self.sync_dirty()?;
+        }
         self.encode(round, &mut batch, &mut progress)?;
         self.find_journal_space(batch.len())?;
         let is_inline = !strict.is_empty() && self.syncing.is_idle();
@@ -556,10 +561,6 @@ impl Writer {
     }
 
     fn remove_files(&mut self) -> Result<()> {
-        let gone = |result: io::Result<()>| match result {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
         for path in std::mem::take(&mut self.aside) {
             let aside = segment_file::fenced_path(&path);
             gone(self.fs.rename(&path, &aside)).map_err(|e| error::failed("set aside", &path, &e))?;
@@ -567,18 +568,49 @@ impl Writer {
         for path in std::mem::take(&mut self.unlink) {
             gone(self.fs.unlink(&path)).map_err(|e| error::failed("unlink", &path, &e))?;
         }
-        for dir in std::mem::take(&mut self.remove_dirs) {
-            let mut removed = dir.clone().into_os_string();
-            removed.push(".removed");
-            let removed = PathBuf::from(removed);
-            gone(self.fs.rename(&dir, &removed)).map_err(|e| error::failed("rename", &dir, &e))?;
-            for name in self.fs.list(&removed).unwrap_or_default() {
-                let path = removed.join(name);
-                gone(self.fs.unlink(&path)).map_err(|e| error::failed("unlink", &path, &e))?;
+        for (dir, remains) in std::mem::take(&mut self.remove_dirs) {
+            if remains == Remains::Nothing {
+                self.remove_dir(&dir)?;
+            } else {
+                self.leave(&dir, remains).map_err(|e| error::failed("clear", &dir, &e))?;
             }
-            gone(self.fs.remove_dir(&removed)).map_err(|e| error::failed("remove", &removed, &e))?;
         }
         Ok(())
+    }
+
+    fn remove_dir(&self, dir: &Path) -> Result<()> {
+        let mut removed = dir.to_owned().into_os_string();
+        removed.push(".removed");
+        let removed = PathBuf::from(removed);
+        gone(self.fs.rename(dir, &removed)).map_err(|e| error::failed("rename", dir, &e))?;
+        for name in self.fs.list(&removed).unwrap_or_default() {
+            let path = removed.join(name);
+            gone(self.fs.unlink(&path)).map_err(|e| error::failed("unlink", &path, &e))?;
+        }
+        gone(self.fs.remove_dir(&removed)).map_err(|e| error::failed("remove", &removed, &e))
+    }
+
+    /// Takes a directory out of use. What stays keeps its place: operators know it by that.
+    fn leave(&self, dir: &Path, remains: Remains) -> io::Result<()> {
+        let names = self.fs.list(dir).unwrap_or_default();
+        for name in names.iter().filter(|name| *name != segment_file::KEPT) {
+            let path = dir.join(name);
+            match remains {
+                _ if name.ends_with(segment_file::FENCED) => {}
+                Remains::Log if name.ends_with(".segment") => {
+                    self.fs.rename(&path, &segment_file::fenced_path(&path))?;
+                }
+                _ => gone(self.fs.unlink(&path))?,
+            }
+        }
+        if names.iter().any(|name| name == segment_file::KEPT) {
+            error::patiently(|| self.fs.sync_dir(dir))?;
+            gone(self.fs.unlink(&dir.join(segment_file::KEPT)))?;
+        }
+        match self.fs.list(dir) {
+            Ok(left) if left.is_empty() => gone(self.fs.remove_dir(dir)),
+            _ => Ok(()),
+        }
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -693,6 +725,14 @@ impl Writer {
         self.image.groups.values_mut().for_each(|group| group.hard_state.dirty = false);
         self.start_checkpoint(true)?;
         self.finish_checkpoint()
+    }
+}
+
+/// What is to go may be gone already: a crash came between.
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 

@@ -3,9 +3,11 @@
 
 use super::*;
 use crate::ctl::command::CreateTopic;
+use crate::ctl::record::{Batch, Record};
 use crate::raftlog::engine::EngineConfig;
 use crate::raftlog::message::{Body, Message};
 use crate::segment::fs::sim::SimFs;
+use crate::segment::fs::{Fs, OpenMode};
 use crate::segment::{self, Epoch, Generation, Identity, Round, StoreOptions, Term, Writer};
 use bytes::Bytes;
 use uuid::Uuid;
@@ -99,11 +101,26 @@ impl Alone {
         }
     }
 
+    fn directory(&self) -> Uuid {
+        Uuid::from_u128(self.shard.config.directory)
+    }
+
     fn ask(&mut self, command: CtlCommand) -> oneshot::Receiver<CtlAnswer> {
         let (reply, answer) = oneshot::channel();
         let now = self.now();
         self.shard.handle(now, Input::Command(Command::Controller { command, timeout_ms: 20_000, reply }));
         answer
+    }
+
+    /// What another node's controllers would have written, as far as this node's image goes.
+    fn apply(&mut self, record: Record) -> u64 {
+        let number = self.shard.image.applied + 1;
+        let image = Arc::make_mut(&mut self.shard.image);
+        let changes = image.apply_with_changes(number, &Batch::new(vec![record])).unwrap();
+        let now = self.now();
+        changes.into_iter().for_each(|change| self.shard.on_change(now, change));
+        self.shard.process_events(now);
+        number
     }
 
     /// Peers register, and a topic is placed on them and here.
@@ -132,6 +149,12 @@ impl Alone {
         self.shard.image.topics[name].partitions[0].group
     }
 
+    fn register_again(&mut self, directory: Uuid) {
+        let endpoint = Endpoint { host: "node-1".into(), port: 1 };
+        let (kafka, peer) = (endpoint.clone(), endpoint);
+        self.apply(Record::Broker { node: ME, directory, kafka, peer, rack: None });
+    }
+
     fn replica(&self, group: GroupId) -> Option<ReplicaId> {
         self.shard.engine.core(group).map(|core| core.replica())
     }
@@ -151,6 +174,51 @@ fn controller_log_that_cannot_be_read_for_a_while_is_applied_after_it() {
     alone.run(5_000);
     assert!(alone.shard.status().registered && !alone.shard.status().unread);
     assert!(alone.shard.image.applied > before);
+}
+
+/// A message of the leader to a replica of this node.
+fn speak(alone: &mut Alone, group: GroupId, from: ReplicaId, to: ReplicaId, incarnations: (u64, u64)) {
+    let epoch = Epoch { generation: Generation(0), term: Term(3) };
+    let message = Message { epoch, body: Body::Beat { sequence: 1, commit: Index(0) } };
+    let (from_incarnation, to_incarnation) = (u128::from(incarnations.0), u128::from(incarnations.1));
+    let envelope =
+        Envelope { group, from, to, from_incarnation, to_incarnation, message, payloads: Vec::new() };
+    let now = alone.now();
+    alone.shard.handle(now, Input::Raft { from: from.node, envelopes: vec![envelope] });
+}
+
+/// A disk came back after its node had been given another: its replica kept the id that it had, and never joined again.
+#[test]
+fn replica_of_a_disk_that_came_back_makes_room_when_its_group_has_gone_on_without_it() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[PEER]);
+    let theirs = alone.shard.image.brokers[&PEER].incarnation;
+    let old = alone.replica(group).expect("placed");
+    let topic = alone.shard.image.topics["t"].id;
+    let aside = std::path::PathBuf::from(format!("/data/groups/{topic}-0/1.segment.fenced"));
+    alone.fs.open(&aside, OpenMode::CreateNew).unwrap();
+    // From here on the controllers are others.
+    alone.shard.membership.stop_applying();
+    // Another disk, and the old one again: each time the replica is placed anew.
+    for directory in [Uuid::from_u128(9), alone.directory()] {
+        alone.register_again(directory);
+        alone.apply(Record::Place { node: ME, groups: vec![group] });
+    }
+    alone.run(100);
+    let placed = alone.shard.image.topics["t"].partitions[0].replicas.clone();
+    let (leader, anew) = (placed[0], placed[1]);
+    assert_eq!((anew.directory, anew.assignment > old.assignment), (old.directory, true));
+    assert_eq!(alone.replica(group), Some(old), "it may be a voter still");
+    let mine = alone.shard.status().incarnation;
+    speak(&mut alone, group, leader, old, (theirs, mine));
+    assert_eq!(alone.replica(group), Some(old));
+    speak(&mut alone, group, leader, anew, (theirs, mine + 1));
+    assert_eq!(alone.replica(group), Some(old), "said to another life of this node");
+    speak(&mut alone, group, leader, anew, (theirs, mine));
+    assert_eq!(alone.replica(group), Some(anew));
+    assert!(alone.shard.partitions[&group].out_of_service.is_none());
+    alone.run(500);
+    assert!(alone.fs.files().iter().any(|(path, _)| *path == aside), "what was set aside is an operator's");
 }
 
 /// safety.md F4: nobody may campaign any more, and that was a line in the log, again and again.

@@ -18,7 +18,7 @@ use crate::raftlog::engine::Flush;
 use crate::raftlog::message::Configuration;
 use crate::segment::{
     Entry, EntryKind, Epoch, Generation, GroupId, GroupOptions, GroupSpec, HardState, Index, LogStart,
-    NodeId, RecoveredGroup, ReplicaId, Term,
+    NodeId, RecoveredGroup, Remains, ReplicaId, Term,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -90,6 +90,11 @@ impl Membership {
 
     pub(super) fn is_broken(&self) -> bool {
         self.broken
+    }
+
+    #[cfg(test)]
+    pub(super) fn stop_applying(&mut self) {
+        self.broken = true;
     }
 }
 
@@ -418,14 +423,14 @@ impl Shard {
         self.leadership_news = true;
         let was_read = self.placing.forget(group);
         if self.partitions.contains_key(&group) {
-            self.drop_replica(group);
+            self.drop_replica(group, Remains::Nothing);
             tracing::info!(%group, "replica deleted with its topic");
         } else if was_read || self.orphans.remove(&group).is_some() {
-            self.drop_stored(group);
+            self.drop_stored(group, Remains::Nothing);
         }
     }
 
-    fn on_change(&mut self, now: Now, change: Change) {
+    pub(super) fn on_change(&mut self, now: Now, change: Change) {
         match change {
             Change::GroupAdded { group, topic, partition } => {
                 self.leadership_news = true;
@@ -477,6 +482,8 @@ impl Shard {
         let config = image.topic_config(topic, &self.config.node.defaults);
         let options = group_options(&config);
         if let Some(found) = self.orphans.remove(&group) {
+            // Under the id that it has: if that is an older one (the disk came back after this node had been given another), it may be a
+            // voter still, one of few. It makes room when the group has gone on without it (`orders`).
             if let Err(error) = self.engine.store().set_options(group, options) {
                 tracing::warn!(%group, %error, "options of a recovered replica");
             }

@@ -34,7 +34,7 @@ use crate::ctl::record::Endpoint;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
-use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, RoundDone};
+use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, ReplicaId, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -256,6 +256,8 @@ pub struct Shard {
     /// Nodes whose process was seen to end and that have not been heard since; until when elections in their stead are expected
     /// to be under way.
     gone: BTreeMap<NodeId, Millis>,
+    /// Replicas that are to take the place of older ones of this node.
+    superseded: BTreeMap<GroupId, ReplicaId>,
     next_id: u64,
     produces: Map<u64, PendingProduce>,
     produce_deadlines: BTreeSet<(Millis, u64)>,
@@ -304,6 +306,7 @@ impl Shard {
             image_changed: true,
             hints: Map::default(),
             gone: BTreeMap::new(),
+            superseded: BTreeMap::new(),
             next_id: 1,
             produces: Map::default(),
             produce_deadlines: BTreeSet::new(),
@@ -488,6 +491,10 @@ impl Shard {
             }
         }
         self.answer_produces();
+        // Not within the events: some may still speak of the replica that goes.
+        if !self.superseded.is_empty() {
+            self.replace_superseded(now);
+        }
     }
 
     fn on_event(&mut self, now: Now, event: GroupEvent) {
@@ -532,7 +539,8 @@ impl Shard {
             }
             // Who is in sync is looked at anew; placement follows the controller log.
             GroupEvent::Configured { .. } => self.upkeep.in_sync_now(),
-            GroupEvent::Removed { .. } => {}
+            GroupEvent::Removed { group, .. } => self.note_removed(group),
+            GroupEvent::Superseded { group, by } => self.note_superseded(group, by),
             GroupEvent::Generation { group, what } => self.on_generation(now, group, what),
             GroupEvent::SetAside { group, entries, offsets } => {
                 if self.status.set_aside.len() < SET_ASIDE {

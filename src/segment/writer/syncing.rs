@@ -11,7 +11,7 @@
 
 use super::super::fs::File;
 use super::super::lane::{Job, Lane, Waker};
-use super::super::round::{Durable, FileRef, Op, Round, RoundDone};
+use super::super::round::{Durable, FileRef, Op, Remains, Round, RoundDone};
 use super::super::types::*;
 use super::super::{Error, Result};
 use super::{Writer, group_of};
@@ -69,7 +69,7 @@ struct Flush {
 pub(super) struct Gone {
     pub aside: Vec<PathBuf>,
     pub unlink: Vec<PathBuf>,
-    pub remove_dir: Option<PathBuf>,
+    pub remove_dir: Option<(PathBuf, Remains)>,
     pub trim: Option<(FileRef, u64)>,
 }
 
