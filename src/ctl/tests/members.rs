@@ -49,7 +49,7 @@ fn change(voters: &[i32], learners: &[i32]) -> Next {
 }
 
 #[test]
-fn dead_voter_ceases_to_vote_at_once_and_stays_a_learner() {
+pub(crate) fn dead_voter_ceases_to_vote_at_once_and_stays_a_learner() {
     let whole = configuration(&[1, 2, 3], &[], &[]);
     assert_eq!(look(&whole, &[], &[], 1, false), Next::Nothing);
     assert_eq!(look(&whole, &[2], &[], 1, false), change(&[1, 3], &[2]));
@@ -104,6 +104,27 @@ fn learners_become_voters_together_unless_one_takes_long() {
     assert_eq!(look(&joined, &[], &[3], 1, true), change(&[1, 3], &[2]));
     assert_eq!(look(&joined, &[], &[2, 3], 1, false), change(&[1, 2, 3], &[]));
     assert_eq!(look(&joined, &[2], &[3], 1, false), change(&[1, 3], &[2]), "who is gone is not waited for");
+}
+
+#[test]
+pub(crate) fn learner_that_is_behind_or_not_heard_does_not_vote() {
+    let pair = configuration(&[1, 2], &[], &[3]);
+    let look = |is_heard: bool, is_caught_up: bool| {
+        members::next(&View {
+            configuration: &pair,
+            me: replica(1),
+            assigned: &ids(&[1, 2, 3]),
+            is_gone: &|_| false,
+            is_heard: &|r| is_heard || r.node.0 != 3,
+            is_live: &|_| true,
+            is_caught_up: &|r| is_caught_up || r.node.0 != 3,
+            min_voters: 1,
+            is_patience_over: true,
+        })
+    };
+    assert_eq!(look(true, true), change(&[1, 2, 3], &[]));
+    assert_eq!(look(true, false), Next::Nothing, "it is behind");
+    assert_eq!(look(false, true), Next::Nothing, "nobody hears it");
 }
 
 #[test]
@@ -597,7 +618,7 @@ proptest! {
 }
 
 #[test]
-fn intent_is_written_once_per_generation_and_only_for_groups_of_the_asker() {
+pub(crate) fn intent_is_written_once_per_generation_and_only_for_groups_of_the_asker() {
     let mut log = Log::with_brokers(&[None; 4]);
     log.create("t", 1, 3);
     let partition = log.image.topics["t"].partitions[0].clone();
@@ -607,6 +628,7 @@ fn intent_is_written_once_per_generation_and_only_for_groups_of_the_asker() {
         log.run(&Command::Seal { node, groups: vec![(partition.group, generation)] }).unwrap();
         log.image.sealing.len()
     };
+    assert_eq!(ask(&mut log, NodeId(9), 0), 0, "it is not registered");
     assert_eq!(ask(&mut log, other, 0), 0, "it holds no replica");
     assert_eq!(ask(&mut log, holder, 1), 0, "another generation");
     assert_eq!(ask(&mut log, holder, 0), 1);

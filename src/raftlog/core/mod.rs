@@ -484,9 +484,7 @@ impl Core {
             core.hard.vote = None;
             core.hard_dirty = true;
         }
-        if on(Mutation::ForgetVoteOnRestart) {
-            core.hard.vote = None;
-        }
+        core.forget_with_the_process();
         core.log.void_before(core.hard.epoch.generation);
         core.doubt_start();
         core.role = core.resting_role();

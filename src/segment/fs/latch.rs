@@ -86,6 +86,7 @@ impl File for LatchedFile {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((kind, why)) = &*failure
             && !on(Mutation::RetryFailedSync)
+            && !on(Mutation::TellOnce)
         {
             return Err(io::Error::new(*kind, format!("an earlier sync of the file failed: {why}")));
         }

@@ -7,6 +7,7 @@
 //! * It is clean again only after a flush that left nothing of it unsynced, and a while without loose entries.
 
 use super::Store;
+use crate::mutation::{Mutation, on};
 use crate::segment::record::Record;
 use crate::segment::round::{Change, RoundDone};
 use crate::segment::types::*;
@@ -56,7 +57,7 @@ impl Store {
         let round = self.round;
         let Some(g) = self.groups.get_mut(&group) else { return };
         g.loose_round = round;
-        if !g.image.hard_state.dirty {
+        if !g.image.hard_state.dirty && !on(Mutation::NeverDirty) {
             self.set_dirty(group, true);
         }
     }

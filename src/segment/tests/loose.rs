@@ -146,7 +146,7 @@ fn orderly_end_is_clean() {
 
 /// safety.md F10: what is synced of a group never stands on entries that are not.
 #[test]
-fn strict_changes_take_all_entries_before_them_along() {
+pub(crate) fn strict_changes_take_all_entries_before_them_along() {
     for seed in 0..30 {
         let (fs, mut store, mut writer) = dirty();
         write(&mut store, &mut writer, 2, 9_000);
@@ -340,7 +340,7 @@ fn flush_asked_for_while_the_group_waits_for_a_sync_follows_it() {
 
 /// Entries that were cut and came again are new bytes at new places: a sync that began before the cut says nothing of them.
 #[test]
-fn sync_from_before_a_cut_does_not_vouch_for_the_same_entries_after_it() {
+pub(crate) fn sync_from_before_a_cut_does_not_vouch_for_the_same_entries_after_it() {
     let (fs, mut store, mut writer) = dirty();
     store.create_group(spec(2)).expect("created");
     settle(&mut store, &mut writer);
@@ -595,7 +595,7 @@ fn seeds(default: u64) -> u64 {
 }
 
 #[test]
-fn power_cuts_and_kills_at_random_moments_lose_nothing_but_what_is_in_doubt() {
+pub(crate) fn power_cuts_and_kills_at_random_moments_lose_nothing_but_what_is_in_doubt() {
     let (mut lost, mut doubts) = (0, 0);
     for seed in 0..seeds(120) {
         let mut run = Run::new(seed);

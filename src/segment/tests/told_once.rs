@@ -165,7 +165,7 @@ fn checkpoint_under_way(stage: &Staged) -> (Store, Writer) {
 
 /// What a round wrote failed to reach the disk; the checkpoint that was syncing the same file was told, and the round was acknowledged.
 #[test]
-fn round_is_not_durable_because_the_checkpoint_was_told_of_its_failure() {
+pub(crate) fn round_is_not_durable_because_the_checkpoint_was_told_of_its_failure() {
     let fs = SimFs::new(1);
     let stage = Staged::new(&fs, true);
     let (mut store, mut writer) = checkpoint_under_way(&stage);

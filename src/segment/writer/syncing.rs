@@ -15,6 +15,7 @@ use super::super::round::{Durable, FileRef, Op, Remains, Round, RoundDone};
 use super::super::types::*;
 use super::super::{Error, Result};
 use super::{Writer, group_of};
+use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -162,6 +163,9 @@ impl Syncing {
     /// The flush may not have come to them yet.
     fn take_along(&mut self, groups: &BTreeSet<GroupId>) -> (Files, Option<u64>) {
         let (mut files, mut since) = (Files::new(), None);
+        if on(Mutation::LeaveLooseBehind) {
+            return (files, since);
+        }
         for group in groups {
             let flushing = self.flush.as_ref().and_then(|flush| flush.loose.get(group));
             files.extend(flushing.into_iter().flat_map(|l| l.files.iter().map(|(n, f)| (*n, f.clone()))));
@@ -205,7 +209,7 @@ impl Syncing {
         if let Some(flush) = &mut self.flush {
             flush.ends.remove(&group);
         }
-        if let Some(sync) = &mut self.sync {
+        if let Some(sync) = self.sync.as_mut().filter(|_| !on(Mutation::BelieveSyncBeforeCut)) {
             sync.ends.remove(&group);
         }
     }
@@ -270,7 +274,7 @@ impl Writer {
         let loose: BTreeSet<GroupId> = round.ops.iter().filter(|op| op.is_loose()).map(group_of).collect();
         for group in loose {
             if !self.syncing.is_waiting(&group) {
-                self.note_progress(group, None, false);
+                self.note_progress(group, None, on(Mutation::CallWrittenDurable));
             }
         }
         self.syncing.wants_flush |= round.flush;
