@@ -30,7 +30,7 @@ use crate::mutation::{Mutation, on};
 use cache::Lru;
 use read::DamageLog;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -244,14 +244,14 @@ impl Store {
         self.remove_group_but(group, Remains::Nothing)
     }
 
-    /// Forgets a group, and leaves something of it on the disk.
+    /// Forgets a group, and leaves something of it on the disk: its log only after [`Store::keep_log`]. Fails only if the store has.
+    ///
+    /// # Panics
+    /// If the log is to remain and was not marked so.
     pub fn remove_group_but(&mut self, group: GroupId, remains: Remains) -> Result<()> {
         self.ready()?;
         let dir = segment_file::groups_dir(&self.options.dir).join(&self.group(group)?.image.dir);
-        if remains == Remains::Log {
-            let marked = self.mark_kept(&dir).map_err(|e| super::error::failed("mark", &dir, &e));
-            marked.map_err(|e| self.latch(e))?;
-        }
+        assert!(remains != Remains::Log || self.group(group)?.is_kept, "the log of {group} is marked first");
         self.abandon_repair(group);
         let mut gone = self.groups.remove(&group).ok_or(Error::UnknownGroup(group))?;
         self.loose.forget(group);
@@ -270,12 +270,17 @@ impl Store {
         Ok(())
     }
 
-    fn mark_kept(&self, dir: &Path) -> std::io::Result<()> {
-        match self.fs.open(&dir.join(segment_file::KEPT), OpenMode::CreateNew) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
-            _ => {}
-        }
-        self.fs.sync_dir(dir)
+    /// The group's log is to stay when the group is removed, also if a crash comes in between. Blocks for a sync.
+    pub fn keep_log(&mut self, group: GroupId) -> Result<()> {
+        self.ready()?;
+        let dir = segment_file::groups_dir(&self.options.dir).join(&self.group(group)?.image.dir);
+        let mark = match self.fs.open(&dir.join(segment_file::KEPT), OpenMode::CreateNew) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+            _ => self.fs.sync_dir(&dir),
+        };
+        mark.map_err(|e| super::error::failed("mark", &dir, &e)).map_err(|e| self.latch(e))?;
+        self.group_mut(group)?.is_kept = true;
+        Ok(())
     }
 
     /// Changes a group's knobs.

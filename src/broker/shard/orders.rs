@@ -1,6 +1,6 @@
 //! Orders about single replicas beside what the topics' records say: which id a node's replica of a group has from now on.
 //!
-//! Not here: who gives them. Called when the group has gone on without an older replica of this node (`on_superseded`), and by whoever
+//! Not here: who gives them. Called when the group has gone on without an older replica of this node (`replace_superseded`), and by whoever
 //! plays the controllers for the groups' members: the simulator. Invariants:
 //! - an id is given once: the replica that bears it is made empty and waits to be told of its group by its leader;
 //! - an older replica goes only when a committed configuration is without it, and in the same storage round that makes the new one;
@@ -30,24 +30,20 @@ impl Shard {
         }
         let config = image.topic_config(topic, &self.config.node.defaults);
         let options = super::metadata::group_options(&config);
-        match self.orphans.remove(&group) {
-            Some(found) if found.replica == replica => {
-                if let Err(error) = self.engine.store().set_options(group, options) {
-                    tracing::warn!(%group, %error, "options of a recovered replica");
-                }
-                let (p, next) = Partition::recover(&found, config);
-                self.begin_replay(found, p, next);
-                self.place_some(now);
-                self.process_events(now);
-                return true;
+        if self.orphans.get(&group).is_some_and(|found| found.replica == replica)
+            && let Some(found) = self.orphans.remove(&group)
+        {
+            if let Err(error) = self.engine.store().set_options(group, options) {
+                tracing::warn!(%group, %error, "options of a recovered replica");
             }
-            Some(found) => self.drop_stored(group, remains(&found.hard_state, found.last, generation)),
-            None => {
-                let core = self.engine.core(group);
-                let remains =
-                    core.map_or(Remains::Aside, |core| remains(&core.hard_state(), core.last(), generation));
-                self.drop_replica(group, remains);
-            }
+            let (p, next) = Partition::recover(&found, config);
+            self.begin_replay(found, p, next);
+            self.place_some(now);
+            self.process_events(now);
+            return true;
+        }
+        if !self.make_room(group, generation) {
+            return false;
         }
         tracing::info!(%group, %replica, "a new replica takes the place of what was here");
         let spec = GroupSpec {
@@ -101,6 +97,24 @@ impl Shard {
                 self.tell_generation(now, group);
             }
         }
+    }
+
+    /// Drops the older replica of the group, if there is one. False: not now.
+    fn make_room(&mut self, group: GroupId, generation: Generation) -> bool {
+        let found = self.orphans.get(&group).map(|found| (found.hard_state, found.last));
+        let held = found.or_else(|| self.engine.core(group).map(|core| (core.hard_state(), core.last())));
+        let remains = held.map_or(Remains::Aside, |(state, last)| remains(&state, last, generation));
+        if remains == Remains::Log
+            && let Err(error) = self.engine.store().keep_log(group)
+        {
+            tracing::warn!(%group, %error, "a log that is to be kept cannot be marked so; its replica stays for now");
+            return false;
+        }
+        match self.orphans.remove(&group) {
+            Some(_) => self.drop_stored(group, remains),
+            None => self.drop_replica(group, remains),
+        }
+        true
     }
 
     /// Forgets the replica that is here; whoever waits for it hears that it does not lead.

@@ -95,6 +95,7 @@ fn power_cut_at_any_change_of_a_removal_loses_nothing_of_a_log_that_is_kept() {
             }
             fs.power_off_after(at);
             let work = |store: &mut Store, writer: &mut Writer| -> Result<()> {
+                store.keep_log(G)?;
                 store.remove_group_but(G, Remains::Log)?;
                 store.create_group(spec(1))?;
                 commit(store, writer)?;
