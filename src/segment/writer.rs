@@ -215,6 +215,8 @@ impl Writer {
         self.syncing.begin(round);
         if round.ops.iter().any(Op::keeps_log) {
             // Once the group is forgotten nobody writes again what a crash leaves out of its files.
+            // A checkpoint under way holds files that are not listed as dirty until it has ended.
+            self.finish_checkpoint()?;
             self.flush_lag()?;
             self.sync_dirty()?;
         }
