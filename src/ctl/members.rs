@@ -30,6 +30,8 @@ pub struct View<'a> {
     pub is_live: &'a dyn Fn(ReplicaId) -> bool,
     /// It holds the log durably and keeps up, as the leader sees it.
     pub is_caught_up: &'a dyn Fn(ReplicaId) -> bool,
+    /// Its answers count for commit, as the leader sees it.
+    pub counts: &'a dyn Fn(ReplicaId) -> bool,
     /// `shrink.min.voters`.
     pub min_voters: usize,
     /// Learners that are on their way were waited for long enough.
@@ -72,7 +74,7 @@ pub fn is_stuck(view: &View<'_>) -> Option<Next> {
 pub fn next(view: &View<'_>) -> Next {
     let current = view.configuration;
     // One that is unfit and keeps up all the same acknowledges what removes the others, and itself.
-    let acknowledges = |r: ReplicaId| (view.is_heard)(r) && (view.is_caught_up)(r);
+    let acknowledges = |r: ReplicaId| (view.is_heard)(r) && (view.is_caught_up)(r) && (view.counts)(r);
     if !current.is_quorum(|r| r == view.me || !(view.is_gone)(r) || acknowledges(r)) {
         return is_stuck(view).unwrap_or(Next::Nothing);
     }

@@ -287,6 +287,7 @@ impl Shard {
             is_heard: &is_heard,
             is_live: &is_live,
             is_caught_up: &|replica| peer(replica).is_some_and(|peer| peer.is_caught_up),
+            counts: &|replica| peer(replica).is_some_and(|peer| peer.counts),
             min_voters: self.config.node.shrink_min_voters,
             is_patience_over: since.is_some_and(|since| now.mono >= since + TOGETHER_MS),
         };

@@ -39,6 +39,7 @@ fn look(
         is_heard: &|r| !is(gone, r),
         is_live: &|r| !is(gone, r),
         is_caught_up: &|r| is(caught_up, r),
+        counts: &|_| true,
         min_voters,
         is_patience_over: over,
     })
@@ -76,7 +77,7 @@ fn without_a_quorum_the_leader_asks_for_nothing_but_a_generation() {
 #[test]
 fn unfit_voter_that_acknowledges_lets_the_leader_remove_a_dead_one() {
     let whole = configuration(&[1, 2, 3], &[], &[]);
-    let look = |caught_up: bool| {
+    let look = |caught_up: bool, counts: bool| {
         members::next(&View {
             configuration: &whole,
             me: replica(1),
@@ -85,12 +86,14 @@ fn unfit_voter_that_acknowledges_lets_the_leader_remove_a_dead_one() {
             is_heard: &|r| r.node.0 != 3,
             is_live: &|r| r.node.0 != 3,
             is_caught_up: &|r| caught_up && r.node.0 == 2,
+            counts: &|_| counts,
             min_voters: 1,
             is_patience_over: false,
         })
     };
-    assert_eq!(look(true), change(&[1], &[2, 3]));
-    assert_eq!(look(false), Next::Stuck { provable: false }, "it commits nothing");
+    assert_eq!(look(true, true), change(&[1], &[2, 3]));
+    assert_eq!(look(false, true), Next::Stuck { provable: false }, "it commits nothing");
+    assert_eq!(look(true, false), Next::Stuck { provable: false }, "its word does not count");
 }
 
 #[test]
@@ -118,6 +121,7 @@ pub(crate) fn learner_that_is_behind_or_not_heard_does_not_vote() {
             is_heard: &|r| is_heard || r.node.0 != 3,
             is_live: &|_| true,
             is_caught_up: &|r| is_caught_up || r.node.0 != 3,
+            counts: &|_| true,
             min_voters: 1,
             is_patience_over: true,
         })
@@ -141,6 +145,7 @@ fn replica_on_a_replaced_disk_leaves_before_its_successor_joins() {
             is_heard: &|r| r.directory != 77,
             is_live: &|_| true,
             is_caught_up: &|_| true,
+            counts: &|_| true,
             min_voters: 1,
             is_patience_over: false,
         })
@@ -494,6 +499,7 @@ impl World {
             is_heard: &|r| own.leads && follows(r),
             is_live: &|r| image.holds(&r) && !image.brokers[&r.node].fenced,
             is_caught_up: &|r| follows(r) && self.replicas[&r].log == own.log,
+            counts: &|_| true,
             min_voters: 1,
             is_patience_over: self.now.is_multiple_of(300),
         };

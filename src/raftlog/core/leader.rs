@@ -406,6 +406,7 @@ impl Core {
                 caught_up_ms: peer.caught_up,
                 voter: configuration.is_voter(peer.replica),
                 is_caught_up: peer.is_caught_up(leading.first_own, self.config.check_quorum_ms),
+                counts: peer.counts(),
             });
         }
     }

@@ -376,6 +376,8 @@ pub struct PeerProgress {
     pub voter: bool,
     /// Durably caught up in this term: a learner that may become a voter.
     pub is_caught_up: bool,
+    /// Its answers count for commit: it is sure of its vote.
+    pub counts: bool,
 }
 
 /// One replica of one group.
