@@ -216,7 +216,10 @@ impl Shard {
         }
         let is_sound = is_served && self.engine.core(group).is_some_and(|core| core.doubt() == Doubt::None);
         if !leads && is_sound && self.is_out_of_terms(group, placed) {
-            found.stuck.push((group, placed.generation));
+            // A generation begins with one voter.
+            if self.config.node.shrink_min_voters <= 1 {
+                found.stuck.push((group, placed.generation));
+            }
             return found.waiting.push(group);
         }
         let next = self.next_step(now, image, placed, is_sound, leads.then_some(&peers));
@@ -238,11 +241,8 @@ impl Shard {
 
     /// Nobody leads and nobody may campaign any more: only another generation helps, and there is nothing that a seal would stop.
     fn is_out_of_terms(&self, group: GroupId, placed: &Placed) -> bool {
-        self.config.node.shrink_min_voters <= 1
-            && self
-                .engine
-                .core(group)
-                .is_some_and(|c| !c.has_terms_left() && c.epoch().generation.0 == placed.generation)
+        let core = self.engine.core(group);
+        core.is_some_and(|c| !c.has_terms_left() && c.epoch().generation.0 == placed.generation)
     }
 
     /// What is to be done about a group; `peers` as its leader knows them.
