@@ -176,6 +176,8 @@ pub struct PartitionState {
 const PRODUCE_BYTES: usize = 256 << 20;
 /// Longest wait for an answer of the shard beyond the request's own deadline.
 const CONTROLLER_GRACE_MS: u64 = 5_000;
+/// An election or a change of controller takes less.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 struct Inner {
     config: Arc<NodeConfig>,
@@ -393,6 +395,21 @@ impl NodeHandle {
     /// Who leads the controller group, if known.
     pub fn controller_leader(&self) -> Option<NodeId> {
         self.inner.published.borrow().controller
+    }
+
+    /// Waits until this broker is, or is no longer, as good as cut off from all others: it hears no controller, leads nothing and knows
+    /// partitions without a leader, all that for a second. What it could tell clients of leaders is old. Never, once the node has ended.
+    pub async fn cut_off(&self, wanted: bool) {
+        let mut published = self.inner.published.clone();
+        let is = |p: &Published| p.controller.is_none() && p.status.led == 0 && p.status.leaderless > 0;
+        loop {
+            if published.wait_for(|p| is(p) == wanted).await.is_err() {
+                return std::future::pending().await;
+            }
+            if !wanted || tokio::time::timeout(CUT_OFF, published.wait_for(|p| !is(p))).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Node health: registered, storage failure text, disk full.

@@ -176,6 +176,23 @@ fn controller_log_that_cannot_be_read_for_a_while_is_applied_after_it() {
     assert!(alone.shard.image.applied > before);
 }
 
+/// Heartbeats went on, and the others took a node that knew nothing of their decisions for a live one.
+#[test]
+fn controller_log_that_stays_unreadable_for_a_session_ends_the_membership() {
+    let Alone { fs, shard, writer, .. } = Alone::new();
+    drop(shard);
+    writer.close().unwrap();
+    let mut alone = Alone::start(fs, Some("controller"));
+    alone.run(5_000);
+    assert_eq!(alone.shard.status().storage_failure, None);
+    alone.run(10_000);
+    let failure = alone.shard.status().storage_failure.clone();
+    assert!(failure.is_some_and(|why| why.contains("cannot be read")));
+    alone.fs.fail_reads_of(None);
+    alone.run(5_000);
+    assert!(!alone.shard.status().registered, "an operator looks at the disk first");
+}
+
 /// A message of the leader to a replica of this node.
 fn speak(alone: &mut Alone, group: GroupId, from: ReplicaId, to: ReplicaId, incarnations: (u64, u64)) {
     let epoch = Epoch { generation: Generation(0), term: Term(3) };

@@ -44,8 +44,8 @@ pub struct Membership {
     stopping: bool,
     /// The log holds something this version cannot apply: nothing is acted on any more.
     broken: bool,
-    /// Entries could not be read a moment ago; they are read again.
-    is_unread: bool,
+    /// Since when entries cannot be read; they are read again until a session has passed.
+    unread_since: Option<Millis>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Membership {
             next: 0,
             stopping: false,
             broken: false,
-            is_unread: false,
+            unread_since: None,
         }
     }
 
@@ -225,7 +225,7 @@ impl Shard {
         if self.membership.broken {
             return;
         }
-        if self.membership.is_unread {
+        if self.membership.unread_since.is_some() {
             let commit = self.engine.core(CONTROLLER).map(|core| core.commit());
             self.apply_metadata(now, commit.unwrap_or_default());
         }
@@ -253,7 +253,7 @@ impl Shard {
             Registration::None => self.register(now),
             Registration::Asked => {}
             Registration::Known(number) | Registration::Open(number) => {
-                let pause = if self.membership.is_unread { ASK_MS } else { self.heartbeat_ms() };
+                let pause = if self.membership.unread_since.is_some() { ASK_MS } else { self.heartbeat_ms() };
                 self.membership.next = now.mono + pause;
                 self.send_heartbeat(now, number, false);
             }
@@ -362,7 +362,9 @@ impl Shard {
             let from = self.membership.applied.next();
             let read = self.engine.store().read(CONTROLLER, from, APPLY_BYTES);
             let is_damaged = self.engine.store_ref().needs_repair(CONTROLLER).is_some();
-            self.membership.is_unread = read.is_err() && !is_damaged;
+            if read.is_ok() || is_damaged {
+                self.membership.unread_since = None;
+            }
             let entries = match read {
                 Ok(entries) => entries,
                 Err(error) if is_damaged => {
@@ -372,9 +374,7 @@ impl Shard {
                     break;
                 }
                 Err(error) => {
-                    // Short of handles or maps, or a disk that answers again a moment later: what is committed stays to be applied.
-                    tracing::error!(%error, "controller log cannot be read; trying again");
-                    self.membership.next = self.membership.next.min(now.mono + ASK_MS);
+                    self.on_unread(now, &error);
                     break;
                 }
             };
@@ -398,10 +398,25 @@ impl Shard {
         for change in changes {
             self.on_change(now, change);
         }
-        self.status.unread = self.membership.is_unread;
+        self.status.unread = self.membership.unread_since.is_some();
         self.place_some(now);
         self.check_gate(now);
         self.on_metadata_applied(now);
+    }
+
+    /// What is committed stays to be applied: the machine may be short of handles or maps, or the disk answers again a moment later.
+    /// A disk that does not for as long as a session lasts is a dead one: the others are to see this node as it is.
+    fn on_unread(&mut self, now: Now, error: &crate::segment::Error) {
+        let since = self.membership.unread_since.unwrap_or_else(|| {
+            tracing::error!(%error, "controller log cannot be read; trying again");
+            now.mono
+        });
+        self.membership.unread_since = Some(since);
+        let session = self.config.node.broker_session_timeout.as_millis() as u64;
+        if !matches!(error, crate::segment::Error::Busy(_)) && now.mono.saturating_sub(since) >= session {
+            return self.break_membership(format!("it cannot be read: {error}"));
+        }
+        self.membership.next = self.membership.next.min(now.mono + ASK_MS);
     }
 
     fn break_membership(&mut self, reason: String) {
@@ -470,6 +485,8 @@ impl Shard {
         }
         self.members.seal_soon(now.mono);
         self.members.look_now();
+        // A sealed group gets no replica on a disk that was replaced: now perhaps it does.
+        self.check_disks();
     }
 
     /// Creates (or takes up) the replica of this group that the log places here.

@@ -440,7 +440,7 @@ impl Shard {
 
     /// When `tick` is due next.
     pub fn deadline(&self) -> Millis {
-        if !self.placing.is_done() {
+        if !self.placing.is_done() || !self.superseded.is_empty() {
             return 0;
         }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());

@@ -13,6 +13,9 @@ use crate::segment::{
     Epoch, Generation, GroupId, GroupSpec, HardState, Index, LogId, LogStart, Remains, ReplicaId, Term,
 };
 
+/// Replicas made anew in one turn: each is a directory and files.
+const REPLACED_PER_TURN: usize = 64;
+
 impl Shard {
     /// This node's replica of the group is this one: takes up what recovery found of it, or makes it anew in the stead of an older
     /// one. `generation`: the group's, as last decided. Asking again is harmless. False: not now, or there is no such group.
@@ -83,7 +86,8 @@ impl Shard {
     pub(super) fn replace_superseded(&mut self, now: Now) {
         // Where the simulator gives the orders, it places them too.
         let is_ordered = self.config.node.shrink_min_voters == usize::MAX;
-        for (group, by) in std::mem::take(&mut self.superseded) {
+        let mut left = std::mem::take(&mut self.superseded).into_iter();
+        for (group, by) in left.by_ref().take(REPLACED_PER_TURN) {
             let placed = self.image.group(group).map(|(_, _, placed)| placed);
             let generation = placed.filter(|p| p.replicas.contains(&by)).map(|p| Generation(p.generation));
             let own = self.engine.core(group).map(|core| core.replica());
@@ -96,6 +100,9 @@ impl Shard {
                 self.set_flush(now, group);
                 self.tell_generation(now, group);
             }
+        }
+        for (group, by) in left {
+            self.superseded.entry(group).or_insert(by);
         }
     }
 

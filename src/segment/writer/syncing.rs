@@ -206,6 +206,7 @@ impl Syncing {
     /// A log was cut: what is synced of it is not what stands at those places from now on, even where it is the same entries again.
     pub fn forget_marks(&mut self, group: GroupId) {
         self.marks.remove(&group);
+        self.progress.retain(|told| told.group != group);
         if let Some(flush) = &mut self.flush {
             flush.ends.remove(&group);
         }
