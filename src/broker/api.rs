@@ -437,12 +437,16 @@ pub struct NodeStatus {
     pub incarnation: u64,
     pub storage_failure: Option<String>,
     pub disk_full: bool,
+    /// Committed entries of the controller log cannot be read here at the moment.
+    pub unread: bool,
     pub led: usize,
     pub replicas: usize,
     pub leaderless: usize,
     pub damaged: Vec<GroupId>,
     /// Groups with a replica here that cannot have a leader before others are back, or before the controllers decide.
     pub waiting: Vec<GroupId>,
+    /// Groups whose replica here may not campaign any more: their generation's terms are used up.
+    pub out_of_terms: Vec<GroupId>,
     pub unclean_recoveries: u64,
     /// What replicas here held beyond the logs of their groups' survivors, since this process started.
     pub set_aside: Vec<SetAside>,

@@ -76,6 +76,7 @@ impl Shard {
             caught_up_ms: now.mono,
             voter: configuration.is_voter(own),
             is_caught_up: true,
+            counts: true,
         };
         // Brokers follow the controllers' log without being members: Kafka's observers.
         let is_shown = |peer: &PeerProgress| {

@@ -447,7 +447,7 @@ impl Shard {
             return;
         }
         let own = self.image.brokers.get(&self.node()).filter(|_| self.config.node.is_broker);
-        if own.is_some_and(|broker| !broker.fenced) && now.mono < self.upkeep.announcing {
+        if own.is_some_and(|broker| !broker.stopping && !broker.dead) && now.mono < self.upkeep.announcing {
             return;
         }
         let leads = |group: GroupId| {
