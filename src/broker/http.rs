@@ -99,9 +99,12 @@ fn health_of(
     note(!status.registered, "not registered with the controller".to_owned());
     note(controller.is_none(), "no controller leads".to_owned());
     note(status.disk_full, "data directory is full".to_owned());
+    note(status.unread, "controller log cannot be read".to_owned());
     note(status.leaderless > 0, format!("{} partitions without a leader", status.leaderless));
     note(!status.damaged.is_empty(), format!("{} damaged replicas", status.damaged.len()));
     note(!status.waiting.is_empty(), format!("{} partitions wait for replicas", status.waiting.len()));
+    let spent = status.out_of_terms.len();
+    note(spent > 0, format!("{spent} partitions have used up the terms of their generation"));
     let (code, verdict) = match (&status.storage_failure, reasons.is_empty()) {
         (Some(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
         (None, true) => (StatusCode::OK, "healthy"),

@@ -12,6 +12,7 @@
 use super::image::{Change, Image, Partition};
 use super::record::GroupOpening;
 use super::recovery::{self, Judged, Outcome, Progress};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use crate::raftlog::generation::{self, Decision, SealReport};
 use crate::segment::{Generation, GroupId, NodeId, Opening, ReplicaId, Term};
@@ -30,7 +31,7 @@ pub fn to_seal(image: &Image, node: NodeId, asked: &[(GroupId, u64)]) -> Vec<Gro
         image.group(*group).is_some_and(|(_, _, partition)| {
             partition.generation == *generation
                 && partition.sealing.is_none()
-                && partition.replicas.iter().any(|r| r.node == node)
+                && (partition.replicas.iter().any(|r| r.node == node) || on(Mutation::SealForAnybody))
         })
     };
     let groups: BTreeSet<GroupId> = asked.iter().filter(due).map(|(group, _)| *group).collect();
@@ -68,6 +69,9 @@ fn placeable(image: &Image) -> impl Iterator<Item = &Partition> {
 }
 
 fn check(partition: &Partition, opening: &GroupOpening) -> Result<(), String> {
+    if on(Mutation::DecideTwice) && opening.generation == partition.generation {
+        return Ok(());
+    }
     if partition.sealing.is_none() {
         return Err("no seal was ordered".to_owned());
     }
@@ -208,7 +212,7 @@ impl Sealed {
         let wanted = image.group(group).is_some_and(|(_, _, partition)| {
             partition.sealing.is_some()
                 && partition.generation == report.generation.0
-                && partition.replicas.contains(&report.replica)
+                && (partition.replicas.contains(&report.replica) || on(Mutation::CountForeignSeals))
         });
         if !wanted {
             return;
@@ -270,14 +274,15 @@ impl Collected {
         if now < self.since + PATIENCE_MS && !all_are_in {
             return None;
         }
-        let named = self.reports.iter().filter(|r| partition.replicas.contains(&r.replica));
+        let is_named = |r: &&SealReport| partition.replicas.contains(&r.replica);
+        let named = self.reports.iter().filter(|r| is_named(r) || on(Mutation::CountForeignSeals));
         let all: Vec<SealReport> = named.cloned().collect();
         let here: Vec<SealReport> = all.iter().filter(|r| expected(&&r.replica)).cloned().collect();
         // What is not provably lossless is not for the controllers to decide by themselves (P4), but as an operator approved. One that reported and went away
         // again survives only if the others prove nothing: nobody else may open the generation then, and the group would wait for it.
         let decision = [&here, &all].into_iter().find_map(|reports| {
             let decision = generation::decide(Generation(partition.generation), reports, Term(0)).ok();
-            decision.filter(|decision| decision.opening.lossless)
+            decision.filter(|d| d.opening.lossless || on(Mutation::DecideWithoutMajority))
         });
         let Some(decision) = decision else {
             return recovery::judge(partition, &all, now - self.since, all_are_in);

@@ -42,8 +42,9 @@ struct Session {
     incarnation: u64,
     fenced: bool,
     dead: bool,
-    /// It announced an orderly stop.
+    /// It announced an orderly stop, and the controller log says so.
     stopping: bool,
+    is_recorded: bool,
     /// Since when it has no connection to us, if it had one.
     lost: Option<Millis>,
     /// When it was last heard, if it ever was by this controller leader.
@@ -60,6 +61,11 @@ impl Session {
     /// Fenced, and beating again.
     fn is_back(&self, now: Millis) -> bool {
         self.fenced && !self.stopping && self.lost.is_none() && self.deadline > now
+    }
+
+    /// Its stop is not in the log yet, fenced before or not: whoever leads next has to wait for it as long as this one.
+    fn is_untold(&self) -> bool {
+        self.stopping && !self.is_recorded && !self.dead
     }
 
     /// When it is to be called dead, as things are.
@@ -109,6 +115,7 @@ impl Sessions {
         for (&node, broker) in &image.brokers {
             match self.brokers.get_mut(&node) {
                 Some(session) if session.incarnation == broker.incarnation => {
+                    session.is_recorded = broker.stopping;
                     if (session.fenced, session.dead) != (broker.fenced, broker.dead) {
                         (session.fenced, session.dead) = (broker.fenced, broker.dead);
                         session.quiet_until = now;
@@ -134,6 +141,7 @@ impl Sessions {
                         fenced: broker.fenced,
                         dead: broker.dead,
                         stopping: broker.stopping,
+                        is_recorded: broker.stopping,
                         lost: None,
                         heard: None,
                         deadline,
@@ -202,10 +210,10 @@ impl Sessions {
         self.report(now, |session| session.dead_at(reconnect, grace).is_some_and(|at| at <= now))
     }
 
-    /// Brokers to fence. Each is reported once and again only if the image does not show it fenced in good time.
+    /// Brokers to fence, or whose stop is to be recorded. Each is reported once and again only if the image does not show it in good time.
     pub fn expired(&mut self, now: Millis) -> Vec<(NodeId, u64)> {
         self.notice_stall(now);
-        self.report(now, |session| !session.fenced && session.deadline <= now)
+        self.report(now, |session| (!session.fenced && session.deadline <= now) || session.is_untold())
     }
 
     /// Brokers to unfence: fenced, not stopping, and beating again. Reported like `expired`.
@@ -234,7 +242,7 @@ impl Sessions {
                 let dead = session.dead_at(self.reconnect, self.grace).unwrap_or(Millis::MAX);
                 let change = if !session.fenced {
                     session.deadline.max(session.quiet_until)
-                } else if session.is_back(self.last_now) {
+                } else if session.is_back(self.last_now) || session.is_untold() {
                     session.quiet_until
                 } else {
                     Millis::MAX

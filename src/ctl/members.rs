@@ -9,6 +9,7 @@
 //! - who becomes a voter is caught up; all that are go in one joint change where possible;
 //! - never fewer voters than `shrink.min.voters` by a shrink.
 
+use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::meets_every_majority;
 use crate::raftlog::message::Configuration;
 use crate::segment::ReplicaId;
@@ -29,6 +30,8 @@ pub struct View<'a> {
     pub is_live: &'a dyn Fn(ReplicaId) -> bool,
     /// It holds the log durably and keeps up, as the leader sees it.
     pub is_caught_up: &'a dyn Fn(ReplicaId) -> bool,
+    /// Its answers count for commit, as the leader sees it.
+    pub counts: &'a dyn Fn(ReplicaId) -> bool,
     /// `shrink.min.voters`.
     pub min_voters: usize,
     /// Learners that are on their way were waited for long enough.
@@ -69,17 +72,20 @@ pub fn is_stuck(view: &View<'_>) -> Option<Next> {
 
 /// What the leader should do next.
 pub fn next(view: &View<'_>) -> Next {
-    if let Some(stuck) = is_stuck(view) {
-        return stuck;
+    let current = view.configuration;
+    // One that is unfit and keeps up all the same acknowledges what removes the others, and itself.
+    let acknowledges = |r: ReplicaId| (view.is_heard)(r) && (view.is_caught_up)(r) && (view.counts)(r);
+    if !current.is_quorum(|r| r == view.me || !(view.is_gone)(r) || acknowledges(r)) {
+        return is_stuck(view).unwrap_or(Next::Nothing);
     }
-    if view.configuration.is_joint() {
+    if current.is_joint() {
         return Next::Nothing;
     }
-    let current = view.configuration;
     // One that answers is not let go for its id alone (a disk that came back after its node had been given another): it is a copy, perhaps
     // one of few, and nothing moves replicas on purpose yet.
     let keeps = |r: &ReplicaId| view.assigned.contains(r) || (view.is_heard)(*r);
-    let stays = |r: &ReplicaId| *r == view.me || (keeps(r) && !(view.is_gone)(*r));
+    let is_fine = |r: &ReplicaId| keeps(r) && !(view.is_gone)(*r) && !on(Mutation::ShrinkToTheLeader);
+    let stays = |r: &ReplicaId| *r == view.me || is_fine(r);
     let ready: Vec<ReplicaId> = current.learners.iter().copied().filter(|r| may_vote(view, *r)).collect();
     let coming = |r: &&ReplicaId| !current.voters.contains(r) && !ready.contains(r) && is_coming(view, **r);
     let is_awaited = !view.is_patience_over && view.assigned.iter().any(|r| coming(&r));
@@ -89,7 +95,8 @@ pub fn next(view: &View<'_>) -> Next {
     }
     // Too few: the first of those that are gone stay, to no avail but by order.
     let gone = current.voters.iter().copied().filter(|r| !stays(r) && view.assigned.contains(r));
-    let missing = view.min_voters.saturating_sub(voters.len());
+    let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
+    let missing = least.saturating_sub(voters.len());
     voters.extend(gone.take(missing));
     let learners = learners(view, &voters);
     let place = |r: &ReplicaId| view.assigned.iter().position(|a| a == r).unwrap_or(usize::MAX);
@@ -106,7 +113,9 @@ pub fn next(view: &View<'_>) -> Next {
 }
 
 fn may_vote(view: &View<'_>, replica: ReplicaId) -> bool {
-    is_coming(view, replica) && (view.is_heard)(replica) && (view.is_caught_up)(replica)
+    is_coming(view, replica)
+        && ((view.is_heard)(replica) || on(Mutation::PromoteUnheard))
+        && ((view.is_caught_up)(replica) || on(Mutation::PromoteBehind))
 }
 
 /// It may be a voter sooner or later.

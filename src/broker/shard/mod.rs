@@ -8,6 +8,8 @@
 //! - `members`: who votes in the groups here, and generation changes.
 //! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
+#[cfg(test)]
+mod alone_tests;
 mod control;
 mod fetch;
 mod members;
@@ -34,7 +36,7 @@ use crate::ctl::recovery::PartitionReport;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
-use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, RoundDone};
+use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, ReplicaId, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -263,6 +265,8 @@ pub struct Shard {
     /// Nodes whose process was seen to end and that have not been heard since; until when elections in their stead are expected
     /// to be under way.
     gone: BTreeMap<NodeId, Millis>,
+    /// Replicas that are to take the place of older ones of this node.
+    superseded: BTreeMap<GroupId, ReplicaId>,
     next_id: u64,
     produces: Map<u64, PendingProduce>,
     produce_deadlines: BTreeSet<(Millis, u64)>,
@@ -313,6 +317,7 @@ impl Shard {
             image_changed: true,
             hints: Map::default(),
             gone: BTreeMap::new(),
+            superseded: BTreeMap::new(),
             next_id: 1,
             produces: Map::default(),
             produce_deadlines: BTreeSet::new(),
@@ -355,7 +360,11 @@ impl Shard {
     /// Feeds one input. Call `finish_turn` when no more is at hand.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.notice_stop(now);
-        if let Input::Raft { from, .. } | Input::Request { from, .. } | Input::Response { from, .. } = &input
+        if let Input::Raft { from, .. }
+        | Input::Beats { from, .. }
+        | Input::BeatAnswer { from, .. }
+        | Input::Request { from, .. }
+        | Input::Response { from, .. } = &input
         {
             // The end of an old connection may be noticed after the new one said hello (a process that was stopped, wires that
             // were cut): whoever is heard is there. What an old connection brought comes before the news of its end.
@@ -444,7 +453,7 @@ impl Shard {
 
     /// When `tick` is due next.
     pub fn deadline(&self) -> Millis {
-        if !self.placing.is_done() {
+        if !self.placing.is_done() || !self.superseded.is_empty() {
             return 0;
         }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
@@ -495,6 +504,10 @@ impl Shard {
             }
         }
         self.answer_produces();
+        // Not within the events: some may still speak of the replica that goes.
+        if !self.superseded.is_empty() {
+            self.replace_superseded(now);
+        }
     }
 
     fn on_event(&mut self, now: Now, event: GroupEvent) {
@@ -539,7 +552,8 @@ impl Shard {
             }
             // Who is in sync is looked at anew; placement follows the controller log.
             GroupEvent::Configured { .. } => self.upkeep.in_sync_now(),
-            GroupEvent::Removed { .. } => {}
+            GroupEvent::Removed { group, .. } => self.note_removed(group),
+            GroupEvent::Superseded { group, by } => self.note_superseded(group, by),
             GroupEvent::Generation { group, what } => self.on_generation(now, group, what),
             GroupEvent::SetAside { group, entries, offsets } => {
                 if self.status.set_aside.len() < SET_ASIDE {
@@ -716,5 +730,15 @@ mod tests {
         assert!(shard.gone.contains_key(&node));
         shard.handle(now, Input::Raft { from: node, envelopes: Vec::new() });
         assert!(!shard.gone.contains_key(&node), "a node that is heard is not gone");
+        // Where all groups are quiet, beats are all that is heard.
+        for input in [
+            Input::Beats { from: node, beats: codec::Beats::default() },
+            Input::BeatAnswer { from: node, answer: codec::BeatAnswer::default() },
+        ] {
+            shard.handle(now, Input::PeerReset { node });
+            assert!(shard.gone.contains_key(&node));
+            shard.handle(now, input);
+            assert!(!shard.gone.contains_key(&node), "a node whose beats are heard is not gone");
+        }
     }
 }

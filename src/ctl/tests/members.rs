@@ -39,6 +39,7 @@ fn look(
         is_heard: &|r| !is(gone, r),
         is_live: &|r| !is(gone, r),
         is_caught_up: &|r| is(caught_up, r),
+        counts: &|_| true,
         min_voters,
         is_patience_over: over,
     })
@@ -49,7 +50,7 @@ fn change(voters: &[i32], learners: &[i32]) -> Next {
 }
 
 #[test]
-fn dead_voter_ceases_to_vote_at_once_and_stays_a_learner() {
+pub(crate) fn dead_voter_ceases_to_vote_at_once_and_stays_a_learner() {
     let whole = configuration(&[1, 2, 3], &[], &[]);
     assert_eq!(look(&whole, &[], &[], 1, false), Next::Nothing);
     assert_eq!(look(&whole, &[2], &[], 1, false), change(&[1, 3], &[2]));
@@ -72,6 +73,29 @@ fn without_a_quorum_the_leader_asks_for_nothing_but_a_generation() {
     assert_eq!(look(&joint, &[], &[], 1, false), Next::Nothing, "its leader finishes it by itself");
 }
 
+/// One of three was dead, another damaged for long, yet acknowledging: the leader called the group stuck, and the dead one stayed a voter.
+#[test]
+fn unfit_voter_that_acknowledges_lets_the_leader_remove_a_dead_one() {
+    let whole = configuration(&[1, 2, 3], &[], &[]);
+    let look = |caught_up: bool, counts: bool| {
+        members::next(&View {
+            configuration: &whole,
+            me: replica(1),
+            assigned: &ids(&[1, 2, 3]),
+            is_gone: &|r| r.node.0 != 1,
+            is_heard: &|r| r.node.0 != 3,
+            is_live: &|r| r.node.0 != 3,
+            is_caught_up: &|r| caught_up && r.node.0 == 2,
+            counts: &|_| counts,
+            min_voters: 1,
+            is_patience_over: false,
+        })
+    };
+    assert_eq!(look(true, true), change(&[1], &[2, 3]));
+    assert_eq!(look(false, true), Next::Stuck { provable: false }, "it commits nothing");
+    assert_eq!(look(true, false), Next::Stuck { provable: false }, "its word does not count");
+}
+
 #[test]
 fn learners_become_voters_together_unless_one_takes_long() {
     let alone = configuration(&[1], &[], &[]);
@@ -83,6 +107,28 @@ fn learners_become_voters_together_unless_one_takes_long() {
     assert_eq!(look(&joined, &[], &[3], 1, true), change(&[1, 3], &[2]));
     assert_eq!(look(&joined, &[], &[2, 3], 1, false), change(&[1, 2, 3], &[]));
     assert_eq!(look(&joined, &[2], &[3], 1, false), change(&[1, 3], &[2]), "who is gone is not waited for");
+}
+
+#[test]
+pub(crate) fn learner_that_is_behind_or_not_heard_does_not_vote() {
+    let pair = configuration(&[1, 2], &[], &[3]);
+    let look = |is_heard: bool, is_caught_up: bool| {
+        members::next(&View {
+            configuration: &pair,
+            me: replica(1),
+            assigned: &ids(&[1, 2, 3]),
+            is_gone: &|_| false,
+            is_heard: &|r| is_heard || r.node.0 != 3,
+            is_live: &|_| true,
+            is_caught_up: &|r| is_caught_up || r.node.0 != 3,
+            counts: &|_| true,
+            min_voters: 1,
+            is_patience_over: true,
+        })
+    };
+    assert_eq!(look(true, true), change(&[1, 2, 3], &[]));
+    assert_eq!(look(true, false), Next::Nothing, "it is behind");
+    assert_eq!(look(false, true), Next::Nothing, "nobody hears it");
 }
 
 #[test]
@@ -99,6 +145,7 @@ fn replica_on_a_replaced_disk_leaves_before_its_successor_joins() {
             is_heard: &|r| r.directory != 77,
             is_live: &|_| true,
             is_caught_up: &|_| true,
+            counts: &|_| true,
             min_voters: 1,
             is_patience_over: false,
         })
@@ -292,6 +339,10 @@ impl World {
             Step::Decide => {
                 let openings = self.sealed.decide(&self.log.image, self.now, 0, &mut Vec::new());
                 self.log.run(&Command::OpenGenerations { openings }).unwrap();
+                // A disk that was replaced meanwhile had to wait.
+                for node in generations::wiped(&self.log.image) {
+                    self.log.run(&Command::Place { node }).unwrap();
+                }
                 let partition = self.log.image.group(self.group).unwrap().2;
                 if let Some(decision) = &partition.opening {
                     let known = self.decisions.entry(decision.generation.0).or_insert((**decision).clone());
@@ -452,6 +503,7 @@ impl World {
             is_heard: &|r| own.leads && follows(r),
             is_live: &|r| image.holds(&r) && !image.brokers[&r.node].fenced,
             is_caught_up: &|r| follows(r) && self.replicas[&r].log == own.log,
+            counts: &|_| true,
             min_voters: 1,
             is_patience_over: self.now.is_multiple_of(300),
         };
@@ -576,7 +628,7 @@ proptest! {
 }
 
 #[test]
-fn intent_is_written_once_per_generation_and_only_for_groups_of_the_asker() {
+pub(crate) fn intent_is_written_once_per_generation_and_only_for_groups_of_the_asker() {
     let mut log = Log::with_brokers(&[None; 4]);
     log.create("t", 1, 3);
     let partition = log.image.topics["t"].partitions[0].clone();
@@ -586,6 +638,7 @@ fn intent_is_written_once_per_generation_and_only_for_groups_of_the_asker() {
         log.run(&Command::Seal { node, groups: vec![(partition.group, generation)] }).unwrap();
         log.image.sealing.len()
     };
+    assert_eq!(ask(&mut log, NodeId(9), 0), 0, "it is not registered");
     assert_eq!(ask(&mut log, other, 0), 0, "it holds no replica");
     assert_eq!(ask(&mut log, holder, 1), 0, "another generation");
     assert_eq!(ask(&mut log, holder, 0), 1);

@@ -4,10 +4,10 @@
 mod balance;
 mod configs;
 pub(crate) mod decide;
-mod generations;
+pub(crate) mod generations;
 pub(crate) mod image;
 pub(crate) mod liveness;
-mod members;
+pub(crate) mod members;
 mod placement;
 mod recovery;
 mod sequences;

@@ -56,6 +56,16 @@ struct PendingEnd {
 }
 
 impl Core {
+    /// Nothing of what was durable, but where a switch says so.
+    pub(super) fn forget_with_the_process(&mut self) {
+        if on(Mutation::ForgetVoteOnRestart) {
+            self.hard.vote = None;
+        }
+        if on(Mutation::ForgetDoubtOnRestart) {
+            self.hard.doubt = Doubt::None;
+        }
+    }
+
     /// How far this replica's word can be trusted now.
     pub fn doubt(&self) -> Doubt {
         self.hard.doubt
@@ -170,6 +180,9 @@ impl Core {
 
     fn has_all_votes(&self) -> bool {
         let (configuration, _) = self.log.configuration();
+        if on(Mutation::UnanimityOfSome) {
+            return quorum::is_quorum(configuration, |replica| self.votes.has_granted(replica));
+        }
         !configuration.voters.is_empty() && voters(configuration).all(|r| self.votes.has_granted(r))
     }
 

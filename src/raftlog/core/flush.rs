@@ -7,6 +7,7 @@
 //! - a voter that is alone in its half of the configuration counts what is durable, whatever the topic says.
 
 use super::{Core, Effect, Millis};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Body;
 use crate::segment::{Index, LogId};
 
@@ -14,7 +15,8 @@ impl Core {
     /// Whether records count once they are written, by the topic and by the configuration in force.
     pub fn is_async(&self) -> bool {
         let (configuration, _) = self.log.configuration();
-        self.may_be_async && configuration.voters.len() > 1 && configuration.old_voters.len() != 1
+        let is_alone = configuration.voters.len() <= 1 || configuration.old_voters.len() == 1;
+        self.may_be_async && (!is_alone || on(Mutation::CountWrittenAlone))
     }
 
     /// Last entry here that counts as stored.

@@ -267,7 +267,7 @@ impl Core {
     /// Commits what a quorum holds, durably unless the topic asks for less, if it is of our own epoch (Raft §5.4.2).
     pub(super) fn advance_commit(&mut self, now: Millis, out: &mut Vec<Effect>) {
         let stored = if on(Mutation::CountUnsyncedOwn) { self.log.last().index } else { self.stored() };
-        let is_async = self.is_async();
+        let is_async = self.is_async() || on(Mutation::CountWritten);
         let Some(leading) = &mut self.leading else { return };
         let (configuration, _) = self.log.configuration();
         let matched = |replica: ReplicaId| match replica == self.replica {
@@ -406,6 +406,7 @@ impl Core {
                 caught_up_ms: peer.caught_up,
                 voter: configuration.is_voter(peer.replica),
                 is_caught_up: peer.is_caught_up(leading.first_own, self.config.check_quorum_ms),
+                counts: peer.counts(),
             });
         }
     }

@@ -375,6 +375,8 @@ pub struct PeerProgress {
     pub voter: bool,
     /// Durably caught up in this term: a learner that may become a voter.
     pub is_caught_up: bool,
+    /// Its answers count for commit: it is sure of its vote.
+    pub counts: bool,
 }
 
 /// One replica of one group.
@@ -484,9 +486,7 @@ impl Core {
             core.hard.vote = None;
             core.hard_dirty = true;
         }
-        if on(Mutation::ForgetVoteOnRestart) {
-            core.hard.vote = None;
-        }
+        core.forget_with_the_process();
         core.log.void_before(core.hard.epoch.generation);
         core.doubt_start();
         core.role = core.resting_role();

@@ -266,7 +266,7 @@ impl Core {
     }
 
     /// Whether another candidacy stays below the terms that an unclean generation would skip (safety.md F4).
-    pub(super) fn has_terms_left(&self) -> bool {
+    pub fn has_terms_left(&self) -> bool {
         let generation = self.hard.epoch.generation;
         let first = match self.hard.opening {
             Some(opening) => opening.first_term.0,

@@ -72,6 +72,13 @@ pub enum GroupEvent {
         /// Entry of the configuration.
         configuration: LogId,
     },
+    /// A peer whose incarnation fits speaks to another, later replica of this node: it knows a configuration with that one in it.
+    Superseded {
+        /// Group.
+        group: GroupId,
+        /// Whom it speaks to.
+        by: ReplicaId,
+    },
     /// What became of an order about the group's generation, or of a message from another one. A seal is reported when it
     /// and the whole log are durable; take-overs and copies set aside are carried out by the engine and not told.
     Generation {
