@@ -90,8 +90,14 @@ async fn recover(args: &RecoverArgs, ui: &Ui) -> Outcome {
         request["reason"] = json!(args.reason);
         expect(&args.admin, "/recovery/approve", Some(&request)).await?;
         ids.push(approved);
-    } else if !ui.is_json() {
-        show(&report, ui)?;
+    } else {
+        if let Some(given) = args.plan.as_ref().filter(|given| !ids.contains(given)) {
+            let why = format!("plan {given} was not approved: plan {} is being carried out", ids.join(", "));
+            return Err(Failure::new("PLAN_CHANGED", why).with_hint("without --plan, its end is waited for"));
+        }
+        if !ui.is_json() {
+            show(&report, ui)?;
+        }
     }
     ui.note("approved; the replicas are sealed, then the survivors take over");
     follow(args, &ids, ui).await

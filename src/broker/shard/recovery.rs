@@ -96,7 +96,7 @@ impl Shard {
         }
         let image = self.image.clone();
         if groups.is_empty() {
-            groups = image.groups.keys().copied().filter(|group| self.hint_of(*group).is_none()).collect();
+            groups = image.groups.keys().copied().filter(|group| self.may_wait(*group)).collect();
         }
         groups.retain(|group| image.groups.contains_key(group));
         groups.sort_unstable();
@@ -131,6 +131,15 @@ impl Shard {
         }
         self.recovery.gathering.insert(id, gathering);
         self.end_reports(now);
+    }
+
+    /// Nobody is known to lead the group, or most of its brokers are gone: a leader that stepped down for want of them is not forgotten.
+    fn may_wait(&self, group: GroupId) -> bool {
+        let lives = |node: &NodeId| self.image.brokers.get(node).is_some_and(|broker| !broker.fenced);
+        let most_are_gone = self.image.group(group).is_some_and(|(_, _, placed)| {
+            2 * placed.replicas.iter().filter(|r| lives(&r.node)).count() <= placed.replicas.len()
+        });
+        most_are_gone || self.hint_of(group).is_none()
     }
 
     /// What replicas here hold.
