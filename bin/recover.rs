@@ -93,7 +93,7 @@ async fn recover(args: &RecoverArgs, ui: &Ui) -> Outcome {
     } else {
         if let Some(given) = args.plan.as_ref().filter(|given| !ids.contains(given)) {
             let why = format!("plan {given} was not approved: plan {} is being carried out", ids.join(", "));
-            return Err(Failure::new("PLAN_CHANGED", why).with_hint("without --plan, its end is waited for"));
+            return Err(Failure::new("PLAN_DRIFTED", why).with_hint("without --plan, its end is waited for"));
         }
         if !ui.is_json() {
             show(&report, ui)?;
