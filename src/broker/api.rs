@@ -414,8 +414,13 @@ impl NodeHandle {
             if published.wait_for(|p| is(p) == wanted).await.is_err() {
                 return std::future::pending().await;
             }
-            if !wanted || tokio::time::timeout(CUT_OFF, published.wait_for(|p| !is(p))).await.is_err() {
+            if !wanted {
                 return;
+            }
+            let otherwise = tokio::time::timeout(CUT_OFF, published.wait_for(|p| !is(p))).await;
+            let Ok(ended) = otherwise.map(|word| word.is_err()) else { return };
+            if ended {
+                return std::future::pending().await;
             }
         }
     }

@@ -93,11 +93,13 @@ pub fn next(view: &View<'_>) -> Next {
     if !is_awaited {
         voters.extend(&ready);
     }
-    // Too few: the first of those that are gone stay, to no avail but by order.
-    let gone = current.voters.iter().copied().filter(|r| !stays(r) && view.assigned.contains(r));
+    // Too few: some of those that are gone stay by order, first who acknowledges all the same.
+    let mut gone: Vec<ReplicaId> =
+        current.voters.iter().copied().filter(|r| !stays(r) && view.assigned.contains(r)).collect();
+    gone.sort_by_key(|r| !acknowledges(*r));
     let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
     let missing = least.saturating_sub(voters.len());
-    voters.extend(gone.take(missing));
+    voters.extend(gone.into_iter().take(missing));
     let learners = learners(view, &voters);
     let place = |r: &ReplicaId| view.assigned.iter().position(|a| a == r).unwrap_or(usize::MAX);
     voters.sort_by_key(place);
@@ -105,11 +107,16 @@ pub fn next(view: &View<'_>) -> Next {
     match same(&voters, &current.voters) && same(&learners, &current.learners) {
         true if is_awaited && !ready.is_empty() => Next::Wait,
         // What nobody is there to commit would only be one more configuration to be proved.
-        false if current.is_quorum(|r| r == view.me || (view.is_heard)(r)) => {
+        false if is_committed_by(current, &voters, |r| r == view.me || (view.is_heard)(r)) => {
             Next::Change { voters, learners }
         }
         _ => Next::Nothing,
     }
+}
+
+/// Whether these members can commit a change to those voters: both halves of the joint configuration have to.
+fn is_committed_by(current: &Configuration, voters: &[ReplicaId], heard: impl Fn(ReplicaId) -> bool) -> bool {
+    current.is_quorum(&heard) && 2 * voters.iter().filter(|r| heard(**r)).count() > voters.len()
 }
 
 fn may_vote(view: &View<'_>, replica: ReplicaId) -> bool {

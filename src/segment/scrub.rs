@@ -142,7 +142,10 @@ impl Scrubber {
         let mut header = vec![0; right.len()];
         let Ok(handle) = self.fs.open(&file.path, OpenMode::Read) else { return };
         let is_sound = match handle.pread(&mut header, 0) {
-            Ok(n) => header[..n] == right,
+            Ok(_) => {
+                let right = (file.group, file.file.number, file.file.prev);
+                segment_file::decode_header(&header) == Some(right)
+            }
             Err(e) => error::is_busy(&e),
         };
         if is_sound || on(Mutation::ScrubWithoutCheck) {

@@ -67,8 +67,9 @@ pub async fn handle(mut call: Call) -> Outcome {
     let groups = groups(&image, &wanted);
     let mut states = settled_states(&call.node, &groups).await;
     if is_any_without_leader(&image, &wanted, &states, call.node.node_id()) {
-        let pending = |state: &PartitionState| state.leader.is_none() && state.epoch >= 0;
-        states = settle(&call.node, &groups, ASK_AGAIN_PAUSE, pending).await;
+        // Asked once: the thread that answers is the one that holds the elections.
+        tokio::time::sleep(ASK_AGAIN_PAUSE).await;
+        states = call.node.partition_states(&groups).await;
     }
     let mut topics = rows(&image, &wanted, states, &failures, (call.version, call.node.node_id()));
     if request.include_topic_authorized_operations && call.version >= 8 {

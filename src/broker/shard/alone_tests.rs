@@ -195,7 +195,17 @@ fn controller_log_that_stays_unreadable_for_a_session_ends_the_membership() {
 
 /// A message of the leader to a replica of this node.
 fn speak(alone: &mut Alone, group: GroupId, from: ReplicaId, to: ReplicaId, incarnations: (u64, u64)) {
-    let epoch = Epoch { generation: Generation(0), term: Term(3) };
+    speak_in(alone, 0, group, (from, to), incarnations);
+}
+
+fn speak_in(
+    alone: &mut Alone,
+    generation: u64,
+    group: GroupId,
+    (from, to): (ReplicaId, ReplicaId),
+    incarnations: (u64, u64),
+) {
+    let epoch = Epoch { generation: Generation(generation), term: Term(3) };
     let message = Message { epoch, body: Body::Beat { sequence: 1, commit: Index(0) } };
     let (from_incarnation, to_incarnation) = (u128::from(incarnations.0), u128::from(incarnations.1));
     let envelope =
@@ -231,7 +241,15 @@ fn replica_of_a_disk_that_came_back_makes_room_when_its_group_has_gone_on_withou
     assert_eq!(alone.replica(group), Some(old));
     speak(&mut alone, group, leader, anew, (theirs, mine + 1));
     assert_eq!(alone.replica(group), Some(old), "said to another life of this node");
+    speak_in(&mut alone, 1, group, (leader, anew), (theirs, mine));
+    alone.run(10);
+    assert_eq!(
+        alone.replica(group),
+        Some(old),
+        "whether the next generation holds all that it has is not known here yet"
+    );
     speak(&mut alone, group, leader, anew, (theirs, mine));
+    alone.run(10);
     assert_eq!(alone.replica(group), Some(anew));
     assert!(alone.shard.partitions[&group].out_of_service.is_none());
     alone.run(500);

@@ -222,6 +222,10 @@ impl Shard {
             return;
         }
         self.membership.next = now.mono + ASK_MS;
+        if self.membership.broken || self.membership.unread_since.is_some() {
+            // Who cannot act on the log is no leader of it.
+            self.engine.transfer(now.mono, CONTROLLER, None);
+        }
         if self.membership.broken {
             return;
         }

@@ -36,7 +36,7 @@ use crate::ctl::recovery::PartitionReport;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
-use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, ReplicaId, RoundDone};
+use crate::segment::{Generation, GroupId, Index, NodeId, RecoveredGroup, ReplicaId, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -266,7 +266,7 @@ pub struct Shard {
     /// to be under way.
     gone: BTreeMap<NodeId, Millis>,
     /// Replicas that are to take the place of older ones of this node.
-    superseded: BTreeMap<GroupId, ReplicaId>,
+    superseded: BTreeMap<GroupId, (ReplicaId, Generation)>,
     next_id: u64,
     produces: Map<u64, PendingProduce>,
     produce_deadlines: BTreeSet<(Millis, u64)>,
@@ -449,6 +449,10 @@ impl Shard {
         self.tick_upkeep(now);
         self.tick_members(now);
         self.process_events(now);
+        // Not within the events: some may still speak of the replica that goes.
+        if !self.superseded.is_empty() {
+            self.replace_superseded(now);
+        }
     }
 
     /// When `tick` is due next.
@@ -504,10 +508,6 @@ impl Shard {
             }
         }
         self.answer_produces();
-        // Not within the events: some may still speak of the replica that goes.
-        if !self.superseded.is_empty() {
-            self.replace_superseded(now);
-        }
     }
 
     fn on_event(&mut self, now: Now, event: GroupEvent) {
@@ -552,8 +552,10 @@ impl Shard {
             }
             // Who is in sync is looked at anew; placement follows the controller log.
             GroupEvent::Configured { .. } => self.upkeep.in_sync_now(),
-            GroupEvent::Removed { group, .. } => self.note_removed(group),
-            GroupEvent::Superseded { group, by } => self.note_superseded(group, by),
+            GroupEvent::Removed { group, configuration } => {
+                self.note_removed(group, configuration.epoch.generation);
+            }
+            GroupEvent::Superseded { group, by, generation } => self.note_superseded(group, by, generation),
             GroupEvent::Generation { group, what } => self.on_generation(now, group, what),
             GroupEvent::SetAside { group, entries, offsets } => {
                 if self.status.set_aside.len() < SET_ASIDE {

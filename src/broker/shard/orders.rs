@@ -13,8 +13,8 @@ use crate::segment::{
     Epoch, Generation, GroupId, GroupSpec, HardState, Index, LogId, LogStart, Remains, ReplicaId, Term,
 };
 
-/// Replicas made anew in one turn: each is a directory and files.
-const REPLACED_PER_TURN: usize = 64;
+/// Replicas made anew in one turn: each is a directory and files, and perhaps a mark that is synced.
+const REPLACED_PER_TURN: usize = 16;
 
 impl Shard {
     /// This node's replica of the group is this one: takes up what recovery found of it, or makes it anew in the stead of an older
@@ -68,41 +68,41 @@ impl Shard {
         true
     }
 
-    /// Others speak to this replica, while an older one of this node is here: its disk came back after the node had been given another.
-    pub(super) fn note_superseded(&mut self, group: GroupId, by: ReplicaId) {
-        self.superseded.insert(group, by);
+    /// Others speak to this replica in this generation, while an older one of this node is here: its disk came back after the node had been
+    /// given another.
+    pub(super) fn note_superseded(&mut self, group: GroupId, by: ReplicaId, generation: Generation) {
+        self.superseded.insert(group, (by, generation));
     }
 
-    /// A committed configuration is without the replica here.
-    pub(super) fn note_removed(&mut self, group: GroupId) {
+    /// A committed configuration of this generation is without the replica here.
+    pub(super) fn note_removed(&mut self, group: GroupId, generation: Generation) {
         let is_here = |r: &&ReplicaId| r.node == self.node() && r.directory == self.config.directory;
         let placed = self.image.group(group).and_then(|(_, _, placed)| placed.replicas.iter().find(is_here));
         if let Some(by) = placed.copied() {
-            self.note_superseded(group, by);
+            self.note_superseded(group, by, generation);
         }
     }
 
-    /// Puts the replicas that the controllers placed here in the stead of those that their groups have gone on without.
+    /// Gives replicas the ids that others speak to, some in a turn. What the older one may hold alone is judged by the generations: word from
+    /// one that the image does not know yet waits for being said again.
     pub(super) fn replace_superseded(&mut self, now: Now) {
+        let mut noted = std::mem::take(&mut self.superseded).into_iter();
         // Where the simulator gives the orders, it places them too.
-        let is_ordered = self.config.node.shrink_min_voters == usize::MAX;
-        let mut left = std::mem::take(&mut self.superseded).into_iter();
-        for (group, by) in left.by_ref().take(REPLACED_PER_TURN) {
+        if self.config.node.shrink_min_voters == usize::MAX {
+            return;
+        }
+        for (group, (by, spoken)) in noted.by_ref().take(REPLACED_PER_TURN) {
             let placed = self.image.group(group).map(|(_, _, placed)| placed);
             let generation = placed.filter(|p| p.replicas.contains(&by)).map(|p| Generation(p.generation));
             let own = self.engine.core(group).map(|core| core.replica());
             let is_older = own.is_some_and(|own| own.assignment < by.assignment);
-            if let Some(generation) = generation
-                && is_older
-                && !is_ordered
-                && self.place(now, group, by, generation)
-            {
+            if is_older && generation == Some(spoken) && self.place(now, group, by, spoken) {
                 self.set_flush(now, group);
                 self.tell_generation(now, group);
             }
         }
-        for (group, by) in left {
-            self.superseded.entry(group).or_insert(by);
+        for (group, word) in noted {
+            self.superseded.entry(group).or_insert(word);
         }
     }
 

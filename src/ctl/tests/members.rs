@@ -96,6 +96,30 @@ fn unfit_voter_that_acknowledges_lets_the_leader_remove_a_dead_one() {
     assert_eq!(look(true, false), Next::Stuck { provable: false }, "its word does not count");
 }
 
+/// One is damaged and acknowledges, another was silent for a moment, or is dead: a change that needs the silent one would have ended all
+/// commits, which went on through the damaged one.
+#[test]
+fn change_is_asked_for_only_if_those_who_are_heard_commit_it() {
+    let whole = configuration(&[1, 3, 2], &[], &[]);
+    let look = |gone: &[i32], min_voters: usize| {
+        members::next(&View {
+            configuration: &whole,
+            me: replica(1),
+            assigned: &ids(&[1, 3, 2]),
+            is_gone: &|r| gone.contains(&r.node.0),
+            is_heard: &|r| r.node.0 != 3,
+            is_live: &|r| r.node.0 != 3,
+            is_caught_up: &|r| r.node.0 == 2,
+            counts: &|_| true,
+            min_voters,
+            is_patience_over: false,
+        })
+    };
+    assert_eq!(look(&[2], 1), Next::Nothing, "without 2, 3 is needed");
+    assert_eq!(look(&[2, 3], 2), change(&[1, 2], &[3]), "the dead one goes, not the one that answers");
+    assert_eq!(look(&[2, 3], 1), change(&[1], &[3, 2]));
+}
+
 #[test]
 fn learners_become_voters_together_unless_one_takes_long() {
     let alone = configuration(&[1], &[], &[]);

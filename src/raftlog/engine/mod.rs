@@ -537,7 +537,8 @@ impl Engine {
             let is_later = e.to.node == own.node && e.to.assignment > own.assignment;
             let is_now = self.incarnation != 0 && e.to_incarnation == self.incarnation as u128;
             if is_later && is_now && e.from.node == from {
-                self.events.push(GroupEvent::Superseded { group: e.group, by: e.to });
+                let generation = e.message.epoch.generation;
+                self.events.push(GroupEvent::Superseded { group: e.group, by: e.to, generation });
             }
             return false;
         }
