@@ -43,10 +43,10 @@ pub(crate) fn nothing_is_decided_that_the_seals_do_not_prove() {
     let mut sealed = Sealed::default();
     sealed.on_report(&log.image, placed.group, report(placed.replicas[0], &placed.replicas, 9), 0);
     for now in [100, 10_000] {
-        assert!(sealed.decide(&log.image, now).is_empty(), "one of three proves nothing");
+        assert!(sealed.decide(&log.image, now, 0, &mut Vec::new()).is_empty(), "one of three proves nothing");
     }
     sealed.on_report(&log.image, placed.group, report(placed.replicas[1], &placed.replicas, 7), 10_000);
-    let decided = sealed.decide(&log.image, 20_000);
+    let decided = sealed.decide(&log.image, 20_000, 0, &mut Vec::new());
     assert_eq!(decided.iter().map(|d| d.survivor).collect::<Vec<_>>(), [placed.replicas[0].node]);
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn seal_of_a_replica_that_is_not_placed_counts_for_nothing() {
     let mut sealed = Sealed::default();
     sealed.on_report(&log.image, placed.group, report(placed.replicas[0], &voters, 8), 0);
     sealed.on_report(&log.image, placed.group, report(stranger, &voters, 9), 0);
-    assert!(sealed.decide(&log.image, 10_000).is_empty(), "a stranger proves nothing");
+    assert!(sealed.decide(&log.image, 10_000, 0, &mut Vec::new()).is_empty(), "a stranger proves nothing");
 }
 
 /// It reported a longer log and went away again: the other proves as much, and is there to go on.
