@@ -567,7 +567,10 @@ impl Cluster {
                     self.checker.reads.remove(&token).expect("a read is answered once");
                     self.checker.reads_failed += 1;
                 }
-                Effect::Unclean { from, waits: false, .. } => self.checker.forgive(from),
+                Effect::Unclean { from, waits: false, .. } => {
+                    let view = &self.nodes[at].view;
+                    self.checker.forgive(from, |index| view.id_at(index));
+                }
                 Effect::Unclean { .. } => {}
                 Effect::Poisoned { reason } => {
                     assert!(self.poison_allowed, "poisoned: {reason}");
@@ -868,12 +871,12 @@ impl Checker {
         }
     }
 
-    /// An election that was told to be unclean: what it says may be lost is no violation if it is.
-    fn forgive(&mut self, from: Index) {
+    /// An election that was told to be unclean: what it says may be lost is no violation if its winner does not hold it.
+    fn forgive(&mut self, from: Index, held: impl Fn(Index) -> Option<LogId>) {
         self.unclean += 1;
         if self.forgives {
-            self.committed.split_off(&from);
-            self.configurations.retain(|id, _| id.index < from);
+            self.committed.retain(|index, (id, _)| *index < from || held(*index) == Some(*id));
+            self.configurations.retain(|id, _| id.index < from || held(id.index) == Some(*id));
         }
     }
 
