@@ -193,6 +193,22 @@ fn controller_log_that_stays_unreadable_for_a_session_ends_the_membership() {
     assert!(!alone.shard.status().registered, "an operator looks at the disk first");
 }
 
+/// It was one copy short until the next restart.
+#[test]
+fn replica_that_found_no_space_is_created_when_there_is_some() {
+    let mut alone = Alone::new();
+    alone.fs.set_capacity(Some(alone.fs.used()));
+    let group = alone.with_topic("t", &[PEER]);
+    assert_eq!(alone.replica(group), None);
+    assert!(alone.shard.partitions[&group].out_of_service.is_some());
+    alone.run(15_000);
+    assert_eq!(alone.replica(group), None, "still full");
+    alone.fs.set_capacity(None);
+    alone.run(15_000);
+    assert!(alone.replica(group).is_some());
+    assert!(alone.shard.partitions[&group].out_of_service.is_none());
+}
+
 /// A message of the leader to a replica of this node.
 fn speak(alone: &mut Alone, group: GroupId, from: ReplicaId, to: ReplicaId, incarnations: (u64, u64)) {
     speak_in(alone, 0, group, (from, to), incarnations);

@@ -118,6 +118,21 @@ impl Shard {
             self.upkeep.next_repeat = now.mono + REPEAT_MS;
             let hints = self.own_hints();
             self.broadcast_hints(&hints);
+            self.create_missing();
+        }
+    }
+
+    /// Replicas that could not be created stand in line again once that may have passed.
+    fn create_missing(&mut self) {
+        if self.engine.store_ref().is_full() || self.status.storage_failure.is_some() {
+            return;
+        }
+        let missing = self.partitions.keys().filter(|group| self.engine.core(**group).is_none());
+        for group in missing.copied().collect::<Vec<_>>() {
+            if let Some((topic, partition)) = self.image.groups.get(&group).copied() {
+                self.partitions.remove(&group);
+                self.placing.push(group, topic, partition);
+            }
         }
     }
 
