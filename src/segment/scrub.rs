@@ -135,7 +135,7 @@ impl Scrubber {
         (to - at).max(1)
     }
 
-    /// Writes the header of a file again if it is not what it was made with. No sync: a mend that a power cut takes is made again by the
+    /// Writes the header of a file again if it is not sound: flipped bits, that is; where the disk cannot read, it cannot write a part either. No sync: a mend that a power cut takes is made again by the
     /// next pass, and a failed sync here would be one that the writer of the file does not hear of.
     fn mend_header(&self, file: &ScrubFile) {
         let right = segment_file::encode_header(file.group, &file.file);

@@ -42,7 +42,7 @@ pub struct Membership {
     registration: Registration,
     next: Millis,
     stopping: bool,
-    /// The log holds something this version cannot apply: nothing is acted on any more.
+    /// The log holds something this version cannot apply, or could not be read for a session: nothing is acted on any more.
     broken: bool,
     /// Since when entries cannot be read; they are read again until a session has passed.
     unread_since: Option<Millis>,

@@ -184,8 +184,11 @@ impl Core {
 
     /// A leader without other voters asked nobody, so its term may not be durable yet: were its entries seen by a
     /// learner and the term then lost in a crash, the next leader could give the same identities to other entries.
-    fn is_held_back(&self) -> bool {
-        self.unproven.is_some()
+    /// Its first entry went to storage behind that term. What is saved later (that it left doubt) promises nothing to
+    /// its followers, and an idle leader may append nothing behind it for long: it must not wait for that.
+    pub(super) fn is_held_back(&self) -> bool {
+        let first_own = self.leading.as_ref().map_or(Index(0), |leading| leading.first_own);
+        self.unproven.is_some() && self.log.durable() < first_own
     }
 
     pub(super) fn pump_all(&mut self, now: Millis, out: &mut Vec<Effect>) {

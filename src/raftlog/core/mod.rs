@@ -632,11 +632,14 @@ impl Core {
     }
 
     fn note_durable(&mut self, now: Millis, last: LogId, out: &mut Vec<Effect>) {
+        let was_held_back = self.is_held_back();
         if !self.log.set_durable(last) {
             return;
         }
         if self.unproven.is_some_and(|first| self.log.durable() >= first) {
             self.unproven = None;
+        }
+        if was_held_back {
             self.pump_all(now, out);
         }
         if self.leading.is_some() {
