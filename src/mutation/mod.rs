@@ -247,9 +247,9 @@ mutations! {
     /// grants of replicas in doubt count like any others
     CountDoubtfulVotes: "F11", Amnesia, 50, ["lacks committed", "committed entry changed"];
     /// who may have lost its vote counts for commit and reads
-    CountLostVotes: "F11", Amnesia, 1000, ["lacks committed", "committed entry changed", "two leaders in"];
+    CountLostVotes: "F11", Script("doubt/leader_of_a_term_that_its_voter_forgot_commits_nothing"), 1, ["lacks a committed entry"];
     /// a lost vote is cleared without a round of the leader
-    LeaveDoubtUnconfirmed: "F11", Amnesia, 3000, ["lacks committed", "committed entry changed", "two leaders in"];
+    LeaveDoubtUnconfirmed: "F11", Script("doubt/leader_of_a_term_that_its_voter_forgot_commits_nothing"), 1, ["lacks a committed entry"];
     /// beyond three voters a lost vote is cleared by an election older than the loss
     ClearByOldElection: "F11", Script("doubt/lost_vote_among_five_waits_for_the_next_election"), 1, ["another trace"];
     /// a leader tells its end before it has committed in its term

@@ -4,7 +4,7 @@
 //! Commands (nodes are numbers, messages arrive only when delivered, writes are durable only when synced):
 //! `cluster N [learners=2,3] [joint=1,2] [term3=5] [log2=1x3,2x1] [window=B] [append=B] [uncommitted=B] [down=3] [fresh=4]
 //!   [closed=2] [damaged=2] [sealed=2] [doubt=2] [lost=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
-//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `block FROM TO` (one way), `heal`, `crash N`, `restart N`,
+//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `block FROM TO` (one way), `heal`, `crash N`, `forget N TERM` (a crashed node lost all later terms and its vote), `restart N`,
 //! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`,
 //! `seal NODES GENERATION`, `plan GENERATION` (decides over all reports), `decide NODES GENERATION`, `unclean` (the last decision may lose entries), `unclean N` (allows an election that may), `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `observe N WHO`, `start N INDEX`,
 //! `inject FROM TO TERM BODY...`, `status`, `forgives` (what an unclean election says may be lost is no violation), `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
@@ -442,6 +442,12 @@ impl Script {
             ["forgives"] => self.cluster.checker.forgives = true,
             ["power", n] => self.cluster.cut_power(self.at(n), 0),
             ["crash", n] => self.cluster.crash(self.at(n), 0),
+            ["forget", n, term] => {
+                let at = self.at(n);
+                let hard = &mut self.cluster.nodes[at].disk.hard;
+                (hard.epoch, hard.vote, hard.doubt) = (Epoch::new(0, number(term)), None, Doubt::Vote);
+                self.cluster.checker.forget_votes(replica(number(n)));
+            }
             ["restart", n] => self.cluster.start(self.at(n), |_| {}),
             ["reset", n, peer] => {
                 let node = replica(number(peer)).node;
