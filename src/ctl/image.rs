@@ -25,8 +25,9 @@ use uuid::Uuid;
 /// Bits of a number that hold the index; the generation stands above them.
 pub const INDEX_BITS: u32 = 40;
 
-/// Everything the controller log says.
+/// Everything the controller log says. Written as it stands into snapshots: what a later version adds, an earlier one must refuse.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Image {
     /// Empty until entry 1.
     pub cluster_id: String,
@@ -48,6 +49,9 @@ pub struct Image {
     pub recoveries: Vec<Recovery>,
     /// Cluster-wide dynamic broker configuration.
     pub configs: BTreeMap<String, String>,
+    /// Groups of deleted topics, first and last id of each run: what a snapshot says in place of the tombstones before it.
+    #[serde(default)]
+    pub deleted: BTreeMap<u64, u64>,
     /// Lower bound of the next group id.
     pub next_group: u64,
     /// Lower bound of the next producer id.
@@ -56,6 +60,7 @@ pub struct Image {
 
 /// A registered broker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Broker {
     /// Kafka's broker id.
     pub node: NodeId,
@@ -94,6 +99,7 @@ pub enum Standing {
 
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Topic {
     /// Its name.
     pub name: String,
@@ -109,6 +115,7 @@ pub struct Topic {
 
 /// A partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Partition {
     /// Its Raft group.
     pub group: GroupId,
@@ -252,6 +259,11 @@ impl Image {
         Some((topic, number, topic.partitions.get(usize::try_from(number).ok()?)?))
     }
 
+    /// Whether the group was a deleted topic's.
+    pub fn is_deleted(&self, group: GroupId) -> bool {
+        self.deleted.range(..=group.0).next_back().is_some_and(|(_, last)| group.0 <= *last)
+    }
+
     /// Brokers that are not fenced.
     pub fn live_brokers(&self) -> impl Iterator<Item = &Broker> {
         self.brokers.values().filter(|b| !b.fenced)
@@ -378,6 +390,8 @@ impl Image {
                 Ok(())
             }
             Record::ProducerIds { node, first, count } => self.apply_producer_ids(*node, *first, *count),
+            // What it says is known: it is for those who do not have what lies before.
+            Record::Snapshot(_) => Ok(()),
             Record::Group { group } => Err(format!("group record of a later version (group {group})")),
         }
     }
@@ -489,6 +503,7 @@ impl Image {
         for (number, partition) in topic.partitions.iter().enumerate() {
             self.groups.remove(&partition.group);
             self.sealing.remove(&partition.group);
+            self.bury(partition.group);
             changes.push(Change::GroupRemoved {
                 group: partition.group,
                 topic: id,
@@ -496,6 +511,18 @@ impl Image {
             });
         }
         Ok(())
+    }
+
+    /// Ids are never used again, so runs only grow and meet.
+    fn bury(&mut self, group: GroupId) {
+        let mut first = group.0;
+        let last = self.deleted.remove(&(group.0 + 1)).unwrap_or(group.0);
+        if let Some((before, end)) = self.deleted.range_mut(..first).next_back()
+            && *end + 1 == first
+        {
+            first = *before;
+        }
+        self.deleted.insert(first, last);
     }
 
     fn apply_producer_ids(&mut self, node: NodeId, first: i64, count: i32) -> Result<(), String> {

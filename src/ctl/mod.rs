@@ -7,6 +7,8 @@
 //!   group, asked by its leader), [`generations`] (how a group that lost its quorum goes on), [`recovery`] (the same, where an operator
 //!   has to approve what may be lost).
 //!
+//! [`snapshot`]: the state written into its own log, so that the log need not be kept whole.
+//!
 //! Not here: consensus and replication of the log (`raftlog`), sockets, Kafka messages and error codes (`broker`).
 //! Nothing in this module reads a clock, draws a random number or does IO: time and seeds are arguments.
 pub mod balance;
@@ -21,6 +23,7 @@ pub mod names;
 pub mod placement;
 pub mod record;
 pub mod recovery;
+pub mod snapshot;
 
 #[cfg(test)]
 pub(crate) mod tests;

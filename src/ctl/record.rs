@@ -6,6 +6,7 @@
 //! - numbers (incarnations, group ids, assignments) are not in the records: they follow from the entry's own number;
 //! - `v` is 1; a reader refuses any other version and any record it does not know.
 use super::recovery::{GroupPlan, Progress};
+use super::snapshot::Piece;
 use crate::segment::{GroupId, LogId, NodeId, Term};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -139,6 +140,8 @@ pub enum Record {
     /// The broker's disk is another one: its replicas of these groups are placed anew. The number of this record is their
     /// assignment.
     Place { node: NodeId, groups: Vec<GroupId> },
+    /// A part of the image as of an entry before this one: changes nothing.
+    Snapshot(Piece),
     /// Reserved: a later version's record, kept by old readers only as an error.
     Group { group: GroupId },
 }

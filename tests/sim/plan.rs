@@ -202,6 +202,12 @@ impl Plan {
         !self.is_async || n == 0
     }
 
+    /// In two of three seeds the controllers write snapshots of the metadata, after so many bytes of changes. Says nothing that is drawn
+    /// from the seed: what it draws else stays as it was.
+    fn snapshot_bytes(&self) -> Option<u64> {
+        [None, Some(600), Some(4_000)][(self.seed % 3) as usize]
+    }
+
     /// Places of the brokers.
     pub fn brokers(&self) -> Vec<usize> {
         (0..self.brokers_count).collect()
@@ -227,6 +233,10 @@ impl Plan {
             config.shrink_min_voters = if self.shrink { 1 } else { usize::MAX };
             let broker = &mut config.defaults.broker;
             broker.insert("log.retention.check.interval.ms".to_owned(), "1000".to_owned());
+            if let Some(bytes) = self.snapshot_bytes() {
+                let between = "metadata.log.max.record.bytes.between.snapshots";
+                broker.insert(between.to_owned(), bytes.to_string());
+            }
             let seed = rng.next();
             let mut node = Node::new(n, config, self, seed);
             if self.menu.clocks {

@@ -8,7 +8,7 @@ use crate::raftlog::engine::EngineConfig;
 use crate::raftlog::message::{Body, Message};
 use crate::segment::fs::sim::SimFs;
 use crate::segment::fs::{Fs, OpenMode};
-use crate::segment::{self, Epoch, Generation, Identity, Round, StoreOptions, Term, Writer};
+use crate::segment::{self, Epoch, Generation, Identity, LogId, Round, StoreOptions, Term, Writer};
 use crate::wire::batch::{self, BatchRules};
 use bytes::Bytes;
 use uuid::Uuid;
@@ -55,6 +55,10 @@ impl Alone {
 
     /// A process on this disk; what it fails to read from now on.
     fn start(fs: SimFs, unreadable: Option<&str>) -> Self {
+        Self::start_with(fs, unreadable, &[])
+    }
+
+    fn start_with(fs: SimFs, unreadable: Option<&str>, settings: &[(&str, String)]) -> Self {
         let mut options = StoreOptions::new("/data".into(), Identity { node: ME, cluster: None });
         // Nothing is kept in memory once it is in its file.
         (options.journal_file_bytes, options.reserve_bytes, options.tail_bytes) = (64 << 10, 0, 1);
@@ -62,6 +66,8 @@ impl Alone {
         fs.fail_reads_of(unreadable);
         let mut node = NodeConfig::new(ME, "/data");
         node.controllers = BTreeMap::from([(ME, "node-1:1".to_owned())]);
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+        node.defaults.broker.extend(settings);
         let (core, now) = (crate::broker::server::core_config(&node), 1_000);
         let config = EngineConfig { node: ME, boot: 1, core, seed: 1 };
         let engine = Engine::new(config, opened.store, now);
@@ -383,4 +389,86 @@ fn orderly_stop_before_the_commit_index_is_known_again_cuts_no_more_than_is_know
     assert!(!alone.shard.engine.is_poisoned(group));
     alone.run(3_000);
     assert!(!alone.shard.engine.is_poisoned(group));
+}
+
+fn snapshots_after(fs: SimFs, bytes: u64) -> Alone {
+    Alone::start_with(fs, None, &[("metadata.log.max.record.bytes.between.snapshots", bytes.to_string())])
+}
+
+fn restarted(Alone { fs, shard, writer, .. }: Alone, bytes: u64) -> Alone {
+    drop(shard);
+    writer.close().unwrap();
+    let mut alone = snapshots_after(fs, bytes);
+    alone.run(5_000);
+    alone
+}
+
+#[test]
+fn controller_log_is_cut_behind_its_snapshots_and_a_start_takes_the_metadata_from_one() {
+    let mut alone = snapshots_after(SimFs::new(1), 2_000);
+    alone.run(5_000);
+    let mut starts = BTreeSet::new();
+    let (mut kept, mut gone) = (Vec::new(), Vec::new());
+    for n in 0..40 {
+        let group = alone.with_topic(&format!("topic-{n}"), &[]);
+        match n % 2 {
+            0 => kept.push(group),
+            _ => {
+                let _deleted =
+                    alone.ask(CtlCommand::DeleteTopic { name: Some(format!("topic-{n}")), id: None });
+                gone.push(group);
+            }
+        }
+        alone.run(100);
+        starts.insert(alone.shard.engine.store().log_start(CONTROLLER).unwrap().prev.index);
+    }
+    assert!(starts.len() > 2, "cut at {starts:?}");
+    let (before, start) = (alone.shard.image.clone(), *starts.last().unwrap());
+    let first = alone.shard.engine.store().read(CONTROLLER, Index(1), 1);
+    assert!(matches!(first, Err(segment::Error::OutOfRange)), "what lies before is gone: {first:?}");
+
+    // Written no more: the same snapshot is there at every start.
+    let mut alone = restarted(alone, u64::MAX / 2);
+    for _ in 0..2 {
+        assert_eq!(alone.shard.engine.store().log_start(CONTROLLER).unwrap().prev.index, start);
+        assert!(alone.shard.status().registered, "{:?}", alone.shard.status());
+        assert_eq!(
+            (&alone.shard.image.topics, &alone.shard.image.deleted),
+            (&before.topics, &before.deleted)
+        );
+        assert!(kept.iter().all(|group| alone.replica(*group).is_some()));
+        assert!(gone.iter().all(|group| alone.replica(*group).is_none()));
+        alone = restarted(alone, u64::MAX / 2);
+    }
+}
+
+/// It was away while its topic was deleted and the tombstone went the way of the log: the snapshot says so in its stead.
+#[test]
+fn replica_deleted_while_its_node_was_away_goes_and_one_that_nobody_deleted_stays() {
+    let mut alone = Alone::new();
+    let (deleted, unknown) = (alone.with_topic("deleted", &[]), alone.with_topic("unknown", &[]));
+    let mut image = Image::clone(&alone.shard.image);
+    let before = image.clone();
+    image
+        .apply(image.applied + 1, &Batch::new(vec![Record::DeleteTopic { id: image.topics["deleted"].id }]))
+        .unwrap();
+    // As no controller would write it.
+    let id = image.topics.remove("unknown").unwrap().id;
+    image.topic_names.remove(&id);
+    image.groups.remove(&unknown);
+    let (mut changes, mut removed) = (Vec::new(), BTreeSet::new());
+    let at = LogId::new(0, 1, 50);
+    alone.shard.take_image_of(image.clone(), at, &mut changes, &mut removed).unwrap();
+    let gone: Vec<GroupId> = changes
+        .iter()
+        .filter_map(|change| match change {
+            crate::ctl::image::Change::GroupRemoved { group, .. } => Some(*group),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(gone, [deleted]);
+    image.cluster_id = "another".into();
+    let refused = alone.shard.take_image_of(image, at, &mut changes, &mut removed);
+    assert!(refused.unwrap_err().contains("of another cluster"));
+    assert_eq!(before.groups.len(), 2);
 }

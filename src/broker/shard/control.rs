@@ -325,6 +325,7 @@ impl Shard {
         self.control.sessions = None;
         self.control.sealed = Sealed::default();
         self.control.check_disks = true;
+        self.membership.snapshots.writing.clear();
         if let Some(InFlight { asked: Some((request, _)), .. }) = self.control.in_flight.take() {
             // It may still be committed by the next leader: the asker has to look.
             self.finish_request(now, request.target, Err(CtlError::TimedOut));
@@ -351,6 +352,16 @@ impl Shard {
                 let Some(id) = self.membership.cluster().map(str::to_owned) else { return };
                 self.write(now, number, Batch::new(vec![Record::Cluster { id }]), None);
                 if self.control.in_flight.is_none() {
+                    return;
+                }
+                continue;
+            }
+            self.begin_snapshot();
+            if let Some(piece) = self.membership.snapshots.writing.pop_front() {
+                self.write(now, number, Batch::new(vec![Record::Snapshot(piece)]), None);
+                if self.control.in_flight.is_none() {
+                    // Not taken: without it the others are of no use.
+                    self.membership.snapshots.writing.clear();
                     return;
                 }
                 continue;

@@ -7,6 +7,7 @@
 
 use super::control::Target;
 use super::rpc::{Answer, Ask};
+use super::snapshot::Snapshots;
 use super::{CONTROLLER, Now, Shard, ShardConfig};
 use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
@@ -39,6 +40,7 @@ pub struct Membership {
     empty: BTreeMap<NodeId, u128>,
     joined: bool,
     applied: Index,
+    pub(super) snapshots: Snapshots,
     registration: Registration,
     next: Millis,
     stopping: bool,
@@ -64,6 +66,7 @@ impl Membership {
             empty: BTreeMap::new(),
             joined: false,
             applied: Index(0),
+            snapshots: Snapshots::default(),
             registration: Registration::None,
             next: 0,
             stopping: false,
@@ -82,6 +85,16 @@ impl Membership {
 
     pub(super) fn applied(&self) -> Index {
         self.applied
+    }
+
+    pub(super) fn set_applied(&mut self, index: Index) {
+        self.applied = index;
+    }
+
+    /// The next entry to read of those up to `commit`, for the snapshot that the image is to come from or else to apply.
+    fn next_to_read(&self, commit: Index) -> Option<Index> {
+        let seen = self.snapshots.looked_through().unwrap_or(self.applied);
+        (seen < commit && !self.broken).then(|| seen.next())
     }
 
     pub(super) fn is_joined(&self) -> bool {
@@ -108,6 +121,7 @@ impl Shard {
                     .unwrap_or_default();
                 self.membership.joined = true;
                 self.membership.applied = found.log_start.prev.index;
+                self.membership.snapshots.begin_at(found.log_start.prev);
                 self.engine.adopt(now.mono, found);
             } else {
                 self.orphans.insert(found.group, found);
@@ -362,8 +376,7 @@ impl Shard {
     pub(super) fn apply_metadata(&mut self, now: Now, index: Index) {
         let mut removed = BTreeSet::new();
         let mut changes = Vec::new();
-        while self.membership.applied < index && !self.membership.broken {
-            let from = self.membership.applied.next();
+        while let Some(from) = self.membership.next_to_read(index) {
             let read = self.engine.store().read(CONTROLLER, from, APPLY_BYTES);
             let is_damaged = self.engine.store_ref().needs_repair(CONTROLLER).is_some();
             if read.is_ok() || is_damaged {
@@ -383,14 +396,15 @@ impl Shard {
                 }
             };
             for entry in entries.into_iter().take_while(|e| e.meta.id.index <= index) {
-                self.membership.applied = entry.meta.id.index;
-                if entry.meta.kind == EntryKind::Metadata
-                    && let Err(reason) = self.apply_entry(&entry, &mut changes)
-                {
-                    return self.break_membership(reason);
+                match self.take_entry(&entry, &mut changes, &mut removed) {
+                    Ok(true) => {}
+                    // The image is another one now: what comes after it is read anew.
+                    Ok(false) => break,
+                    Err(reason) => return self.break_membership(reason),
                 }
             }
         }
+        self.cut_controller_log(now);
         for change in &changes {
             if let Change::GroupRemoved { group, .. } = change {
                 removed.insert(*group);
@@ -429,11 +443,29 @@ impl Shard {
         self.membership.broken = true;
     }
 
+    /// Applies an entry, or looks at it while the image waits for a snapshot. False if that was found.
+    fn take_entry(
+        &mut self,
+        entry: &Entry,
+        changes: &mut Vec<Change>,
+        removed: &mut BTreeSet<GroupId>,
+    ) -> Result<bool, String> {
+        if self.membership.snapshots.looked_through().is_some() {
+            return self.look_for_snapshot(entry, changes, removed).map(|found| !found);
+        }
+        self.membership.applied = entry.meta.id.index;
+        match entry.meta.kind {
+            EntryKind::Metadata => self.apply_entry(entry, changes).map(|()| true),
+            _ => Ok(true),
+        }
+    }
+
     fn apply_entry(&mut self, entry: &Entry, changes: &mut Vec<Change>) -> Result<(), String> {
         let batch = Batch::decode(&entry.payload)?;
         let number = Image::number(entry.meta.id.epoch.generation.0, entry.meta.id.index.0);
         changes.extend(Arc::make_mut(&mut self.image).apply_with_changes(number, &batch)?);
         self.image_changed = true;
+        self.membership.snapshots.on_applied(entry, &batch);
         Ok(())
     }
 

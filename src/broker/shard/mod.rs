@@ -5,6 +5,7 @@
 //! could drive the same code. Requests come as [`Command`]s with a oneshot to answer; nothing here awaits.
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
 //! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
+//! - `snapshot`: the controller log cut behind snapshots of the image.
 //! - `members`: who votes in the groups here, and generation changes.
 //! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
@@ -21,6 +22,7 @@ mod quorum;
 mod reads;
 mod recovery;
 pub mod rpc;
+mod snapshot;
 mod upkeep;
 
 use super::api::{
@@ -522,6 +524,7 @@ impl Shard {
                     p.on_truncated(from, self.engine.store(), now.mono, &mut self.done);
                 }
             }
+            GroupEvent::Installed { group: CONTROLLER, start } => self.on_controller_log_installed(&start),
             GroupEvent::Installed { group, start } => {
                 if let Some(p) = self.partitions.get_mut(&group) {
                     p.on_installed(&start, &mut self.done);

@@ -157,6 +157,8 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Most client connections at a time from one address."),
     dynamic("message.max.bytes", Kind::Int, Some("1048588"), Rule::AtLeast(0),
         "Default of the topic's max.message.bytes."),
+    fixed("metadata.log.max.record.bytes.between.snapshots", Kind::Long, Some("20971520"), Rule::AtLeast(1),
+        "The controllers write the metadata into their log anew after so many bytes of changes; what lies before is dropped."),
     dynamic("min.insync.replicas", Kind::Int, Some("1"), Rule::AtLeast(1),
         "Default of the topic's min.insync.replicas."),
     fixed("node.id", Kind::Int, None, Rule::AtLeast(0),

@@ -11,6 +11,7 @@ pub(crate) mod members;
 mod placement;
 mod recovery;
 mod sequences;
+mod snapshots;
 
 use super::command::{Command, CreateTopic, Defaults, Error, Reply, decide};
 use super::image::Image;

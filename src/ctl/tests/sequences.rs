@@ -1,6 +1,9 @@
 //! Any sequence of joins, deaths, returns, wiped disks, topics created, extended and deleted: what must hold after
 //! every step, and that a replay gives the same image.
+use super::snapshots::snapshot_of;
 use super::*;
+use crate::ctl::image::Change;
+use crate::ctl::snapshot;
 use crate::segment::{GroupId, ReplicaId};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -152,7 +155,17 @@ proptest! {
         for (number, batch) in &log.entries {
             replayed.apply(*number, &Batch::decode(&batch.encode()).unwrap()).unwrap();
         }
-        prop_assert_eq!(replayed, log.image);
+        prop_assert_eq!(&replayed, &log.image);
+        // Everything that ever was a group is placed or said to be deleted, and a snapshot says both.
+        let whole = snapshot_of(&log.image, 3);
+        prop_assert_eq!(&whole.read().unwrap(), &log.image);
+        for group in groups_seen {
+            prop_assert_eq!(log.image.is_deleted(group), !log.image.groups.contains_key(&group));
+        }
+        let (changes, unexplained) = snapshot::changes(&Image::default(), &log.image);
+        prop_assert!(unexplained.is_empty());
+        let added = changes.iter().filter(|change| matches!(change, Change::GroupAdded { .. })).count();
+        prop_assert_eq!(added, log.image.groups.len());
     }
 
     /// Replicas over the whole cluster stay within one of each other while topics are only added, and so do leaders

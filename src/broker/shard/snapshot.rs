@@ -1,0 +1,208 @@
+//! Snapshots of the controller log: the leader writes them, every node cuts its log behind them, and one whose log begins after the
+//! beginning takes its image from one.
+//!
+//! Not here: their format (`ctl::snapshot`), applying entries (`metadata`), deciding (`control`). Invariants:
+//! - a log is cut only behind a snapshot that was read back and that gives, with the entries after it, exactly this node's image;
+//! - an image taken from a snapshot deletes only what the snapshot says was deleted;
+//! - as long as the image is not known, nothing of the log is acted on.
+
+use super::{CONTROLLER, Now, Shard};
+use crate::ctl::image::{Change, Image};
+use crate::ctl::record::{Batch, Record};
+use crate::ctl::snapshot::{self, Piece, Pieces, Whole};
+use crate::segment::{Entry, EntryKind, GroupId, Index, LogId, LogStart};
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// `metadata.log.max.record.bytes.between.snapshots`.
+const BYTES_BETWEEN: u64 = 20 << 20;
+/// Entries read at once.
+const READ_BYTES: usize = 4 << 20;
+
+/// Where this node stands with the snapshots of the controller log.
+#[derive(Default)]
+pub struct Snapshots {
+    /// The log begins after this entry, and the image is to be that of the first snapshot in it; last entry looked through for it.
+    missing: Option<(LogId, Index)>,
+    pieces: Pieces,
+    /// Whole, and the log is still to be cut.
+    whole: Option<Whole>,
+    /// Bytes applied since the last one.
+    since: u64,
+    /// Size of the last one.
+    size: u64,
+    /// As controller leader: what is to be written of the one that was begun.
+    pub(super) writing: std::collections::VecDeque<Piece>,
+}
+
+impl Snapshots {
+    /// The log begins after this entry.
+    pub(super) fn begin_at(&mut self, prev: LogId) {
+        self.missing = (prev.index > Index(0)).then_some((prev, prev.index));
+        self.pieces = Pieces::default();
+        self.whole = None;
+    }
+
+    /// Last entry looked through for a snapshot, while the image waits for one.
+    pub(super) fn looked_through(&self) -> Option<Index> {
+        self.missing.map(|(_, seen)| seen)
+    }
+
+    /// An entry was applied.
+    pub(super) fn on_applied(&mut self, entry: &Entry, batch: &Batch) {
+        match &batch.records[..] {
+            [Record::Snapshot(piece)] => self.whole = self.pieces.take(piece).or(self.whole.take()),
+            _ => self.since += entry.payload.len() as u64,
+        }
+    }
+}
+
+impl Shard {
+    /// A leader had dropped what this node's controller log needs next: it begins after another entry now.
+    pub(super) fn on_controller_log_installed(&mut self, start: &LogStart) {
+        if start.prev.index > self.membership.applied() {
+            tracing::info!(at = %start.prev, "controller log begins anew; the metadata comes from a snapshot");
+            self.membership.snapshots.begin_at(start.prev);
+        }
+    }
+
+    /// Looks at an entry behind the log's start for the snapshot that the image is to be. True if it is whole now.
+    pub(super) fn look_for_snapshot(
+        &mut self,
+        entry: &Entry,
+        changes: &mut Vec<Change>,
+        removed: &mut BTreeSet<GroupId>,
+    ) -> Result<bool, String> {
+        let snapshots = &mut self.membership.snapshots;
+        let Some((start, seen)) = &mut snapshots.missing else { return Ok(false) };
+        *seen = entry.meta.id.index;
+        if entry.meta.kind != EntryKind::Metadata {
+            return Ok(false);
+        }
+        let batch = Batch::decode(&entry.payload)?;
+        let [Record::Snapshot(piece)] = &batch.records[..] else { return Ok(false) };
+        // One that reflects less lacks what was between it and the start.
+        if piece.at.index < start.index {
+            return Ok(false);
+        }
+        let Some(whole) = snapshots.pieces.take(piece) else { return Ok(false) };
+        let at = whole.at;
+        let image = whole.read().map_err(|why| format!("the snapshot at {at} cannot be read: {why}"))?;
+        snapshots.missing = None;
+        snapshots.pieces = Pieces::default();
+        self.take_image_of(image, at, changes, removed)?;
+        Ok(true)
+    }
+
+    pub(super) fn take_image_of(
+        &mut self,
+        image: Image,
+        at: LogId,
+        changes: &mut Vec<Change>,
+        removed: &mut BTreeSet<GroupId>,
+    ) -> Result<(), String> {
+        if self.membership.cluster().is_some_and(|own| own != image.cluster_id) {
+            return Err(format!("the snapshot at {at} is of another cluster, {}", image.cluster_id));
+        }
+        let (news, unexplained) = snapshot::changes(&self.image, &image);
+        if !unexplained.is_empty() {
+            tracing::error!(
+                ?unexplained,
+                "the metadata knows nothing of groups that were not deleted; their replicas stay"
+            );
+        }
+        // Deleted while this node was away.
+        removed.extend(self.orphans.keys().copied().filter(|group| image.is_deleted(*group)));
+        tracing::info!(%at, topics = image.topics.len(), "metadata taken from a snapshot");
+        changes.extend(news);
+        self.image = Arc::new(image);
+        self.image_changed = true;
+        self.membership.set_applied(at.index);
+        Ok(())
+    }
+
+    /// Cuts the log behind the newest snapshot if there is a whole one, and it holds what was applied.
+    pub(super) fn cut_controller_log(&mut self, now: Now) {
+        let Some(whole) = self.membership.snapshots.whole.take() else { return };
+        let (at, size) = (whole.at, whole.bytes());
+        match self.check_snapshot(&whole) {
+            Ok(since) => (self.membership.snapshots.since, self.membership.snapshots.size) = (since, size),
+            Err(why) => {
+                // The next one is due when as much was written again.
+                self.membership.snapshots.since = 0;
+                tracing::error!(%at, why, "a snapshot of the metadata is not what this node knows; its log is kept");
+                return;
+            }
+        }
+        if let Err(error) = self.move_controller_start(now, at) {
+            tracing::warn!(%at, %error, "controller log not cut; it will be behind the next snapshot");
+        }
+    }
+
+    /// Reads the snapshot back and applies what came after it: the result must be this node's image. Answers the bytes that came after.
+    fn check_snapshot(&mut self, whole: &Whole) -> Result<u64, String> {
+        let mut image = whole.read()?;
+        let (mut next, mut since) = (whole.at.index.next(), 0);
+        let applied = self.membership.applied();
+        while next <= applied {
+            let read = self.engine.store().read(CONTROLLER, next, READ_BYTES).map_err(|e| e.to_string())?;
+            for entry in read.into_iter().take_while(|e| e.meta.id.index <= applied) {
+                next = entry.meta.id.index.next();
+                if entry.meta.kind != EntryKind::Metadata {
+                    continue;
+                }
+                let batch = Batch::decode(&entry.payload)?;
+                let number = Image::number(entry.meta.id.epoch.generation.0, entry.meta.id.index.0);
+                image.apply(number, &batch)?;
+                if !matches!(batch.records[..], [Record::Snapshot(_)]) {
+                    since += entry.payload.len() as u64;
+                }
+            }
+        }
+        match image == *self.image {
+            true => Ok(since),
+            false => Err("with what came after it, it gives other metadata".to_owned()),
+        }
+    }
+
+    /// Drops whole segments before the snapshot, and begins one, so that the next snapshot finds this one's end to cut at.
+    fn move_controller_start(&mut self, now: Now, at: LogId) -> crate::segment::Result<()> {
+        let old = self.engine.store().log_start(CONTROLLER)?.clone();
+        let segments = self.engine.store_ref().segments(CONTROLLER)?;
+        self.engine.store().roll(CONTROLLER)?;
+        let kept = segments.iter().rev().find(|segment| segment.first.prev() <= at.index);
+        let Some(kept) = kept.filter(|segment| segment.first.prev() > old.prev.index) else { return Ok(()) };
+        let first = self.engine.store().meta_at(CONTROLLER, kept.first)?;
+        let Some(core) = self.engine.core(CONTROLLER) else { return Ok(()) };
+        let prev = first.predecessor();
+        let (configuration, configuration_id) = core.configuration_at(prev.index);
+        let start = LogStart {
+            prev,
+            base_offset: first.base_offset,
+            configuration: configuration.encode(),
+            configuration_id,
+            producers: Bytes::new(),
+            producers_at: prev.index,
+            ..old
+        };
+        tracing::info!(%prev, snapshot = %at, "controller log begins later");
+        self.engine.move_log_start(now.mono, CONTROLLER, start)
+    }
+
+    /// As controller leader, with an image that has applied the whole log: begins a snapshot if one is due.
+    pub(super) fn begin_snapshot(&mut self) {
+        let snapshots = &self.membership.snapshots;
+        let configured =
+            self.config.node.defaults.broker.get("metadata.log.max.record.bytes.between.snapshots");
+        let between = configured.and_then(|v| v.parse().ok()).unwrap_or(BYTES_BETWEEN);
+        if !snapshots.writing.is_empty() || snapshots.since < between.max(snapshots.size) {
+            return;
+        }
+        let applied = self.membership.applied();
+        let Ok(at) = self.engine.store().meta_at(CONTROLLER, applied).map(|meta| meta.id) else { return };
+        let pieces = snapshot::write(&self.image, at);
+        tracing::info!(%at, pieces = pieces.len(), "writing a snapshot of the metadata");
+        self.membership.snapshots.writing = pieces.into();
+    }
+}
