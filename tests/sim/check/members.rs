@@ -151,6 +151,10 @@ impl Check {
         assert!(decision.generation == next, "F2: generation {:?} decided twice", decision.generation);
         known.decided.push((decision.generation, opening.base, opening.lossless));
         let survivor = &mut nodes[crate::net::index_of(opening.survivor.node)];
+        if survivor.fs.is_off() {
+            // Nothing can be read there; whoever leads the generation is looked at then (leader completeness).
+            return;
+        }
         // It may have just been started, and not taken its replicas up yet.
         let holds = |e: &&mut Engine| match e.core(group) {
             Some(core) => core.replica() == opening.survivor,
