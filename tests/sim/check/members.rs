@@ -158,6 +158,11 @@ impl Check {
         };
         let Some(engine) = survivor.process.as_mut().map(|p| p.shard.engine()).filter(holds) else { return };
         let lost = self.beyond(group, engine.store());
+        if survivor.fs.is_off() {
+            // Its power is gone, perhaps since a file was opened just now: nothing can be read there. Whoever leads the generation is
+            // looked at then (leader completeness).
+            return;
+        }
         let Some((first, _)) = lost.first_key_value() else { return };
         assert!(
             !opening.lossless,
@@ -372,9 +377,10 @@ impl Check {
         self.held_by(n, group, core, core.commit(), None, "commit");
     }
 
-    /// An acknowledgement was given: `least` voters of each half hold the entry (F15), whichever configuration committed it.
+    /// An acknowledgement was given: `least` voters of each half hold the entry (F15), whichever configuration committed it. One is no more
+    /// than the commit says, which was counted when it was made; a voter that is new since, or restarted, need not have said it again.
     pub fn counted_for(&self, n: usize, group: GroupId, core: &Core, index: Index, least: usize) {
-        if core.role() == Role::Leader && core.commit() >= index {
+        if least > 1 && core.role() == Role::Leader && core.commit() >= index {
             self.held_by(n, group, core, index, Some(least), "acknowledgement");
         }
     }
