@@ -139,6 +139,9 @@ pub enum EntryKind {
     Metadata = 5,
     /// Idempotent producers that wrote nothing for long are forgotten (payload: a version byte and their ids); no offset.
     ForgetProducers = 6,
+    /// The first part of a snapshot of the controller group, else like Metadata. A segment begins with it on every replica, so that all can
+    /// drop what lies before, and none is left with a file that is needed in part; no offset.
+    Snapshot = 7,
 }
 
 impl EntryKind {
@@ -151,6 +154,7 @@ impl EntryKind {
             4 => Some(Self::LogStart),
             5 => Some(Self::Metadata),
             6 => Some(Self::ForgetProducers),
+            7 => Some(Self::Snapshot),
             _ => None,
         }
     }

@@ -530,7 +530,7 @@ impl Check {
             marks.hit("log start moved");
         }
         log.entries.insert(index, seen);
-        if group == CONTROLLER && entry.meta.kind == EntryKind::Metadata {
+        if group == CONTROLLER && matches!(entry.meta.kind, EntryKind::Metadata | EntryKind::Snapshot) {
             self.metadata(entry);
         }
     }

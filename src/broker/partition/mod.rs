@@ -211,7 +211,7 @@ impl Partition {
                 // The state is a function of the log: one that cannot be read leaves none (a newer version's, or damage).
                 None => self.out_of_service = Some(format!("entry {} forgets nobody legible", entry.meta.id)),
             },
-            EntryKind::Noop | EntryKind::Configuration | EntryKind::Metadata => {}
+            EntryKind::Noop | EntryKind::Configuration | EntryKind::Metadata | EntryKind::Snapshot => {}
         }
     }
 

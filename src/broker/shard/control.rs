@@ -358,7 +358,8 @@ impl Shard {
             }
             self.begin_snapshot();
             if let Some(piece) = self.membership.snapshots.writing.pop_front() {
-                self.write(now, number, Batch::new(vec![Record::Snapshot(piece)]), None);
+                let kind = if piece.piece == 0 { EntryKind::Snapshot } else { EntryKind::Metadata };
+                self.write_as(now, kind, number, Batch::new(vec![Record::Snapshot(piece)]), None);
                 if self.control.in_flight.is_none() {
                     // Not taken: without it the others are of no use.
                     self.membership.snapshots.writing.clear();
@@ -388,8 +389,19 @@ impl Shard {
     }
 
     fn write(&mut self, now: Now, number: u64, batch: Batch, asked: Option<(Request, CtlReply)>) {
+        self.write_as(now, EntryKind::Metadata, number, batch, asked);
+    }
+
+    fn write_as(
+        &mut self,
+        now: Now,
+        kind: EntryKind,
+        number: u64,
+        batch: Batch,
+        asked: Option<(Request, CtlReply)>,
+    ) {
         let payload = BytesMut::from(&batch.encode()[..]);
-        let proposal = Proposal { kind: EntryKind::Metadata, offset_span: 0, payload };
+        let proposal = Proposal { kind, offset_span: 0, payload };
         match self.engine.propose(now.mono, CONTROLLER, vec![proposal], &mut |_, _| {}) {
             Ok(metas) => {
                 let meta = metas.last().expect("an accepted proposal has its header");

@@ -455,7 +455,7 @@ impl Shard {
         }
         self.membership.applied = entry.meta.id.index;
         match entry.meta.kind {
-            EntryKind::Metadata => self.apply_entry(entry, changes).map(|()| true),
+            EntryKind::Metadata | EntryKind::Snapshot => self.apply_entry(entry, changes).map(|()| true),
             _ => Ok(true),
         }
     }

@@ -26,8 +26,10 @@ pub struct Snapshots {
     /// The log begins after this entry, and the image is to be that of the first snapshot in it; last entry looked through for it.
     missing: Option<(LogId, Index)>,
     pieces: Pieces,
-    /// Whole, and the log is still to be cut.
-    whole: Option<Whole>,
+    /// Whole, and the log is still to be cut; its first entry.
+    whole: Option<(Whole, Index)>,
+    /// First entry of the last one that was begun.
+    begun: Index,
     /// Bytes applied since the last one.
     since: u64,
     /// Size of the last one.
@@ -52,7 +54,14 @@ impl Snapshots {
     /// An entry was applied.
     pub(super) fn on_applied(&mut self, entry: &Entry, batch: &Batch) {
         match &batch.records[..] {
-            [Record::Snapshot(piece)] => self.whole = self.pieces.take(piece).or(self.whole.take()),
+            [Record::Snapshot(piece)] => {
+                if piece.piece == 0 {
+                    self.begun = entry.meta.id.index;
+                }
+                if let Some(whole) = self.pieces.take(piece) {
+                    self.whole = Some((whole, self.begun));
+                }
+            }
             _ => self.since += entry.payload.len() as u64,
         }
     }
@@ -77,7 +86,7 @@ impl Shard {
         let snapshots = &mut self.membership.snapshots;
         let Some((start, seen)) = &mut snapshots.missing else { return Ok(false) };
         *seen = entry.meta.id.index;
-        if entry.meta.kind != EntryKind::Metadata {
+        if !matches!(entry.meta.kind, EntryKind::Metadata | EntryKind::Snapshot) {
             return Ok(false);
         }
         let batch = Batch::decode(&entry.payload)?;
@@ -124,7 +133,7 @@ impl Shard {
 
     /// Cuts the log behind the newest snapshot if there is a whole one, and it holds what was applied.
     pub(super) fn cut_controller_log(&mut self, now: Now) {
-        let Some(whole) = self.membership.snapshots.whole.take() else { return };
+        let Some((whole, begun)) = self.membership.snapshots.whole.take() else { return };
         let (at, size) = (whole.at, whole.bytes());
         match self.check_snapshot(&whole) {
             Ok(since) => (self.membership.snapshots.since, self.membership.snapshots.size) = (since, size),
@@ -135,7 +144,7 @@ impl Shard {
                 return;
             }
         }
-        if let Err(error) = self.move_controller_start(now, at) {
+        if let Err(error) = self.move_controller_start(now, begun) {
             tracing::warn!(%at, %error, "controller log not cut; it will be behind the next snapshot");
         }
     }
@@ -149,7 +158,7 @@ impl Shard {
             let read = self.engine.store().read(CONTROLLER, next, READ_BYTES).map_err(|e| e.to_string())?;
             for entry in read.into_iter().take_while(|e| e.meta.id.index <= applied) {
                 next = entry.meta.id.index.next();
-                if entry.meta.kind != EntryKind::Metadata {
+                if !matches!(entry.meta.kind, EntryKind::Metadata | EntryKind::Snapshot) {
                     continue;
                 }
                 let batch = Batch::decode(&entry.payload)?;
@@ -166,12 +175,11 @@ impl Shard {
         }
     }
 
-    /// Drops whole segments before the snapshot, and begins one, so that the next snapshot finds this one's end to cut at.
-    fn move_controller_start(&mut self, now: Now, at: LogId) -> crate::segment::Result<()> {
+    /// Drops the segments before the one that begins with this entry, the snapshot's first: the same ones on every replica.
+    fn move_controller_start(&mut self, now: Now, first: Index) -> crate::segment::Result<()> {
         let old = self.engine.store().log_start(CONTROLLER)?.clone();
         let segments = self.engine.store_ref().segments(CONTROLLER)?;
-        self.engine.store().roll(CONTROLLER)?;
-        let kept = segments.iter().rev().find(|segment| segment.first.prev() <= at.index);
+        let kept = segments.iter().find(|segment| segment.first == first);
         let Some(kept) = kept.filter(|segment| segment.first.prev() > old.prev.index) else { return Ok(()) };
         let first = self.engine.store().meta_at(CONTROLLER, kept.first)?;
         let Some(core) = self.engine.core(CONTROLLER) else { return Ok(()) };
@@ -186,7 +194,7 @@ impl Shard {
             producers_at: prev.index,
             ..old
         };
-        tracing::info!(%prev, snapshot = %at, "controller log begins later");
+        tracing::info!(%prev, "controller log begins later");
         self.engine.move_log_start(now.mono, CONTROLLER, start)
     }
 

@@ -47,7 +47,8 @@ pub(super) fn split(end: u64, segment_bytes: u64, entries: &[Entry]) -> Vec<Run>
     let mut at = end;
     for entry in entries {
         let len = frame::frame_len(entry.meta.payload_len);
-        if at > SEGMENT_HEADER && at + len > segment_bytes {
+        let begins = entry.meta.kind == EntryKind::Snapshot;
+        if at > SEGMENT_HEADER && (begins || at + len > segment_bytes) {
             if run.count > 0 {
                 runs.push(run);
             }
