@@ -101,6 +101,7 @@ async fn play(
                     high_watermark: 41,
                     voters: vec![replica(1), replica(2)],
                     learners: vec![replica(3)],
+                    heir: None,
                 };
                 let _ = reply.send(answer(failure(group.0), quorum));
             }

@@ -62,7 +62,7 @@ fn run(part: Part, seed: u64) {
             let (_, test) = TESTS.iter().find(|(known, _)| *known == name).expect("a test of the list");
             test();
         }
-        Part::Clusters | Part::CutOffLeader => unreachable!("tests/sim/mutations.rs"),
+        Part::Clusters | Part::CutOffLeader | Part::Pairs => unreachable!("tests/sim/mutations.rs"),
     }
 }
 

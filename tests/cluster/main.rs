@@ -14,6 +14,7 @@ mod failover;
 mod faults;
 mod foreign;
 mod frames;
+mod heir;
 mod history;
 mod kafka;
 mod recover;

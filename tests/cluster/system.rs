@@ -51,6 +51,8 @@ pub struct Layout {
     pub data: Option<PathBuf>,
     /// What a node's command is put behind, e.g. `prlimit`.
     pub prefix: BTreeMap<u32, Vec<String>>,
+    /// The brokers are the controllers too, all three; there is no other one.
+    pub combined: bool,
     /// Environment of nodes started from now on.
     pub environment: Vec<(&'static str, &'static str)>,
 }
@@ -85,14 +87,16 @@ impl Cluster {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cluster-{name}"));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory for the cluster");
-        let nodes = [CONTROLLER].into_iter().chain(BROKERS).map(|id| (id, None)).collect();
+        let apart = (!layout.combined).then_some(CONTROLLER);
+        let all: Vec<u32> = apart.into_iter().chain(BROKERS).collect();
+        let nodes = all.iter().map(|id| (*id, None)).collect();
         let mut cluster = Cluster { system, layout, dir, base_port: free_ports(), nodes };
         if system == System::Kafka {
             let port = cluster.base_port.to_string();
             let status = cluster.peer_script().arg("prepare").arg(&cluster.dir).arg(port).status();
             assert!(status.expect("kafka-cluster.sh").success(), "kafka directories could not be prepared");
         }
-        for id in [CONTROLLER].into_iter().chain(BROKERS) {
+        for id in all {
             cluster.spawn(id);
         }
         cluster.await_answers();
@@ -169,16 +173,26 @@ impl Cluster {
         // Shorter than `stop` waits: a last node whose only peer is damaged has nobody to hand over to.
         command.env("KONTIKI_SHUTDOWN_TIMEOUT_MS", "8000");
         command.args(["start", "--node-id", &id.to_string()]);
-        command.args(["--controllers", &format!("{CONTROLLER}@{}", self.peer_address(CONTROLLER))]);
+        let apart = [CONTROLLER];
+        let controllers = if self.layout.combined { &BROKERS[..] } else { &apart };
+        let named = controllers.iter().map(|c| format!("{c}@{}", self.peer_address(*c)));
+        command.args(["--controllers", &named.collect::<Vec<_>>().join(",")]);
         command.args(["--peer-listen", &self.peer_address(id).to_string()]);
         command.args(["--admin-listen", &self.admin_address(id).to_string()]);
         command.arg("--data-dir").arg(self.data_dir(id));
         if id == CONTROLLER {
             command.args(["--roles", "controller"]);
         } else {
-            command.args(["--roles", "broker", "--listen", &self.address(id).to_string()]);
+            let roles = if self.layout.combined { "broker,controller" } else { "broker" };
+            command.args(["--roles", roles, "--listen", &self.address(id).to_string()]);
         }
         command
+    }
+
+    /// Every node there is, brokers first.
+    pub fn all(&self) -> Vec<u32> {
+        let apart = (!self.layout.combined).then_some(CONTROLLER);
+        BROKERS.into_iter().chain(apart).collect()
     }
 
     fn slot(&mut self, id: u32) -> &mut Option<Child> {
@@ -329,7 +343,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for id in BROKERS.into_iter().chain([CONTROLLER]) {
+        for id in self.all() {
             self.kill(id);
         }
         if std::thread::panicking() {

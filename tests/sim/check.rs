@@ -226,10 +226,11 @@ impl Check {
             voters: core.configuration().0.voters.len(),
         };
         let replica = core.replica();
+        let known = self.in_force.get(&(n, group)).cloned();
         self.look_at_members(n, group, p.directory, core, marks);
         let before = self.seen.get(&(n, group)).filter(|(l, _)| *l == life).map(|(_, seen)| *seen);
         if before.is_none_or(|b| b.commit < now.commit) {
-            self.counted(n, group, core);
+            self.counted(n, group, core, known);
         }
         let unclean = core.hard_state().opening.is_some_and(|opening| !opening.lossless);
         let starts_over = now.commit == Index(0)

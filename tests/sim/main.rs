@@ -8,6 +8,7 @@ mod check;
 mod clerk;
 mod client;
 mod faults;
+mod heirs;
 mod history;
 mod labs;
 mod lost;

@@ -26,16 +26,16 @@ const LOOK_PARTITIONS_PER_MS: u64 = 4;
 const CHANGES: usize = 256;
 const NEXT_PART_MS: Millis = 10;
 /// A peer that a leader has heard within this is not gone, whatever the controllers say.
-const HEARD_MS: Millis = 400;
+pub(super) const HEARD_MS: Millis = 400;
 /// How long learners that are caught up wait for others, to become voters together.
-const TOGETHER_MS: Millis = 2_000;
+pub(super) const TOGETHER_MS: Millis = 2_000;
 /// How often what the controllers have not acted on yet is repeated: seals less and less often, as long as nothing changes.
 const REPEAT_MS: Millis = 500;
 const REPEAT_MAX_MS: Millis = 16_000;
 /// How long a request for new generations may take.
 const ASK_MS: u64 = 3_000;
 /// A damaged replica, or one in doubt, mostly gets well within this; then its vote is not waited for.
-const HEALING_MS: Millis = 2_000;
+pub(super) const HEALING_MS: Millis = 2_000;
 /// A report that a replica is unfit is repeated with every look, and holds for this much longer.
 const UNFIT_MS: Millis = 1_500;
 /// Reports in one message, requests in one command.
@@ -179,8 +179,14 @@ impl Shard {
     /// Voters on this node are damaged, or may have lost something.
     pub(super) fn note_unfit(&mut self, now: Now, node: NodeId, groups: Vec<GroupId>) {
         let until = now.mono + UNFIT_MS + self.partitions.len() as u64 / LOOK_PARTITIONS_PER_MS;
-        let known = groups.into_iter().filter(|group| self.partitions.contains_key(group));
+        let is_here = |group: &GroupId| *group == CONTROLLER || self.partitions.contains_key(group);
+        let known = groups.into_iter().filter(is_here);
         self.members.unfit.extend(known.map(|group| ((group, node), until)));
+    }
+
+    /// Whether this node said of its replica of the group that it is not to be counted on.
+    pub(super) fn is_unfit(&self, now: Now, group: GroupId, node: NodeId) -> bool {
+        self.members.unfit.get(&(group, node)).is_some_and(|until| *until > now.mono)
     }
 
     /// Whether the replica here can be counted on; false only when it has been ailing for a while.
@@ -268,8 +274,7 @@ impl Shard {
             if replica == me {
                 return !is_sound;
             }
-            let unfit = self.members.unfit.get(&(group, replica.node));
-            if unfit.is_some_and(|until| *until > now.mono) {
+            if self.is_unfit(now, group, replica.node) {
                 return true;
             }
             let dead = image.brokers.get(&replica.node).is_none_or(|broker| broker.dead);
@@ -298,7 +303,7 @@ impl Shard {
     }
 
     /// Begins a change; false if something stands in its way.
-    fn change_members(
+    pub(super) fn change_members(
         &mut self,
         now: Now,
         group: GroupId,
@@ -378,9 +383,8 @@ impl Shard {
 
     pub(super) fn on_generation(&mut self, now: Now, group: GroupId, what: GenerationEffect) {
         match what {
-            GenerationEffect::Sealed(report) if group != CONTROLLER => {
-                self.members.reports.push((group, report));
-            }
+            what if group == CONTROLLER => self.on_own_generation(now, what),
+            GenerationEffect::Sealed(report) => self.members.reports.push((group, report)),
             GenerationEffect::TakeOverRefused { generation, reason } => {
                 tracing::error!(%group, %generation, reason, "this replica was to take its group over and is not what was \
                     decided on");

@@ -84,6 +84,15 @@ impl Membership {
         self.applied
     }
 
+    /// Those who founded the cluster.
+    pub(super) fn founders(&self) -> &[ReplicaId] {
+        &self.voters
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
     pub(super) fn is_joined(&self) -> bool {
         self.joined
     }
@@ -126,7 +135,7 @@ impl Shard {
     }
 
     /// This node's identity in group 0.
-    fn own_voter(&self) -> ReplicaId {
+    pub(super) fn own_voter(&self) -> ReplicaId {
         ReplicaId { node: self.node(), assignment: 0, directory: self.config.directory }
     }
 
@@ -194,10 +203,15 @@ impl Shard {
                 }
                 let wiped = voters.iter().any(|v| v.node == self.node() && *v != self.own_voter());
                 if wiped && !self.config.node.is_broker {
-                    tracing::error!(
-                        "this controller's directory is new; it may not vote until it is admitted"
+                    if !self.admits_controllers() {
+                        tracing::error!(
+                            "this controller's directory is new; it may not vote until it is admitted"
+                        );
+                        return;
+                    }
+                    tracing::warn!(
+                        "this controller's directory is new; it votes when the others have admitted it"
                     );
-                    return;
                 }
                 self.join_cluster(now, cluster, voters);
             }
@@ -245,7 +259,7 @@ impl Shard {
             return;
         }
         if !self.config.node.is_broker {
-            return;
+            return self.tick_controller_apart(now);
         }
         if self.membership.stopping {
             // Until it is in the log: whoever leads the controllers by then has to know that nobody died.
@@ -353,6 +367,9 @@ impl Shard {
     /// Announces an orderly stop: the session ends, no registration follows.
     pub(super) fn announce_stop(&mut self, now: Now) {
         self.membership.stopping = true;
+        if !self.config.node.is_broker {
+            self.send_heartbeat(now, 0, true);
+        }
         if let Registration::Known(number) | Registration::Open(number) = self.membership.registration {
             self.send_heartbeat(now, number, true);
         }

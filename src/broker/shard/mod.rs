@@ -6,11 +6,13 @@
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
 //! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
 //! - `members`: who votes in the groups here, and generation changes.
+//! - `controllers`: who votes in the controllers' own group, and its generations.
 //! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 #[cfg(test)]
 mod alone_tests;
 mod control;
+mod controllers;
 mod fetch;
 mod members;
 mod metadata;
@@ -275,6 +277,7 @@ pub struct Shard {
     reads: Map<u64, reads::PendingRead>,
     quorums: quorum::Quorums,
     control: control::Control,
+    controllers: controllers::Controllers,
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
     members: members::Members,
@@ -306,6 +309,7 @@ impl Shard {
         let node = config.node.clone();
         let mut shard = Self {
             control: control::Control::new(now.mono),
+            controllers: controllers::Controllers::new(now.mono),
             membership: metadata::Membership::new(&config),
             upkeep: upkeep::Upkeep::new(now.mono, &node),
             members: members::Members::new(now.mono),
@@ -448,6 +452,7 @@ impl Shard {
         self.place_some(now);
         self.tick_upkeep(now);
         self.tick_members(now);
+        self.tick_controllers(now);
         self.process_events(now);
         // Not within the events: some may still speak of the replica that goes.
         if !self.superseded.is_empty() {
@@ -462,6 +467,7 @@ impl Shard {
         }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
         next = next.min(self.control.deadline()).min(self.members_deadline()).min(self.recovery.deadline());
+        next = next.min(self.controllers.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
             if let Some((at, _)) = queue.first() {
                 next = next.min(*at);
@@ -550,6 +556,7 @@ impl Shard {
                     self.on_leadership(now, group);
                 }
             }
+            GroupEvent::Configured { group: CONTROLLER, .. } => self.controllers.look_now(),
             // Who is in sync is looked at anew; placement follows the controller log.
             GroupEvent::Configured { .. } => self.upkeep.in_sync_now(),
             GroupEvent::Removed { group, configuration } => {
@@ -672,6 +679,7 @@ impl Shard {
 
     fn on_hello(&mut self, now: Now, hello: Hello) {
         self.gone.remove(&hello.node);
+        self.controllers.is_back(hello.node);
         self.note_connection(now, hello.node, true);
         self.engine.set_peer_boot(now.mono, hello.node, hello.boot);
         self.dials.push((hello.node, hello.address));

@@ -73,6 +73,9 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Default of the topic's compression.zstd.level.")),
     fixed("connections.max.idle.ms", Kind::Long, Some("600000"), Rule::AtLeast(1),
         "Idle time after which a client's connection is closed."),
+    fixed("controller.quorum.heir.timeout.ms", Kind::Int, Some("10000"), Rule::AtLeast(0),
+        "Kontiki's own. When two controllers are left to vote, one of them, the heir, goes on without the other after so \
+         long a silence; 0 = never."),
     fixed("default.replication.factor", Kind::Int, None, Rule::Between(1, 32767),
         "Replicas of a partition where the request names no count; not set = 3, or as many as there are brokers."),
     fixed("delete.topic.enable", Kind::Boolean, Some("true"), Rule::Any,

@@ -36,6 +36,11 @@ impl Core {
     pub fn durable(&self) -> Index {
         self.log.durable()
     }
+    /// Whether an entry of the present generation is durable here: then so is how it began.
+    pub fn has_begun(&self) -> bool {
+        let epoch = self.log.epoch_at(self.log.durable());
+        epoch.is_some_and(|epoch| epoch.generation == self.hard.epoch.generation)
+    }
     /// Configuration in force and its id.
     pub fn configuration(&self) -> (&Configuration, LogId) {
         self.log.configuration()

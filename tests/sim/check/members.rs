@@ -370,11 +370,17 @@ impl Check {
     }
 
     /// A leader's commit index has moved: a majority of the voters of each half said that they hold it; learners count for nothing.
-    pub(super) fn counted(&self, n: usize, group: GroupId, core: &Core) {
+    /// `known`: the configuration it was last seen with; one appended in the turn that committed this may have come after it (seed 692 of
+    /// `heirs`).
+    pub(super) fn counted(&self, n: usize, group: GroupId, core: &Core, known: Option<InForce>) {
         if core.role() != Role::Leader {
             return;
         }
-        self.held_by(n, group, core, core.commit(), None, "commit");
+        let ((_, id), commit) = (core.configuration(), core.commit());
+        let known = known.filter(|known| known.id != id && id.index > commit);
+        if known.is_none_or(|known| self.lacks(core, &known.configuration, group, commit, None).is_some()) {
+            self.held_by(n, group, core, commit, None, "commit");
+        }
     }
 
     /// An acknowledgement was given: `least` voters of each half hold the entry (F15), whichever configuration committed it. One is no more
@@ -386,25 +392,33 @@ impl Check {
     }
 
     fn held_by(&self, n: usize, group: GroupId, core: &Core, index: Index, least: Option<usize>, what: &str) {
-        let configuration = core.configuration().0;
-        for half in [&configuration.voters, &configuration.old_voters] {
-            if half.is_empty() {
-                continue;
-            }
-            // What is merely written counts where the topic asks for no more (decision 0008).
-            let said = if core.is_async() { &self.wrote } else { &self.said };
-            let holds = |r: &&ReplicaId| match **r == core.replica() {
-                true => core.stored() >= index,
-                false => said.get(&(group, **r)).is_some_and(|said| *said >= index),
-            };
-            let count = half.iter().filter(holds).count();
-            assert!(
-                count >= least.unwrap_or(half.len() / 2 + 1),
-                "F15: node {} leads group {group}, {what} of {index}: {count} of {} voters said that they hold it",
-                n + 1,
-                half.len()
+        if let Some((count, of)) = self.lacks(core, core.configuration().0, group, index, least) {
+            panic!(
+                "F15: node {} leads group {group}, {what} of {index}: {count} of {of} voters said that they hold it",
+                n + 1
             );
         }
+    }
+
+    /// How many voters of a half hold an entry, and of how many, where they are too few.
+    fn lacks(
+        &self,
+        core: &Core,
+        configuration: &Configuration,
+        group: GroupId,
+        index: Index,
+        least: Option<usize>,
+    ) -> Option<(usize, usize)> {
+        // What is merely written counts where the topic asks for no more (decision 0008).
+        let said = if core.is_async() { &self.wrote } else { &self.said };
+        let holds = |r: &&ReplicaId| match **r == core.replica() {
+            true => core.stored() >= index,
+            false => said.get(&(group, **r)).is_some_and(|said| *said >= index),
+        };
+        let halves =
+            [&configuration.voters, &configuration.old_voters].into_iter().filter(|half| !half.is_empty());
+        let mut counts = halves.map(|half| (half.iter().filter(holds).count(), half.len()));
+        counts.find(|(count, of)| *count < least.unwrap_or(of / 2 + 1))
     }
 
     /// What a replica tells its leader that it holds.
