@@ -110,8 +110,12 @@ impl Session {
             22 => Box::pin(handlers::init_producer_id::handle(call)),
             23 => Box::pin(handlers::offset_for_leader_epoch::handle(call)),
             32 => Box::pin(handlers::describe_configs::handle(call)),
+            35 => Box::pin(handlers::describe_log_dirs::handle(call)),
             37 => Box::pin(handlers::create_partitions::handle(call)),
+            43 => Box::pin(handlers::elect_leaders::handle(call)),
             44 => Box::pin(handlers::incremental_alter_configs::handle(call)),
+            45 => Box::pin(handlers::alter_partition_reassignments::handle(call)),
+            46 => Box::pin(handlers::list_partition_reassignments::handle(call)),
             60 => Box::pin(handlers::describe_cluster::handle(call)),
             _ => return Err(frame::FrameError::Unsupported(key, version).into()),
         })

@@ -84,14 +84,14 @@ fn check(partition: &Partition, opening: &GroupOpening) -> Result<(), String> {
 
 impl Image {
     /// Partition of a group, to change.
-    fn partition_mut(&mut self, group: GroupId) -> Result<&mut Partition, String> {
+    pub(super) fn partition_mut(&mut self, group: GroupId) -> Result<&mut Partition, String> {
         let (id, number) = *self.groups.get(&group).ok_or_else(|| format!("unknown group {group}"))?;
         let topic = self.topic_names.get(&id).and_then(|name| self.topics.get_mut(name));
         let topic = topic.expect("every group in the index is a partition of a topic");
         Ok(&mut topic.partitions[usize::try_from(number).expect("partitions are counted from 0")])
     }
 
-    fn distinct(groups: impl Iterator<Item = GroupId>) -> Result<(), String> {
+    pub(super) fn distinct(groups: impl Iterator<Item = GroupId>) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         match groups.into_iter().find(|group| !seen.insert(*group)) {
             Some(twice) => Err(format!("group {twice} twice")),

@@ -7,6 +7,9 @@
 //! - *shrink first*: a voter that is gone ceases to vote before anything else is waited for, as soon as the others can commit that;
 //!   it stays as a learner, with the identity it has, unless its disk is another one;
 //! - who becomes a voter is caught up; all that are go in one joint change where possible;
+//! - a voter that is to leave leaves when all of the target is there and caught up, in the joint change that makes voters of the
+//!   newcomers: nobody gives up a copy for one that is still to come. It stays a learner until the controllers have written down
+//!   that the group has arrived: a reassignment may be cancelled until then;
 //! - never fewer voters than `shrink.min.voters` by a shrink.
 
 use crate::raftlog::generation::meets_every_majority;
@@ -19,8 +22,10 @@ pub struct View<'a> {
     pub configuration: &'a Configuration,
     /// This replica.
     pub me: ReplicaId,
-    /// Where the image wants replicas, preferred leader first.
+    /// Replicas that the image knows, preferred leader first.
     pub assigned: &'a [ReplicaId],
+    /// Those of them that are to stay, all of them unless the partition moves.
+    pub target: &'a [ReplicaId],
     /// Not to be counted on: the broker is dead and silent, or the replica is damaged, or not on its broker's disk.
     pub is_gone: &'a dyn Fn(ReplicaId) -> bool,
     /// As leader: it was heard a moment ago.
@@ -29,6 +34,8 @@ pub struct View<'a> {
     pub is_live: &'a dyn Fn(ReplicaId) -> bool,
     /// It holds the log durably and keeps up, as the leader sees it.
     pub is_caught_up: &'a dyn Fn(ReplicaId) -> bool,
+    /// Number of the last entry of the controller log that all this is of.
+    pub known: u64,
     /// `shrink.min.voters`.
     pub min_voters: usize,
     /// Learners that are on their way were waited for long enough.
@@ -76,20 +83,31 @@ pub fn next(view: &View<'_>) -> Next {
         return Next::Nothing;
     }
     let current = view.configuration;
+    // A member that was placed later than all we know: another leader knew more. To us it would be one that nobody wants, and its id
+    // would be used up.
+    if current.members().any(|replica| replica.assignment > view.known) {
+        return Next::Nothing;
+    }
     // One that answers is not let go for its id alone (a disk that came back after its node had been given another): it is a copy, perhaps
-    // one of few, and nothing moves replicas on purpose yet.
+    // one of few, and is treated as one that is to leave.
     let keeps = |r: &ReplicaId| view.assigned.contains(r) || (view.is_heard)(*r);
     let stays = |r: &ReplicaId| *r == view.me || (keeps(r) && !(view.is_gone)(*r));
     let ready: Vec<ReplicaId> = current.learners.iter().copied().filter(|r| may_vote(view, *r)).collect();
     let coming = |r: &&ReplicaId| !current.voters.contains(r) && !ready.contains(r) && is_coming(view, **r);
-    let is_awaited = !view.is_patience_over && view.assigned.iter().any(|r| coming(&r));
+    let is_awaited = !view.is_patience_over && view.target.iter().any(|r| coming(&r));
     let mut voters: Vec<ReplicaId> = current.voters.iter().copied().filter(stays).collect();
-    if !is_awaited {
-        voters.extend(&ready);
+    let has_leaving = view.assigned.iter().chain(&current.voters).any(|r| !view.target.contains(r));
+    let is_whole = has_leaving && view.target.iter().all(|r| has_arrived(view, *r));
+    if is_whole {
+        voters = view.target.to_vec();
+    } else if !is_awaited {
+        // More voters than there are to be would have to agree, to no avail: beyond that the newcomers wait for one another.
+        let room = if has_leaving { view.target.len().saturating_sub(voters.len()) } else { ready.len() };
+        voters.extend(ready.iter().take(room));
     }
     // Too few: the first of those that are gone stay, to no avail but by order.
     let gone = current.voters.iter().copied().filter(|r| !stays(r) && view.assigned.contains(r));
-    let missing = view.min_voters.saturating_sub(voters.len());
+    let missing = if is_whole { 0 } else { view.min_voters.saturating_sub(voters.len()) };
     voters.extend(gone.take(missing));
     let learners = learners(view, &voters);
     let place = |r: &ReplicaId| view.assigned.iter().position(|a| a == r).unwrap_or(usize::MAX);
@@ -105,13 +123,25 @@ pub fn next(view: &View<'_>) -> Next {
     }
 }
 
+/// It is to stay, and no copy is given up for it any more when another leaves.
+fn has_arrived(view: &View<'_>, replica: ReplicaId) -> bool {
+    let is_voter = view.configuration.voters.contains(&replica);
+    match replica == view.me {
+        true => is_voter && !(view.is_gone)(replica),
+        false if is_voter => {
+            !(view.is_gone)(replica) && (view.is_heard)(replica) && (view.is_caught_up)(replica)
+        }
+        false => view.configuration.learners.contains(&replica) && may_vote(view, replica),
+    }
+}
+
 fn may_vote(view: &View<'_>, replica: ReplicaId) -> bool {
     is_coming(view, replica) && (view.is_heard)(replica) && (view.is_caught_up)(replica)
 }
 
 /// It may be a voter sooner or later.
 fn is_coming(view: &View<'_>, replica: ReplicaId) -> bool {
-    view.assigned.contains(&replica)
+    view.target.contains(&replica)
         && !view.configuration.is_retired(replica)
         && (view.is_live)(replica)
         && !(view.is_gone)(replica)

@@ -4,7 +4,7 @@
 //! - *What does this request do?* [`command::decide`]: image + request -> records or refusal.
 //! - *What does this entry change?* [`image::Image::apply`]: the same log gives the same image on every node.
 //! - *What should happen next?* [`liveness::Sessions`] (who is dead), [`balance`] (which leaders go home), [`members`] (who votes in a
-//!   group, asked by its leader), [`generations`] (how a group that lost its quorum goes on).
+//!   group, asked by its leader), [`generations`] (how a group that lost its quorum goes on), [`reassign`] (where replicas move).
 //!
 //! Not here: consensus and replication of the log (`raftlog`), sockets, Kafka messages and error codes (`broker`).
 //! Nothing in this module reads a clock, draws a random number or does IO: time and seeds are arguments.
@@ -18,6 +18,7 @@ pub mod liveness;
 pub mod members;
 pub mod names;
 pub mod placement;
+pub mod reassign;
 pub mod record;
 
 #[cfg(test)]

@@ -296,6 +296,8 @@ mutations! {
     RepeatProducerIds: "KIP-98", Test("ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice"), 1, ["src/ctl/tests"];
     /// a new controller leader grants nobody a session
     NoFirstSession: "F19", Test("ctl::tests::liveness::new_controller_leader_grants_every_broker_a_full_session"), 1, ["ctl/tests/liveness.rs"];
+    /// a group has arrived whatever became of the generation in which its leader said so
+    StaleArrival: "F2, decisions/0010", Test("ctl::tests::reassign::arrival_of_another_target_or_generation_lets_nobody_go"), 1, ["ctl/tests/reassign.rs"];
     /// numbers of the controller log forget its generation
     NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
 }

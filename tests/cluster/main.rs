@@ -16,6 +16,7 @@ mod foreign;
 mod frames;
 mod history;
 mod kafka;
+mod reassign;
 mod replica;
 mod shrink;
 mod system;

@@ -2,14 +2,15 @@
 //!
 //! How a node finds its cluster: a directory that is empty asks every controller `WhoAreYou`. Whoever belongs to a cluster answers
 //! with it; only when *all* controllers answer "empty" does the lowest of them found a new one (design section 6).
-//! A replica is created when the log places it here and deleted when the log holds the topic's tombstone, never because something
-//! is absent (reliability.md I13). Registration opens the boot gate (safety.md F16).
+//! A replica is created when the log places it here and deleted when the log holds the topic's tombstone, or its own once it has moved
+//! away, never because something is absent (reliability.md I13). Registration opens the boot gate (safety.md F16).
 
 use super::control::Target;
 use super::rpc::{Answer, Ask};
 use super::{CONTROLLER, Now, Shard, ShardConfig};
 use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
+use crate::ctl::configs;
 use crate::ctl::image::{Change, Image};
 use crate::ctl::record::Batch;
 use crate::mutation::{Mutation, on};
@@ -28,6 +29,8 @@ const ASK_MS: u64 = 100;
 const REGISTER_MS: u64 = 3_000;
 /// broker.heartbeat.interval.ms, unless the session is short.
 const HEARTBEAT_MS: u64 = 2_000;
+/// Bytes a second for replicas far behind.
+const THROTTLE: &str = "leader.replication.throttled.rate";
 /// Controller entries read at once.
 const APPLY_BYTES: usize = 4 << 20;
 
@@ -369,8 +372,10 @@ impl Shard {
             }
         }
         for change in &changes {
-            if let Change::GroupRemoved { group, .. } = change {
-                removed.insert(*group);
+            match change {
+                Change::GroupRemoved { group, .. } => drop(removed.insert(*group)),
+                Change::ReplicaRemoved { group, replica } => self.remove_moved(*group, *replica),
+                _ => {}
             }
         }
         for group in removed {
@@ -400,6 +405,7 @@ impl Shard {
 
     fn remove_replica(&mut self, group: GroupId) {
         self.hints.remove(&group);
+        self.leaving.remove(&group);
         self.leadership_news = true;
         let was_read = self.placing.forget(group);
         if self.partitions.contains_key(&group) {
@@ -419,7 +425,10 @@ impl Shard {
             Change::GroupChanged { group } => self.on_group_changed(now, group),
             Change::BrokerChanged { node } => self.on_broker_changed(now, node),
             Change::TopicConfigChanged { topic } => self.refresh_configs(now, Some(topic)),
-            Change::ClusterConfigChanged => self.refresh_configs(now, None),
+            Change::ClusterConfigChanged => {
+                self.set_throttle();
+                self.refresh_configs(now, None)
+            }
             _ => {}
         }
     }
@@ -457,7 +466,9 @@ impl Shard {
         let Some((topic, _, partition)) = image.group(group) else { return };
         let is_here = |directory| directory == self.config.directory || on(Mutation::AdoptOldIdentity);
         let me = |r: &&ReplicaId| r.node == self.node() && is_here(r.directory);
-        let Some(replica) = partition.replicas.iter().find(me).copied() else { return };
+        let placed = partition.replicas.iter().find(me).copied();
+        let leaving = self.leaving.get(&group).filter(|_| self.orphans.contains_key(&group)).copied();
+        let Some(replica) = placed.or(leaving) else { return };
         let config = image.topic_config(topic, &self.config.node.defaults);
         let options = group_options(&config);
         if let Some(found) = self.orphans.remove(&group) {
@@ -501,6 +512,15 @@ impl Shard {
                 Flush { is_async: config.flush_async, ms: config.flush_ms, messages: config.flush_messages };
             self.engine.set_flush(now.mono, group, flush);
         }
+    }
+
+    /// How fast replicas far behind are brought up from here.
+    pub(super) fn set_throttle(&mut self) {
+        let own = self.image.broker_configs.get(&self.node());
+        let defaults = &self.config.node.defaults;
+        let rate = configs::broker_number(THROTTLE, own, &self.image.configs, defaults);
+        let limit = rate.filter(|rate| *rate != i64::MAX).and_then(|rate| u64::try_from(rate).ok());
+        self.engine.set_recovery_rate(limit.unwrap_or(0));
     }
 
     fn refresh_configs(&mut self, now: Now, only: Option<Uuid>) {

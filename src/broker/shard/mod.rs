@@ -5,11 +5,12 @@
 //! could drive the same code. Requests come as [`Command`]s with a oneshot to answer; nothing here awaits.
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
 //! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
-//! - `members`: who votes in the groups here, and generation changes.
+//! - `members`: who votes in the groups here, and generation changes. `leaving`: replicas that moved away.
 //! - `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 mod control;
 mod fetch;
+mod leaving;
 mod members;
 mod metadata;
 mod orders;
@@ -31,7 +32,7 @@ use crate::ctl::record::Endpoint;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
-use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, RoundDone};
+use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, ReplicaId, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -119,6 +120,13 @@ pub enum Command {
         groups: Vec<GroupId>,
         /// In the same order.
         reply: oneshot::Sender<Vec<PartitionState>>,
+    },
+    /// Ask the leaders of groups to hand them to other nodes.
+    HandOver {
+        /// Which, and to whom.
+        moves: Vec<(GroupId, NodeId)>,
+        /// They were asked.
+        reply: oneshot::Sender<()>,
     },
     /// Ask the controller leader.
     Controller {
@@ -258,6 +266,8 @@ pub struct Shard {
     members: members::Members,
     orphans: Map<GroupId, RecoveredGroup>,
     placing: placing::Placing,
+    /// Replicas that have moved to other brokers and are to be deleted.
+    leaving: BTreeMap<GroupId, ReplicaId>,
     /// Partitions led here.
     led: usize,
     /// Somebody began or ceased to lead since the last look.
@@ -301,6 +311,7 @@ impl Shard {
             reads: Map::default(),
             orphans: Map::default(),
             placing: placing::Placing::default(),
+            leaving: BTreeMap::new(),
             led: 0,
             leadership_news: true,
             newly_led: Vec::new(),
@@ -318,6 +329,7 @@ impl Shard {
                 shard.dials.push((*id, address.clone()));
             }
         }
+        shard.set_throttle();
         shard.start_membership(now, recovered);
         shard
     }
@@ -396,6 +408,14 @@ impl Shard {
             Command::States { groups, reply } => {
                 let states = groups.iter().map(|group| self.partition_state(now, *group)).collect();
                 let _gone_client = reply.send(states);
+            }
+            Command::HandOver { moves, reply } => {
+                for (group, to) in moves {
+                    if let Some(leader) = self.leader_of(group) {
+                        self.ask_to_hand_over(now, group, leader.node, to);
+                    }
+                }
+                let _gone_client = reply.send(());
             }
             Command::Controller { command, timeout_ms, reply } => {
                 self.ask_controller(now, command, timeout_ms, reply)
@@ -515,7 +535,7 @@ impl Shard {
             }
             // Who is in sync is looked at anew; placement follows the controller log.
             GroupEvent::Configured { .. } => self.upkeep.in_sync_now(),
-            GroupEvent::Removed { .. } => {}
+            GroupEvent::Removed { group, .. } => self.let_go(group),
             GroupEvent::Generation { group, what } => self.on_generation(now, group, what),
             GroupEvent::SetAside { group, entries, offsets } => {
                 if self.status.set_aside.len() < SET_ASIDE {

@@ -8,7 +8,7 @@
 
 use super::{Now, Shard};
 use crate::broker::partition::Partition;
-use crate::segment::{GroupId, Index, RecoveredGroup};
+use crate::segment::{GroupId, Index, RecoveredGroup, ReplicaId};
 use std::collections::VecDeque;
 use uuid::Uuid;
 
@@ -41,6 +41,11 @@ impl Placing {
 
     pub(super) fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.replaying.is_none()
+    }
+
+    /// Whether the log of this very replica is being read.
+    pub(super) fn is_replaying(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.replaying.as_ref().is_some_and(|r| r.found.group == group && r.found.replica == replica)
     }
 
     /// The group was deleted while its log was read: true if that was so.

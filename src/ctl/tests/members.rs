@@ -1,13 +1,17 @@
 //! Shrink and grow as controllers and leaders decide them together, over replicas that are lists of entries: any sequence of deaths,
-//! returns, wiped disks and writes loses nothing acknowledged and ends with every group at its full replication.
+//! returns, wiped disks, reassignments and writes loses nothing acknowledged and ends with every group at its full replication where it
+//! is to be.
 use super::*;
 use crate::ctl::generations::{self, Sealed};
+use crate::ctl::image::Change;
 use crate::ctl::members::{self, Next, View};
+use crate::ctl::reassign::{Arrival, Reassignment};
 use crate::ctl::record::GroupOpening;
 use crate::raftlog::generation::{Decision, SealReport};
 use crate::raftlog::message::Configuration;
 use crate::segment::{Epoch, Generation, GroupId, Index, LogId, ReplicaId, Term};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 fn replica(node: i32) -> ReplicaId {
     ReplicaId { node: NodeId(node), assignment: 1, directory: node as u128 }
@@ -35,10 +39,12 @@ fn look(
         configuration,
         me: replica(1),
         assigned: &ids(&[1, 2, 3]),
+        target: &ids(&[1, 2, 3]),
         is_gone: &|r| is(gone, r),
         is_heard: &|r| !is(gone, r),
         is_live: &|r| !is(gone, r),
         is_caught_up: &|r| is(caught_up, r),
+        known: 1,
         min_voters,
         is_patience_over: over,
     })
@@ -95,10 +101,12 @@ fn replica_on_a_replaced_disk_leaves_before_its_successor_joins() {
             configuration,
             me: replica(1),
             assigned: &ids(&[1, 2, 3]),
+            target: &ids(&[1, 2, 3]),
             is_gone: gone,
             is_heard: &|r| r.directory != 77,
             is_live: &|_| true,
             is_caught_up: &|_| true,
+            known: 1,
             min_voters: 1,
             is_patience_over: false,
         })
@@ -107,6 +115,100 @@ fn replica_on_a_replaced_disk_leaves_before_its_successor_joins() {
     assert_eq!(view(&old, &lost), change(&[1, 3], &[]));
     let left = old.towards(ids(&[1, 3]), Vec::new()).without_old();
     assert_eq!(view(&left, &lost), change(&[1, 3], &[2]));
+}
+
+/// What the leader on node 1 would do next while its group moves to `target`; the others are heard unless they are gone.
+fn look_moving(
+    target: &[i32],
+    configuration: &Configuration,
+    gone: &[i32],
+    caught_up: &[i32],
+    over: bool,
+) -> Next {
+    let is = |list: &[i32], r: ReplicaId| list.contains(&r.node.0);
+    let leaving: Vec<i32> = (1..=3).filter(|node| !target.contains(node)).collect();
+    let assigned = ids(&[target, &leaving[..]].concat());
+    members::next(&View {
+        configuration,
+        me: replica(1),
+        assigned: &assigned,
+        target: &assigned[..target.len()],
+        is_gone: &|r| is(gone, r),
+        is_heard: &|r| !is(gone, r),
+        is_live: &|r| !is(gone, r),
+        is_caught_up: &|r| is(caught_up, r),
+        known: 1,
+        min_voters: 1,
+        is_patience_over: over,
+    })
+}
+
+#[test]
+fn moved_group_gets_its_newcomers_and_lets_the_old_go_in_one_change() {
+    let old = configuration(&[1, 2, 3], &[], &[]);
+    assert_eq!(look_moving(&[1, 2, 4], &old, &[], &[2, 3], false), change(&[1, 2, 3], &[4]));
+    let joined = configuration(&[1, 2, 3], &[], &[4]);
+    for over in [false, true] {
+        assert_eq!(look_moving(&[1, 2, 4], &joined, &[], &[2, 3], over), Next::Nothing, "4 is far behind");
+        assert_eq!(look_moving(&[1, 2, 4], &joined, &[], &[2, 3, 4], over), change(&[1, 2, 4], &[3]));
+    }
+    let there = configuration(&[1, 2, 4], &[], &[3]);
+    assert_eq!(look_moving(&[1, 2, 4], &there, &[], &[2, 3, 4], true), Next::Nothing, "3 may be wanted back");
+    // A voter that nobody knows any more (a disk that came back) goes likewise, not before the others are there.
+    assert_eq!(look_moving(&[1, 2, 3], &there, &[], &[2, 4], true), Next::Nothing);
+    assert_eq!(look_moving(&[1, 2, 3], &there, &[], &[2, 3, 4], true), change(&[1, 2, 3], &[]));
+}
+
+#[test]
+fn leader_that_is_to_leave_goes_last_and_all_newcomers_together() {
+    let joined = configuration(&[1, 2, 3], &[], &[4, 5, 6]);
+    let held = look_moving(&[4, 5, 6], &joined, &[], &[2, 3, 4, 5], true);
+    assert_eq!(held, Next::Nothing, "a fourth and a fifth voter are of no use");
+    assert_eq!(look_moving(&[4, 5, 6], &joined, &[], &[2, 3, 4, 5, 6], true), change(&[4, 5, 6], &[1, 2, 3]));
+}
+
+#[test]
+fn voter_that_is_to_leave_stays_while_one_of_the_target_is_missing() {
+    // 3 is dead: 4 takes its place, before 5 is there.
+    let shrunk = configuration(&[1, 2], &[], &[3, 4, 5]);
+    assert_eq!(look_moving(&[1, 4, 5], &shrunk, &[3], &[2, 4], true), change(&[1, 4, 2], &[5, 3]));
+    // 5 is dead: 2 stays although it is to leave.
+    let grown = configuration(&[1, 2, 4], &[], &[3, 5]);
+    assert_eq!(look_moving(&[1, 4, 5], &grown, &[3, 5], &[2, 4], true), Next::Nothing);
+    // One that stays and lags counts as little as one that is still to come.
+    let joined = configuration(&[1, 2, 3], &[], &[4]);
+    assert_eq!(look_moving(&[1, 2, 4], &joined, &[], &[3, 4], true), Next::Nothing);
+    // Fewer replicas are wanted than there are: one that is gone does not count as one of them.
+    let whole = configuration(&[1, 2, 3], &[], &[]);
+    assert_eq!(look_moving(&[1, 2], &whole, &[], &[2, 3], true), change(&[1, 2], &[3]));
+    assert_eq!(look_moving(&[1, 2], &whole, &[2], &[3], true), change(&[1, 3], &[2]));
+}
+
+/// Found by the sequences below: the next leader, whose copy of the controller log was behind, took the newcomer out again, and with it
+/// the newcomer's id, for good.
+#[test]
+fn leader_that_knows_less_than_its_log_changes_nothing() {
+    let view = |known| {
+        let assigned = ids(&[1, 2, 3]);
+        let mut configuration = configuration(&[1, 2, 3], &[], &[4]);
+        configuration.learners[0].assignment = 7;
+        let view = View {
+            configuration: &configuration,
+            me: replica(1),
+            assigned: &assigned,
+            target: &assigned,
+            is_gone: &|_| false,
+            is_heard: &|_| true,
+            is_live: &|_| true,
+            is_caught_up: &|_| true,
+            known,
+            min_voters: 1,
+            is_patience_over: true,
+        };
+        members::next(&view)
+    };
+    assert_eq!(view(6), Next::Nothing);
+    assert_eq!(view(7), change(&[1, 2, 3], &[]), "now it knows that nobody wants it");
 }
 
 /// An entry of a replica's log.
@@ -170,6 +272,10 @@ enum Step {
     Report(i32),
     Decide,
     NewController,
+    Reassign(Vec<i32>),
+    Cancel,
+    /// Whatever leaders ever said of groups that have arrived reaches the controllers, again.
+    Arrive,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -186,10 +292,13 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => node().prop_map(Step::Report),
         4 => Just(Step::Decide),
         1 => Just(Step::NewController),
+        2 => prop::sample::subsequence(vec![0, 1, 2, 3], 1..=4).prop_shuffle().prop_map(Step::Reassign),
+        1 => Just(Step::Cancel),
+        4 => Just(Step::Arrive),
     ]
 }
 
-/// Three replicas of one group on four brokers.
+/// One group on four brokers, at first with three replicas.
 struct World {
     log: Log,
     sealed: Sealed,
@@ -205,6 +314,9 @@ struct World {
     now: u64,
     disks: u64,
     decisions: BTreeMap<u64, Decision>,
+    arrivals: Vec<Arrival>,
+    /// Replicas whose brokers know that they have moved away.
+    leaving: BTreeSet<ReplicaId>,
 }
 
 impl World {
@@ -228,6 +340,8 @@ impl World {
             now: 0,
             disks: 0,
             decisions: BTreeMap::new(),
+            arrivals: Vec::new(),
+            leaving: BTreeSet::new(),
         }
     }
 
@@ -300,8 +414,21 @@ impl World {
                 }
             }
             Step::NewController => self.sealed = Sealed::default(),
+            Step::Reassign(ref target) => self.reassign(Some(target)),
+            Step::Cancel => self.reassign(None),
+            Step::Arrive => {
+                let arrivals = self.arrivals.clone();
+                self.log.run(&Command::Arrived { arrivals }).unwrap();
+            }
             _ => {}
         }
+    }
+
+    fn reassign(&mut self, target: Option<&[i32]>) {
+        let target = target.map(|nodes| nodes.iter().copied().map(NodeId).collect());
+        let rows = vec![Reassignment { topic: "t".into(), partition: 0, target }];
+        let command = Command::Reassign { rows, allow_factor_change: true };
+        let _refused_or_done = self.log.run(&command);
     }
 
     fn voters_that(&self, configuration: &Configuration, holds: impl Fn(&Replica) -> bool) -> bool {
@@ -313,8 +440,10 @@ impl World {
     fn elect(&mut self, node: i32) {
         let Some(id) = self.here(node) else { return };
         let own = self.replicas[&id].clone();
-        let (configuration, _) = own.configuration(&self.founders);
-        if own.sealed || !configuration.is_voter(id) {
+        let (configuration, entry) = own.configuration(&self.founders);
+        // Whoever leads without a vote until its last configuration is committed stands again, uncounted (thesis §4.2.2).
+        let is_out = !configuration.is_voter(id) && self.acknowledged.contains_key(&entry.index);
+        if own.sealed || is_out || !configuration.is_member(id) {
             return;
         }
         let term = 1 + self
@@ -382,6 +511,10 @@ impl World {
                 let known = self.acknowledged.entry(entry.id.index).or_insert(entry.clone());
                 assert_eq!(known, entry, "two entries committed at one index");
             }
+            if !configuration.is_joint() && id.index <= up_to && !configuration.is_voter(leader) {
+                // Its last duty is done: it hands over.
+                self.replicas.get_mut(&leader).unwrap().leads = false;
+            }
             if !configuration.is_joint() || id.index > up_to {
                 return;
             }
@@ -390,10 +523,21 @@ impl World {
     }
 
     fn tell(&mut self, node: i32) {
-        self.told.insert(node, self.log.image.clone());
+        let before = self.told.insert(node, self.log.image.clone()).unwrap();
         let image = &self.told[&node];
+        for change in Image::diff(&before, image) {
+            if let Change::ReplicaRemoved { replica, .. } = change
+                && replica.node.0 == node
+            {
+                self.leaving.extend(self.replicas.contains_key(&replica).then_some(replica));
+            }
+        }
         let partition = image.group(self.group).unwrap().2.clone();
         let directory = directory(node, self.disk[&node]).as_u128();
+        self.let_go(node);
+        if self.leaving.iter().any(|r| r.node.0 == node && r.directory == directory) {
+            return;
+        }
         let placed = partition.replicas.iter().find(|r| r.node.0 == node && r.directory == directory);
         let Some(&id) = placed else { return };
         let fresh = Replica { generation: partition.generation, ..Replica::default() };
@@ -428,6 +572,27 @@ impl World {
         }
     }
 
+    /// Deletes what has moved away from a node and is no voter by its own log, or was told that it is none.
+    fn let_go(&mut self, node: i32) {
+        let founders = &self.founders;
+        let may_go = |replica: &ReplicaId| {
+            let (configuration, entry) = self.replicas[replica].configuration(founders);
+            let is_out = |e: &Entry| {
+                let is_newer = e.id > entry && self.acknowledged.get(&e.id.index) == Some(e);
+                is_newer && e.configuration.as_ref().is_some_and(|c| !c.is_member(*replica))
+            };
+            let others = (0..4).filter_map(|other| self.here(other));
+            !configuration.is_voter(*replica)
+                || others.into_iter().any(|other| self.replicas[&other].log.iter().any(is_out))
+        };
+        let here = self.leaving.iter().filter(|r| r.node.0 == node).copied();
+        let gone: Vec<ReplicaId> = here.filter(may_go).collect();
+        for replica in gone {
+            self.leaving.remove(&replica);
+            self.replicas.remove(&replica);
+        }
+    }
+
     fn look(&mut self, node: i32) {
         let Some(id) = self.here(node) else { return };
         let own = &self.replicas[&id];
@@ -448,10 +613,12 @@ impl World {
             configuration: &configuration,
             me: id,
             assigned: &partition.replicas,
+            target: partition.target(),
             is_gone: &|r| r != id && dead(r) && !(own.leads && follows(r)),
             is_heard: &|r| own.leads && follows(r),
             is_live: &|r| image.holds(&r) && !image.brokers[&r.node].fenced,
             is_caught_up: &|r| follows(r) && self.replicas[&r].log == own.log,
+            known: image.applied,
             min_voters: 1,
             is_patience_over: self.now.is_multiple_of(300),
         };
@@ -460,11 +627,28 @@ impl World {
             false if self.leader_of(id).is_some() => Next::Nothing,
             false => members::is_stuck(&view).unwrap_or(Next::Nothing),
         };
+        let committed = |e: &Entry| self.acknowledged.get(&e.id.index) == Some(e);
+        let first_own = own.log.iter().find(|e| e.id.epoch == Epoch::new(own.generation, own.term));
+        let newest = own.log.iter().find(|e| e.id == entry);
+        let settled = newest.is_none_or(committed) && first_own.is_some_and(committed);
+        let target = partition.target();
+        let same =
+            |voters: &[ReplicaId]| voters.len() == target.len() && target.iter().all(|r| voters.contains(r));
+        if let Next::Change { voters, .. } = &next {
+            let lets_go = configuration.voters.iter().any(|r| !voters.contains(r) && !(view.is_gone)(*r));
+            assert!(!lets_go || same(voters), "a copy is given up for one that is not there");
+        }
+        if let Some(moving) = partition.moving.as_ref().filter(|_| own.leads && settled)
+            && !configuration.is_joint()
+            && same(&configuration.voters)
+        {
+            let generation = partition.generation;
+            let arrival = Arrival { group: self.group, since: moving.since, generation };
+            self.arrivals.push(arrival);
+        }
         match next {
             Next::Change { voters, learners } => {
-                let committed = |index: Index| index.0 == 0 || self.acknowledged.contains_key(&index);
-                let first_own = own.log.iter().find(|e| e.id.epoch == Epoch::new(own.generation, own.term));
-                if committed(entry.index) && first_own.is_some_and(|e| committed(e.id.index)) {
+                if settled {
                     let joint = configuration.towards(voters, learners);
                     self.replicas.get_mut(&id).unwrap().append(Some(joint), 0);
                     self.commit(id);
@@ -513,6 +697,7 @@ impl World {
             }
             self.now += 1_000;
             self.step(&Step::Decide);
+            self.step(&Step::Arrive);
             for node in 0..4 {
                 for step in [Step::Tell(node), Step::Look(node), Step::Write(node)] {
                     self.step(&step);
@@ -533,14 +718,17 @@ impl World {
             }
         }
         let partition = self.log.image.group(self.group).unwrap().2;
-        partition.replicas.iter().all(|id| {
-            let r = &self.replicas[id];
-            let (configuration, _) = r.configuration(&self.founders);
-            configuration.voters.len() == 3
-                && !configuration.is_joint()
-                && partition.replicas.iter().all(|id| configuration.voters.contains(id))
-                && self.acknowledged.iter().all(|(at, entry)| r.log.get(at.0 as usize - 1) == Some(entry))
-        })
+        partition.moving.is_none()
+            && partition.replicas.iter().all(|id| {
+                let r = &self.replicas[id];
+                let (configuration, _) = r.configuration(&self.founders);
+                configuration.voters.len() == partition.replicas.len()
+                    && configuration.learners.is_empty()
+                    && self.leaving.is_empty()
+                    && !configuration.is_joint()
+                    && partition.replicas.iter().all(|id| configuration.voters.contains(id))
+                    && self.acknowledged.iter().all(|(at, entry)| r.log.get(at.0 as usize - 1) == Some(entry))
+            })
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod image;
 pub(crate) mod liveness;
 mod members;
 mod placement;
+pub(crate) mod reassign;
 mod sequences;
 
 use super::command::{Command, CreateTopic, Defaults, Error, Reply, decide};
