@@ -249,6 +249,8 @@ pub enum TopicSection {
     Summary,
     Partitions,
     Configs,
+    /// Every replica: role, generation, lag, when it was last heard
+    Replicas,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use crate::cli::{
 use crate::consume::{parse_range, select_partitions};
 use crate::output::{Failure, Item, Outcome, Ui, list, pairs, table};
 use kontiki::client::admin::{ConfigEntry, NewTopic, ResourceType};
-use kontiki::client::{Client, Error, Position, TopicInfo};
+use kontiki::client::{Client, Error, Member, PartitionInfo, Position, Quorum, TopicInfo};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -137,6 +137,7 @@ struct Described {
     starts: BTreeMap<i32, i64>,
     ends: BTreeMap<i32, i64>,
     configs: Vec<ConfigEntry>,
+    quorums: BTreeMap<i32, Quorum>,
 }
 
 async fn describe(client: &Client, args: &TopicDescribe, ui: &Ui) -> Outcome {
@@ -161,18 +162,20 @@ async fn describe(client: &Client, args: &TopicDescribe, ui: &Ui) -> Outcome {
 async fn look(client: &Client, name: &str, sections: &[TopicSection]) -> Result<Described, Failure> {
     let topic = client.topic(name, false, client.options().call_timeout).await?;
     let (mut starts, mut ends, mut configs) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-    if sections.contains(&TopicSection::Partitions) {
-        // Partitions without leader cannot tell; they are shown all the same.
-        let led: Vec<i32> = topic.partitions.iter().filter(|p| p.leader >= 0).map(|p| p.index).collect();
-        if !led.is_empty() {
-            starts = client.start_offsets(name, &led).await?;
-            ends = client.end_offsets(name, &led).await?;
-        }
+    // Partitions without leader cannot tell; they are shown all the same.
+    let led: Vec<i32> = topic.partitions.iter().filter(|p| p.leader >= 0).map(|p| p.index).collect();
+    if sections.contains(&TopicSection::Partitions) && !led.is_empty() {
+        starts = client.start_offsets(name, &led).await?;
+        ends = client.end_offsets(name, &led).await?;
+    }
+    let mut quorums = BTreeMap::new();
+    if sections.contains(&TopicSection::Replicas) && !led.is_empty() {
+        quorums = client.describe_quorum(name, &led).await?;
     }
     if sections.contains(&TopicSection::Configs) || sections.contains(&TopicSection::Summary) {
         configs = client.describe_configs(ResourceType::Topic, name).await?;
     }
-    Ok(Described { topic, starts, ends, configs })
+    Ok(Described { topic, starts, ends, configs, quorums })
 }
 
 impl Described {
@@ -183,6 +186,7 @@ impl Described {
                 TopicSection::Summary => self.summary(),
                 TopicSection::Partitions => self.partitions(),
                 TopicSection::Configs => self.configs(),
+                TopicSection::Replicas => self.replicas(),
             });
         }
         parts.join("\n")
@@ -226,6 +230,49 @@ impl Described {
         table(&["PARTITION", "LEADER", "EPOCH", "REPLICAS", "IN-SYNC", "OFFLINE", "START", "END"], &rows)
     }
 
+    fn replicas(&self) -> String {
+        let now = jiff::Timestamp::now().as_millisecond();
+        let known = |n: i64| if n < 0 { String::new() } else { n.to_string() };
+        // To a tenth of a second: both clocks may be off by as much.
+        let ago = |ms: i64| match ms {
+            ..0 => "never".to_owned(),
+            _ => format!("{:.1} s ago", (now - ms).max(0) as f64 / 1000.0),
+        };
+        let mut rows = Vec::new();
+        for p in &self.topic.partitions {
+            let Some(quorum) = self.quorums.get(&p.index) else {
+                rows.extend(p.replicas.iter().map(|node| {
+                    let mut cells =
+                        vec![p.index.to_string(), String::new(), node.to_string(), "no leader".into()];
+                    cells.resize(8, String::new());
+                    cells
+                }));
+                continue;
+            };
+            let generation = quorum.generation.map_or(String::new(), |g| g.to_string());
+            for (node, role, member) in roles(&p.replicas, quorum) {
+                let end = member.map_or(-1, |m| m.end);
+                let leader_end = quorum.end();
+                rows.push(vec![
+                    p.index.to_string(),
+                    generation.clone(),
+                    node.to_string(),
+                    role.to_owned(),
+                    known(end),
+                    if end < 0 || leader_end < 0 {
+                        String::new()
+                    } else {
+                        (leader_end - end).max(0).to_string()
+                    },
+                    member.map_or(String::new(), |m| ago(m.heard_ms)),
+                    member.map_or(String::new(), |m| ago(m.caught_up_ms)),
+                ]);
+            }
+        }
+        let head = ["PARTITION", "GENERATION", "REPLICA", "ROLE", "END", "LAG", "HEARD", "CAUGHT-UP"];
+        table(&head, &rows)
+    }
+
     fn configs(&self) -> String {
         let rows: Vec<Vec<String>> = self
             .configs
@@ -248,12 +295,50 @@ impl Described {
             });
             json["partitions"] = rows.collect();
         }
+        if sections.contains(&TopicSection::Replicas) {
+            let members = |p: &PartitionInfo| -> Value {
+                let Some(quorum) = self.quorums.get(&p.index) else { return Value::Null };
+                let rows = roles(&p.replicas, quorum).into_iter().map(|(node, role, member)| {
+                    json!({
+                        "replica": node, "role": role, "end": member.map(|m| m.end),
+                        "heard_ms": member.map(|m| m.heard_ms), "caught_up_ms": member.map(|m| m.caught_up_ms),
+                    })
+                });
+                rows.collect()
+            };
+            let rows = self.topic.partitions.iter().map(|p| {
+                let quorum = self.quorums.get(&p.index);
+                json!({
+                    "partition": p.index, "generation": quorum.and_then(|q| q.generation),
+                    "joint": quorum.map(|q| q.is_joint), "high_watermark": quorum.map(|q| q.high_watermark),
+                    "members": members(p),
+                })
+            });
+            json["groups"] = rows.collect();
+        }
         let rows = self.configs.iter().filter(|c| sections.contains(&TopicSection::Configs) || c.source == 1).map(|c| {
             json!({ "key": c.name, "value": c.value, "source": c.source_name(), "read_only": c.read_only })
         });
         json["configs"] = rows.collect();
         json
     }
+}
+
+/// What each replica is: those the metadata names, and those that are members all the same.
+fn roles(replicas: &[i32], quorum: &Quorum) -> Vec<(i32, &'static str, Option<Member>)> {
+    let mut rows: Vec<(i32, &'static str, Option<Member>)> = Vec::new();
+    for member in &quorum.voters {
+        let role = if member.node == quorum.leader { "leader" } else { "voter" };
+        rows.push((member.node, role, Some(*member)));
+    }
+    rows.extend(quorum.learners.iter().map(|member| (member.node, "learner", Some(*member))));
+    for node in replicas {
+        if rows.iter().all(|row| row.0 != *node) {
+            rows.push((*node, "not a member", None));
+        }
+    }
+    rows.sort_by_key(|row| row.0);
+    rows
 }
 
 async fn alter(client: &Client, args: TopicAlter, ui: &Ui) -> Outcome {

@@ -9,6 +9,7 @@ use crate::ctl::command::{Command, Error as CtlError, Reply};
 use crate::ctl::image::Image;
 use crate::segment::{FrameCheck, GroupId, LogId, NodeId, Offset, ScrubStats};
 use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -124,6 +125,30 @@ pub struct ListedOffset {
     pub offset: i64,
     pub timestamp: i64,
     pub leader_epoch: i32,
+}
+
+/// What a leader knows of its group's replicas.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Quorum {
+    pub leader: NodeId,
+    pub epoch: i32,
+    pub generation: u64,
+    /// The voters are being changed: those of both halves are named.
+    pub is_joint: bool,
+    pub high_watermark: i64,
+    pub voters: Vec<QuorumReplica>,
+    pub learners: Vec<QuorumReplica>,
+}
+/// One of them. Times are those of the leader's wall clock, -1 for never.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct QuorumReplica {
+    pub node: NodeId,
+    /// The offset after what it is known to hold; -1 if unknown.
+    pub end: i64,
+    pub heard_ms: i64,
+    pub caught_up_ms: i64,
 }
 
 /// What is known of a partition's leadership (soft state).
@@ -305,6 +330,13 @@ impl NodeHandle {
         let (asked, epoch) = (epoch, current_leader_epoch);
         let answer = self.ask(|reply| shard::Command::EpochEnd { group, asked, epoch, reply }).await;
         answer.unwrap_or(Err(PartitionError::NotLeader { leader: None }))
+    }
+
+    /// What this node, which has to lead the group, knows of its replicas; of group 0, what the controller leader knows.
+    pub async fn quorum(&self, group: GroupId) -> Result<Quorum, PartitionError> {
+        let asked = self.ask(|reply| shard::Command::Quorum { group, reply });
+        let answer = tokio::time::timeout(Duration::from_millis(CONTROLLER_GRACE_MS), asked).await;
+        answer.ok().flatten().unwrap_or(Err(PartitionError::NotLeader { leader: None }))
     }
 
     /// DeleteRecords below `offset` (-1: the high watermark); answers the new log start once committed.

@@ -116,6 +116,7 @@ impl Session {
             44 => Box::pin(handlers::incremental_alter_configs::handle(call)),
             45 => Box::pin(handlers::alter_partition_reassignments::handle(call)),
             46 => Box::pin(handlers::list_partition_reassignments::handle(call)),
+            55 => Box::pin(handlers::describe_quorum::handle(call)),
             60 => Box::pin(handlers::describe_cluster::handle(call)),
             _ => return Err(frame::FrameError::Unsupported(key, version).into()),
         })

@@ -2,7 +2,8 @@
 //! the bytes of a frame to the bytes of its response.
 
 use super::super::api::{
-    Fetched, LeaderHint, ListedOffset, OffsetSpec, PartitionError, PartitionState, Produced,
+    Fetched, LeaderHint, ListedOffset, OffsetSpec, PartitionError, PartitionState, Produced, Quorum,
+    QuorumReplica,
 };
 use super::super::handlers::produce::tests::batch;
 use super::super::handlers::tests::{ORDERS, image};
@@ -91,6 +92,20 @@ async fn play(
             }
             Command::DeleteRecords { group, offset, reply, .. } => {
                 let _ = reply.send(answer(failure(group.0), offset));
+            }
+            Command::Quorum { group, reply } => {
+                let replica =
+                    |node| QuorumReplica { node: NodeId(node), end: 41, heard_ms: 1_000, caught_up_ms: -1 };
+                let quorum = Quorum {
+                    leader: NodeId(1),
+                    epoch: 6,
+                    generation: 2,
+                    is_joint: false,
+                    high_watermark: 41,
+                    voters: vec![replica(1), replica(2)],
+                    learners: vec![replica(3)],
+                };
+                let _ = reply.send(answer(failure(group.0), quorum));
             }
             Command::States { groups, reply } => {
                 let state = PartitionState {
@@ -685,6 +700,39 @@ async fn elect_leaders_of_every_version_hands_over_and_answers_each_partition() 
             let response: ElectLeadersResponse = node.ask(43, version, &request).await;
             assert_eq!((response.error_code, response.replica_election_results.len()), (0, 0));
         }
+    }
+}
+
+#[tokio::test]
+async fn describe_quorum_of_every_version_names_voters_learners_and_generation() {
+    let mut node = node();
+    for version in served(55) {
+        let partition = |index| describe_quorum_request::PartitionData::default().with_partition_index(index);
+        let topic = |name: &'static str, partitions: Vec<_>| {
+            describe_quorum_request::TopicData::default()
+                .with_topic_name(TopicName(string(name)))
+                .with_partitions(partitions)
+        };
+        let request = DescribeQuorumRequest::default().with_topics(vec![
+            topic("orders", vec![partition(0), partition(1), partition(9)]),
+            topic("__cluster_metadata", vec![partition(0), partition(1)]),
+        ]);
+        let response: DescribeQuorumResponse = node.ask(55, version, &request).await;
+        let codes = |topic: usize| -> Vec<i16> {
+            response.topics[topic].partitions.iter().map(|row| row.error_code).collect()
+        };
+        assert_eq!((response.error_code, codes(0), codes(1)), (0, vec![0, 6, 3], vec![0, 3]));
+        let row = &response.topics[0].partitions[0];
+        assert_eq!((row.leader_id.0, row.leader_epoch, row.high_watermark), (1, 6, 41));
+        let ids = |rows: &[describe_quorum_response::ReplicaState]| {
+            rows.iter()
+                .map(|r| (r.replica_id.0, r.log_end_offset, r.last_fetch_timestamp))
+                .collect::<Vec<_>>()
+        };
+        let heard = if version >= 1 { 1_000 } else { -1 };
+        assert_eq!(ids(&row.current_voters), [(1, 41, heard), (2, 41, heard)]);
+        assert_eq!(ids(&row.observers), [(3, 41, heard)]);
+        assert_eq!(&row.unknown_tagged_fields[&10_000][..], [0, 0, 0, 0, 0, 0, 0, 2, 0]);
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `connection` | one socket: pipelined requests, version negotiation, time limits |
 //! | `cluster` | [`Client`]: bootstrap, metadata cache, connections, routing to leaders |
 //! | `admin` | topics, configurations, cluster description |
+//! | `quorum` | members of a partition's Raft group |
 //! | `offsets` | [`Position`]: `start`, `end`, `N`, `-N`, `@time`, and ListOffsets |
 //! | `producer` | [`Producer`]: idempotent, batching, ordered retries |
 //! | `consumer` | [`Consumer`]: assigned partitions, one fetch under way per broker |
@@ -22,6 +23,7 @@ pub mod consumer;
 pub mod error;
 pub mod offsets;
 pub mod producer;
+pub mod quorum;
 pub mod records;
 
 pub use crate::wire::compression::Compression as Codec;
@@ -30,4 +32,5 @@ pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, OutOfRange};
 pub use error::{Error, Result};
 pub use offsets::{Position, Range};
 pub use producer::{Ack, Delivery, Producer, ProducerOptions};
+pub use quorum::{Member, Quorum};
 pub use records::{Header, Record};

@@ -102,6 +102,7 @@ pub(super) fn of(api_key: i16) -> Option<&'static Shape> {
         versions::INCREMENTAL_ALTER_CONFIGS => &INCREMENTAL_ALTER_CONFIGS,
         versions::ALTER_PARTITION_REASSIGNMENTS => &ALTER_PARTITION_REASSIGNMENTS,
         versions::LIST_PARTITION_REASSIGNMENTS => &LIST_PARTITION_REASSIGNMENTS,
+        versions::DESCRIBE_QUORUM => &DESCRIBE_QUORUM,
         versions::DESCRIBE_CLUSTER => &DESCRIBE_CLUSTER,
         _ => return None,
     })
@@ -326,6 +327,17 @@ static REASSIGNED_TOPIC: Shape = shape(
     &[all(STR), all(Kind::Plain(4, NEVER))],
     size_of::<m::list_partition_reassignments_request::ListPartitionReassignmentsTopics>(),
 );
+
+// DescribeQuorum: topics {name, partitions {index}}.
+static DESCRIBE_QUORUM: Shape = shape(
+    &[all(Kind::Structs(&QUORUM_TOPIC, NEVER))],
+    size_of::<m::describe_quorum_request::DescribeQuorumRequest>(),
+);
+static QUORUM_TOPIC: Shape = shape(
+    &[all(STR), all(Kind::Structs(&QUORUM_PARTITION, NEVER))],
+    size_of::<m::describe_quorum_request::TopicData>(),
+);
+static QUORUM_PARTITION: Shape = shape(&[all(INT32)], size_of::<m::describe_quorum_request::PartitionData>());
 
 // DescribeCluster: authorized operations, endpoint type (1+), fenced brokers (2+).
 static DESCRIBE_CLUSTER: Shape = shape(

@@ -76,6 +76,7 @@ pub(super) fn body(key: i16, version: i16, rng: &mut StdRng) -> Bytes {
         versions::ELECT_LEADERS => elect_leaders(version, rng).encode(&mut out, version),
         versions::ALTER_PARTITION_REASSIGNMENTS => reassign(version, rng).encode(&mut out, version),
         versions::LIST_PARTITION_REASSIGNMENTS => list_reassignments(rng).encode(&mut out, version),
+        versions::DESCRIBE_QUORUM => describe_quorum(rng).encode(&mut out, version),
         versions::DESCRIBE_CLUSTER => describe_cluster(version, rng).encode(&mut out, version),
         _ => panic!("no sample of key {key}"),
     };
@@ -352,6 +353,18 @@ fn list_reassignments(rng: &mut StdRng) -> ListPartitionReassignmentsRequest {
         .with_topics(maybe(rng, |rng| several(rng, row)))
 }
 
+fn describe_quorum(rng: &mut StdRng) -> DescribeQuorumRequest {
+    let partition = |rng: &mut StdRng| {
+        describe_quorum_request::PartitionData::default().with_partition_index(rng.random())
+    };
+    let topic = |rng: &mut StdRng| {
+        describe_quorum_request::TopicData::default()
+            .with_topic_name(TopicName(text(rng)))
+            .with_partitions(several(rng, partition))
+    };
+    DescribeQuorumRequest::default().with_topics(several(rng, topic))
+}
+
 fn describe_cluster(version: i16, rng: &mut StdRng) -> DescribeClusterRequest {
     let mut request =
         DescribeClusterRequest::default().with_include_cluster_authorized_operations(rng.random());
@@ -383,6 +396,7 @@ pub(super) fn decode_all(key: i16, version: i16, body: Bytes) -> Result<(), Stri
         versions::ELECT_LEADERS => one::<ElectLeadersRequest>,
         versions::ALTER_PARTITION_REASSIGNMENTS => one::<AlterPartitionReassignmentsRequest>,
         versions::LIST_PARTITION_REASSIGNMENTS => one::<ListPartitionReassignmentsRequest>,
+        versions::DESCRIBE_QUORUM => one::<DescribeQuorumRequest>,
         versions::DESCRIBE_CLUSTER => one::<DescribeClusterRequest>,
         _ => panic!("no decoder of key {key}"),
     };

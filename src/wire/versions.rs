@@ -57,14 +57,19 @@ pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
 pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
 /// ListPartitionReassignments.
 pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
+/// DescribeQuorum.
+pub const DESCRIBE_QUORUM: i16 = 55;
 /// DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
+
+/// Our tagged field of a partition in DescribeQuorum's answer: generation (u64) and whether the configuration is joint (u8).
+pub const GENERATION_TAG: i32 = 10_000;
 
 const fn row(key: i16, name: &'static str, min: i16, max: i16) -> ApiRange {
     ApiRange { key, name, min, max, served_min: min }
 }
 
-const TABLE: [ApiRange; 18] = [
+const TABLE: [ApiRange; 19] = [
     ApiRange { key: PRODUCE, name: "Produce", min: 0, max: 13, served_min: 3 },
     row(FETCH, "Fetch", 4, 18),
     row(LIST_OFFSETS, "ListOffsets", 1, 10),
@@ -82,6 +87,7 @@ const TABLE: [ApiRange; 18] = [
     row(INCREMENTAL_ALTER_CONFIGS, "IncrementalAlterConfigs", 0, 1),
     row(ALTER_PARTITION_REASSIGNMENTS, "AlterPartitionReassignments", 0, 1),
     row(LIST_PARTITION_REASSIGNMENTS, "ListPartitionReassignments", 0, 0),
+    row(DESCRIBE_QUORUM, "DescribeQuorum", 0, 2),
     row(DESCRIBE_CLUSTER, "DescribeCluster", 0, 2),
 ];
 
@@ -117,7 +123,8 @@ pub fn is_flexible(key: i16, version: i16) -> bool {
         DESCRIBE_LOG_DIRS | CREATE_PARTITIONS => 2,
         ELECT_LEADERS => 2,
         INCREMENTAL_ALTER_CONFIGS => 1,
-        ALTER_PARTITION_REASSIGNMENTS | LIST_PARTITION_REASSIGNMENTS | DESCRIBE_CLUSTER => 0,
+        ALTER_PARTITION_REASSIGNMENTS | LIST_PARTITION_REASSIGNMENTS => 0,
+        DESCRIBE_QUORUM | DESCRIBE_CLUSTER => 0,
         _ => return false,
     };
     version >= from

@@ -6,7 +6,9 @@ use super::faults::{PARTITIONS, TOPIC, now_us, pause, verify};
 use super::foreign::{Client, Writer, read_all};
 use super::system::{BROKERS, Cluster, System};
 use super::{exclusive, rounds, seeded};
+use serde_json::Value;
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// From a kill to the first acknowledgement, on every partition, of a record that was sent after it.
@@ -46,6 +48,33 @@ fn await_voters(cluster: &Cluster, id: u32, voters: u64) -> u64 {
         assert!(start.elapsed() < Duration::from_secs(30), "broker {id}: voters {now:?}, not {voters}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Generation and role of every replica of every partition, as `topic describe` tells people.
+fn roles(cluster: &Cluster) -> Vec<(u64, Vec<(u64, String)>)> {
+    let output = Command::new(env!("CARGO_BIN_EXE_kontiki"))
+        .args([
+            "topic",
+            "describe",
+            TOPIC,
+            "--section",
+            "replicas",
+            "--output",
+            "json",
+            "-B",
+            &cluster.bootstrap(),
+        ])
+        .output()
+        .expect("kontiki topic describe");
+    assert!(output.status.success(), "{output:?}");
+    let described: Value = serde_json::from_slice(&output.stdout).expect("one object");
+    let group = |group: &Value| {
+        let members = group["members"].as_array().expect("members").iter();
+        let member =
+            |m: &Value| (m["replica"].as_u64().expect("id"), m["role"].as_str().expect("role").to_owned());
+        (group["generation"].as_u64().expect("a generation"), members.map(member).collect())
+    };
+    described["items"][0]["groups"].as_array().expect("groups").iter().map(group).collect()
 }
 
 #[test]
@@ -88,6 +117,12 @@ fn two_of_three_brokers_die_one_after_another_nothing_is_lost_and_all_grows_back
         );
         assert!(generations.iter().all(|g| *g == 1), "one generation change each: {generations:?}");
         await_voters(&cluster, survivor, 1);
+        for (generation, members) in roles(&cluster) {
+            let role = |id: u32| members.iter().find(|m| m.0 == u64::from(id)).map(|m| m.1.as_str());
+            assert_eq!((generation, role(survivor)), (1, Some("leader")), "{members:?}");
+            let votes = members.iter().filter(|m| m.1 == "voter").count();
+            assert_eq!((votes, members.len()), (0, 3), "{members:?}");
+        }
         pause(&mut rng, 0..1500);
         let (records, _) = read_all(&cluster, TOPIC, PARTITIONS);
         assert!(!records.is_empty(), "a consumer reads from the last one");

@@ -205,6 +205,7 @@ impl Shard {
                 self.note_unfit(now, from, groups);
                 self.answer_rpc(now, from, id, &Answer::Ok);
             }
+            Ask::Quorum => self.answer_quorum(now, from, id),
             Ask::Transfer { group, to } => {
                 self.transfer_if_ready(now, group, to);
                 self.answer_rpc(now, from, id, &Answer::Ok);
@@ -227,6 +228,7 @@ impl Shard {
                     self.control.waiting.push(request);
                 }
             }
+            Answer::Quorum { quorum } => self.on_quorum(id, quorum),
             Answer::Session { known: false } => self.on_session_unknown(),
             Answer::Session { known: true } | Answer::Ok | Answer::Unknown => {}
         }

@@ -16,13 +16,14 @@ mod metadata;
 mod orders;
 mod placing;
 mod produce;
+mod quorum;
 mod reads;
 pub mod rpc;
 mod upkeep;
 
 use super::api::{
     FetchItem, FetchLimits, Fetched, LeaderHint, ListedOffset, NodeStatus, OffsetSpec, PartitionError,
-    PartitionState, ProduceItem, Produced, SetAside,
+    PartitionState, ProduceItem, Produced, Quorum, SetAside,
 };
 use super::config::NodeConfig;
 use super::partition::{Done, Partition};
@@ -113,6 +114,13 @@ pub enum Command {
         timeout_ms: u64,
         /// Answer: the log start.
         reply: oneshot::Sender<Result<i64, PartitionError>>,
+    },
+    /// DescribeQuorum.
+    Quorum {
+        /// Group.
+        group: GroupId,
+        /// Answer.
+        reply: oneshot::Sender<Result<Quorum, PartitionError>>,
     },
     /// Leadership and sizes as known here.
     States {
@@ -260,6 +268,7 @@ pub struct Shard {
     fetches: Map<u64, fetch::PendingFetch>,
     fetch_deadlines: BTreeSet<(Millis, u64)>,
     reads: Map<u64, reads::PendingRead>,
+    quorums: quorum::Quorums,
     control: control::Control,
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
@@ -309,6 +318,7 @@ impl Shard {
             fetches: Map::default(),
             fetch_deadlines: BTreeSet::new(),
             reads: Map::default(),
+            quorums: quorum::Quorums::default(),
             orphans: Map::default(),
             placing: placing::Placing::default(),
             leaving: BTreeMap::new(),
@@ -405,6 +415,7 @@ impl Shard {
             Command::DeleteRecords { group, offset, timeout_ms, reply } => {
                 self.on_delete_records(now, group, offset, timeout_ms, reply)
             }
+            Command::Quorum { group, reply } => self.on_describe_quorum(now, group, reply),
             Command::States { groups, reply } => {
                 let states = groups.iter().map(|group| self.partition_state(now, *group)).collect();
                 let _gone_client = reply.send(states);

@@ -1,6 +1,7 @@
 //! Questions nodes ask each other outside Raft, as JSON on the peer protocol.
 //! New variants and fields may be added; an unknown question is answered `Unknown`.
 
+use crate::broker::api::Quorum;
 use crate::ctl::command::{Command, Error, Reply};
 use crate::raftlog::generation::SealReport;
 use crate::segment::{GroupId, NodeId, ReplicaId};
@@ -39,6 +40,8 @@ pub enum Ask {
         /// Which.
         groups: Vec<GroupId>,
     },
+    /// What the leader of the controllers' group knows of its replicas.
+    Quorum,
     /// The controller asks a leader to hand a group to a preferred replica.
     Transfer {
         /// Which group.
@@ -74,6 +77,11 @@ pub enum Answer {
     Session {
         /// Whether the incarnation is the registered one.
         known: bool,
+    },
+    /// What is known of the replicas of the controllers' group; none if another node leads it.
+    Quorum {
+        /// Known.
+        quorum: Option<Quorum>,
     },
     /// Done.
     Ok,

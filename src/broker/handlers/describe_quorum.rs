@@ -1,0 +1,106 @@
+//! DescribeQuorum (55): members of a Raft group and how far each is (KIP-595, KIP-642).
+//!
+//! Kafka answers for `__cluster_metadata` alone, which any broker can be asked for; here a partition's leader answers
+//! for that partition too. What Kafka has no field for, the generation and whether the voters are being changed,
+//! is a tagged field of the partition, which other clients skip.
+//! Not here: what a leader knows (the shard).
+
+use super::{Call, group_of, join_all, text};
+use crate::broker::api::{PartitionError, Quorum, QuorumReplica};
+use crate::broker::dispatch::Outcome;
+use crate::broker::error::{self, code};
+use crate::broker::shard::CONTROLLER;
+use crate::segment::NodeId;
+use crate::wire::versions::GENERATION_TAG;
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::describe_quorum_response::{
+    Listener, Node, PartitionData, ReplicaState, TopicData,
+};
+use kafka_protocol::messages::{BrokerId, DescribeQuorumRequest, DescribeQuorumResponse};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Kafka's name for the controllers' log.
+const CLUSTER_METADATA: &str = "__cluster_metadata";
+
+/// Answers a DescribeQuorum request; partitions are asked beside each other.
+pub async fn handle(mut call: Call) -> Outcome {
+    let request: DescribeQuorumRequest = call.decode()?;
+    let image = call.node.image();
+    let (mut asks, mut places, mut topics) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, topic) in request.topics.iter().enumerate() {
+        let mut rows = Vec::with_capacity(topic.partitions.len());
+        for asked in &topic.partitions {
+            let index = asked.partition_index;
+            let group = match topic.topic_name.as_str() {
+                CLUSTER_METADATA => (index == 0).then_some(CONTROLLER),
+                name => group_of(&image, name, index),
+            };
+            let mut row = PartitionData::default().with_partition_index(index);
+            match group {
+                Some(group) => {
+                    let node = call.node.clone();
+                    asks.push(async move { node.quorum(group).await });
+                    places.push((place, rows.len()));
+                }
+                None => row.error_code = code::UNKNOWN_TOPIC_OR_PARTITION,
+            }
+            rows.push(row);
+        }
+        topics.push(TopicData::default().with_topic_name(topic.topic_name.clone()).with_partitions(rows));
+    }
+    for ((topic, partition), result) in places.into_iter().zip(join_all(asks).await) {
+        let row = &mut topics[topic].partitions[partition];
+        *row = partition_row(row.partition_index, result, call.version);
+    }
+    let mut response = DescribeQuorumResponse::default().with_topics(topics);
+    if call.version >= 2 && request.topics.iter().any(|topic| topic.topic_name.as_str() == CLUSTER_METADATA) {
+        response.nodes = controllers(&call.config.controllers);
+    }
+    call.respond(&response)
+}
+
+fn partition_row(index: i32, result: Result<Quorum, PartitionError>, version: i16) -> PartitionData {
+    let row = PartitionData::default().with_partition_index(index);
+    let quorum = match result {
+        Ok(quorum) => quorum,
+        Err(failure) => {
+            let message = (version >= 2).then(|| text(failure.to_string()));
+            let row = row.with_error_code(error::partition(&failure)).with_leader_id(BrokerId(-1));
+            return row.with_error_message(message);
+        }
+    };
+    let state = |replica: &QuorumReplica| {
+        let mut state = ReplicaState::default()
+            .with_replica_id(BrokerId(replica.node.0))
+            .with_replica_directory_id(Uuid::nil())
+            .with_log_end_offset(replica.end);
+        if version >= 1 {
+            state.last_fetch_timestamp = replica.heard_ms;
+            state.last_caught_up_timestamp = replica.caught_up_ms;
+        }
+        state
+    };
+    let mut tag = BytesMut::with_capacity(9);
+    tag.put_u64(quorum.generation);
+    tag.put_u8(u8::from(quorum.is_joint));
+    row.with_leader_id(BrokerId(quorum.leader.0))
+        .with_leader_epoch(quorum.epoch)
+        .with_high_watermark(quorum.high_watermark)
+        .with_current_voters(quorum.voters.iter().map(state).collect())
+        .with_observers(quorum.learners.iter().map(state).collect())
+        .with_unknown_tagged_fields(BTreeMap::from([(GENERATION_TAG, Bytes::from(tag))]))
+}
+
+/// Controllers and their peer addresses: the only ones they all have.
+fn controllers(known: &BTreeMap<NodeId, String>) -> Vec<Node> {
+    let node = |(id, address): (&NodeId, &String)| {
+        let (host, port) = address.rsplit_once(':')?;
+        let listener = Listener::default()
+            .with_name(text("CONTROLLER"))
+            .with_host(text(host))
+            .with_port(port.parse().ok()?);
+        Some(Node::default().with_node_id(BrokerId(id.0)).with_listeners(vec![listener]))
+    };
+    known.iter().filter_map(node).collect()
+}
