@@ -458,6 +458,8 @@ impl Shard {
             self.placing.push(group, topic, partition);
         }
         self.members.look_now();
+        // A sealed group gets no replica on a disk that was replaced: now perhaps it does.
+        self.check_disks();
     }
 
     /// Creates (or takes up) the replica of this group that the log places here.

@@ -406,6 +406,10 @@ impl World {
             Step::Decide => {
                 let openings = self.sealed.decide(&self.log.image, self.now);
                 self.log.run(&Command::OpenGenerations { openings }).unwrap();
+                // A disk that was replaced meanwhile had to wait.
+                for node in generations::wiped(&self.log.image) {
+                    self.log.run(&Command::Place { node }).unwrap();
+                }
                 let partition = self.log.image.group(self.group).unwrap().2;
                 if let Some(decision) = &partition.opening {
                     let known = self.decisions.entry(decision.generation.0).or_insert((**decision).clone());
