@@ -651,12 +651,10 @@ impl World {
             self.arrivals.push(arrival);
         }
         match next {
-            Next::Change { voters, learners } => {
-                if settled {
-                    let joint = configuration.towards(voters, learners);
-                    self.replicas.get_mut(&id).unwrap().append(Some(joint), 0);
-                    self.commit(id);
-                }
+            Next::Change { voters, learners } if settled => {
+                let joint = configuration.towards(voters, learners);
+                self.replicas.get_mut(&id).unwrap().append(Some(joint), 0);
+                self.commit(id);
             }
             Next::Stuck { provable: true } => {
                 let groups = vec![(self.group, partition.generation)];
