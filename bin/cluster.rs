@@ -7,7 +7,7 @@ use crate::cli::{ClusterCommand, Global, HealthArgs, ReadyArgs};
 use crate::http;
 use crate::output::{Failure, Outcome, Ui, list, pairs};
 use kontiki::client::admin::ClusterInfo;
-use kontiki::client::{Client, ClientOptions, Error, Metadata};
+use kontiki::client::{Client, ClientOptions, Error, Metadata, Quorum};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -98,7 +98,27 @@ struct Health {
     /// What replicas held that their partitions went on without: partition, node, offsets.
     set_aside: Vec<String>,
     cluster: Option<String>,
+    /// Controllers that vote, and whether they were heard lately. None: the brokers cannot tell.
+    controllers: Option<Vec<(i32, bool)>>,
+    /// Deaths that lose nothing, as things are now.
+    survives: Option<Survives>,
+    /// What is healthy and will not bear much.
+    warnings: Vec<String>,
 }
+
+/// How many may die, from now on and before anything comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Survives {
+    /// Of the brokers, each after the partitions have shrunk by the one before; None without partitions.
+    in_turn: Option<usize>,
+    /// Of the brokers, at once.
+    at_once: Option<usize>,
+    /// Of the controllers.
+    controllers: usize,
+}
+
+/// A controller silent for longer is not counted.
+const SILENT_MS: i64 = 5_000;
 
 async fn look(client: &Client, args: &HealthArgs) -> Result<Health, Failure> {
     let metadata = client.fresh_metadata().await?;
@@ -112,7 +132,12 @@ async fn look(client: &Client, args: &HealthArgs) -> Result<Health, Failure> {
     for address in &args.admin {
         nodes.push((address.clone(), node_health(address).await));
     }
-    Ok(judge(&metadata, cluster.as_ref(), &nodes))
+    let mut health = judge(&metadata, cluster.as_ref(), &nodes);
+    // Kafka's brokers answer too; older ones of any kind do not.
+    if let Ok(quorum) = client.describe_controllers().await {
+        judge_controllers(&mut health, &metadata, &quorum);
+    }
+    Ok(health)
 }
 
 async fn node_health(address: &str) -> Result<Value, String> {
@@ -168,6 +193,53 @@ fn judge(
     health
 }
 
+/// What may still die. Deaths in turn need the controllers' majority: a broker that is one of them costs both.
+fn judge_controllers(health: &mut Health, metadata: &Metadata, quorum: &Quorum) {
+    let latest = quorum.voters.iter().map(|voter| voter.heard_ms).max().unwrap_or(-1);
+    let heard = |ms: i64| ms >= 0 && latest - ms <= SILENT_MS;
+    let voters: Vec<(i32, bool)> = quorum.voters.iter().map(|v| (v.node, heard(v.heard_ms))).collect();
+    let live = voters.iter().filter(|voter| voter.1).count();
+    let controllers = live.saturating_sub(voters.len() / 2 + 1);
+    let silent: Vec<i32> = voters.iter().filter(|voter| !voter.1).map(|voter| voter.0).collect();
+    if !silent.is_empty() {
+        health.reasons.push(counted(silent.len(), "controller", &format!("silent: {}", list(&silent))));
+    }
+    let combined = voters.iter().filter(|voter| health.up.contains(&voter.0)).count();
+    let in_sync = metadata.topics.values().flat_map(|t| &t.partitions).map(|p| p.in_sync.len());
+    let least = in_sync.min();
+    let bound = |n: usize| if combined > 0 { n.min(controllers) } else { n };
+    health.survives = Some(Survives {
+        in_turn: least.map(|n| bound(n.saturating_sub(1))),
+        at_once: least.map(|n| bound(n.saturating_sub(1) / 2)),
+        controllers,
+    });
+    if combined == voters.len() && voters.len() < 5 && voters.len() > 1 {
+        health.warnings.push(format!(
+            "{} nodes are brokers and all the controllers there are: with more than {} dead no partition can shrink to the last replica; have five, or controllers of their own",
+            voters.len(),
+            (voters.len() - 1) / 2,
+        ));
+    }
+    if voters.len() == 1 {
+        health
+            .warnings
+            .push("one controller: while it is down nothing is created, moved or shrunk".to_owned());
+    }
+    health.controllers = Some(voters);
+}
+
+impl Survives {
+    fn text(self) -> String {
+        let brokers = match (self.in_turn, self.at_once) {
+            (Some(in_turn), Some(at_once)) => {
+                format!("brokers: {in_turn} one after another, {at_once} at once; ")
+            }
+            _ => String::new(),
+        };
+        format!("{brokers}controllers: {}", self.controllers)
+    }
+}
+
 fn judge_nodes(health: &mut Health, nodes: &[(String, Result<Value, String>)]) {
     if nodes.is_empty() {
         return;
@@ -218,7 +290,11 @@ fn print(health: &Health, ui: &Ui) -> Result<(), Failure> {
             "healthy": healthy, "reasons": health.reasons, "cluster_id": health.cluster,
             "brokers_up": health.up, "brokers_down": health.down, "controller": health.controller,
             "under_replicated": health.under_replicated, "leaderless": health.leaderless, "damaged": health.damaged,
-            "waiting": health.waiting, "set_aside": health.set_aside,
+            "waiting": health.waiting, "set_aside": health.set_aside, "warnings": health.warnings,
+            "controllers": health.controllers.as_ref().map(|all| all.iter().map(|c| c.0).collect::<Vec<_>>()),
+            "survives": health.survives.map(|s| json!({
+                "brokers_one_after_another": s.in_turn, "brokers_at_once": s.at_once, "controllers": s.controllers,
+            })),
         })]);
     }
     let names = |items: &[String]| items.join(" ");
@@ -245,6 +321,12 @@ fn print(health: &Health, ui: &Ui) -> Result<(), Failure> {
         (&leaderless, names(&health.leaderless)),
         (&damaged, health.damaged.as_ref().map_or(unknown, |d| names(d))),
     ];
+    if let Some(survives) = health.survives {
+        rows.push(("SURVIVES", survives.text()));
+    }
+    if !health.warnings.is_empty() {
+        rows.push(("WARNINGS", health.warnings.join("; ")));
+    }
     if !waiting.is_empty() {
         rows.push((&waits, names(&waiting)));
     }
@@ -314,7 +396,7 @@ async fn missing(client: &Client, args: &ReadyArgs) -> Result<Option<String>, Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kontiki::client::{Broker, PartitionInfo, TopicInfo};
+    use kontiki::client::{Broker, Member, PartitionInfo, TopicInfo};
 
     fn metadata(live: &[i32], leader: i32, in_sync: &[i32]) -> Metadata {
         let partition = PartitionInfo {
@@ -379,6 +461,55 @@ mod tests {
         let health = judge(&metadata(&[1, 2, 3], 1, &[1, 2, 3]), None, &nodes);
         assert_eq!(health.reasons, ["1 partition waiting for replicas"]);
         assert_eq!(health.set_aside, ["t-0@a:1[40..42)"]);
+    }
+
+    fn controllers(heard: &[(i32, i64)]) -> Quorum {
+        let voter = |(node, heard_ms): &(i32, i64)| Member {
+            node: *node,
+            end: 1,
+            heard_ms: *heard_ms,
+            caught_up_ms: *heard_ms,
+        };
+        Quorum {
+            leader: heard[0].0,
+            epoch: 1,
+            generation: Some(0),
+            is_joint: false,
+            high_watermark: 1,
+            voters: heard.iter().map(voter).collect(),
+            learners: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn survives_counts_what_is_in_sync_and_controllers_that_are_heard() {
+        let survives = |in_sync: &[i32], heard: &[(i32, i64)]| {
+            let metadata = metadata(&[1, 2, 3], 1, in_sync);
+            let mut health = judge(&metadata, None, &[]);
+            judge_controllers(&mut health, &metadata, &controllers(heard));
+            let survives = health.survives.unwrap();
+            (
+                survives.in_turn.unwrap(),
+                survives.at_once.unwrap(),
+                survives.controllers,
+                health.warnings.len(),
+            )
+        };
+        let apart = [(11, 90_000), (12, 89_900), (13, 89_900)];
+        assert_eq!(survives(&[1, 2, 3], &apart), (2, 1, 1, 0));
+        assert_eq!(survives(&[1, 2], &apart), (1, 0, 1, 0));
+        assert_eq!(survives(&[1, 2, 3], &[(11, 90_000), (12, 80_000), (13, 89_900)]), (2, 1, 0, 0));
+        // Three combined nodes: the second death takes the controllers' majority.
+        assert_eq!(survives(&[1, 2, 3], &[(1, 90_000), (2, 89_900), (3, 89_900)]), (1, 1, 1, 1));
+        assert_eq!(survives(&[1, 2, 3], &[(11, 90_000)]), (2, 1, 0, 1));
+    }
+
+    #[test]
+    fn silent_controller_is_a_reason() {
+        let metadata = metadata(&[1, 2, 3], 1, &[1, 2, 3]);
+        let mut health = judge(&metadata, None, &[]);
+        judge_controllers(&mut health, &metadata, &controllers(&[(11, 90_000), (12, 80_000), (13, 89_900)]));
+        assert_eq!(health.reasons, ["1 controller silent: 12"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::segment::{FrameCheck, GroupId, LogId, NodeId, Offset, ScrubStats};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
@@ -186,6 +186,8 @@ struct Inner {
     /// Producer ids of the current block: next and end.
     producer_ids: Mutex<(i64, i64)>,
     killed: KillSwitch,
+    /// Clients that were sent elsewhere.
+    sent_on: AtomicUsize,
 }
 
 /// A Produce request in its place in the queue; dropping it gives up the answer, not the appends.
@@ -223,7 +225,16 @@ impl NodeHandle {
         let admitted = Arc::new(Semaphore::new(PRODUCE_BYTES));
         let producer_ids = Mutex::new((0, 0));
         Self {
-            inner: Arc::new(Inner { config, commands, images, published, admitted, producer_ids, killed }),
+            inner: Arc::new(Inner {
+                config,
+                commands,
+                images,
+                published,
+                admitted,
+                producer_ids,
+                killed,
+                sent_on: AtomicUsize::new(0),
+            }),
         }
     }
 
@@ -398,6 +409,12 @@ impl NodeHandle {
     /// Who leads the controller group, if known.
     pub fn controller_leader(&self) -> Option<NodeId> {
         self.inner.published.borrow().controller
+    }
+
+    /// If this broker hears no controller: a number that is another one each time, to tell who is sent where. It may be cut off from all
+    /// others, and what it could say of their leaders is old.
+    pub fn cut_off(&self) -> Option<usize> {
+        self.controller_leader().is_none().then(|| self.inner.sent_on.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Node health: registered, storage failure text, disk full.

@@ -75,7 +75,26 @@ impl From<answer::PartitionData> for Quorum {
     }
 }
 
+/// Kafka's name of the controllers' log.
+const CLUSTER_METADATA: &str = "__cluster_metadata";
+
 impl Client {
+    /// The controllers' group: who votes, and the brokers that follow it. Any broker answers for their leader.
+    pub async fn describe_controllers(&self) -> Result<Quorum> {
+        let partition = PartitionData::default().with_partition_index(0);
+        let topic = TopicData::default()
+            .with_topic_name(topic_name(CLUSTER_METADATA))
+            .with_partitions(vec![partition]);
+        let request = DescribeQuorumRequest::default().with_topics(vec![topic]);
+        let answer = self.call_any(&request, i16::MAX).await?;
+        let what = || "the controllers".to_owned();
+        Error::check(answer.error_code, answer.error_message.as_deref(), what)?;
+        let row = answer.topics.into_iter().flat_map(|t| t.partitions).next();
+        let row = row.ok_or_else(|| Error::Invalid("empty DescribeQuorum answer".into()))?;
+        Error::check(row.error_code, row.error_message.as_deref(), what)?;
+        Ok(row.into())
+    }
+
     /// The groups of these partitions.
     pub async fn describe_quorum(&self, topic: &str, partitions: &[i32]) -> Result<BTreeMap<i32, Quorum>> {
         let parts = partitions.iter().map(|p| (*p, ())).collect();

@@ -46,6 +46,20 @@ enum Wanted {
     Invalid(Uuid),
 }
 
+/// Who answers.
+#[derive(Clone, Copy, Debug)]
+struct View {
+    node: NodeId,
+    /// [`NodeHandle::cut_off`].
+    cut_off: Option<usize>,
+}
+
+impl View {
+    fn of(node: &NodeHandle) -> Self {
+        Self { node: node.node_id(), cut_off: node.cut_off() }
+    }
+}
+
 /// Answers a Metadata request.
 pub async fn handle(mut call: Call) -> Outcome {
     let request: MetadataRequest = call.decode()?;
@@ -63,7 +77,7 @@ pub async fn handle(mut call: Call) -> Outcome {
     }
     let groups = groups(&image, &wanted);
     let states = settled_states(&call.node, &groups).await;
-    let mut topics = rows(&image, &wanted, states, &failures, (call.version, call.node.node_id()));
+    let mut topics = rows(&image, &wanted, states, &failures, (call.version, View::of(&call.node)));
     if request.include_topic_authorized_operations && call.version >= 8 {
         for topic in topics.iter_mut().filter(|topic| topic.error_code == code::NONE) {
             topic.topic_authorized_operations = TOPIC_OPERATIONS;
@@ -190,7 +204,7 @@ fn rows(
     wanted: &[Wanted],
     states: Vec<PartitionState>,
     failures: &BTreeMap<String, i16>,
-    (version, me): (i16, NodeId),
+    (version, view): (i16, View),
 ) -> Vec<MetadataResponseTopic> {
     let mut states = states.into_iter();
     let failed = |name: Option<TopicName>, id: Uuid, code: i16| {
@@ -202,7 +216,7 @@ fn rows(
         Wanted::UnknownId(id) => failed(None, *id, code::UNKNOWN_TOPIC_ID),
         Wanted::Invalid(id) => failed(None, *id, code::INVALID_REQUEST),
         Wanted::Topic(name) => match image.topics.get(name) {
-            Some(topic) => topic_row(image, me, topic, &mut states),
+            Some(topic) => topic_row(image, view, topic, &mut states),
             None => {
                 let unknown = failures.get(name).copied().unwrap_or(code::UNKNOWN_TOPIC_OR_PARTITION);
                 let code = if is_valid_topic(name) { unknown } else { code::INVALID_TOPIC_EXCEPTION };
@@ -215,13 +229,13 @@ fn rows(
 
 fn topic_row(
     image: &Image,
-    me: NodeId,
+    view: View,
     topic: &Topic,
     states: &mut impl Iterator<Item = PartitionState>,
 ) -> MetadataResponseTopic {
     let partitions = topic.partitions.iter().zip(0..);
     let partitions =
-        partitions.map(|(partition, index)| partition_row(image, me, partition, (index, states.next())));
+        partitions.map(|(partition, index)| partition_row(image, view, partition, (index, states.next())));
     MetadataResponseTopic::default()
         .with_partitions(partitions.collect())
         .with_name(Some(TopicName(text(topic.name.clone()))))
@@ -231,7 +245,7 @@ fn topic_row(
 
 fn partition_row(
     image: &Image,
-    me: NodeId,
+    view: View,
     partition: &Partition,
     (index, state): (i32, Option<PartitionState>),
 ) -> MetadataResponsePartition {
@@ -251,7 +265,7 @@ fn partition_row(
     let epoch = leader.map_or(epoch, |leader| leader.epoch);
     let named = reachable.map(|leader| leader.node);
     // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
-    let named = named.or_else(|| if epoch < 0 { None } else { contact(me, &replicas, live) });
+    let named = named.or_else(|| if epoch < 0 { None } else { contact(view, &replicas, live) });
     MetadataResponsePartition::default()
         .with_error_code(if named.is_some() { code::NONE } else { code::LEADER_NOT_AVAILABLE })
         .with_partition_index(index)
@@ -264,12 +278,19 @@ fn partition_row(
 
 /// Whom a client may ask while a leader is being elected: a live replica, this broker if it is one. It answers NOT_LEADER_OR_FOLLOWER
 /// until it knows better, after which any client asks for metadata again; told "no leader", librdkafka holds that for final in some of
-/// its calls until its metadata expires, minutes later.
-fn contact(me: NodeId, replicas: &[NodeId], live: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+/// its calls until its metadata expires, minutes later. A broker that may be cut off names the others in turn: a client that is connected
+/// to this one alone would be held by it, and never hear of the leader they have.
+fn contact(view: View, replicas: &[NodeId], live: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
     let alive: Vec<NodeId> = replicas.iter().copied().filter(live).collect();
-    let is_electable = 2 * alive.len() > replicas.len();
-    let here = alive.contains(&me).then_some(me);
-    is_electable.then(|| here.or_else(|| alive.first().copied())).flatten()
+    if 2 * alive.len() <= replicas.len() {
+        return None;
+    }
+    let others: Vec<NodeId> = alive.iter().copied().filter(|node| *node != view.node).collect();
+    match view.cut_off {
+        Some(turn) if !others.is_empty() => Some(others[turn % others.len()]),
+        _ if alive.contains(&view.node) => Some(view.node),
+        _ => alive.first().copied(),
+    }
 }
 
 /// All brokers that are alive.

@@ -254,8 +254,11 @@ impl Shard {
             voters: Vec::new(),
             generation: 0,
             electing: false,
-            epoch: self.hints.get(&group).map_or(-1, |hint| leader_epoch(hint.epoch)),
+            epoch: -1,
         };
+        let heard = self.hints.get(&group).map(|hint| hint.epoch);
+        let seen = self.partitions.get(&group).and_then(|p| p.last_led);
+        state.epoch = heard.max(seen).map_or(-1, leader_epoch);
         state.epoch = state.leader.map_or(state.epoch, |leader| leader.epoch.max(state.epoch));
         let dead = |node: &NodeId| self.image.brokers.get(node).is_none_or(|b| b.fenced);
         if state.leader.is_some_and(|l| dead(&l.node)) {
