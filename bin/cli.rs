@@ -93,6 +93,9 @@ pub enum Command {
     /// The state of the cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// Partitions that lost their majority
+    #[command(subcommand)]
+    Partition(PartitionCommand),
     /// Wait until the cluster can be used
     Ready(ReadyArgs),
     /// A node's configuration
@@ -394,6 +397,81 @@ pub struct HealthArgs {
     pub exit_when_healthy: bool,
     /// HTTP admin addresses to ask as well, host:port, comma-separated
     #[arg(long, value_delimiter = ',', env = "KONTIKI_ADMIN", value_name = "HOST:PORT")]
+    pub admin: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PartitionCommand {
+    /// Go on without replicas that are lost, by a plan that says what may be lost with them
+    #[command(after_help = RECOVER_HELP)]
+    Recover(RecoverArgs),
+    /// Every recovery that was approved, and what came of it
+    #[command(after_help = "Example:
+  kontiki partition recoveries --output json")]
+    Recoveries(RecoveriesArgs),
+}
+
+const RECOVER_HELP: &str = "A partition that lost its majority at once waits: what is left cannot prove that it holds everything that was
+acknowledged. Bring the lost brokers back if you can; then nothing is lost and nothing is to be done.
+If you cannot, this makes a plan: the replica with the best log that can be reached goes on, alone at first; others rejoin
+and the partition grows back by itself. Of every partition the plan says
+  kept         offsets that stay
+  at risk      from here on, what is kept may not be what was acknowledged
+  lost         from here on nothing is kept; how far the lost brokers had come nobody can tell
+  removed      replicas that did not answer, and when their brokers were last heard
+Nothing happens before exactly this plan is approved: by its number (--plan), by typing it, or by --yes. If the replicas,
+once sealed, hold anything else than it says, it is refused and the partition waits for another plan.
+A lost broker that comes back later keeps aside what it holds beyond the plan (*.fenced beside its log).
+The same command again goes on with a plan that is under way. A plan has at most 500 partitions: repeat it for the rest.
+
+Examples:
+  kontiki partition recover orders --dry-run        the plan, nothing else
+  kontiki partition recover orders -p 3 --plan 1f2e3d4c5b6a7988 --reason 'rack 2 burnt'
+  kontiki partition recover --yes                   every partition that has no leader";
+
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// Topic; every partition without a leader if not given
+    pub topic: Option<String>,
+    /// Partitions; all of the topic if not given
+    #[arg(short, long, value_delimiter = ',', requires = "topic")]
+    pub partitions: Vec<i32>,
+    /// Show the plan and change nothing
+    #[arg(short = 'n', long, conflicts_with_all = ["plan", "yes"])]
+    pub dry_run: bool,
+    /// Approve the plan of this number, and no other
+    #[arg(long, value_name = "NUMBER")]
+    pub plan: Option<String>,
+    /// Approve whatever the plan is
+    #[arg(short, long, conflicts_with = "plan")]
+    pub yes: bool,
+    /// Why, for the audit
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
+    /// How long to wait for the end; the recovery goes on without the command
+    #[arg(long, default_value = "60s", value_parser = text::duration, value_name = "DURATION")]
+    pub timeout: Duration,
+    /// HTTP admin addresses to ask, host:port, comma-separated; any node will do
+    #[arg(
+        long,
+        value_delimiter = ',',
+        env = "KONTIKI_ADMIN",
+        value_name = "HOST:PORT",
+        default_value = "localhost:8080"
+    )]
+    pub admin: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoveriesArgs {
+    /// HTTP admin addresses to ask, host:port, comma-separated; any node will do
+    #[arg(
+        long,
+        value_delimiter = ',',
+        env = "KONTIKI_ADMIN",
+        value_name = "HOST:PORT",
+        default_value = "localhost:8080"
+    )]
     pub admin: Vec<String>,
 }
 

@@ -133,9 +133,11 @@ async fn look(client: &Client, args: &HealthArgs) -> Result<Health, Failure> {
         nodes.push((address.clone(), node_health(address).await));
     }
     let mut health = judge(&metadata, cluster.as_ref(), &nodes);
-    // Kafka's brokers answer too; older ones of any kind do not.
-    if let Ok(quorum) = client.describe_controllers().await {
-        judge_controllers(&mut health, &metadata, &quorum);
+    match client.describe_controllers().await {
+        Ok(quorum) => judge_controllers(&mut health, &metadata, &quorum),
+        // Older brokers do not answer, which says nothing.
+        Err(Error::Unsupported { .. }) => {}
+        Err(e) => health.reasons.push(format!("no controller answers ({})", e.name())),
     }
     Ok(health)
 }
@@ -196,7 +198,8 @@ fn judge(
 /// What may still die. Deaths in turn need the controllers' majority: a broker that is one of them costs both.
 fn judge_controllers(health: &mut Health, metadata: &Metadata, quorum: &Quorum) {
     let latest = quorum.voters.iter().map(|voter| voter.heard_ms).max().unwrap_or(-1);
-    let heard = |ms: i64| ms >= 0 && latest - ms <= SILENT_MS;
+    // Version 0 of the answer has no times at all.
+    let heard = |ms: i64| latest < 0 || ms >= 0 && latest - ms <= SILENT_MS;
     let voters: Vec<(i32, bool)> = quorum.voters.iter().map(|v| (v.node, heard(v.heard_ms))).collect();
     let live = voters.iter().filter(|voter| voter.1).count();
     let controllers = live.saturating_sub(voters.len() / 2 + 1);
@@ -204,7 +207,8 @@ fn judge_controllers(health: &mut Health, metadata: &Metadata, quorum: &Quorum) 
     if !silent.is_empty() {
         health.reasons.push(counted(silent.len(), "controller", &format!("silent: {}", list(&silent))));
     }
-    let combined = voters.iter().filter(|voter| health.up.contains(&voter.0)).count();
+    let is_broker = |node: &i32| health.up.contains(node) || health.down.contains(node);
+    let combined = voters.iter().filter(|voter| is_broker(&voter.0)).count();
     let in_sync = metadata.topics.values().flat_map(|t| &t.partitions).map(|p| p.in_sync.len());
     let least = in_sync.min();
     let bound = |n: usize| if combined > 0 { n.min(controllers) } else { n };
@@ -484,7 +488,7 @@ mod tests {
     #[test]
     fn survives_counts_what_is_in_sync_and_controllers_that_are_heard() {
         let survives = |in_sync: &[i32], heard: &[(i32, i64)]| {
-            let metadata = metadata(&[1, 2, 3], 1, in_sync);
+            let metadata = metadata(in_sync, 1, in_sync);
             let mut health = judge(&metadata, None, &[]);
             judge_controllers(&mut health, &metadata, &controllers(heard));
             let survives = health.survives.unwrap();
@@ -501,6 +505,8 @@ mod tests {
         assert_eq!(survives(&[1, 2, 3], &[(11, 90_000), (12, 80_000), (13, 89_900)]), (2, 1, 0, 0));
         // Three combined nodes: the second death takes the controllers' majority.
         assert_eq!(survives(&[1, 2, 3], &[(1, 90_000), (2, 89_900), (3, 89_900)]), (1, 1, 1, 1));
+        // One of them dead: the warning stays.
+        assert_eq!(survives(&[1, 2], &[(1, 90_000), (2, 89_900), (3, 80_000)]), (0, 0, 0, 1));
         assert_eq!(survives(&[1, 2, 3], &[(11, 90_000)]), (2, 1, 0, 1));
     }
 
@@ -510,6 +516,13 @@ mod tests {
         let mut health = judge(&metadata, None, &[]);
         judge_controllers(&mut health, &metadata, &controllers(&[(11, 90_000), (12, 80_000), (13, 89_900)]));
         assert_eq!(health.reasons, ["1 controller silent: 12"]);
+        let mut health = judge(&metadata, None, &[]);
+        judge_controllers(&mut health, &metadata, &controllers(&[(11, -1), (12, -1), (13, -1)]));
+        assert_eq!(
+            (health.reasons.len(), health.survives.unwrap().controllers),
+            (0, 1),
+            "no times, no verdict"
+        );
     }
 
     #[test]

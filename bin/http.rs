@@ -1,6 +1,6 @@
 //! A tiny HTTP/1.1 client for the admin address: one request, one answer, no TLS, no redirects.
 //!
-//! Called by `dev kill`, `dev restart` and `cluster health`. Answers are bounded.
+//! Called by `dev kill`, `dev restart`, `cluster health` and `partition recover`. Answers are bounded.
 
 use crate::output::Failure;
 use std::time::Duration;
@@ -17,12 +17,35 @@ pub async fn request(
     path: &str,
     limit: Duration,
 ) -> Result<(u16, String), Failure> {
+    exchange(method, address, path, "", limit).await
+}
+
+/// Posts JSON; answers status and body.
+pub async fn post(
+    address: &str,
+    path: &str,
+    body: &serde_json::Value,
+    limit: Duration,
+) -> Result<(u16, String), Failure> {
+    exchange("POST", address, path, &body.to_string(), limit).await
+}
+
+async fn exchange(
+    method: &str,
+    address: &str,
+    path: &str,
+    body: &str,
+    limit: Duration,
+) -> Result<(u16, String), Failure> {
     let exchange = async {
         let mut socket = TcpStream::connect(address).await?;
+        let kind = if body.is_empty() { "" } else { "content-type: application/json\r\n" };
+        let length = body.len();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\n{kind}content-length: {length}\r\nconnection: close\r\n\r\n"
         );
         socket.write_all(head.as_bytes()).await?;
+        socket.write_all(body.as_bytes()).await?;
         let mut answer = Vec::new();
         socket.take(LIMIT).read_to_end(&mut answer).await?;
         std::io::Result::Ok(answer)

@@ -6,6 +6,7 @@
 //! | `output` | tables, JSON envelopes, errors, exit codes |
 //! | `topic`, `cluster`, `produce`, `consume` | what a user does with a cluster |
 //! | `config`, `start`, `dev`, `dump` | what an operator does with a node |
+//! | `recover` | partitions that lost their majority |
 //! | `bench` | measuring |
 //! | `jsonl`, `http`, `text` | the record envelope, a tiny HTTP client, small parsers |
 //!
@@ -23,6 +24,7 @@ mod http;
 mod jsonl;
 mod output;
 mod produce;
+mod recover;
 mod start;
 mod text;
 mod topic;
@@ -66,6 +68,7 @@ async fn run(cli: Cli, ui: &Ui) -> Outcome {
         Command::Produce(args) => produce::run(args, &global, ui).await,
         Command::Consume(args) => consume::run(args, &global, ui).await,
         Command::Cluster(command) => cluster::run(command, &global, ui).await,
+        Command::Partition(command) => recover::run(command, ui).await,
         Command::Ready(args) => cluster::ready(args, &global, ui).await,
         Command::Config(command) => config::print::run(command, ui),
         Command::Dump(args) => dump::run(args, ui),

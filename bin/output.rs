@@ -165,6 +165,11 @@ impl Item {
         Self { cells, json, error: Some(error) }
     }
 
+    /// The same, whatever became of it.
+    pub fn without_error(self) -> Self {
+        Self { error: None, ..self }
+    }
+
     fn to_json(&self) -> Value {
         let mut json = self.json.clone();
         if let Some(e) = &self.error {

@@ -170,7 +170,14 @@ async fn look(client: &Client, name: &str, sections: &[TopicSection]) -> Result<
     }
     let mut quorums = BTreeMap::new();
     if sections.contains(&TopicSection::Replicas) && !led.is_empty() {
-        quorums = client.describe_quorum(name, &led).await?;
+        quorums = client.describe_quorum(name, &led).await.map_err(|e| match e.kafka_code() {
+            // The topic was there a moment ago.
+            Some(UNKNOWN_TOPIC) => {
+                Failure::new("UNSUPPORTED", "these brokers do not tell who votes in a partition")
+                    .with_hint("Kontiki's do; --section partitions works with any Kafka")
+            }
+            _ => e.into(),
+        })?;
     }
     if sections.contains(&TopicSection::Configs) || sections.contains(&TopicSection::Summary) {
         configs = client.describe_configs(ResourceType::Topic, name).await?;

@@ -77,7 +77,17 @@ impl Null {
 #[test]
 fn help_every_top_level_command_prints_to_stdout() {
     for command in [
-        "start", "dev", "topic", "produce", "consume", "cluster", "ready", "config", "dump", "bench",
+        "start",
+        "dev",
+        "topic",
+        "produce",
+        "consume",
+        "cluster",
+        "partition",
+        "ready",
+        "config",
+        "dump",
+        "bench",
         "version",
     ] {
         let output = run(&[command, "--help"]);

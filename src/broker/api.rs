@@ -7,11 +7,12 @@ use super::peer::KillSwitch;
 use super::shard;
 use crate::ctl::command::{Command, Error as CtlError, Reply};
 use crate::ctl::image::Image;
+use crate::ctl::recovery::PartitionReport;
 use crate::segment::{FrameCheck, GroupId, LogId, NodeId, Offset, ScrubStats};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
@@ -176,6 +177,8 @@ pub struct PartitionState {
 const PRODUCE_BYTES: usize = 256 << 20;
 /// Longest wait for an answer of the shard beyond the request's own deadline.
 const CONTROLLER_GRACE_MS: u64 = 5_000;
+/// An election or a change of controller takes less.
+const CUT_OFF: Duration = Duration::from_secs(1);
 
 struct Inner {
     config: Arc<NodeConfig>,
@@ -186,8 +189,6 @@ struct Inner {
     /// Producer ids of the current block: next and end.
     producer_ids: Mutex<(i64, i64)>,
     killed: KillSwitch,
-    /// Clients that were sent elsewhere.
-    sent_on: AtomicUsize,
 }
 
 /// A Produce request in its place in the queue; dropping it gives up the answer, not the appends.
@@ -225,16 +226,7 @@ impl NodeHandle {
         let admitted = Arc::new(Semaphore::new(PRODUCE_BYTES));
         let producer_ids = Mutex::new((0, 0));
         Self {
-            inner: Arc::new(Inner {
-                config,
-                commands,
-                images,
-                published,
-                admitted,
-                producer_ids,
-                killed,
-                sent_on: AtomicUsize::new(0),
-            }),
+            inner: Arc::new(Inner { config, commands, images, published, admitted, producer_ids, killed }),
         }
     }
 
@@ -386,6 +378,13 @@ impl NodeHandle {
         Ok(block.0 - 1)
     }
 
+    /// How partitions stand that may have lost their majority, and how they could go on; none named: all without a leader. None: no
+    /// controller leads, or it did not answer.
+    pub async fn recovery_report(&self, groups: Vec<GroupId>) -> Option<Vec<PartitionReport>> {
+        let asked = self.ask(|reply| shard::Command::Report { groups, reply });
+        tokio::time::timeout(Duration::from_millis(CONTROLLER_GRACE_MS), asked).await.ok()??
+    }
+
     /// Waits until this broker is registered and its image shows it as alive.
     pub async fn registered(&self) {
         let mut published = self.inner.published.clone();
@@ -411,10 +410,24 @@ impl NodeHandle {
         self.inner.published.borrow().controller
     }
 
-    /// If this broker hears no controller: a number that is another one each time, to tell who is sent where. It may be cut off from all
-    /// others, and what it could say of their leaders is old.
-    pub fn cut_off(&self) -> Option<usize> {
-        self.controller_leader().is_none().then(|| self.inner.sent_on.fetch_add(1, Ordering::Relaxed))
+    /// Waits until this broker is, or is no longer, as good as cut off from all others: it hears no controller, leads nothing and knows
+    /// partitions without a leader, all that for a second. What it could tell clients of leaders is old. Never, once the node has ended.
+    pub async fn cut_off(&self, wanted: bool) {
+        let mut published = self.inner.published.clone();
+        let is = |p: &Published| p.controller.is_none() && p.status.led == 0 && p.status.leaderless > 0;
+        loop {
+            if published.wait_for(|p| is(p) == wanted).await.is_err() {
+                return std::future::pending().await;
+            }
+            if !wanted {
+                return;
+            }
+            let otherwise = tokio::time::timeout(CUT_OFF, published.wait_for(|p| !is(p))).await;
+            let Ok(ended) = otherwise.map(|word| word.is_err()) else { return };
+            if ended {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Node health: registered, storage failure text, disk full.
@@ -442,12 +455,16 @@ pub struct NodeStatus {
     pub incarnation: u64,
     pub storage_failure: Option<String>,
     pub disk_full: bool,
+    /// Committed entries of the controller log cannot be read here at the moment.
+    pub unread: bool,
     pub led: usize,
     pub replicas: usize,
     pub leaderless: usize,
     pub damaged: Vec<GroupId>,
     /// Groups with a replica here that cannot have a leader before others are back, or before the controllers decide.
     pub waiting: Vec<GroupId>,
+    /// Groups whose replica here may not campaign any more: their generation's terms are used up.
+    pub out_of_terms: Vec<GroupId>,
     pub unclean_recoveries: u64,
     /// What replicas here held beyond the logs of their groups' survivors, since this process started.
     pub set_aside: Vec<SetAside>,

@@ -136,6 +136,9 @@ async fn play(
                 handed.extend(moves);
                 let _ = reply.send(());
             }
+            Command::Report { reply, .. } => {
+                let _ = reply.send(None);
+            }
             Command::Drain { reply } => {
                 let _ = reply.send(());
             }

@@ -1,4 +1,4 @@
-//! The HTTP admin address: /health, /ready, /metrics.
+//! The HTTP admin address: /health, /ready, /metrics, and what has to be done by an operator (`recovery`).
 //!
 //! Not here: binding the address and serving it (the assembly does; `dev` nests further routes into the same router),
 //! counting (`metrics`).
@@ -11,6 +11,8 @@
 //! - Figures per partition have kafka_exporter's names, so that existing dashboards work; offsets are given only by
 //!   brokers that hold the partition.
 
+mod recovery;
+
 use super::api::{NodeHandle, NodeStatus, PartitionState};
 use super::metrics::{self, Metrics, metric};
 use crate::ctl::image::{Image, Partition};
@@ -18,7 +20,7 @@ use crate::segment::{GroupId, NodeId};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -40,6 +42,9 @@ pub fn router(node: NodeHandle) -> Router {
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(prometheus))
+        .route("/recovery/report", post(recovery::report))
+        .route("/recovery/approve", post(recovery::approve))
+        .route("/recoveries", get(recovery::recoveries))
         .with_state(Admin { node, metrics })
 }
 
@@ -94,9 +99,12 @@ fn health_of(
     note(!status.registered, "not registered with the controller".to_owned());
     note(controller.is_none(), "no controller leads".to_owned());
     note(status.disk_full, "data directory is full".to_owned());
+    note(status.unread, "controller log cannot be read".to_owned());
     note(status.leaderless > 0, format!("{} partitions without a leader", status.leaderless));
     note(!status.damaged.is_empty(), format!("{} damaged replicas", status.damaged.len()));
     note(!status.waiting.is_empty(), format!("{} partitions wait for replicas", status.waiting.len()));
+    let spent = status.out_of_terms.len();
+    note(spent > 0, format!("{spent} partitions have used up the terms of their generation"));
     let (code, verdict) = match (&status.storage_failure, reasons.is_empty()) {
         (Some(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
         (None, true) => (StatusCode::OK, "healthy"),

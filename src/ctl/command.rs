@@ -4,6 +4,7 @@
 //! answers travel as JSON between brokers and the controller leader, so fields are only ever added.
 use super::reassign::{Arrival, Reassignment};
 use super::record::{Endpoint, GroupOpening};
+use super::recovery::{GroupPlan, Progress};
 use crate::segment::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -88,6 +89,11 @@ pub enum Command {
     Seal { node: NodeId, groups: Vec<(GroupId, u64)> },
     /// What follows from the seals that were reported.
     OpenGenerations { openings: Vec<GroupOpening> },
+    /// Partitions that lost their majority go on as this plan says (`kontiki partition recover`). `id`: the plan's number as it was
+    /// approved; it has to be that of `plans`.
+    Recover { id: String, reason: String, at_ms: i64, plans: Vec<GroupPlan> },
+    /// What came of approved plans.
+    RecoveryProgress { steps: Vec<Progress> },
     /// Place anew what a broker's present disk does not hold.
     Place { node: NodeId },
     /// AlterPartitionReassignments; each row is taken or refused by itself.

@@ -14,6 +14,7 @@ use super::names;
 use super::placement::{self, SplitMix64};
 use super::reassign;
 use super::record::{Batch, Endpoint, Record};
+use super::recovery::{GROUPS_PER_PLAN, GroupPlan, REASON_MAX, plan_id};
 use crate::mutation::{Mutation, on};
 use crate::segment::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,13 +78,18 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
         }
         Command::AllocateProducerIds { node } => producer_ids(image, *node, number),
         Command::Seal { node, groups } => {
-            let known = image.brokers.contains_key(node);
+            let known = image.brokers.contains_key(node) || on(Mutation::SealForAnybody);
             let groups = if known { generations::to_seal(image, *node, groups) } else { Vec::new() };
             Ok((unless(groups.is_empty(), Record::Seal { groups }), Reply::Done))
         }
         Command::OpenGenerations { openings } => {
             let openings = generations::still_due(image, openings);
             Ok((unless(openings.is_empty(), Record::Generation { openings }), Reply::Done))
+        }
+        Command::Recover { id, reason, at_ms, plans } => recover(image, id, reason, *at_ms, plans),
+        Command::RecoveryProgress { steps } => {
+            let steps = image.fitting(steps);
+            Ok((unless(steps.is_empty(), Record::RecoveryProgress { steps }), Reply::Done))
         }
         Command::Place { node } => {
             let groups = generations::to_place(image, *node);
@@ -98,6 +104,25 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
             Ok((unless(arrivals.is_empty(), Record::Reassigned { arrivals }), Reply::Done))
         }
     }
+}
+
+fn recover(image: &Image, id: &str, reason: &str, at_ms: i64, plans: &[GroupPlan]) -> Decision {
+    if plans.is_empty() || plans.len() > GROUPS_PER_PLAN {
+        let text = format!("a plan is for 1 to {GROUPS_PER_PLAN} partitions, not {}", plans.len());
+        return Err(Error::InvalidRequest(text));
+    }
+    if id != plan_id(plans) {
+        return Err(Error::Refused(format!(
+            "what was approved as {id} is not this plan: {}",
+            plan_id(plans)
+        )));
+    }
+    if reason.len() > REASON_MAX {
+        return Err(Error::InvalidRequest(format!("the reason is longer than {REASON_MAX} bytes")));
+    }
+    image.check_recovery(plans).map_err(Error::Refused)?;
+    let (id, reason, plans) = (id.to_owned(), reason.to_owned(), plans.to_vec());
+    Ok((Batch::new(vec![Record::Recover { id, reason, at_ms, plans }]), Reply::Done))
 }
 
 fn unless(nothing: bool, record: Record) -> Batch {

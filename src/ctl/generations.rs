@@ -4,12 +4,15 @@
 //! orders out is each replica's own part, from its own copy of the controller log. Here: which intents are written, what is
 //! collected of the seals, which decisions follow. Pure; [`Sealed`] belongs to the controller leader and is made anew with every
 //! leadership: brokers repeat their reports until they see the decision. Invariants:
-//! - one decision per group and generation, after its intent, and only one that is lossless by the survivor's own log;
+//! - one decision per group and generation, after its intent, and only one that is lossless by the survivor's own log or approved by an
+//!   operator, as it was approved (`recovery`);
 //! - survivor and learners are replicas that the image names;
 //! - what is written is bounded per entry, however many groups a broker takes with it.
 
 use super::image::{Change, Image, Partition};
 use super::record::GroupOpening;
+use super::recovery::{self, Judged, Outcome, Progress};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use crate::raftlog::generation::{self, Decision, SealReport};
 use crate::segment::{Generation, GroupId, NodeId, Opening, ReplicaId, Term};
@@ -28,7 +31,7 @@ pub fn to_seal(image: &Image, node: NodeId, asked: &[(GroupId, u64)]) -> Vec<Gro
         image.group(*group).is_some_and(|(_, _, partition)| {
             partition.generation == *generation
                 && partition.sealing.is_none()
-                && partition.replicas.iter().any(|r| r.node == node)
+                && (partition.replicas.iter().any(|r| r.node == node) || on(Mutation::SealForAnybody))
         })
     };
     let groups: BTreeSet<GroupId> = asked.iter().filter(due).map(|(group, _)| *group).collect();
@@ -66,6 +69,9 @@ fn placeable(image: &Image) -> impl Iterator<Item = &Partition> {
 }
 
 fn check(partition: &Partition, opening: &GroupOpening) -> Result<(), String> {
+    if on(Mutation::DecideTwice) && opening.generation == partition.generation {
+        return Ok(());
+    }
     if partition.sealing.is_none() {
         return Err("no seal was ordered".to_owned());
     }
@@ -78,7 +84,7 @@ fn check(partition: &Partition, opening: &GroupOpening) -> Result<(), String> {
     }
     match nodes.iter().find(|node| partition.replicas.iter().all(|r| r.node != **node)) {
         Some(node) => Err(format!("broker {node} has no replica")),
-        None => Ok(()),
+        None => recovery::check_opening(partition, opening),
     }
 }
 
@@ -121,6 +127,7 @@ impl Image {
 
     pub(super) fn apply_generation(
         &mut self,
+        number: u64,
         openings: &[GroupOpening],
         changes: &mut Vec<Change>,
     ) -> Result<(), String> {
@@ -146,6 +153,7 @@ impl Image {
             partition.sealing = None;
             partition.opening = Some(Box::new(decision));
             self.sealing.remove(&opening.group);
+            self.end_approval(opening.group, number, opening.lossless);
             changes.push(Change::GroupChanged { group: opening.group });
         }
         Ok(())
@@ -204,7 +212,7 @@ impl Sealed {
         let wanted = image.group(group).is_some_and(|(_, _, partition)| {
             partition.sealing.is_some()
                 && partition.generation == report.generation.0
-                && partition.replicas.contains(&report.replica)
+                && (partition.replicas.contains(&report.replica) || on(Mutation::CountForeignSeals))
         });
         if !wanted {
             return;
@@ -215,21 +223,36 @@ impl Sealed {
         collected.reports.push(report);
     }
 
-    /// Decisions that can be made now, each handed out once in a while; [`still_due`] leaves out those that were taken.
-    pub fn decide(&mut self, image: &Image, now: Millis) -> Vec<GroupOpening> {
+    /// Decisions that can be made now, each handed out once in a while; [`still_due`] leaves out those that were taken. `drift`: of
+    /// approved plans that the seals contradict, why; `wall_ms` is noted with it.
+    pub fn decide(
+        &mut self,
+        image: &Image,
+        now: Millis,
+        wall_ms: i64,
+        drift: &mut Vec<Progress>,
+    ) -> Vec<GroupOpening> {
         self.groups.retain(|group, _| image.sealing.contains(group));
         let mut openings = Vec::new();
         for (&group, collected) in &mut self.groups {
-            if openings.len() == GROUPS_PER_RECORD {
+            if openings.len() + drift.len() == GROUPS_PER_RECORD {
                 break;
             }
             if collected.quiet_until > now {
                 continue;
             }
             let Some((_, _, partition)) = image.group(group) else { continue };
-            if let Some(opening) = collected.decide(image, partition, now) {
+            let judged = collected.decide(image, partition, now);
+            if judged.is_some() {
                 collected.quiet_until = now + RETRY_MS;
-                openings.push(opening);
+            }
+            match (judged, &partition.recovery) {
+                (Some(Judged::Open(opening)), _) => openings.push(opening),
+                (Some(Judged::Drift(reason)), Some(approval)) => {
+                    let outcome = Outcome::Refused { reason, at_ms: wall_ms };
+                    drift.push(Progress { group, recovery: approval.recovery, outcome });
+                }
+                _ => {}
             }
         }
         openings
@@ -242,24 +265,29 @@ impl Sealed {
 }
 
 impl Collected {
-    fn decide(&self, image: &Image, partition: &Partition, now: Millis) -> Option<GroupOpening> {
+    fn decide(&self, image: &Image, partition: &Partition, now: Millis) -> Option<Judged> {
         let reported = |replica: &ReplicaId| self.reports.iter().any(|r| r.replica == *replica);
         let expected = |replica: &&ReplicaId| {
             image.holds(replica) && image.brokers.get(&replica.node).is_some_and(|b| !b.fenced)
         };
-        if now < self.since + PATIENCE_MS && !partition.replicas.iter().filter(expected).all(reported) {
+        let all_are_in = partition.replicas.iter().filter(expected).all(reported);
+        if now < self.since + PATIENCE_MS && !all_are_in {
             return None;
         }
-        let named = self.reports.iter().filter(|r| partition.replicas.contains(&r.replica));
+        let is_named = |r: &&SealReport| partition.replicas.contains(&r.replica);
+        let named = self.reports.iter().filter(|r| is_named(r) || on(Mutation::CountForeignSeals));
         let all: Vec<SealReport> = named.cloned().collect();
         let here: Vec<SealReport> = all.iter().filter(|r| expected(&&r.replica)).cloned().collect();
-        // What is not provably lossless is not for the controllers to decide by themselves (P4). One that reported and went away
+        // What is not provably lossless is not for the controllers to decide by themselves (P4), but as an operator approved. One that reported and went away
         // again survives only if the others prove nothing: nobody else may open the generation then, and the group would wait for it.
-        let decision = [here, all].iter().find_map(|reports| {
+        let decision = [&here, &all].into_iter().find_map(|reports| {
             let decision = generation::decide(Generation(partition.generation), reports, Term(0)).ok();
-            decision.filter(|decision| decision.opening.lossless)
-        })?;
-        Some(GroupOpening {
+            decision.filter(|d| d.opening.lossless || on(Mutation::DecideWithoutMajority))
+        });
+        let Some(decision) = decision else {
+            return recovery::judge(partition, &all, now - self.since, all_are_in);
+        };
+        Some(Judged::Open(GroupOpening {
             group: partition.group,
             generation: decision.generation.0,
             survivor: decision.opening.survivor.node,
@@ -267,6 +295,6 @@ impl Collected {
             first_term: decision.opening.first_term,
             lossless: true,
             learners: decision.learners.iter().map(|r| r.node).collect(),
-        })
+        }))
     }
 }

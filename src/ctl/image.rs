@@ -10,10 +10,12 @@
 //! - a replica id never changes once placed: neither a registration nor a wiped disk touches it; a record that places the replica
 //!   anew gives it another one (F6);
 //! - replicas leave a partition only by a record that says that they are members of its group no more (`reassign`);
-//! - `sealing` names exactly the groups whose generation is to end; at most one decision per generation (F2).
+//! - `sealing` names exactly the groups whose generation is to end; at most one decision per generation (F2);
+//! - what may lose something is decided only as an approval says (`recovery`).
 use super::command::{Defaults, TopicConfig};
 use super::reassign::Moving;
 use super::record::{Batch, Endpoint, Record, VERSION};
+use super::recovery::{Approval, Recovery};
 use super::{configs, names};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::Decision;
@@ -43,6 +45,9 @@ pub struct Image {
     /// Groups whose generation is to end: sealed, and no decision yet.
     #[serde(default)]
     pub sealing: BTreeSet<GroupId>,
+    /// Every recovery that an operator approved, in order: the audit.
+    #[serde(default)]
+    pub recoveries: Vec<Recovery>,
     /// Cluster-wide dynamic broker configuration.
     pub configs: BTreeMap<String, String>,
     /// Dynamic configuration of single brokers.
@@ -123,6 +128,9 @@ pub struct Partition {
     /// The plan by which that generation is to end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealing: Option<u64>,
+    /// A plan that may lose records is approved to end it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Box<Approval>>,
     /// How that generation began; none in generation 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opening: Option<Box<Decision>>,
@@ -369,7 +377,11 @@ impl Image {
                 self.apply_standing(*node, *incarnation, Standing::Live, changes)
             }
             Record::Seal { groups } => self.apply_seal(number, groups, changes),
-            Record::Generation { openings } => self.apply_generation(openings, changes),
+            Record::Generation { openings } => self.apply_generation(number, openings, changes),
+            Record::Recover { id, reason, at_ms, plans } => {
+                self.apply_recovery(number, (id, reason, *at_ms), plans, changes)
+            }
+            Record::RecoveryProgress { steps } => self.apply_progress(steps, changes),
             Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
             Record::Reassign { moves } => self.apply_reassign(number, moves, changes),
             Record::Reassigned { arrivals } => self.apply_reassigned(arrivals, changes),

@@ -42,10 +42,13 @@ struct Session {
     incarnation: u64,
     fenced: bool,
     dead: bool,
-    /// It announced an orderly stop.
+    /// It announced an orderly stop, and the controller log says so.
     stopping: bool,
+    is_recorded: bool,
     /// Since when it has no connection to us, if it had one.
     lost: Option<Millis>,
+    /// When it was last heard, if it ever was by this controller leader.
+    heard: Option<Millis>,
     /// When the session lapses.
     deadline: Millis,
     /// It is not called dead for its silence before; if it stopped, the grace begins here.
@@ -58,6 +61,11 @@ impl Session {
     /// Fenced, and beating again.
     fn is_back(&self, now: Millis) -> bool {
         self.fenced && !self.stopping && self.lost.is_none() && self.deadline > now
+    }
+
+    /// Its stop is not in the log yet, fenced before or not: whoever leads next has to wait for it as long as this one.
+    fn is_untold(&self) -> bool {
+        self.stopping && !self.is_recorded && !self.dead
     }
 
     /// When it is to be called dead, as things are.
@@ -107,6 +115,7 @@ impl Sessions {
         for (&node, broker) in &image.brokers {
             match self.brokers.get_mut(&node) {
                 Some(session) if session.incarnation == broker.incarnation => {
+                    session.is_recorded = broker.stopping;
                     if (session.fenced, session.dead) != (broker.fenced, broker.dead) {
                         (session.fenced, session.dead) = (broker.fenced, broker.dead);
                         session.quiet_until = now;
@@ -132,7 +141,9 @@ impl Sessions {
                         fenced: broker.fenced,
                         dead: broker.dead,
                         stopping: broker.stopping,
+                        is_recorded: broker.stopping,
                         lost: None,
+                        heard: None,
                         deadline,
                         since,
                         quiet_until: now,
@@ -152,6 +163,7 @@ impl Sessions {
             Some(session) if session.stopping => Beat::Fenced,
             Some(session) => {
                 session.deadline = session.deadline.max(now.saturating_add(timeout));
+                session.heard = Some(now);
                 session.lost = None;
                 if session.fenced { Beat::Fenced } else { Beat::Alive }
             }
@@ -198,10 +210,10 @@ impl Sessions {
         self.report(now, |session| session.dead_at(reconnect, grace).is_some_and(|at| at <= now))
     }
 
-    /// Brokers to fence. Each is reported once and again only if the image does not show it fenced in good time.
+    /// Brokers to fence, or whose stop is to be recorded. Each is reported once and again only if the image does not show it in good time.
     pub fn expired(&mut self, now: Millis) -> Vec<(NodeId, u64)> {
         self.notice_stall(now);
-        self.report(now, |session| !session.fenced && session.deadline <= now)
+        self.report(now, |session| (!session.fenced && session.deadline <= now) || session.is_untold())
     }
 
     /// Brokers to unfence: fenced, not stopping, and beating again. Reported like `expired`.
@@ -215,6 +227,11 @@ impl Sessions {
         self.brokers.get(&node).is_some_and(|s| !s.stopping && s.lost.is_none() && s.deadline > now)
     }
 
+    /// Milliseconds since its last beat, if this controller leader heard any.
+    pub fn silent_ms(&self, node: NodeId, now: Millis) -> Option<Millis> {
+        self.brokers.get(&node)?.heard.map(|at| now.saturating_sub(at))
+    }
+
     /// When `expired` and `resumed` are to be asked next. Never further away than a quarter of a session, so that a
     /// longer silence of the caller is known to be a stall of its own. None without brokers.
     pub fn next_deadline(&self) -> Option<Millis> {
@@ -225,7 +242,7 @@ impl Sessions {
                 let dead = session.dead_at(self.reconnect, self.grace).unwrap_or(Millis::MAX);
                 let change = if !session.fenced {
                     session.deadline.max(session.quiet_until)
-                } else if session.is_back(self.last_now) {
+                } else if session.is_back(self.last_now) || session.is_untold() {
                     session.quiet_until
                 } else {
                     Millis::MAX

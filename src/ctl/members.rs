@@ -12,6 +12,7 @@
 //!   that the group has arrived: a reassignment may be cancelled until then;
 //! - never fewer voters than `shrink.min.voters` by a shrink.
 
+use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::meets_every_majority;
 use crate::raftlog::message::Configuration;
 use crate::segment::ReplicaId;
@@ -36,6 +37,8 @@ pub struct View<'a> {
     pub is_caught_up: &'a dyn Fn(ReplicaId) -> bool,
     /// Number of the last entry of the controller log that all this is of.
     pub known: u64,
+    /// Its answers count for commit, as the leader sees it.
+    pub counts: &'a dyn Fn(ReplicaId) -> bool,
     /// `shrink.min.voters`.
     pub min_voters: usize,
     /// Learners that are on their way were waited for long enough.
@@ -76,13 +79,15 @@ pub fn is_stuck(view: &View<'_>) -> Option<Next> {
 
 /// What the leader should do next.
 pub fn next(view: &View<'_>) -> Next {
-    if let Some(stuck) = is_stuck(view) {
-        return stuck;
+    let current = view.configuration;
+    // One that is unfit and keeps up all the same acknowledges what removes the others, and itself.
+    let acknowledges = |r: ReplicaId| (view.is_heard)(r) && (view.is_caught_up)(r) && (view.counts)(r);
+    if !current.is_quorum(|r| r == view.me || !(view.is_gone)(r) || acknowledges(r)) {
+        return is_stuck(view).unwrap_or(Next::Nothing);
     }
-    if view.configuration.is_joint() {
+    if current.is_joint() {
         return Next::Nothing;
     }
-    let current = view.configuration;
     // A member that was placed later than all we know: another leader knew more. To us it would be one that nobody wants, and its id
     // would be used up.
     if current.members().any(|replica| replica.assignment > view.known) {
@@ -91,7 +96,8 @@ pub fn next(view: &View<'_>) -> Next {
     // One that answers is not let go for its id alone (a disk that came back after its node had been given another): it is a copy, perhaps
     // one of few, and is treated as one that is to leave.
     let keeps = |r: &ReplicaId| view.assigned.contains(r) || (view.is_heard)(*r);
-    let stays = |r: &ReplicaId| *r == view.me || (keeps(r) && !(view.is_gone)(*r));
+    let is_fine = |r: &ReplicaId| keeps(r) && !(view.is_gone)(*r) && !on(Mutation::ShrinkToTheLeader);
+    let stays = |r: &ReplicaId| *r == view.me || is_fine(r);
     let ready: Vec<ReplicaId> = current.learners.iter().copied().filter(|r| may_vote(view, *r)).collect();
     let coming = |r: &&ReplicaId| !current.voters.contains(r) && !ready.contains(r) && is_coming(view, **r);
     let is_awaited = !view.is_patience_over && view.target.iter().any(|r| coming(&r));
@@ -105,10 +111,13 @@ pub fn next(view: &View<'_>) -> Next {
         let room = if has_leaving { view.target.len().saturating_sub(voters.len()) } else { ready.len() };
         voters.extend(ready.iter().take(room));
     }
-    // Too few: the first of those that are gone stay, to no avail but by order.
-    let gone = current.voters.iter().copied().filter(|r| !stays(r) && view.assigned.contains(r));
-    let missing = if is_whole { 0 } else { view.min_voters.saturating_sub(voters.len()) };
-    voters.extend(gone.take(missing));
+    // Too few: some of those that are gone stay by order, first who acknowledges all the same.
+    let mut gone: Vec<ReplicaId> =
+        current.voters.iter().copied().filter(|r| !stays(r) && view.assigned.contains(r)).collect();
+    gone.sort_by_key(|r| !acknowledges(*r));
+    let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
+    let missing = if is_whole { 0 } else { least.saturating_sub(voters.len()) };
+    voters.extend(gone.into_iter().take(missing));
     let learners = learners(view, &voters);
     let place = |r: &ReplicaId| view.assigned.iter().position(|a| a == r).unwrap_or(usize::MAX);
     voters.sort_by_key(place);
@@ -116,7 +125,7 @@ pub fn next(view: &View<'_>) -> Next {
     match same(&voters, &current.voters) && same(&learners, &current.learners) {
         true if is_awaited && !ready.is_empty() => Next::Wait,
         // What nobody is there to commit would only be one more configuration to be proved.
-        false if current.is_quorum(|r| r == view.me || (view.is_heard)(r)) => {
+        false if is_committed_by(current, &voters, |r| r == view.me || (view.is_heard)(r)) => {
             Next::Change { voters, learners }
         }
         _ => Next::Nothing,
@@ -135,8 +144,15 @@ fn has_arrived(view: &View<'_>, replica: ReplicaId) -> bool {
     }
 }
 
+/// Whether these members can commit a change to those voters: both halves of the joint configuration have to.
+fn is_committed_by(current: &Configuration, voters: &[ReplicaId], heard: impl Fn(ReplicaId) -> bool) -> bool {
+    current.is_quorum(&heard) && 2 * voters.iter().filter(|r| heard(**r)).count() > voters.len()
+}
+
 fn may_vote(view: &View<'_>, replica: ReplicaId) -> bool {
-    is_coming(view, replica) && (view.is_heard)(replica) && (view.is_caught_up)(replica)
+    is_coming(view, replica)
+        && ((view.is_heard)(replica) || on(Mutation::PromoteUnheard))
+        && ((view.is_caught_up)(replica) || on(Mutation::PromoteBehind))
 }
 
 /// It may be a voter sooner or later.

@@ -6,6 +6,7 @@
 //! - numbers (incarnations, group ids, assignments) are not in the records: they follow from the entry's own number;
 //! - `v` is 1; a reader refuses any other version and any record it does not know.
 use super::reassign::{Arrival, GroupMove};
+use super::recovery::{GroupPlan, Progress};
 use crate::segment::{GroupId, LogId, NodeId, Term};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -133,6 +134,11 @@ pub enum Record {
     Seal { groups: Vec<GroupId> },
     /// New generations were decided, one per group and generation.
     Generation { openings: Vec<GroupOpening> },
+    /// An operator approved a plan for partitions that lost their majority: the intent of generation changes that may lose records, and
+    /// what is kept of it for ever. The number of this record is the recovery's.
+    Recover { id: String, reason: String, at_ms: i64, plans: Vec<GroupPlan> },
+    /// What came of approvals.
+    RecoveryProgress { steps: Vec<Progress> },
     /// The broker's disk is another one: its replicas of these groups are placed anew. The number of this record is their
     /// assignment.
     Place { node: NodeId, groups: Vec<GroupId> },

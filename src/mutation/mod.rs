@@ -134,6 +134,8 @@ mutations! {
     SkipSyncAtRecovery: "F9", PowerCuts, 20, ["was durable", "is sound"];
     /// a failed fsync is made again, and believed
     RetryFailedSync: "design 4", Test("segment::tests::crash::failed_sync_then_power_cut_loses_nothing_completed"), 1, ["was durable", "is sound"];
+    /// of those who sync a file, one is told that a write-back failed
+    TellOnce: "F9", Test("segment::tests::told_once::round_is_not_durable_because_the_checkpoint_was_told_of_its_failure"), 1, ["its bytes are on no disk"];
     /// a damaged batch ends the journal like a torn one
     DamageIsEndOfLog: "F8, P5", Test("segment::tests::sweep::damaged_journal_never_lies"), 1, ["without a word", "forgot its vote", "a group is gone"];
     /// a torn batch is taken for a damaged one
@@ -236,6 +238,8 @@ mutations! {
     WorstSurvives: "F2", Cores, 50, ["the lossless base", "lacks committed", "committed entry changed"];
     /// who may have lost entries survives
     UnsoundSurvives: "F2", Test("raftlog::generation::tests::cases_of_the_shrink_table_are_judged_as_it_says"), 1, ["whoever is in doubt does not survive"];
+    /// what is kept with a log start outlives the entries it reflects
+    KeepStateOfLostEntries: "F2, F21", Script("generation/state_kept_with_the_start_goes_with_the_whole_log"), 1, ["what is kept with the start reflects", "another trace"];
     /// a generation begins right above its survivor's own term
     LowFirstTerm: "F4", Script("generation/first_term_is_above_every_term_of_the_generation_before"), 1, ["another trace"];
 
@@ -243,15 +247,43 @@ mutations! {
     /// grants of replicas in doubt count like any others
     CountDoubtfulVotes: "F11", Amnesia, 50, ["lacks committed", "committed entry changed"];
     /// who may have lost its vote counts for commit and reads
-    CountLostVotes: "F11", Amnesia, 1000, ["lacks committed", "committed entry changed", "two leaders in"];
+    CountLostVotes: "F11", Script("doubt/leader_of_a_term_that_its_voter_forgot_commits_nothing"), 1, ["lacks a committed entry"];
     /// a lost vote is cleared without a round of the leader
-    LeaveDoubtUnconfirmed: "F11", Amnesia, 3000, ["lacks committed", "committed entry changed", "two leaders in"];
+    LeaveDoubtUnconfirmed: "F11", Script("doubt/leader_of_a_term_that_its_voter_forgot_commits_nothing"), 1, ["lacks a committed entry"];
     /// beyond three voters a lost vote is cleared by an election older than the loss
     ClearByOldElection: "F11", Script("doubt/lost_vote_among_five_waits_for_the_next_election"), 1, ["another trace"];
     /// a leader tells its end before it has committed in its term
     EndBeforeOwnCommit: "F11", Script("doubt/doubtful_grant_is_no_majority"), 1, ["another trace"];
     /// who finds entries damaged is not in doubt for it
     DamageWithoutDoubt: "F11", Script("doubt/damaged_follower_waits_for_its_repair"), 1, ["another trace"];
+
+    // Unsynced topics.
+    /// entries are told to be durable once they are written
+    CallWrittenDurable: "F10, P7", Test("segment::tests::loose::power_cuts_and_kills_at_random_moments_lose_nothing_but_what_is_in_doubt"), 1, ["; durable"];
+    /// a sync leaves out what the group has written before and not synced
+    LeaveLooseBehind: "F10", Test("segment::tests::loose::strict_changes_take_all_entries_before_them_along"), 1, ["segment/tests/loose.rs"];
+    /// a sync that began before a cut is believed of what stands there after it
+    BelieveSyncBeforeCut: "F10", Test("segment::tests::loose::sync_from_before_a_cut_does_not_vouch_for_the_same_entries_after_it"), 1, ["segment/tests/loose.rs"];
+    /// nothing says that a group has entries which are not synced
+    NeverDirty: "F11", Test("segment::tests::loose::power_cuts_and_kills_at_random_moments_lose_nothing_but_what_is_in_doubt"), 1, ["and does not know"];
+    /// what followers have only written counts in a topic that syncs
+    CountWritten: "P1, P7", Test("raftlog::engine::tests::unsynced::leader_whose_topic_says_sync_again_counts_what_is_durable_whatever_its_followers_know"), 1, ["theirs are written only"];
+    /// a voter that is alone counts what it has only written
+    CountWrittenAlone: "P7", Test("raftlog::engine::tests::unsynced::group_of_one_always_syncs_and_so_does_one_that_shrinks_to_it"), 1, ["engine/tests"];
+    /// doubt is forgotten with the process
+    ForgetDoubtOnRestart: "F11", Amnesia, 50, ["lacks committed", "committed entry changed", "two leaders in"];
+    /// grants of a majority, some of them in doubt, are as good as everyone's
+    UnanimityOfSome: "F11", Amnesia, 100, ["lacks committed", "committed entry changed", "two leaders in"];
+
+    // Members.
+    /// a group shrinks below `shrink.min.voters`
+    ShrinkBelowMinimum: "decisions/0009", Test("ctl::tests::members::dead_voter_ceases_to_vote_at_once_and_stays_a_learner"), 1, ["shrink.min.voters"];
+    /// a shrink takes the votes of those who are alive too
+    ShrinkToTheLeader: "F2, F5", Test("ctl::tests::members::dead_voter_ceases_to_vote_at_once_and_stays_a_learner"), 1, ["ctl/tests/members.rs"];
+    /// a learner is to vote before it has caught up
+    PromoteBehind: "F24", Test("ctl::tests::members::learner_that_is_behind_or_not_heard_does_not_vote"), 1, ["it is behind"];
+    /// a learner is to vote that nobody hears
+    PromoteUnheard: "F24", Test("ctl::tests::members::learner_that_is_behind_or_not_heard_does_not_vote"), 1, ["nobody hears it"];
 
     // Nodes.
     /// replicas vote and stand before their broker is registered
@@ -292,6 +324,14 @@ mutations! {
     SendReadersBack: "F17, KIP-595", Clusters, 50, ["I7"];
 
     // Controllers.
+    /// a generation ends although its sealed replicas do not meet every majority of the survivor's configuration
+    DecideWithoutMajority: "F2, P4", Test("ctl::tests::generations::nothing_is_decided_that_the_seals_do_not_prove"), 1, ["one of three proves nothing"];
+    /// a generation is decided twice
+    DecideTwice: "F2", Test("ctl::tests::members::intent_is_written_once_per_generation_and_only_for_groups_of_the_asker"), 1, ["one decision per generation"];
+    /// a seal counts of whoever reports it
+    CountForeignSeals: "F2, F6", Test("ctl::tests::generations::seal_of_a_replica_that_is_not_placed_counts_for_nothing"), 1, ["a stranger proves nothing"];
+    /// whoever asks for it ends a group's generation
+    SealForAnybody: "F2", Test("ctl::tests::members::intent_is_written_once_per_generation_and_only_for_groups_of_the_asker"), 1, ["it holds no replica", "it is not registered"];
     /// blocks of producer ids are given out twice
     RepeatProducerIds: "KIP-98", Test("ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice"), 1, ["src/ctl/tests"];
     /// a new controller leader grants nobody a session

@@ -1,9 +1,10 @@
 //! The one narrow door to the disk. `posix` is the real thing, `sim` an in-memory disk that loses, tears,
-//! flips and fails. Object-safe, used as `Arc<dyn Fs>`. Called by everything in `segment`, by nothing else.
+//! flips and fails; `latch` makes a failed sync final on either. Object-safe, used as `Arc<dyn Fs>`. Called by everything in `segment`, by nothing else.
 //!
 //! * Errors come back as values; nobody above retries a failed `fdatasync`.
 //! * A name is durable only after `sync_dir` of its directory, bytes only after `fdatasync` of their file.
 
+pub(crate) mod latch;
 pub mod posix;
 pub mod sim;
 

@@ -128,6 +128,8 @@ pub(crate) struct Group {
     pub is_granted: bool,
     /// What the next cut or install drops is kept under another name.
     pub is_aside: bool,
+    /// The directory is marked: the log stays when the group is removed.
+    pub is_kept: bool,
     /// Its records are acknowledged once they are written (`flush.mode=async`).
     pub is_async: bool,
     /// Round of its last loose entries.
@@ -144,6 +146,7 @@ impl Group {
             last_op: None,
             is_granted: false,
             is_aside: false,
+            is_kept: false,
             is_async: false,
             loose_round: 0,
         }

@@ -52,7 +52,7 @@ pub(crate) mod tests;
 pub use error::{Error, Result};
 pub use frame::FRAME_HEADER;
 pub use map::SegmentMap;
-pub use round::{Durable, Round, RoundDone};
+pub use round::{Durable, Remains, Round, RoundDone};
 pub use scrub::{ScrubStats, Scrubber};
 pub use store::{FetchedBatch, FrameCheck, Repair, Store};
 pub use types::*;

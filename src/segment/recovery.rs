@@ -8,6 +8,7 @@
 
 use super::checkpoint::{AT_OPEN, Job};
 use super::ends::{self, Ends};
+use super::fs::latch::LatchedFs;
 use super::fs::{File, Fs, OpenMode};
 use super::image::{CutPoint, FileImage, GroupImage, Image};
 use super::journal::{self, BLOCK, Found, Journal};
@@ -47,6 +48,7 @@ pub(crate) enum Judged {
 
 /// Opens a data directory on any file system.
 pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Opened> {
+    let fs: Arc<dyn Fs> = Arc::new(LatchedFs(fs));
     let lock = identity::lock(&*fs, &options.dir)?;
     let manifest = identity::load_or_format(&fs, &options)?;
     if options.reserve_bytes == StoreOptions::RESERVE_DEFAULT {
@@ -514,9 +516,12 @@ fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<Stri
             dirs.insert(name);
             continue;
         }
-        for file in list_or_none(fs, &path)? {
+        let names = list_or_none(fs, &path)?;
+        let is_marked = names.iter().any(|file| file == segment_file::KEPT);
+        let is_kept = reopened.contains(&name) || (is_marked && !is_claimed);
+        for file in names {
             let is_ours = segment_file::number_of(&file).is_some_and(|n| !is_claimed || !files.contains(&n));
-            if is_ours && reopened.contains(&name) && file.ends_with(".segment") {
+            if is_ours && is_kept && file.ends_with(".segment") {
                 // It may hold what the group's new generation does not: a crash came before it was set aside.
                 let file = path.join(file);
                 let aside = segment_file::fenced_path(&file);
@@ -525,6 +530,11 @@ fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<Stri
                 let file = path.join(file);
                 fs.unlink(&file).map_err(|e| error::failed("unlink", &file, &e))?;
             }
+        }
+        if is_marked {
+            let mark = path.join(segment_file::KEPT);
+            let done = fs.sync_dir(&path).and_then(|()| fs.unlink(&mark));
+            done.map_err(|e| error::failed("unlink", &mark, &e))?;
         }
         // What is not ours stays, and keeps its directory.
         if is_claimed || fs.remove_dir(&path).is_err() {

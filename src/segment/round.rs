@@ -58,6 +58,10 @@ impl Op {
     pub(crate) fn is_loose(&self) -> bool {
         matches!(self, Self::Entries(entries) if entries.loose)
     }
+    /// Whether it removes a group whose log stays on the disk.
+    pub(crate) fn keeps_log(&self) -> bool {
+        matches!(self, Self::Change(change) if matches!(change.remove_dir, Some((_, Remains::Log))))
+    }
 }
 
 /// A record and the work on files that goes with it.
@@ -71,8 +75,19 @@ pub(crate) struct Change {
     pub unlink: Vec<PathBuf>,
     /// Segments among them are renamed instead: they hold what the group's new generation does not.
     pub is_aside: bool,
-    /// Directory to remove once the record is durable.
-    pub remove_dir: Option<PathBuf>,
+    /// Directory to remove once the record is durable, and what stays of it.
+    pub remove_dir: Option<(PathBuf, Remains)>,
+}
+
+/// What stays in the directory of a group that is removed. Only an operator removes it then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// Nothing: its topic is deleted.
+    Nothing,
+    /// What had been set aside: the group goes on here in another directory.
+    Aside,
+    /// That, and its log, which may hold what the group's new generation does not.
+    Log,
 }
 
 impl Change {
@@ -121,7 +136,7 @@ pub struct RoundDone {
     pub(crate) is_answer: bool,
     /// Everything but loose entries is durable up to this round.
     pub(crate) durable_round: u64,
-    /// Everything is, up to this one.
+    /// Every loose entry is, up to this one.
     pub(crate) flushed_round: u64,
     /// Bytes of loose entries that no sync has covered.
     pub(crate) unsynced: u64,

@@ -3,6 +3,7 @@
 //!
 //! * The front half hands out files and takes findings; reading is done by whoever owns the [`Scrubber`], off the engine thread, by
 //!   `pread` (a map would turn a bad sector into SIGBUS), in steps of about 1 MiB.
+//! * A header repeats what journal and manifest say, for good: one that differs is written again here, and no peer is asked.
 //! * A finding is a claim about a file as it was handed out: the front half believes it only if that file still holds the entry.
 //! * No clock: the shell (`io_thread`) sleeps between steps, so that the rate is bounded.
 
@@ -113,6 +114,7 @@ impl Scrubber {
     pub fn step(&mut self) -> u64 {
         let begun = self.current.take().or_else(|| {
             let file = lock(&self.shared.queue).pop_front()?;
+            self.mend_header(&file);
             let (last, next) = (file.file.prev, file.file.base_offset);
             Some((file, SEGMENT_HEADER, last, next))
         });
@@ -131,6 +133,33 @@ impl Scrubber {
             self.current = Some((file, to, last, next_offset));
         }
         (to - at).max(1)
+    }
+
+    /// Writes the header of a file again if it is not sound: flipped bits, that is; where the disk cannot read, it cannot write a part either. No sync: a mend that a power cut takes is made again by the
+    /// next pass, and a failed sync here would be one that the writer of the file does not hear of.
+    fn mend_header(&self, file: &ScrubFile) {
+        let right = segment_file::encode_header(file.group, &file.file);
+        let mut header = vec![0; right.len()];
+        let Ok(handle) = self.fs.open(&file.path, OpenMode::Read) else { return };
+        let is_sound = match handle.pread(&mut header, 0) {
+            Ok(_) => {
+                let right = (file.group, file.file.number, file.file.prev);
+                segment_file::decode_header(&header) == Some(right)
+            }
+            Err(e) => error::is_busy(&e),
+        };
+        if is_sound || on(Mutation::ScrubWithoutCheck) {
+            return;
+        }
+        self.shared.damaged.fetch_add(1, Ordering::Relaxed);
+        let mended = self.fs.open(&file.path, OpenMode::Write).and_then(|file| file.pwrite(&right, 0));
+        let (group, path) = (file.group, file.path.display());
+        match mended {
+            Ok(_) => tracing::warn!(%group, %path, "damaged header of a segment was written again"),
+            Err(error) => {
+                tracing::warn!(%group, %path, %error, "the header of a segment is damaged and cannot be written; the next pass tries again");
+            }
+        }
     }
 
     /// How far a step came, and whether a bad frame stands there. A file that is gone, or cannot be opened for now, is passed over:

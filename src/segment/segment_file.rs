@@ -30,10 +30,16 @@ pub(crate) fn path(dir: &Path, group_dir: &str, number: u64) -> PathBuf {
 pub(crate) fn index_path(dir: &Path, group_dir: &str, number: u64) -> PathBuf {
     groups_dir(dir).join(group_dir).join(format!("{number:016x}.index"))
 }
+/// Marks a directory whose log is kept when its group is removed: made durable before the removal is, gone when the files have their
+/// other names.
+pub(crate) const KEPT: &str = "kept";
+/// Ends the names of files that were set aside.
+pub(crate) const FENCED: &str = ".fenced";
+
 /// Name of a segment that was set aside; nothing reads or removes it but an operator.
 pub(crate) fn fenced_path(segment: &Path) -> PathBuf {
     let mut name = segment.to_owned().into_os_string();
-    name.push(".fenced");
+    name.push(FENCED);
     PathBuf::from(name)
 }
 /// Number in the name of a segment or index, or of an index on its way to its name.

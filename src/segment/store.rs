@@ -18,12 +18,12 @@ mod scrubbing;
 pub use read::{FetchedBatch, FrameCheck};
 pub use repair::Repair;
 
-use super::fs::Fs;
+use super::fs::{Fs, OpenMode};
 use super::group::{Group, Segment, Tail, TailEntry};
 use super::image::{CutPoint, FileImage, GroupImage};
 use super::index::{Slot, TermIndex};
 use super::record::{Creation, Record};
-use super::round::{Change, Durable, Entries, FileRef, Op, Round, RoundDone};
+use super::round::{Change, Durable, Entries, FileRef, Op, Remains, Round, RoundDone};
 use super::types::*;
 use super::{Error, GroupOptions, GroupSpec, Result, StoreOptions, frame, segment_file};
 use crate::mutation::{Mutation, on};
@@ -241,23 +241,45 @@ impl Store {
 
     /// Forgets a group: its directory goes once the removal is durable.
     pub fn remove_group(&mut self, group: GroupId) -> Result<()> {
+        self.remove_group_but(group, Remains::Nothing)
+    }
+
+    /// Forgets a group, and leaves something of it on the disk: its log only after [`Store::keep_log`]. Fails only if the store has.
+    ///
+    /// # Panics
+    /// If the log is to remain and was not marked so.
+    pub fn remove_group_but(&mut self, group: GroupId, remains: Remains) -> Result<()> {
         self.ready()?;
+        let dir = segment_file::groups_dir(&self.options.dir).join(&self.group(group)?.image.dir);
+        assert!(remains != Remains::Log || self.group(group)?.is_kept, "the log of {group} is marked first");
         self.abandon_repair(group);
         let mut gone = self.groups.remove(&group).ok_or(Error::UnknownGroup(group))?;
         self.loose.forget(group);
         self.tail_bytes -= gone.tail.clear();
         self.lru.forget(&gone.segments);
         self.damage.forget(group);
-        let dir = segment_file::groups_dir(&self.options.dir).join(&gone.image.dir);
         let op = Change {
             record: Record::Remove(group),
             new: None,
             trim: None,
             unlink: Vec::new(),
             is_aside: false,
-            remove_dir: Some(dir),
+            remove_dir: Some((dir, remains)),
         };
         self.ops.push(Op::Change(Box::new(op)));
+        Ok(())
+    }
+
+    /// The group's log is to stay when the group is removed, also if a crash comes in between. Blocks for a sync.
+    pub fn keep_log(&mut self, group: GroupId) -> Result<()> {
+        self.ready()?;
+        let dir = segment_file::groups_dir(&self.options.dir).join(&self.group(group)?.image.dir);
+        let mark = match self.fs.open(&dir.join(segment_file::KEPT), OpenMode::CreateNew) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+            _ => self.fs.sync_dir(&dir),
+        };
+        mark.map_err(|e| super::error::failed("mark", &dir, &e)).map_err(|e| self.latch(e))?;
+        self.group_mut(group)?.is_kept = true;
         Ok(())
     }
 

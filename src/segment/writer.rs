@@ -20,14 +20,14 @@ use super::journal::{self, Journal, Position};
 use super::lane::Waker;
 use super::manifest::Manifest;
 use super::record::{self, Record};
-use super::round::{Change, Entries, FileRef, Op, Round, RoundDone, Written};
+use super::round::{Change, Entries, FileRef, Op, Remains, Round, RoundDone, Written};
 use super::sync::SyncPool;
 use super::types::*;
 use super::{Error, Result, StoreOptions, error, frame, identity, segment_file};
 use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -76,7 +76,7 @@ pub struct Writer {
     unlink: Vec<PathBuf>,
     /// To be renamed.
     aside: Vec<PathBuf>,
-    remove_dirs: Vec<PathBuf>,
+    remove_dirs: Vec<(PathBuf, Remains)>,
     trims: Vec<(FileRef, u64)>,
     /// Index slots that are in no index file yet, by file.
     slots: BTreeMap<u64, (GroupId, SlotRun)>,
@@ -103,6 +103,8 @@ struct UnderWay {
     /// Files whose names it makes durable. Until it has, they count as unnamed: a round must not rely on a
     /// sync that another thread has yet to make.
     names: Vec<u64>,
+    /// Files that it syncs.
+    files: BTreeMap<u64, Arc<dyn File>>,
 }
 
 /// What recovery hands to the back half.
@@ -206,10 +208,20 @@ impl Writer {
     fn try_commit(&mut self, round: &Round) -> Result<()> {
         let mut progress = Progress::default();
         let mut batch = std::mem::take(&mut self.batch);
+        let strict: BTreeSet<GroupId> = round.ops.iter().filter(|op| !op.is_loose()).map(group_of).collect();
+        if !strict.is_empty() && self.syncing.may_rest(round) {
+            self.finish_syncs()?;
+        }
         self.syncing.begin(round);
+        if round.ops.iter().any(Op::keeps_log) {
+            // Once the group is forgotten nobody writes again what a crash leaves out of its files.
+            // A checkpoint under way holds files that are not listed as dirty until it has ended.
+            self.finish_checkpoint()?;
+            self.flush_lag()?;
+            self.sync_dirty()?;
+        }
         self.encode(round, &mut batch, &mut progress)?;
         self.find_journal_space(batch.len())?;
-        let strict: BTreeSet<GroupId> = round.ops.iter().filter(|op| !op.is_loose()).map(group_of).collect();
         let is_inline = !strict.is_empty() && self.syncing.is_idle();
         if is_inline {
             progress.touched.append(&mut self.syncing.files_of(&strict));
@@ -280,10 +292,13 @@ impl Writer {
         self.unnamed.insert(new.number, dir.clone());
     }
 
-    /// A file is written to. One handle per file, the first that wrote: it is the one that learns of failed write-backs.
+    /// A file is written to. One handle per file, the first that wrote, for all that sync it: it is the one that learns of failed
+    /// write-backs, and tells each of them (`fs::latch`).
     fn soil(&mut self, file: &FileRef) -> Arc<dyn File> {
         let stamp = self.syncing.stamp;
-        let known = self.dirty.entry(file.number).or_insert_with(|| (file.handle.clone(), stamp));
+        let beside = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.files.get(&file.number));
+        let first = beside.unwrap_or(&file.handle);
+        let known = self.dirty.entry(file.number).or_insert_with(|| (first.clone(), stamp));
         known.1 = stamp;
         known.0.clone()
     }
@@ -548,10 +563,6 @@ impl Writer {
     }
 
     fn remove_files(&mut self) -> Result<()> {
-        let gone = |result: io::Result<()>| match result {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        };
         for path in std::mem::take(&mut self.aside) {
             let aside = segment_file::fenced_path(&path);
             gone(self.fs.rename(&path, &aside)).map_err(|e| error::failed("set aside", &path, &e))?;
@@ -559,18 +570,49 @@ impl Writer {
         for path in std::mem::take(&mut self.unlink) {
             gone(self.fs.unlink(&path)).map_err(|e| error::failed("unlink", &path, &e))?;
         }
-        for dir in std::mem::take(&mut self.remove_dirs) {
-            let mut removed = dir.clone().into_os_string();
-            removed.push(".removed");
-            let removed = PathBuf::from(removed);
-            gone(self.fs.rename(&dir, &removed)).map_err(|e| error::failed("rename", &dir, &e))?;
-            for name in self.fs.list(&removed).unwrap_or_default() {
-                let path = removed.join(name);
-                gone(self.fs.unlink(&path)).map_err(|e| error::failed("unlink", &path, &e))?;
+        for (dir, remains) in std::mem::take(&mut self.remove_dirs) {
+            if remains == Remains::Nothing {
+                self.remove_dir(&dir)?;
+            } else {
+                self.leave(&dir, remains).map_err(|e| error::failed("clear", &dir, &e))?;
             }
-            gone(self.fs.remove_dir(&removed)).map_err(|e| error::failed("remove", &removed, &e))?;
         }
         Ok(())
+    }
+
+    fn remove_dir(&self, dir: &Path) -> Result<()> {
+        let mut removed = dir.to_owned().into_os_string();
+        removed.push(".removed");
+        let removed = PathBuf::from(removed);
+        gone(self.fs.rename(dir, &removed)).map_err(|e| error::failed("rename", dir, &e))?;
+        for name in self.fs.list(&removed).unwrap_or_default() {
+            let path = removed.join(name);
+            gone(self.fs.unlink(&path)).map_err(|e| error::failed("unlink", &path, &e))?;
+        }
+        gone(self.fs.remove_dir(&removed)).map_err(|e| error::failed("remove", &removed, &e))
+    }
+
+    /// Takes a directory out of use. What stays keeps its place: operators know it by that.
+    fn leave(&self, dir: &Path, remains: Remains) -> io::Result<()> {
+        let names = self.fs.list(dir).unwrap_or_default();
+        for name in names.iter().filter(|name| *name != segment_file::KEPT) {
+            let path = dir.join(name);
+            match remains {
+                _ if name.ends_with(segment_file::FENCED) => {}
+                Remains::Log if name.ends_with(".segment") => {
+                    self.fs.rename(&path, &segment_file::fenced_path(&path))?;
+                }
+                _ => gone(self.fs.unlink(&path))?,
+            }
+        }
+        if names.iter().any(|name| name == segment_file::KEPT) {
+            error::patiently(|| self.fs.sync_dir(dir))?;
+            gone(self.fs.unlink(&dir.join(segment_file::KEPT)))?;
+        }
+        match self.fs.list(dir) {
+            Ok(left) if left.is_empty() => gone(self.fs.remove_dir(dir)),
+            _ => Ok(()),
+        }
     }
 
     fn is_checkpoint_due(&self) -> bool {
@@ -606,10 +648,13 @@ impl Writer {
         if !dirs.is_empty() {
             dirs.insert(segment_file::groups_dir(&self.options.dir));
         }
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        let files: BTreeMap<u64, Arc<dyn File>> =
+            dirty.map(|(number, (handle, _))| (number, handle)).collect();
         let job = Job {
             fs: self.fs.clone(),
             dir: self.options.dir.clone(),
-            files: std::mem::take(&mut self.dirty).into_values().map(|(handle, _)| handle).collect(),
+            files: files.values().cloned().collect(),
             dirs,
             sequence: self.manifest_sequence,
             manifest: manifest.encode(),
@@ -617,7 +662,7 @@ impl Writer {
         };
         self.referenced = 0;
         self.journaled = 0;
-        self.checkpoint = Some(UnderWay { running: Running::start(job), position, names });
+        self.checkpoint = Some(UnderWay { running: Running::start(job), position, names, files });
         Ok(())
     }
 
@@ -640,7 +685,7 @@ impl Writer {
     }
 
     fn finish_checkpoint(&mut self) -> Result<()> {
-        let Some(UnderWay { running, position, names }) = self.checkpoint.take() else {
+        let Some(UnderWay { running, position, names, .. }) = self.checkpoint.take() else {
             return Ok(());
         };
         running.finish()?;
@@ -682,6 +727,14 @@ impl Writer {
         self.image.groups.values_mut().for_each(|group| group.hard_state.dirty = false);
         self.start_checkpoint(true)?;
         self.finish_checkpoint()
+    }
+}
+
+/// What is to go may be gone already: a crash came between.
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 

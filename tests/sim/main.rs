@@ -10,6 +10,7 @@ mod client;
 mod faults;
 mod history;
 mod labs;
+mod lost;
 mod marks;
 mod master;
 #[cfg(feature = "mutations")]

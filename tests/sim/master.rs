@@ -649,7 +649,7 @@ impl World {
     }
 
     /// Clients hear of a loss.
-    fn forget_lost(&mut self, group: GroupId) {
+    pub fn forget_lost(&mut self, group: GroupId) {
         for client in &mut self.clients {
             if let Work::Producer(producer) = &mut client.work {
                 producer.hear_of_loss(group, |id| self.check.next_sequence(group, id));

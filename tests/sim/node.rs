@@ -20,6 +20,9 @@ use kontiki::segment::{
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+/// Longest time that a slow disk takes for one piece of work: what had begun when everything was healed ends well within the deadline.
+const LONGEST_IO: u64 = 10_000 * MS;
+
 /// Inputs taken in one turn, as in the product's loop.
 const TURN_INPUTS: usize = 512;
 /// The day every run begins on.
@@ -315,6 +318,9 @@ impl World {
         if node.fs.is_off() {
             return self.end_in_trap(n);
         }
+        if self.plan.recovers {
+            self.book_generations();
+        }
         if let Some(delay) = delay {
             self.after(delay.as_micros() as u64, Event::IoIdle { node: n, life, token: 0 });
         }
@@ -399,6 +405,9 @@ impl World {
             self.check.image(&image);
             if let Some(p) = self.nodes[n].process.as_mut() {
                 p.image = image;
+            }
+            if self.plan.recovers {
+                self.book_generations();
             }
             self.hello_again(n);
         }
@@ -501,7 +510,7 @@ impl World {
             return self.end_in_trap(n);
         }
         let syncs = syncs_of(after) - syncs_of(before);
-        let wait = (rng.range(30, 200) + syncs * rng.range(100, 1500)) * slowness;
+        let wait = ((rng.range(30, 200) + syncs * rng.range(100, 1500)) * slowness).min(LONGEST_IO);
         let bytes = after.bytes - before.bytes;
         self.trace.note("round", n as u64, bytes << 8 | syncs, || {
             let failure = done.failure().unwrap_or("complete");
@@ -559,7 +568,7 @@ impl World {
             return self.end_in_trap(n);
         }
         let syncs = syncs_of(after) - syncs_of(before);
-        let cost = syncs * rng.range(100, 1500) * slowness;
+        let cost = (syncs * rng.range(100, 1500) * slowness).min(LONGEST_IO);
         let Some(p) = self.alive(n, life) else { return };
         let is_news = news.is_some();
         p.completions.extend(news);

@@ -80,6 +80,8 @@ pub struct Plan {
     pub min_insync: i32,
     /// Groups go on without brokers that the controllers hold for dead.
     pub shrink: bool,
+    /// An operator recovers what lost its majority: what decisions lose is taken from the controllers.
+    pub recovers: bool,
     pub topic_configs: BTreeMap<String, Option<String>>,
     /// `flush.mode=async`: at most one machine loses its power, everything else is what that survives (P7).
     pub is_async: bool,
@@ -112,6 +114,7 @@ impl Plan {
             replication: 3,
             min_insync: 1,
             shrink: false,
+            recovers: false,
             topic_configs: BTreeMap::new(),
             is_async: false,
             producers: vec![style(60), style(60)],

@@ -239,7 +239,14 @@ impl Producer {
         });
         let Some((number, place)) = found else { return };
         match reply {
-            Reply::Produced(Ok(_)) => self.acknowledge(number, place),
+            Reply::Produced(Ok(_)) => {
+                self.acknowledge(number, place);
+                let group = self.parts.get(&number).map(|part| part.group);
+                if let Some(group) = group.filter(|group| world.check.losses(*group) > 0) {
+                    // Word of a batch that was lost since may have been on its way.
+                    self.hear_of_loss(group, |id| world.check.next_sequence(group, id));
+                }
+            }
             Reply::Produced(Err(error)) => self.failed(world, number, place, node, &error),
             _ => self.retry(world, number, place),
         }

@@ -334,6 +334,11 @@ impl World {
             // Else the product brings its members back by itself.
             self.settle_orders();
         }
+        self.verdict()
+    }
+
+    /// Everything is healed and nobody writes any more: all is answered, whole, equal and read to its end.
+    pub fn verdict(&mut self) -> Time {
         let healed = self.time;
         self.run_until("producers are answered", SETTLE, |world| world.producers_done());
         self.run_until("damage is repaired", SETTLE, World::repaired);

@@ -14,7 +14,8 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::trace::Trace;
 use bytes::Bytes;
-use kontiki::segment::RoundDone;
+use kontiki::raftlog::generation::Decision;
+use kontiki::segment::{GroupId, RoundDone};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -104,6 +105,8 @@ pub struct World {
     pub steps: u64,
     /// Values of the labs, by the CRC of the batch that carries one.
     pub values: BTreeMap<u32, u64>,
+    /// Decisions that were seen while their survivors were down.
+    pub unbooked: BTreeMap<(GroupId, u64), Decision>,
     queue: BinaryHeap<Reverse<Queued>>,
     number: u64,
 }
@@ -124,6 +127,7 @@ impl World {
             trace,
             steps: 0,
             values: BTreeMap::new(),
+            unbooked: BTreeMap::new(),
             queue: BinaryHeap::new(),
             number: 0,
             nodes,

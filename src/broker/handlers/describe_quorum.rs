@@ -8,51 +8,50 @@
 use super::{Call, group_of, join_all, text};
 use crate::broker::api::{PartitionError, Quorum, QuorumReplica};
 use crate::broker::dispatch::Outcome;
-use crate::broker::error::{self, code};
+use crate::broker::error;
 use crate::broker::shard::CONTROLLER;
-use crate::segment::NodeId;
+use crate::segment::{GroupId, NodeId};
 use crate::wire::versions::GENERATION_TAG;
 use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::describe_quorum_request::TopicData as Asked;
 use kafka_protocol::messages::describe_quorum_response::{
     Listener, Node, PartitionData, ReplicaState, TopicData,
 };
 use kafka_protocol::messages::{BrokerId, DescribeQuorumRequest, DescribeQuorumResponse};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// Kafka's name for the controllers' log.
 const CLUSTER_METADATA: &str = "__cluster_metadata";
 
-/// Answers a DescribeQuorum request; partitions are asked beside each other.
+/// Answers a DescribeQuorum request; groups are asked beside each other.
 pub async fn handle(mut call: Call) -> Outcome {
     let request: DescribeQuorumRequest = call.decode()?;
     let image = call.node.image();
-    let (mut asks, mut places, mut topics) = (Vec::new(), Vec::new(), Vec::new());
-    for (place, topic) in request.topics.iter().enumerate() {
-        let mut rows = Vec::with_capacity(topic.partitions.len());
-        for asked in &topic.partitions {
-            let index = asked.partition_index;
-            let group = match topic.topic_name.as_str() {
-                CLUSTER_METADATA => (index == 0).then_some(CONTROLLER),
-                name => group_of(&image, name, index),
-            };
-            let mut row = PartitionData::default().with_partition_index(index);
-            match group {
-                Some(group) => {
-                    let node = call.node.clone();
-                    asks.push(async move { node.quorum(group).await });
-                    places.push((place, rows.len()));
-                }
-                None => row.error_code = code::UNKNOWN_TOPIC_OR_PARTITION,
-            }
-            rows.push(row);
-        }
-        topics.push(TopicData::default().with_topic_name(topic.topic_name.clone()).with_partitions(rows));
-    }
-    for ((topic, partition), result) in places.into_iter().zip(join_all(asks).await) {
-        let row = &mut topics[topic].partitions[partition];
-        *row = partition_row(row.partition_index, result, call.version);
-    }
+    let group = |topic: &str, index: i32| match topic {
+        CLUSTER_METADATA => (index == 0).then_some(CONTROLLER),
+        name => group_of(&image, name, index),
+    };
+    // Each group once, however often it is named: one row must not cost a question to another node.
+    let rows = request.topics.iter().flat_map(|t| t.partitions.iter().map(move |p| (t, p.partition_index)));
+    let groups: BTreeSet<GroupId> =
+        rows.filter_map(|(topic, index)| group(&topic.topic_name, index)).collect();
+    let asks = groups.iter().map(|group| {
+        let (node, group) = (call.node.clone(), *group);
+        async move { node.quorum(group).await }
+    });
+    let answers = join_all(asks.collect()).await;
+    let answers: BTreeMap<GroupId, Result<Quorum, PartitionError>> =
+        groups.into_iter().zip(answers).collect();
+    let row = |topic: &str, index: i32| {
+        let answer = group(topic, index).map_or(&Err(PartitionError::Unknown), |group| &answers[&group]);
+        partition_row(index, answer, call.version)
+    };
+    let topic = |topic: &Asked| {
+        let rows = topic.partitions.iter().map(|p| row(&topic.topic_name, p.partition_index));
+        TopicData::default().with_topic_name(topic.topic_name.clone()).with_partitions(rows.collect())
+    };
+    let topics = request.topics.iter().map(topic).collect();
     let mut response = DescribeQuorumResponse::default().with_topics(topics);
     if call.version >= 2 && request.topics.iter().any(|topic| topic.topic_name.as_str() == CLUSTER_METADATA) {
         response.nodes = controllers(&call.config.controllers);
@@ -60,13 +59,13 @@ pub async fn handle(mut call: Call) -> Outcome {
     call.respond(&response)
 }
 
-fn partition_row(index: i32, result: Result<Quorum, PartitionError>, version: i16) -> PartitionData {
+fn partition_row(index: i32, answer: &Result<Quorum, PartitionError>, version: i16) -> PartitionData {
     let row = PartitionData::default().with_partition_index(index);
-    let quorum = match result {
+    let quorum = match answer {
         Ok(quorum) => quorum,
         Err(failure) => {
             let message = (version >= 2).then(|| text(failure.to_string()));
-            let row = row.with_error_code(error::partition(&failure)).with_leader_id(BrokerId(-1));
+            let row = row.with_error_code(error::partition(failure)).with_leader_id(BrokerId(-1));
             return row.with_error_message(message);
         }
     };

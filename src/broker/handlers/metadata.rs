@@ -2,7 +2,7 @@
 //!
 //! Not here: placement and naming collisions (`ctl`), who leads (the node's soft state).
 //! Invariants: all live brokers are listed, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
-//! terms; a partition that lost its leader names a replica to ask again while a majority of its brokers is alive,
+//! terms; a partition that lost its leader names a replica to ask again, after a pause, while a majority of its brokers is alive,
 //! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
 //! LEADER_NOT_AVAILABLE otherwise.
 
@@ -27,6 +27,9 @@ use uuid::Uuid;
 const LEADER_PATIENCE: Duration = Duration::from_millis(300);
 /// Longest wait for elections after a broker's death.
 const ELECTION_PATIENCE: Duration = Duration::from_millis(500);
+/// Pause before a client is told whom to ask again. What follows (a question about its epoch, a refusal, metadata again) has no pause in
+/// librdkafka: it went round a thousand times a second, and its consumer's main thread could stop for good in it.
+const ASK_AGAIN_PAUSE: Duration = Duration::from_millis(100);
 const LEADER_POLL: Duration = Duration::from_millis(10);
 /// How long Metadata waits for the controller to create a topic.
 const CREATE_TIMEOUT_MS: i32 = 15_000;
@@ -46,20 +49,6 @@ enum Wanted {
     Invalid(Uuid),
 }
 
-/// Who answers.
-#[derive(Clone, Copy, Debug)]
-struct View {
-    node: NodeId,
-    /// [`NodeHandle::cut_off`].
-    cut_off: Option<usize>,
-}
-
-impl View {
-    fn of(node: &NodeHandle) -> Self {
-        Self { node: node.node_id(), cut_off: node.cut_off() }
-    }
-}
-
 /// Answers a Metadata request.
 pub async fn handle(mut call: Call) -> Outcome {
     let request: MetadataRequest = call.decode()?;
@@ -76,8 +65,13 @@ pub async fn handle(mut call: Call) -> Outcome {
         }
     }
     let groups = groups(&image, &wanted);
-    let states = settled_states(&call.node, &groups).await;
-    let mut topics = rows(&image, &wanted, states, &failures, (call.version, View::of(&call.node)));
+    let mut states = settled_states(&call.node, &groups).await;
+    if is_any_without_leader(&image, &wanted, &states, call.node.node_id()) {
+        // Asked once: the thread that answers is the one that holds the elections.
+        tokio::time::sleep(ASK_AGAIN_PAUSE).await;
+        states = call.node.partition_states(&groups).await;
+    }
+    let mut topics = rows(&image, &wanted, states, &failures, (call.version, call.node.node_id()));
     if request.include_topic_authorized_operations && call.version >= 8 {
         for topic in topics.iter_mut().filter(|topic| topic.error_code == code::NONE) {
             topic.topic_authorized_operations = TOPIC_OPERATIONS;
@@ -189,13 +183,25 @@ async fn settle(
     }
 }
 
-/// Groups of all partitions that the rows will name, in their order.
-fn groups(image: &Image, wanted: &[Wanted]) -> Vec<GroupId> {
+/// All partitions that the rows will name, in their order.
+fn partitions<'a>(image: &'a Image, wanted: &[Wanted]) -> impl Iterator<Item = &'a Partition> {
     let topics = wanted.iter().filter_map(|topic| match topic {
         Wanted::Topic(name) => image.topics.get(name),
         _ => None,
     });
-    topics.flat_map(|topic| topic.partitions.iter().map(|partition| partition.group)).collect()
+    topics.flat_map(|topic| &topic.partitions)
+}
+
+fn groups(image: &Image, wanted: &[Wanted]) -> Vec<GroupId> {
+    partitions(image, wanted).map(|partition| partition.group).collect()
+}
+
+/// Whether a row would name somebody who does not lead.
+fn is_any_without_leader(image: &Image, wanted: &[Wanted], states: &[PartitionState], me: NodeId) -> bool {
+    let is = |(partition, state): (&Partition, &PartitionState)| {
+        matches!(whom(image, me, partition, Some(state)), Named::Contact(_))
+    };
+    partitions(image, wanted).zip(states).any(is)
 }
 
 /// Rows of the response; `states` stand in the order of `groups`.
@@ -204,7 +210,7 @@ fn rows(
     wanted: &[Wanted],
     states: Vec<PartitionState>,
     failures: &BTreeMap<String, i16>,
-    (version, view): (i16, View),
+    (version, me): (i16, NodeId),
 ) -> Vec<MetadataResponseTopic> {
     let mut states = states.into_iter();
     let failed = |name: Option<TopicName>, id: Uuid, code: i16| {
@@ -216,7 +222,7 @@ fn rows(
         Wanted::UnknownId(id) => failed(None, *id, code::UNKNOWN_TOPIC_ID),
         Wanted::Invalid(id) => failed(None, *id, code::INVALID_REQUEST),
         Wanted::Topic(name) => match image.topics.get(name) {
-            Some(topic) => topic_row(image, view, topic, &mut states),
+            Some(topic) => topic_row(image, me, topic, &mut states),
             None => {
                 let unknown = failures.get(name).copied().unwrap_or(code::UNKNOWN_TOPIC_OR_PARTITION);
                 let code = if is_valid_topic(name) { unknown } else { code::INVALID_TOPIC_EXCEPTION };
@@ -229,13 +235,13 @@ fn rows(
 
 fn topic_row(
     image: &Image,
-    view: View,
+    me: NodeId,
     topic: &Topic,
     states: &mut impl Iterator<Item = PartitionState>,
 ) -> MetadataResponseTopic {
     let partitions = topic.partitions.iter().zip(0..);
     let partitions =
-        partitions.map(|(partition, index)| partition_row(image, view, partition, (index, states.next())));
+        partitions.map(|(partition, index)| partition_row(image, me, partition, (index, states.next())));
     MetadataResponseTopic::default()
         .with_partitions(partitions.collect())
         .with_name(Some(TopicName(text(topic.name.clone()))))
@@ -245,7 +251,7 @@ fn topic_row(
 
 fn partition_row(
     image: &Image,
-    view: View,
+    me: NodeId,
     partition: &Partition,
     (index, state): (i32, Option<PartitionState>),
 ) -> MetadataResponsePartition {
@@ -253,19 +259,18 @@ fn partition_row(
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| BrokerId(node.0)).collect::<Vec<_>>();
     let replicas: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).collect();
     let offline: Vec<NodeId> = replicas.iter().copied().filter(|node| !live(node)).collect();
+    let named = match whom(image, me, partition, state.as_ref()) {
+        Named::Leader(node) | Named::Contact(node) => Some(node),
+        Named::Nobody => None,
+    };
     let (leader, mut in_sync, epoch) =
         state.map_or((None, Vec::new(), -1), |state| (state.leader, state.in_sync, state.epoch));
-    // Clients can only follow to a broker that is listed.
-    let reachable = leader.filter(|leader| live(&leader.node));
-    if let Some(leader) = reachable
+    if let Some(leader) = leader.filter(|leader| live(&leader.node))
         && !in_sync.contains(&leader.node)
     {
         in_sync.insert(0, leader.node);
     }
     let epoch = leader.map_or(epoch, |leader| leader.epoch);
-    let named = reachable.map(|leader| leader.node);
-    // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
-    let named = named.or_else(|| if epoch < 0 { None } else { contact(view, &replicas, live) });
     MetadataResponsePartition::default()
         .with_error_code(if named.is_some() { code::NONE } else { code::LEADER_NOT_AVAILABLE })
         .with_partition_index(index)
@@ -276,21 +281,37 @@ fn partition_row(
         .with_offline_replicas(ids(&offline))
 }
 
+/// Who stands as leader in a row.
+enum Named {
+    Leader(NodeId),
+    /// Somebody to ask again.
+    Contact(NodeId),
+    Nobody,
+}
+
+fn whom(image: &Image, me: NodeId, partition: &Partition, state: Option<&PartitionState>) -> Named {
+    let live = |node: &NodeId| image.brokers.get(node).is_some_and(|broker| !broker.fenced);
+    let Some(state) = state else { return Named::Nobody };
+    match state.leader {
+        // Clients can only follow to a broker that is listed.
+        Some(leader) if live(&leader.node) => Named::Leader(leader.node),
+        // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
+        None if state.epoch < 0 => Named::Nobody,
+        _ => {
+            let replicas: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).collect();
+            contact(me, &replicas, live).map_or(Named::Nobody, Named::Contact)
+        }
+    }
+}
+
 /// Whom a client may ask while a leader is being elected: a live replica, this broker if it is one. It answers NOT_LEADER_OR_FOLLOWER
 /// until it knows better, after which any client asks for metadata again; told "no leader", librdkafka holds that for final in some of
-/// its calls until its metadata expires, minutes later. A broker that may be cut off names the others in turn: a client that is connected
-/// to this one alone would be held by it, and never hear of the leader they have.
-fn contact(view: View, replicas: &[NodeId], live: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+/// its calls until its metadata expires, minutes later.
+fn contact(me: NodeId, replicas: &[NodeId], live: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
     let alive: Vec<NodeId> = replicas.iter().copied().filter(live).collect();
-    if 2 * alive.len() <= replicas.len() {
-        return None;
-    }
-    let others: Vec<NodeId> = alive.iter().copied().filter(|node| *node != view.node).collect();
-    match view.cut_off {
-        Some(turn) if !others.is_empty() => Some(others[turn % others.len()]),
-        _ if alive.contains(&view.node) => Some(view.node),
-        _ => alive.first().copied(),
-    }
+    let is_electable = 2 * alive.len() > replicas.len();
+    let here = alive.contains(&me).then_some(me);
+    is_electable.then(|| here.or_else(|| alive.first().copied())).flatten()
 }
 
 /// All brokers that are alive.

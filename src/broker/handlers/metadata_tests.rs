@@ -34,10 +34,6 @@ fn state(leader: Option<(i32, i32)>, in_sync: &[i32]) -> PartitionState {
     }
 }
 
-fn view(node: i32, cut_off: Option<usize>) -> View {
-    View { node: NodeId(node), cut_off }
-}
-
 #[test]
 fn null_means_all_and_empty_means_none_but_in_v0() {
     let image = image();
@@ -71,8 +67,11 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
     assert_eq!(groups(&image, &wanted), [GroupId(10), GroupId(11), GroupId(12)]);
     // Led and in sync; led by a fenced broker; never led.
     let states = vec![state(Some((2, 9)), &[1]), state(Some((3, 4)), &[3, 1]), state(None, &[])];
+    assert!(is_any_without_leader(&image, &wanted, &states, NodeId(9)), "the second waits a moment");
+    let led = || vec![state(Some((2, 9)), &[1]), state(Some((1, 4)), &[1]), state(None, &[])];
+    assert!(!is_any_without_leader(&image, &wanted, &led(), NodeId(9)), "the third names nobody");
     // Broker 9 has no replica: it names a live one where an election must be under way.
-    let rows = rows(&image, &wanted, states, &BTreeMap::new(), (12, view(9, None)));
+    let rows = rows(&image, &wanted, states, &BTreeMap::new(), (12, NodeId(9)));
     let found: Vec<_> = rows[0]
         .partitions
         .iter()
@@ -89,20 +88,12 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
 #[test]
 fn whom_to_ask_while_there_is_no_leader() {
     let ids = |nodes: &[i32]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
-    let from = |view: View, live: &[i32]| contact(view, &ids(&[1, 2, 3]), |n| live.contains(&n.0));
-    let ask = |me: i32, live: &[i32]| from(view(me, None), live);
+    let ask = |me: i32, live: &[i32]| contact(NodeId(me), &ids(&[1, 2, 3]), |n| live.contains(&n.0));
     assert_eq!(ask(3, &[1, 3]), Some(NodeId(3)), "itself, if it is a replica");
     assert_eq!(ask(4, &[2, 3]), Some(NodeId(2)), "a live one");
     assert_eq!(ask(2, &[1, 3]), Some(NodeId(1)), "fenced itself");
     assert_eq!(ask(3, &[3]), None, "nobody can be elected");
     assert_eq!(ask(3, &[]), None);
-    let cut_off = |turn| from(view(2, Some(turn)), &[1, 2, 3]);
-    assert_eq!(
-        [cut_off(0), cut_off(1), cut_off(2)].map(Option::unwrap),
-        [1, 3, 1].map(NodeId),
-        "others in turn"
-    );
-    assert_eq!(contact(view(2, Some(0)), &ids(&[2]), |_| true), Some(NodeId(2)), "there is nobody else");
 }
 
 #[test]
@@ -111,7 +102,7 @@ fn failed_rows_have_their_codes_and_encode_in_every_version() {
     let failures = BTreeMap::from([("refused".to_owned(), 38)]);
     let wanted = [topic("refused"), topic("nope"), topic("no good"), Wanted::UnknownId(Uuid::from_u128(9))];
     for version in 0..=13 {
-        let rows = rows(&image, &wanted, Vec::new(), &failures, (version, view(1, None)));
+        let rows = rows(&image, &wanted, Vec::new(), &failures, (version, NodeId(1)));
         assert_eq!(rows.iter().map(|row| row.error_code).collect::<Vec<_>>(), [38, 3, 17, 100]);
         let response = MetadataResponse::default().with_brokers(brokers(&image)).with_topics(rows);
         response.encode(&mut Vec::new(), version).unwrap();

@@ -8,6 +8,8 @@
 //!   is closed at once, before a byte is read.
 //! - Every connection task is tracked: `serve` returns only when the last one has ended, and dropping its future ends
 //!   them all.
+//! - When the broker is cut off from all others every connection is drained once: clients that know this one alone look for
+//!   another, instead of being told about old leaders for as long as that lasts.
 //! - An accept that fails for lack of descriptors or memory waits a moment instead of spinning.
 
 use super::super::api::NodeHandle;
@@ -24,6 +26,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -85,13 +88,27 @@ pub async fn serve_until(
         },
     };
     let metrics = metrics::of(node.node_id());
-    let killed = node.clone();
+    let (killed, watched) = (node.clone(), node.clone());
     let open = move |turnstile| {
         let mut session = Session::new(node.clone(), config.clone(), turnstile);
         move |frame| session.start(frame)
     };
-    let stop = Stop { drain, cancel, reset: Arc::new(move || killed.is_killed()) };
-    accept_loop(listener, limits, metrics, open, stop).await;
+    let (turn, hang_up) = watch::channel(drain.child_token());
+    let stop = Stop { drain: drain.clone(), hang_up, cancel, reset: Arc::new(move || killed.is_killed()) };
+    let hanging_up = async {
+        loop {
+            watched.cut_off(true).await;
+            tracing::info!(
+                "cut off from the other brokers: connections are closed once, so that clients look for them"
+            );
+            turn.send_replace(drain.child_token()).cancel();
+            watched.cut_off(false).await;
+        }
+    };
+    tokio::select! {
+        () = accept_loop(listener, limits, metrics, open, stop) => {}
+        () = hanging_up => {}
+    }
 }
 
 /// The accept loop over whatever `open` makes of a new connection.
@@ -149,6 +166,8 @@ async fn accept_loop<F, H>(
 struct Stop {
     /// Accept no more; connections close as soon as they have answered what they have read.
     drain: CancellationToken,
+    /// As `drain`, for the connections there are at a time.
+    hang_up: watch::Receiver<CancellationToken>,
     /// Drop everything at once.
     cancel: CancellationToken,
     /// Whether dropped connections are reset rather than closed.
@@ -174,7 +193,7 @@ impl Task {
             tracing::debug!(%peer, %error, "socket options not set");
         }
         let reason = {
-            let drain = stop.drain.clone();
+            let drain = stop.hang_up.borrow().clone();
             let connection = Connection::new(&mut stream, limits, metrics.clone(), drain, turnstile, start);
             tokio::select! {
                 biased;

@@ -1,10 +1,14 @@
 //! The accept loop over loopback sockets: limits, cancellation, drain.
 
+use super::super::super::config::NodeConfig;
 use super::super::super::dispatch::Answer;
+use super::super::super::node::Published;
 use super::*;
+use crate::segment::NodeId;
 use bytes::Bytes;
 use std::sync::atomic::AtomicBool;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -43,7 +47,8 @@ async fn server(max_connections: usize, max_connections_per_ip: usize) -> Server
         let killed = killed.clone();
         Arc::new(move || killed.load(Relaxed))
     };
-    let stop = Stop { drain: drain.clone(), cancel: cancel.clone(), reset };
+    let (_, hang_up) = watch::channel(drain.clone());
+    let stop = Stop { drain: drain.clone(), hang_up, cancel: cancel.clone(), reset };
     let task = tokio::spawn(accept_loop(listener, limits, metrics.clone(), open, stop));
     Server { address, metrics, drain, cancel, killed, task }
 }
@@ -199,4 +204,47 @@ async fn served_node_answers_pipelined_requests_and_survives_garbage() {
     assert_eq!(timeout(PATIENCE, client.read_i32()).await.expect("answered").unwrap(), sizes[0]);
     cancel.cancel();
     timeout(PATIENCE, task).await.expect("serve returns").unwrap();
+}
+
+/// A broker that hears nobody would tell its clients of old leaders for as long as that lasts; and once is enough: it may be all they have.
+#[tokio::test]
+async fn broker_that_is_cut_off_closes_its_connections_once() {
+    let config = Arc::new(NodeConfig::new(NodeId(1), "/nowhere"));
+    let (commands, _shard) = mpsc::channel(1);
+    let (_images, image) = watch::channel(Arc::default());
+    let whole = Published { controller: Some(NodeId(9)), ..Published::default() };
+    let (published, news) = watch::channel(whole.clone());
+    let node = NodeHandle::new(config, commands, image, news, Arc::new(AtomicBool::new(false)));
+    let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let _serving = tokio::spawn(serve(listener, node, CancellationToken::new()));
+    // ApiVersions v0, no client id; the whole answer is read.
+    let is_answered = async |stream: &mut TcpStream| {
+        let frame = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
+        let mut length = [0; 4];
+        if stream.write_all(&frame).await.is_err() || stream.read_exact(&mut length).await.is_err() {
+            return false;
+        }
+        stream.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize]).await.is_ok()
+    };
+    let mut first = TcpStream::connect(address).await.unwrap();
+    assert!(is_answered(&mut first).await);
+    // It leads something: whoever reaches it is right here.
+    let mut leads = Published { controller: None, ..whole.clone() };
+    (leads.status.led, leads.status.leaderless) = (1, 1);
+    published.send_replace(leads.clone());
+    assert!(timeout(Duration::from_millis(1_500), first.read(&mut [0])).await.is_err(), "a leader hangs up");
+    let mut cut_off = leads;
+    cut_off.status.led = 0;
+    published.send_replace(cut_off.clone());
+    assert!(is_closed(&mut first).await);
+    let mut second = TcpStream::connect(address).await.unwrap();
+    assert!(is_answered(&mut second).await);
+    published.send_replace(cut_off.clone());
+    assert!(timeout(Duration::from_millis(1_500), second.read(&mut [0])).await.is_err(), "more than once");
+    published.send_replace(whole);
+    assert!(is_answered(&mut second).await);
+    tokio::task::yield_now().await;
+    published.send_replace(cut_off);
+    assert!(is_closed(&mut second).await, "it is cut off again");
 }

@@ -85,8 +85,6 @@ pub struct Partition {
     pub epoch: Epoch,
     /// Known leader.
     pub leader: Option<ReplicaId>,
-    /// Epoch of the last leader that was known here; a candidate's own epoch may be one that never has any.
-    pub last_led: Option<Epoch>,
     /// Commit index.
     pub commit: Index,
     /// Offset after the last committed record.
@@ -127,7 +125,6 @@ impl Partition {
             role: Role::Follower,
             epoch: Epoch::default(),
             leader: None,
-            last_led: None,
             commit: Index(0),
             high_watermark: Offset(0),
             end: Offset(0),
@@ -413,7 +410,6 @@ impl Partition {
             self.led_since = now;
         }
         (self.role, self.epoch, self.leader) = (role, epoch, leader);
-        self.last_led = leader.map(|_| epoch).or(self.last_led);
         if role != Role::Leader {
             self.fail_waiters(Index(0), done);
             self.expire_deletes(now, true);

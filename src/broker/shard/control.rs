@@ -4,6 +4,7 @@
 //! when that entry is applied. Decisions themselves are pure (`ctl`). A request that meets no leader waits and is routed again;
 //! one that may have been taken by a deposed leader is answered with an error, never repeated behind the asker's back.
 
+use super::recovery::Asker;
 use super::rpc::{Answer, Ask};
 use super::{CONTROLLER, CtlAnswer, Now, Shard};
 use crate::ctl::balance;
@@ -175,7 +176,9 @@ impl Shard {
                 let answer = self.who_are_we();
                 self.answer_rpc(now, from, id, &answer);
             }
-            Ask::Command { .. } | Ask::Heartbeat { .. } | Ask::Sealed { .. } if !leads => {
+            Ask::Command { .. } | Ask::Heartbeat { .. } | Ask::Sealed { .. } | Ask::Report { .. }
+                if !leads =>
+            {
                 let leader = self.controller_leader();
                 self.answer_rpc(now, from, id, &Answer::NotLeader { leader });
             }
@@ -205,6 +208,11 @@ impl Shard {
                 self.note_unfit(now, from, groups);
                 self.answer_rpc(now, from, id, &Answer::Ok);
             }
+            Ask::Holdings { groups } => {
+                let holdings = self.holdings(&groups);
+                self.answer_rpc(now, from, id, &Answer::Holdings { holdings });
+            }
+            Ask::Report { groups } => self.begin_report(now, groups, Asker::Node { node: from, rpc: id }),
             Ask::Quorum => self.answer_quorum(now, from, id),
             Ask::Transfer { group, to } => {
                 self.transfer_if_ready(now, group, to);
@@ -222,8 +230,11 @@ impl Shard {
                     self.finish_request(now, request.target, outcome);
                 }
             }
+            Answer::Holdings { holdings } => self.on_holdings(now, from, id, holdings),
+            Answer::Report { partitions } => self.on_report(id, Some(partitions)),
             Answer::NotLeader { leader } => {
                 self.control.named = leader;
+                self.on_report(id, None);
                 if let Some((_, request)) = self.control.asked.remove(&id) {
                     self.control.waiting.push(request);
                 }
@@ -251,6 +262,11 @@ impl Shard {
         self.control.asked.retain(|_, (_, request)| others(request));
         self.control.waiting.retain(others);
         self.control.queue.retain(others);
+    }
+
+    /// When a broker was last heard, as far as the controller leader on this node knows: milliseconds ago.
+    pub(super) fn silent_ms(&self, now: Now, node: NodeId) -> Option<u64> {
+        self.control.sessions.as_ref()?.silent_ms(node, now.mono)
     }
 
     fn give_up(&mut self, now: Now, which: impl Fn(NodeId, &Request) -> bool) {
@@ -317,7 +333,7 @@ impl Shard {
         self.control.waiting.extend(queue);
     }
 
-    fn leads_established(&self) -> bool {
+    pub(super) fn leads_established(&self) -> bool {
         self.engine.core(CONTROLLER).is_some_and(|c| c.role() == Role::Leader && c.is_established())
             && !self.membership.is_broken()
     }
@@ -451,6 +467,7 @@ impl Shard {
             self.decide_internally(now, command);
         }
         self.decide_generations(now);
+        self.verify_recoveries(now);
         self.pump(now);
         if now.mono >= self.control.next_balance {
             self.control.next_balance = now.mono + BALANCE_MS;
@@ -459,7 +476,7 @@ impl Shard {
     }
 
     /// Queues a decision of the controller's own.
-    fn decide_internally(&mut self, now: Now, command: CtlCommand) {
+    pub(super) fn decide_internally(&mut self, now: Now, command: CtlCommand) {
         let deadline = now.mono + INTERNAL_MS;
         self.control.queue.push_back(Request { command, deadline, target: Target::Internal });
     }
@@ -474,13 +491,27 @@ impl Shard {
 
     /// What follows from seals, and from disks that were replaced.
     fn decide_generations(&mut self, now: Now) {
-        let openings = self.control.sealed.decide(&self.image, now.mono);
-        if !openings.is_empty() {
+        let mut drift = Vec::new();
+        let openings = self.control.sealed.decide(&self.image, now.mono, now.wall_ms, &mut drift);
+        let (proven, approved): (Vec<_>, Vec<_>) = openings.into_iter().partition(|opening| opening.lossless);
+        if !proven.is_empty() {
             tracing::warn!(
-                groups = openings.len(),
+                groups = proven.len(),
                 "generations end without loss: their sealed replicas prove it"
             );
-            self.decide_internally(now, CtlCommand::OpenGenerations { openings });
+            self.decide_internally(now, CtlCommand::OpenGenerations { openings: proven });
+        }
+        if !approved.is_empty() {
+            let groups = approved.len();
+            tracing::warn!(groups, "generations end as an operator approved; records may be lost");
+            self.decide_internally(now, CtlCommand::OpenGenerations { openings: approved });
+        }
+        if !drift.is_empty() {
+            tracing::error!(
+                ?drift,
+                "approved plans do not fit what the sealed replicas hold; nothing is decided"
+            );
+            self.decide_internally(now, CtlCommand::RecoveryProgress { steps: drift });
         }
         if std::mem::take(&mut self.control.check_disks) {
             for node in generations::wiped(&self.image) {

@@ -9,7 +9,7 @@
 use super::Shard;
 use crate::raftlog::core::Core;
 use crate::raftlog::message::Configuration;
-use crate::segment::{GroupId, RecoveredGroup, ReplicaId};
+use crate::segment::{GroupId, RecoveredGroup, Remains, ReplicaId};
 
 impl Shard {
     /// The log says that this replica, if it is the one here, is to go.
@@ -40,13 +40,13 @@ impl Shard {
             return;
         }
         if self.orphans.remove(&group).is_some() {
-            self.drop_stored(group);
+            self.drop_stored(group, Remains::Aside);
         } else {
             let votes = |core: &Core| !core.is_removed() && core.configuration().0.is_voter(replica);
             if self.engine.core(group).is_some_and(votes) {
                 return;
             }
-            self.drop_replica(group);
+            self.drop_replica(group, Remains::Aside);
         }
         self.leaving.remove(&group);
         tracing::info!(%group, %replica, "replica deleted: it has moved to another broker");

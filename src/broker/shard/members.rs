@@ -18,8 +18,8 @@ use crate::ctl::members::{self, Next, View};
 use crate::ctl::reassign::Arrival;
 use crate::raftlog::core::{GenerationEffect, Millis, PeerProgress, Role};
 use crate::raftlog::generation::SealReport;
-use crate::segment::{Doubt, Generation, GroupId, NodeId, ReplicaId};
-use std::collections::BTreeMap;
+use crate::segment::{Doubt, Epoch, Generation, GroupId, NodeId, ReplicaId};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often all replicas are looked at, and how much later with many.
 const LOOK_MS: Millis = 500;
@@ -31,8 +31,9 @@ const NEXT_PART_MS: Millis = 10;
 const HEARD_MS: Millis = 400;
 /// How long learners that are caught up wait for others, to become voters together.
 const TOGETHER_MS: Millis = 2_000;
-/// How often what the controllers have not acted on yet is repeated.
+/// How often what the controllers have not acted on yet is repeated: seals less and less often, as long as nothing changes.
 const REPEAT_MS: Millis = 500;
+const REPEAT_MAX_MS: Millis = 16_000;
 /// How long a request for new generations may take.
 const ASK_MS: u64 = 3_000;
 /// A damaged replica, or one in doubt, mostly gets well within this; then its vote is not waited for.
@@ -42,21 +43,29 @@ const UNFIT_MS: Millis = 1_500;
 /// Reports in one message, requests in one command.
 const BATCH: usize = 1_000;
 
+/// Who leads the controllers, and since which epoch.
+type Leadership = Option<(NodeId, Epoch)>;
+
 /// What is kept between looks.
 pub struct Members {
     next: Millis,
     /// Where the last look stopped, if it did not come round.
     cursor: GroupId,
     next_seal: Millis,
+    seal_pause: Millis,
+    /// Which leadership of the controllers seals were last reported to.
+    told: Leadership,
     asked: Millis,
     /// When arrivals were last told.
-    told: Millis,
+    arrivals_told: Millis,
     /// Seals that are durable and were not sent yet.
     reports: Vec<(GroupId, SealReport)>,
     /// Since when learners wait for others.
     together: BTreeMap<GroupId, Millis>,
     /// Since when replicas here are damaged or in doubt.
     ailing: BTreeMap<GroupId, Millis>,
+    /// Groups whose generation has no terms left, so that nobody may campaign in it (safety.md F4).
+    out_of_terms: BTreeSet<GroupId>,
     /// Voters of groups led here that said so of themselves, and until when that holds.
     unfit: BTreeMap<(GroupId, NodeId), Millis>,
     peers: Vec<PeerProgress>,
@@ -68,14 +77,28 @@ impl Members {
             next: now + LOOK_MS,
             cursor: GroupId(0),
             next_seal: now,
+            seal_pause: REPEAT_MS,
+            told: None,
             asked: 0,
-            told: 0,
+            arrivals_told: 0,
             reports: Vec::new(),
             together: BTreeMap::new(),
             ailing: BTreeMap::new(),
+            out_of_terms: BTreeSet::new(),
             unfit: BTreeMap::new(),
             peers: Vec::new(),
         }
+    }
+
+    /// A group was sealed, or its generation ended: the report of it may be lost like any other.
+    pub(super) fn seal_soon(&mut self, now: Millis) {
+        self.seal_pause = REPEAT_MS / 2;
+        self.next_seal = self.next_seal.min(now + REPEAT_MS);
+    }
+
+    #[cfg(test)]
+    pub(super) fn seal_pause(&self) -> Millis {
+        self.seal_pause
     }
 
     /// Something changed that may concern any group.
@@ -107,8 +130,8 @@ impl Shard {
     }
 
     pub(super) fn tick_members(&mut self, now: Now) {
-        if now.mono >= self.members.next_seal {
-            self.members.next_seal = now.mono + REPEAT_MS;
+        let is_news = !self.image.sealing.is_empty() && self.members.told != self.controllers();
+        if now.mono >= self.members.next_seal || is_news {
             self.repeat_seals(now);
         }
         if now.mono >= self.members.next {
@@ -146,6 +169,10 @@ impl Shard {
             self.members.together.retain(|group, _| partitions.contains_key(group));
             self.members.ailing.retain(|group, _| partitions.contains_key(group));
             self.members.unfit.retain(|_, until| *until > now.mono);
+            let engine = &self.engine;
+            let is_out = |group: &GroupId| engine.core(*group).is_some_and(|core| !core.has_terms_left());
+            self.members.out_of_terms.retain(is_out);
+            self.status.out_of_terms = self.members.out_of_terms.iter().copied().collect();
         }
         for (leader, mut groups) in found.unfit {
             while !groups.is_empty() {
@@ -197,6 +224,13 @@ impl Shard {
             self.engine.each_peer(group, &mut |peer| peers.push(peer));
         }
         let is_sound = is_served && self.engine.core(group).is_some_and(|core| core.doubt() == Doubt::None);
+        if !leads && is_sound && self.is_out_of_terms(group, placed) {
+            // A generation begins with one voter.
+            if self.config.node.shrink_min_voters <= 1 {
+                found.stuck.push((group, placed.generation));
+            }
+            return found.waiting.push(group);
+        }
         let next = self.next_step(now, image, placed, is_sound, leads.then_some(&peers));
         self.members.peers = peers;
         found.arrived.extend(self.arrival(placed).filter(|_| leads && is_sound));
@@ -213,6 +247,12 @@ impl Shard {
             Next::Stuck { .. } => found.waiting.push(group),
             Next::Nothing | Next::Wait => {}
         }
+    }
+
+    /// Nobody leads and nobody may campaign any more: only another generation helps, and there is nothing that a seal would stop.
+    fn is_out_of_terms(&self, group: GroupId, placed: &Placed) -> bool {
+        let core = self.engine.core(group);
+        core.is_some_and(|c| !c.has_terms_left() && c.epoch().generation.0 == placed.generation)
     }
 
     /// What is to be done about a group; `peers` as its leader knows them.
@@ -259,6 +299,7 @@ impl Shard {
             is_live: &is_live,
             is_caught_up: &|replica| peer(replica).is_some_and(|peer| peer.is_caught_up),
             known: image.applied,
+            counts: &|replica| peer(replica).is_some_and(|peer| peer.counts),
             min_voters: self.config.node.shrink_min_voters,
             is_patience_over: since.is_some_and(|since| now.mono >= since + TOGETHER_MS),
         };
@@ -313,10 +354,10 @@ impl Shard {
 
     /// Groups that have arrived; told again until the controllers have written it down.
     fn tell_arrivals(&mut self, now: Now, mut arrived: Vec<Arrival>) {
-        if arrived.is_empty() || now.mono < self.members.told + REPEAT_MS {
+        if arrived.is_empty() || now.mono < self.members.arrivals_told + REPEAT_MS {
             return;
         }
-        self.members.told = now.mono;
+        self.members.arrivals_told = now.mono;
         while !arrived.is_empty() {
             let arrivals = arrived.split_off(arrived.len().saturating_sub(BATCH));
             let command = CtlCommand::Arrived { arrivals };
@@ -351,9 +392,21 @@ impl Shard {
         }
     }
 
-    /// Until a decision is in the log the controllers may not have heard of a seal.
+    /// What a controller leader was told is gone with its leadership.
+    fn controllers(&self) -> Leadership {
+        let core = self.engine.core(CONTROLLER)?;
+        Some((core.leader()?.node, core.epoch()))
+    }
+
+    /// Until a decision is in the log the controllers may not have heard of a seal. One that proves too little waits for other replicas,
+    /// perhaps for days: whoever is told once knows, so only another controller leader has to be told soon.
     fn repeat_seals(&mut self, now: Now) {
         let image = self.image.clone();
+        let asked = self.controllers();
+        let is_same = std::mem::replace(&mut self.members.told, asked) == asked;
+        self.members.seal_pause =
+            if is_same { (2 * self.members.seal_pause).min(REPEAT_MAX_MS) } else { REPEAT_MS };
+        self.members.next_seal = now.mono + self.members.seal_pause;
         for group in image.sealing.iter().filter(|group| self.partitions.contains_key(group)) {
             if let Some(plan) = image.group(*group).and_then(|(_, _, placed)| placed.sealing) {
                 let generation = Generation(image.group(*group).map_or(0, |(_, _, p)| p.generation));
@@ -379,7 +432,9 @@ impl Shard {
                 self.members.next = self.members.next.min(now.mono + NEXT_PART_MS);
             }
             GenerationEffect::TermsUsedUp => {
-                tracing::error!(%group, "the terms of this generation are used up")
+                if self.members.out_of_terms.insert(group) {
+                    tracing::error!(%group, "the terms of this generation are used up; the group waits for the next one");
+                }
             }
             what => tracing::debug!(%group, ?what, "generation"),
         }

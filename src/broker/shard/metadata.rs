@@ -18,8 +18,8 @@ use crate::raftlog::core::Millis;
 use crate::raftlog::engine::Flush;
 use crate::raftlog::message::Configuration;
 use crate::segment::{
-    Entry, EntryKind, Epoch, Error as StoreError, Generation, GroupId, GroupOptions, GroupSpec, HardState,
-    Index, LogStart, NodeId, RecoveredGroup, ReplicaId, Term,
+    Entry, EntryKind, Epoch, Generation, GroupId, GroupOptions, GroupSpec, HardState, Index, LogStart,
+    NodeId, RecoveredGroup, Remains, ReplicaId, Term,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,8 +45,10 @@ pub struct Membership {
     registration: Registration,
     next: Millis,
     stopping: bool,
-    /// The log holds something this version cannot apply: nothing is acted on any more.
+    /// The log holds something this version cannot apply, or could not be read for a session: nothing is acted on any more.
     broken: bool,
+    /// Since when entries cannot be read; they are read again until a session has passed.
+    unread_since: Option<Millis>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,7 @@ impl Membership {
             next: 0,
             stopping: false,
             broken: false,
+            unread_since: None,
         }
     }
 
@@ -90,6 +93,11 @@ impl Membership {
 
     pub(super) fn is_broken(&self) -> bool {
         self.broken
+    }
+
+    #[cfg(test)]
+    pub(super) fn stop_applying(&mut self) {
+        self.broken = true;
     }
 }
 
@@ -217,8 +225,16 @@ impl Shard {
             return;
         }
         self.membership.next = now.mono + ASK_MS;
+        if self.membership.broken || self.membership.unread_since.is_some() {
+            // Who cannot act on the log is no leader of it.
+            self.engine.transfer(now.mono, CONTROLLER, None);
+        }
         if self.membership.broken {
             return;
+        }
+        if self.membership.unread_since.is_some() {
+            let commit = self.engine.core(CONTROLLER).map(|core| core.commit());
+            self.apply_metadata(now, commit.unwrap_or_default());
         }
         if !self.membership.joined {
             let directory = format!("{:032x}", self.config.directory);
@@ -244,7 +260,8 @@ impl Shard {
             Registration::None => self.register(now),
             Registration::Asked => {}
             Registration::Known(number) | Registration::Open(number) => {
-                self.membership.next = now.mono + self.heartbeat_ms();
+                let pause = if self.membership.unread_since.is_some() { ASK_MS } else { self.heartbeat_ms() };
+                self.membership.next = now.mono + pause;
                 self.send_heartbeat(now, number, false);
             }
         }
@@ -350,16 +367,22 @@ impl Shard {
         let mut changes = Vec::new();
         while self.membership.applied < index && !self.membership.broken {
             let from = self.membership.applied.next();
-            let entries = match self.engine.store().read(CONTROLLER, from, APPLY_BYTES) {
+            let read = self.engine.store().read(CONTROLLER, from, APPLY_BYTES);
+            let is_damaged = self.engine.store_ref().needs_repair(CONTROLLER).is_some();
+            if read.is_ok() || is_damaged {
+                self.membership.unread_since = None;
+            }
+            let entries = match read {
                 Ok(entries) => entries,
-                Err(StoreError::Damaged(error)) => {
+                Err(error) if is_damaged => {
                     // It goes on from here when the entries are repaired.
-                    tracing::error!(error, "controller log is damaged here; it is repaired from the others");
+                    tracing::error!(%error, "controller log is damaged here; it is repaired from the others");
                     self.engine.damaged(now.mono, CONTROLLER);
                     break;
                 }
                 Err(error) => {
-                    return self.break_membership(format!("controller log cannot be read: {error}"));
+                    self.on_unread(now, &error);
+                    break;
                 }
             };
             for entry in entries.into_iter().take_while(|e| e.meta.id.index <= index) {
@@ -384,9 +407,25 @@ impl Shard {
         for change in changes {
             self.on_change(now, change);
         }
+        self.status.unread = self.membership.unread_since.is_some();
         self.place_some(now);
         self.check_gate(now);
         self.on_metadata_applied(now);
+    }
+
+    /// What is committed stays to be applied: the machine may be short of handles or maps, or the disk answers again a moment later.
+    /// A disk that does not for as long as a session lasts is a dead one: the others are to see this node as it is.
+    fn on_unread(&mut self, now: Now, error: &crate::segment::Error) {
+        let since = self.membership.unread_since.unwrap_or_else(|| {
+            tracing::error!(%error, "controller log cannot be read; trying again");
+            now.mono
+        });
+        self.membership.unread_since = Some(since);
+        let session = self.config.node.broker_session_timeout.as_millis() as u64;
+        if !matches!(error, crate::segment::Error::Busy(_)) && now.mono.saturating_sub(since) >= session {
+            return self.break_membership(format!("it cannot be read: {error}"));
+        }
+        self.membership.next = self.membership.next.min(now.mono + ASK_MS);
     }
 
     fn break_membership(&mut self, reason: String) {
@@ -409,14 +448,14 @@ impl Shard {
         self.leadership_news = true;
         let was_read = self.placing.forget(group);
         if self.partitions.contains_key(&group) {
-            self.drop_replica(group);
+            self.drop_replica(group, Remains::Nothing);
             tracing::info!(%group, "replica deleted with its topic");
         } else if was_read || self.orphans.remove(&group).is_some() {
-            self.drop_stored(group);
+            self.drop_stored(group, Remains::Nothing);
         }
     }
 
-    fn on_change(&mut self, now: Now, change: Change) {
+    pub(super) fn on_change(&mut self, now: Now, change: Change) {
         match change {
             Change::GroupAdded { group, topic, partition } => {
                 self.leadership_news = true;
@@ -457,6 +496,7 @@ impl Shard {
         {
             self.placing.push(group, topic, partition);
         }
+        self.members.seal_soon(now.mono);
         self.members.look_now();
         // A sealed group gets no replica on a disk that was replaced: now perhaps it does.
         self.check_disks();
@@ -474,6 +514,8 @@ impl Shard {
         let config = image.topic_config(topic, &self.config.node.defaults);
         let options = group_options(&config);
         if let Some(found) = self.orphans.remove(&group) {
+            // Under the id that it has: if that is an older one (the disk came back after this node had been given another), it may be a
+            // voter still, one of few. It makes room when the group has gone on without it (`orders`).
             if let Err(error) = self.engine.store().set_options(group, options) {
                 tracing::warn!(%group, %error, "options of a recovered replica");
             }

@@ -6,8 +6,10 @@
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
 //! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
 //! - `members`: who votes in the groups here, and generation changes. `leaving`: replicas that moved away.
-//! - `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
+//! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
+#[cfg(test)]
+mod alone_tests;
 mod control;
 mod fetch;
 mod leaving;
@@ -18,6 +20,7 @@ mod placing;
 mod produce;
 mod quorum;
 mod reads;
+mod recovery;
 pub mod rpc;
 mod upkeep;
 
@@ -30,10 +33,11 @@ use super::partition::{Done, Partition};
 use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as CtlReply};
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
+use crate::ctl::recovery::PartitionReport;
 use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
-use crate::segment::{GroupId, Index, NodeId, RecoveredGroup, ReplicaId, RoundDone};
+use crate::segment::{Generation, GroupId, Index, NodeId, RecoveredGroup, ReplicaId, RoundDone};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -144,6 +148,13 @@ pub enum Command {
         timeout_ms: u64,
         /// Answer.
         reply: oneshot::Sender<CtlAnswer>,
+    },
+    /// How partitions stand and could go on, as the controller leader sees it; none if it could not be asked.
+    Report {
+        /// Which; none: all without a leader.
+        groups: Vec<GroupId>,
+        /// Each.
+        reply: oneshot::Sender<Option<Vec<PartitionReport>>>,
     },
     /// Orderly stop: hand leadership over; answered when nothing is led any more.
     Drain {
@@ -262,6 +273,8 @@ pub struct Shard {
     /// Nodes whose process was seen to end and that have not been heard since; until when elections in their stead are expected
     /// to be under way.
     gone: BTreeMap<NodeId, Millis>,
+    /// Replicas that are to take the place of older ones of this node.
+    superseded: BTreeMap<GroupId, (ReplicaId, Generation)>,
     next_id: u64,
     produces: Map<u64, PendingProduce>,
     produce_deadlines: BTreeSet<(Millis, u64)>,
@@ -273,6 +286,7 @@ pub struct Shard {
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
     members: members::Members,
+    recovery: recovery::Reports,
     orphans: Map<GroupId, RecoveredGroup>,
     placing: placing::Placing,
     /// Replicas that have moved to other brokers and are to be deleted.
@@ -305,6 +319,7 @@ impl Shard {
             membership: metadata::Membership::new(&config),
             upkeep: upkeep::Upkeep::new(now.mono, &node),
             members: members::Members::new(now.mono),
+            recovery: recovery::Reports::default(),
             config,
             engine,
             partitions: Map::default(),
@@ -312,6 +327,7 @@ impl Shard {
             image_changed: true,
             hints: Map::default(),
             gone: BTreeMap::new(),
+            superseded: BTreeMap::new(),
             next_id: 1,
             produces: Map::default(),
             produce_deadlines: BTreeSet::new(),
@@ -356,7 +372,11 @@ impl Shard {
     /// Feeds one input. Call `finish_turn` when no more is at hand.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.notice_stop(now);
-        if let Input::Raft { from, .. } | Input::Request { from, .. } | Input::Response { from, .. } = &input
+        if let Input::Raft { from, .. }
+        | Input::Beats { from, .. }
+        | Input::BeatAnswer { from, .. }
+        | Input::Request { from, .. }
+        | Input::Response { from, .. } = &input
         {
             // The end of an old connection may be noticed after the new one said hello (a process that was stopped, wires that
             // were cut): whoever is heard is there. What an old connection brought comes before the news of its end.
@@ -431,6 +451,7 @@ impl Shard {
             Command::Controller { command, timeout_ms, reply } => {
                 self.ask_controller(now, command, timeout_ms, reply)
             }
+            Command::Report { groups, reply } => self.ask_report(now, groups, reply),
             Command::Drain { reply } => self.start_drain(now, reply),
         }
     }
@@ -442,20 +463,25 @@ impl Shard {
         self.process_events(now);
         self.expire_requests(now);
         self.tick_control(now);
+        self.tick_reports(now);
         self.tick_membership(now);
         self.place_some(now);
         self.tick_upkeep(now);
         self.tick_members(now);
         self.process_events(now);
+        // Not within the events: some may still speak of the replica that goes.
+        if !self.superseded.is_empty() {
+            self.replace_superseded(now);
+        }
     }
 
     /// When `tick` is due next.
     pub fn deadline(&self) -> Millis {
-        if !self.placing.is_done() {
+        if !self.placing.is_done() || !self.superseded.is_empty() {
             return 0;
         }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
-        next = next.min(self.control.deadline()).min(self.members_deadline());
+        next = next.min(self.control.deadline()).min(self.members_deadline()).min(self.recovery.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
             if let Some((at, _)) = queue.first() {
                 next = next.min(*at);
@@ -546,7 +572,11 @@ impl Shard {
             }
             // Who is in sync is looked at anew; placement follows the controller log.
             GroupEvent::Configured { .. } => self.upkeep.in_sync_now(),
-            GroupEvent::Removed { group, .. } => self.let_go(group),
+            GroupEvent::Removed { group, configuration } => {
+                self.note_removed(group, configuration.epoch.generation);
+                self.let_go(group);
+            }
+            GroupEvent::Superseded { group, by, generation } => self.note_superseded(group, by, generation),
             GroupEvent::Generation { group, what } => self.on_generation(now, group, what),
             GroupEvent::SetAside { group, entries, offsets } => {
                 if self.status.set_aside.len() < SET_ASIDE {
@@ -723,5 +753,15 @@ mod tests {
         assert!(shard.gone.contains_key(&node));
         shard.handle(now, Input::Raft { from: node, envelopes: Vec::new() });
         assert!(!shard.gone.contains_key(&node), "a node that is heard is not gone");
+        // Where all groups are quiet, beats are all that is heard.
+        for input in [
+            Input::Beats { from: node, beats: codec::Beats::default() },
+            Input::BeatAnswer { from: node, answer: codec::BeatAnswer::default() },
+        ] {
+            shard.handle(now, Input::PeerReset { node });
+            assert!(shard.gone.contains_key(&node));
+            shard.handle(now, input);
+            assert!(!shard.gone.contains_key(&node), "a node whose beats are heard is not gone");
+        }
     }
 }

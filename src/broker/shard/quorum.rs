@@ -21,20 +21,20 @@ pub struct Quorums(BTreeMap<u64, Reply>);
 impl Shard {
     pub(super) fn on_describe_quorum(&mut self, now: Now, group: GroupId, reply: Reply) {
         let leader = match group {
-            CONTROLLER => self.controller_to_ask().filter(|node| *node != self.node()),
+            CONTROLLER => self.controller_leader().filter(|node| *node != self.node()),
             _ => None,
         };
-        match leader {
-            Some(leader) => {
+        let answer = match leader {
+            Some(leader) if self.engine.is_connected(leader) => {
                 self.quorums.0.retain(|_, reply| !reply.is_closed());
                 let rpc = self.next_id();
                 self.quorums.0.insert(rpc, reply);
-                self.send_rpc(now, leader, rpc, &Ask::Quorum);
+                return self.send_rpc(now, leader, rpc, &Ask::Quorum);
             }
-            None => {
-                let _gone_client = reply.send(self.describe_quorum(now, group));
-            }
-        }
+            Some(_) => Err(PartitionError::NotLeader { leader: None }),
+            None => self.describe_quorum(now, group),
+        };
+        let _gone_client = reply.send(answer);
     }
 
     /// Another node asks about the controllers' group.
@@ -76,6 +76,7 @@ impl Shard {
             caught_up_ms: now.mono,
             voter: configuration.is_voter(own),
             is_caught_up: true,
+            counts: true,
         };
         // Brokers follow the controllers' log without being members: Kafka's observers.
         let is_shown = |peer: &PeerProgress| {

@@ -3,6 +3,7 @@
 
 use crate::broker::api::Quorum;
 use crate::ctl::command::{Command, Error, Reply};
+use crate::ctl::recovery::{Holding, PartitionReport};
 use crate::raftlog::generation::SealReport;
 use crate::segment::{GroupId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,16 @@ pub enum Ask {
     /// Replicas of these groups here, which the asked one leads, are damaged or may have lost something, and do not get better
     /// soon: they are no voters to count on. Repeated while it is so.
     Unfit {
+        /// Which.
+        groups: Vec<GroupId>,
+    },
+    /// What do your replicas of these groups hold? Nothing is sealed by it.
+    Holdings {
+        /// Which.
+        groups: Vec<GroupId>,
+    },
+    /// How do these partitions stand, and how could they go on? Put to the controller leader. None named: all without a leader.
+    Report {
         /// Which.
         groups: Vec<GroupId>,
     },
@@ -77,6 +88,16 @@ pub enum Answer {
     Session {
         /// Whether the incarnation is the registered one.
         known: bool,
+    },
+    /// What replicas here hold.
+    Holdings {
+        /// Of those that are here.
+        holdings: Vec<(GroupId, Holding)>,
+    },
+    /// How partitions stand.
+    Report {
+        /// Each.
+        partitions: Vec<PartitionReport>,
     },
     /// What is known of the replicas of the controllers' group; none if another node leads it.
     Quorum {

@@ -118,6 +118,21 @@ impl Shard {
             self.upkeep.next_repeat = now.mono + REPEAT_MS;
             let hints = self.own_hints();
             self.broadcast_hints(&hints);
+            self.create_missing();
+        }
+    }
+
+    /// Replicas that could not be created stand in line again once that may have passed.
+    fn create_missing(&mut self) {
+        if self.engine.store_ref().is_full() || self.status.storage_failure.is_some() {
+            return;
+        }
+        let missing = self.partitions.keys().filter(|group| self.engine.core(**group).is_none());
+        for group in missing.copied().collect::<Vec<_>>() {
+            if let Some((topic, partition)) = self.image.groups.get(&group).copied() {
+                self.partitions.remove(&group);
+                self.placing.push(group, topic, partition);
+            }
         }
     }
 
@@ -254,11 +269,8 @@ impl Shard {
             voters: Vec::new(),
             generation: 0,
             electing: false,
-            epoch: -1,
+            epoch: self.hints.get(&group).map_or(-1, |hint| leader_epoch(hint.epoch)),
         };
-        let heard = self.hints.get(&group).map(|hint| hint.epoch);
-        let seen = self.partitions.get(&group).and_then(|p| p.last_led);
-        state.epoch = heard.max(seen).map_or(-1, leader_epoch);
         state.epoch = state.leader.map_or(state.epoch, |leader| leader.epoch.max(state.epoch));
         let dead = |node: &NodeId| self.image.brokers.get(node).is_none_or(|b| b.fenced);
         if state.leader.is_some_and(|l| dead(&l.node)) {
@@ -450,7 +462,7 @@ impl Shard {
             return;
         }
         let own = self.image.brokers.get(&self.node()).filter(|_| self.config.node.is_broker);
-        if own.is_some_and(|broker| !broker.fenced) && now.mono < self.upkeep.announcing {
+        if own.is_some_and(|broker| !broker.stopping && !broker.dead) && now.mono < self.upkeep.announcing {
             return;
         }
         let leads = |group: GroupId| {

@@ -123,9 +123,10 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
         &[same("log.preallocate")],
         "Whether a new segment takes its whole size on disk at once.")),
     key("recovery.policy", Kind::String, "operator",
-        Rule::Built { now: &["operator"], later: &["auto", "never"] }, &[],
-        "Kontiki's own. Who may re-form a partition that has lost its majority, and with it perhaps records: only an \
-         operator, by an explicit plan."),
+        Rule::Built { now: &["operator", "never"], later: &["auto"] }, &[],
+        "Kontiki's own. Who may re-form a partition that has lost its majority, and with it perhaps records: an `operator`, by an \
+         explicit plan (`kontiki partition recover`), or `never` anybody: it waits for its replicas. What provably loses nothing is done \
+         without asking, whatever this says."),
     stored(NO_TIERS, key("remote.log.copy.disable", Kind::Boolean, "false", Rule::Any, &[],
         "Whether a topic in tiered storage stops copying to it.")),
     stored(NO_TIERS, key("remote.log.delete.on.disable", Kind::Boolean, "false", Rule::Any, &[],

@@ -33,6 +33,38 @@ fn sealed_pair() -> (Log, Vec<ReplicaId>, GroupId) {
     (log, replicas, group)
 }
 
+/// P4: the seals are all there is, and they meet no majority of the log they would go on with.
+#[test]
+pub(crate) fn nothing_is_decided_that_the_seals_do_not_prove() {
+    let mut log = Log::with_brokers(&[None; 3]);
+    log.create("t", 1, 3);
+    let placed = log.image.topics["t"].partitions[0].clone();
+    log.run(&Command::Seal { node: placed.replicas[0].node, groups: vec![(placed.group, 0)] }).unwrap();
+    let mut sealed = Sealed::default();
+    sealed.on_report(&log.image, placed.group, report(placed.replicas[0], &placed.replicas, 9), 0);
+    for now in [100, 10_000] {
+        assert!(sealed.decide(&log.image, now, 0, &mut Vec::new()).is_empty(), "one of three proves nothing");
+    }
+    sealed.on_report(&log.image, placed.group, report(placed.replicas[1], &placed.replicas, 7), 10_000);
+    let decided = sealed.decide(&log.image, 20_000, 0, &mut Vec::new());
+    assert_eq!(decided.iter().map(|d| d.survivor).collect::<Vec<_>>(), [placed.replicas[0].node]);
+}
+
+/// A disk that was replaced comes back sealed, with the longer log.
+#[test]
+pub(crate) fn seal_of_a_replica_that_is_not_placed_counts_for_nothing() {
+    let mut log = Log::with_brokers(&[None; 3]);
+    log.create("t", 1, 3);
+    let placed = log.image.topics["t"].partitions[0].clone();
+    let stranger = ReplicaId { directory: 77, ..placed.replicas[1] };
+    log.run(&Command::Seal { node: placed.replicas[0].node, groups: vec![(placed.group, 0)] }).unwrap();
+    let voters = [placed.replicas[0], stranger, placed.replicas[2]];
+    let mut sealed = Sealed::default();
+    sealed.on_report(&log.image, placed.group, report(placed.replicas[0], &voters, 8), 0);
+    sealed.on_report(&log.image, placed.group, report(stranger, &voters, 9), 0);
+    assert!(sealed.decide(&log.image, 10_000, 0, &mut Vec::new()).is_empty(), "a stranger proves nothing");
+}
+
 /// It reported a longer log and went away again: the other proves as much, and is there to go on.
 #[test]
 fn survivor_is_one_that_is_still_there() {
@@ -41,7 +73,7 @@ fn survivor_is_one_that_is_still_there() {
     sealed.on_report(&log.image, group, report(replicas[0], &replicas, 9), 0);
     log.fence(0);
     sealed.on_report(&log.image, group, report(replicas[1], &replicas, 8), 100);
-    let decided = sealed.decide(&log.image, 100);
+    let decided = sealed.decide(&log.image, 100, 0, &mut Vec::new());
     assert_eq!(decided.iter().map(|d| (d.survivor, d.lossless)).collect::<Vec<_>>(), [(NodeId(1), true)]);
 }
 
@@ -54,7 +86,7 @@ fn survivor_that_went_away_is_named_if_nobody_else_proves_anything() {
     log.fence(0);
     let unsound = SealReport { sound: false, ..report(replicas[1], &replicas, 8) };
     sealed.on_report(&log.image, group, unsound, 100);
-    let decided = sealed.decide(&log.image, 100);
+    let decided = sealed.decide(&log.image, 100, 0, &mut Vec::new());
     assert_eq!(decided.iter().map(|d| d.survivor).collect::<Vec<_>>(), [NodeId(0)]);
 }
 

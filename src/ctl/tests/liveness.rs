@@ -196,6 +196,29 @@ fn broker_that_stopped_in_order_is_waited_for_by_whoever_leads() {
     assert!(!back.stopping && !back.dead && !back.fenced);
 }
 
+/// The stop of a broker that was fenced already was in no record, so that the next controller leader called it dead after a session.
+#[test]
+fn stop_of_a_fenced_broker_is_recorded() {
+    let mut log = Log::with_brokers(&[None]);
+    let mut sessions = Sessions::new(0, &log.image, SESSION).with_patience(1_000, 60_000);
+    let (node, incarnation) = id(&log, 0);
+    log.run(&Command::Fence { node, incarnation }).unwrap();
+    sessions.on_image(&log.image, 10);
+    sessions.on_stop(node, incarnation, 50);
+    assert_eq!(sessions.expired(50), [(node, incarnation)]);
+    assert!(sessions.is_stopping(node));
+    assert_eq!(sessions.expired(51), [], "it is under way");
+    let again = sessions.next_deadline().unwrap();
+    assert_eq!(sessions.expired(again), [(node, incarnation)], "and made again if that failed");
+    log.run(&Command::Stopping { node, incarnation }).unwrap();
+    sessions.on_image(&log.image, again + 1);
+    assert_eq!(deaths(&mut sessions, &mut log, again + 1, 30_000), []);
+    assert_eq!(sessions.expired(30_000), []);
+    let mut sessions = Sessions::new(30_000, &log.image, SESSION).with_patience(1_000, 60_000);
+    sessions.on_lost(node, 30_000);
+    assert_eq!(deaths(&mut sessions, &mut log, 30_000, 100_000), [(90_000, node)]);
+}
+
 #[test]
 fn new_controller_leader_grants_a_fenced_broker_a_session_before_it_is_dead() {
     let mut log = Log::with_brokers(&[None]);

@@ -45,6 +45,7 @@ fn look(
         is_live: &|r| !is(gone, r),
         is_caught_up: &|r| is(caught_up, r),
         known: 1,
+        counts: &|_| true,
         min_voters,
         is_patience_over: over,
     })
@@ -55,7 +56,7 @@ fn change(voters: &[i32], learners: &[i32]) -> Next {
 }
 
 #[test]
-fn dead_voter_ceases_to_vote_at_once_and_stays_a_learner() {
+pub(crate) fn dead_voter_ceases_to_vote_at_once_and_stays_a_learner() {
     let whole = configuration(&[1, 2, 3], &[], &[]);
     assert_eq!(look(&whole, &[], &[], 1, false), Next::Nothing);
     assert_eq!(look(&whole, &[2], &[], 1, false), change(&[1, 3], &[2]));
@@ -78,6 +79,57 @@ fn without_a_quorum_the_leader_asks_for_nothing_but_a_generation() {
     assert_eq!(look(&joint, &[], &[], 1, false), Next::Nothing, "its leader finishes it by itself");
 }
 
+/// One of three was dead, another damaged for long, yet acknowledging: the leader called the group stuck, and the dead one stayed a voter.
+#[test]
+fn unfit_voter_that_acknowledges_lets_the_leader_remove_a_dead_one() {
+    let whole = configuration(&[1, 2, 3], &[], &[]);
+    let look = |caught_up: bool, counts: bool| {
+        members::next(&View {
+            configuration: &whole,
+            me: replica(1),
+            assigned: &ids(&[1, 2, 3]),
+            target: &ids(&[1, 2, 3]),
+            is_gone: &|r| r.node.0 != 1,
+            is_heard: &|r| r.node.0 != 3,
+            is_live: &|r| r.node.0 != 3,
+            is_caught_up: &|r| caught_up && r.node.0 == 2,
+            counts: &|_| counts,
+            known: 1,
+            min_voters: 1,
+            is_patience_over: false,
+        })
+    };
+    assert_eq!(look(true, true), change(&[1], &[2, 3]));
+    assert_eq!(look(false, true), Next::Stuck { provable: false }, "it commits nothing");
+    assert_eq!(look(true, false), Next::Stuck { provable: false }, "its word does not count");
+}
+
+/// One is damaged and acknowledges, another was silent for a moment, or is dead: a change that needs the silent one would have ended all
+/// commits, which went on through the damaged one.
+#[test]
+fn change_is_asked_for_only_if_those_who_are_heard_commit_it() {
+    let whole = configuration(&[1, 3, 2], &[], &[]);
+    let look = |gone: &[i32], min_voters: usize| {
+        members::next(&View {
+            configuration: &whole,
+            me: replica(1),
+            assigned: &ids(&[1, 3, 2]),
+            target: &ids(&[1, 3, 2]),
+            is_gone: &|r| gone.contains(&r.node.0),
+            is_heard: &|r| r.node.0 != 3,
+            is_live: &|r| r.node.0 != 3,
+            is_caught_up: &|r| r.node.0 == 2,
+            counts: &|_| true,
+            known: 1,
+            min_voters,
+            is_patience_over: false,
+        })
+    };
+    assert_eq!(look(&[2], 1), Next::Nothing, "without 2, 3 is needed");
+    assert_eq!(look(&[2, 3], 2), change(&[1, 2], &[3]), "the dead one goes, not the one that answers");
+    assert_eq!(look(&[2, 3], 1), change(&[1], &[3, 2]));
+}
+
 #[test]
 fn learners_become_voters_together_unless_one_takes_long() {
     let alone = configuration(&[1], &[], &[]);
@@ -89,6 +141,30 @@ fn learners_become_voters_together_unless_one_takes_long() {
     assert_eq!(look(&joined, &[], &[3], 1, true), change(&[1, 3], &[2]));
     assert_eq!(look(&joined, &[], &[2, 3], 1, false), change(&[1, 2, 3], &[]));
     assert_eq!(look(&joined, &[2], &[3], 1, false), change(&[1, 3], &[2]), "who is gone is not waited for");
+}
+
+#[test]
+pub(crate) fn learner_that_is_behind_or_not_heard_does_not_vote() {
+    let pair = configuration(&[1, 2], &[], &[3]);
+    let look = |is_heard: bool, is_caught_up: bool| {
+        members::next(&View {
+            configuration: &pair,
+            me: replica(1),
+            assigned: &ids(&[1, 2, 3]),
+            target: &ids(&[1, 2, 3]),
+            is_gone: &|_| false,
+            is_heard: &|r| is_heard || r.node.0 != 3,
+            is_live: &|_| true,
+            is_caught_up: &|r| is_caught_up || r.node.0 != 3,
+            counts: &|_| true,
+            known: 1,
+            min_voters: 1,
+            is_patience_over: true,
+        })
+    };
+    assert_eq!(look(true, true), change(&[1, 2, 3], &[]));
+    assert_eq!(look(true, false), Next::Nothing, "it is behind");
+    assert_eq!(look(false, true), Next::Nothing, "nobody hears it");
 }
 
 #[test]
@@ -107,6 +183,7 @@ fn replica_on_a_replaced_disk_leaves_before_its_successor_joins() {
             is_live: &|_| true,
             is_caught_up: &|_| true,
             known: 1,
+            counts: &|_| true,
             min_voters: 1,
             is_patience_over: false,
         })
@@ -138,6 +215,7 @@ fn look_moving(
         is_live: &|r| !is(gone, r),
         is_caught_up: &|r| is(caught_up, r),
         known: 1,
+        counts: &|_| true,
         min_voters: 1,
         is_patience_over: over,
     })
@@ -202,6 +280,7 @@ fn leader_that_knows_less_than_its_log_changes_nothing() {
             is_live: &|_| true,
             is_caught_up: &|_| true,
             known,
+            counts: &|_| true,
             min_voters: 1,
             is_patience_over: true,
         };
@@ -404,7 +483,7 @@ impl World {
             Step::Look(node) => self.look(node),
             Step::Report(node) => self.report(node),
             Step::Decide => {
-                let openings = self.sealed.decide(&self.log.image, self.now);
+                let openings = self.sealed.decide(&self.log.image, self.now, 0, &mut Vec::new());
                 self.log.run(&Command::OpenGenerations { openings }).unwrap();
                 // A disk that was replaced meanwhile had to wait.
                 for node in generations::wiped(&self.log.image) {
@@ -623,6 +702,7 @@ impl World {
             is_live: &|r| image.holds(&r) && !image.brokers[&r.node].fenced,
             is_caught_up: &|r| follows(r) && self.replicas[&r].log == own.log,
             known: image.applied,
+            counts: &|_| true,
             min_voters: 1,
             is_patience_over: self.now.is_multiple_of(300),
         };
@@ -766,7 +846,7 @@ proptest! {
 }
 
 #[test]
-fn intent_is_written_once_per_generation_and_only_for_groups_of_the_asker() {
+pub(crate) fn intent_is_written_once_per_generation_and_only_for_groups_of_the_asker() {
     let mut log = Log::with_brokers(&[None; 4]);
     log.create("t", 1, 3);
     let partition = log.image.topics["t"].partitions[0].clone();
@@ -776,6 +856,7 @@ fn intent_is_written_once_per_generation_and_only_for_groups_of_the_asker() {
         log.run(&Command::Seal { node, groups: vec![(partition.group, generation)] }).unwrap();
         log.image.sealing.len()
     };
+    assert_eq!(ask(&mut log, NodeId(9), 0), 0, "it is not registered");
     assert_eq!(ask(&mut log, other, 0), 0, "it holds no replica");
     assert_eq!(ask(&mut log, holder, 1), 0, "another generation");
     assert_eq!(ask(&mut log, holder, 0), 1);

@@ -4,12 +4,13 @@
 mod balance;
 mod configs;
 pub(crate) mod decide;
-mod generations;
+pub(crate) mod generations;
 pub(crate) mod image;
 pub(crate) mod liveness;
-mod members;
+pub(crate) mod members;
 mod placement;
 pub(crate) mod reassign;
+mod recovery;
 mod sequences;
 
 use super::command::{Command, CreateTopic, Defaults, Error, Reply, decide};

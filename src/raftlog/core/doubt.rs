@@ -56,6 +56,16 @@ struct PendingEnd {
 }
 
 impl Core {
+    /// Nothing of what was durable, but where a switch says so.
+    pub(super) fn forget_with_the_process(&mut self) {
+        if on(Mutation::ForgetVoteOnRestart) {
+            self.hard.vote = None;
+        }
+        if on(Mutation::ForgetDoubtOnRestart) {
+            self.hard.doubt = Doubt::None;
+        }
+    }
+
     /// How far this replica's word can be trusted now.
     pub fn doubt(&self) -> Doubt {
         self.hard.doubt
@@ -170,6 +180,9 @@ impl Core {
 
     fn has_all_votes(&self) -> bool {
         let (configuration, _) = self.log.configuration();
+        if on(Mutation::UnanimityOfSome) {
+            return quorum::is_quorum(configuration, |replica| self.votes.has_granted(replica));
+        }
         !configuration.voters.is_empty() && voters(configuration).all(|r| self.votes.has_granted(r))
     }
 
@@ -196,10 +209,44 @@ impl Core {
     pub(super) fn note_election(&mut self, out: &mut Vec<Effect>) -> bool {
         let unanimous = !self.has_sound_votes();
         if unanimous && self.is_unclean() {
-            let (from, offset) = (self.log.last().index.next(), self.log.next_offset());
-            out.push(Effect::Unclean { from, offset, waits: false });
+            out.push(Effect::Unclean { from: self.first_at_risk(), waits: false });
         }
         unanimous
+    }
+
+    /// What an unclean election may lose begins behind what its winner knows to be committed, not at the end of its log: what lies between
+    /// may be what was never committed, in the place of entries of a later leader that nobody holds any more. A restart forgets the
+    /// commit index, so after one that is the log start.
+    fn first_at_risk(&self) -> Index {
+        self.log.commit().next()
+    }
+
+    /// `flush.mode=async`: an election that every voter granted may have lost what a replica without a vote was told is committed, and
+    /// nobody tells it so. What it holds is the leader's only as far as that one has shown it.
+    pub(super) fn may_lag_behind_a_loss(&self) -> bool {
+        self.may_be_async && !self.is_voter()
+    }
+
+    /// A leader is to come whose log may be without what we hold.
+    pub(super) fn doubt_leader(&mut self) {
+        if !self.may_lag_behind_a_loss() {
+            return;
+        }
+        self.verified = self.log.start().index;
+        let fixed = self.log.fixed();
+        // What is kept with the start may be ahead of a log that is on its way; that of itself proves nothing.
+        self.start_unproven |= fixed.0 > 0 && fixed <= self.log.last().index;
+    }
+
+    /// The leader lacks, at this index, what was committed here. True if that is what an unclean election may do to a replica without a
+    /// vote: from there on nothing is known to be committed.
+    pub(super) fn take_back(&mut self, from: Index, out: &mut Vec<Effect>) -> bool {
+        let allowed = self.may_lag_behind_a_loss() && from > self.verified && from > self.log.fixed();
+        if allowed {
+            self.log.take_back_commit(from.prev());
+            self.reopened(out);
+        }
+        allowed
     }
 
     pub(super) fn receive_doubt(
@@ -297,8 +344,7 @@ impl Core {
             && !self.have_votes()
         {
             self.doubting.told = true;
-            let (from, offset) = (self.log.last().index.next(), self.log.next_offset());
-            out.push(Effect::Unclean { from, offset, waits: true });
+            out.push(Effect::Unclean { from: self.first_at_risk(), waits: true });
         }
         if !self.is_in_doubt() || self.held_out || self.hard.sealed.is_some() {
             return;

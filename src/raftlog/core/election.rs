@@ -303,6 +303,7 @@ impl Core {
         self.verified = self.log.commit();
         self.acked = crate::segment::Index(0);
         self.told = self.acked;
+        self.doubt_leader();
     }
 
     /// Follows `epoch`, and `leader` in it if it is known. The vote of an epoch is kept when stepping down within it.

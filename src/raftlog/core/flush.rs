@@ -7,6 +7,7 @@
 //! - a voter that is alone in its half of the configuration counts what is durable, whatever the topic says.
 
 use super::{Core, Effect, Millis};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Body;
 use crate::segment::{Index, LogId};
 
@@ -14,7 +15,8 @@ impl Core {
     /// Whether records count once they are written, by the topic and by the configuration in force.
     pub fn is_async(&self) -> bool {
         let (configuration, _) = self.log.configuration();
-        self.may_be_async && configuration.voters.len() > 1 && configuration.old_voters.len() != 1
+        let is_alone = configuration.voters.len() <= 1 || configuration.old_voters.len() == 1;
+        self.may_be_async && (!is_alone || on(Mutation::CountWrittenAlone))
     }
 
     /// Last entry here that counts as stored.
@@ -23,7 +25,10 @@ impl Core {
     }
 
     pub(super) fn set_async(&mut self, now: Millis, may_be: bool, out: &mut Vec<Effect>) {
-        self.may_be_async = may_be;
+        let is_news = std::mem::replace(&mut self.may_be_async, may_be) != may_be;
+        if is_news && self.leader.is_none() {
+            self.doubt_leader();
+        }
         // An election that every voter granted has the best log that there is: nothing can be brought back by waiting (F11).
         self.allow_unclean(may_be);
         self.advance_commit(now, out);

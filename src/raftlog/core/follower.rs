@@ -52,8 +52,7 @@ impl Core {
         if !is_chain(self.hard.epoch, prev, &entries) {
             return;
         }
-        let start = self.log.start();
-        if self.start_unproven && prev != start && prev.index <= start.index {
+        if self.start_unproven && self.contradicts_start(prev, &entries) {
             if self.held_out && !self.drops_damage() {
                 return;
             }
@@ -65,7 +64,7 @@ impl Core {
         // Entries before the log start are committed, so they are the leader's too.
         let joins = self.log.contains(prev) || on(Mutation::SkipLogMatching);
         if prev.index >= self.log.start().index && !joins {
-            if prev.index <= self.log.commit() {
+            if prev.index <= self.log.commit() && !self.take_back(prev.index, out) {
                 return self.poison(format!("leader {from} lacks a committed entry: it has {prev}"), out);
             }
             return self.reject(from, prev, out);
@@ -126,14 +125,18 @@ impl Core {
             return false;
         }
         if first.id.index <= self.log.last().index {
-            if first.id.index <= self.log.commit() && !on(Mutation::TruncateCommitted) {
+            let is_committed = first.id.index <= self.log.commit() && !on(Mutation::TruncateCommitted);
+            if is_committed && !self.take_back(first.id.index, out) {
                 let reason =
                     format!("{} would replace a committed entry (commit {})", first.id, self.log.commit());
                 self.poison(reason, out);
                 return false;
             }
             self.persist(out);
-            self.set_aside(first.id.index, out);
+            match is_committed {
+                true => self.keep(first.id.index, out),
+                false => self.set_aside(first.id.index, out),
+            }
             out.push(Effect::Truncate { from: first.id.index });
             let rolled_back = self.log.truncate(first.id.index, first.base_offset);
             self.verified = self.verified.min(self.log.last().index);
@@ -192,7 +195,8 @@ impl Core {
         if self.held_out || self.hard.sealed.is_some() || self.start_unproven {
             return LogId::default();
         }
-        let index = self.verified.max(self.log.commit()).min(stored);
+        let sure = if self.may_lag_behind_a_loss() { Index(0) } else { self.log.commit() };
+        let index = self.verified.max(sure).min(stored);
         self.log.id_at(index).unwrap_or_default()
     }
 
@@ -243,7 +247,7 @@ impl Core {
         }
         let prev = start.prev;
         if self.start_unproven && !self.held_out {
-            if !self.log.contains(prev) {
+            if self.contradicts_start(prev, &[]) || !self.log.contains(prev) {
                 self.start_over(out);
             }
             self.start_unproven = false;
@@ -254,11 +258,15 @@ impl Core {
                 return;
             }
             // We have all that lies before; entries can follow. `after_storage` makes them durable before we say so.
-            self.verified = self.verified.max(prev.index).max(self.log.commit());
+            self.verified = self.verified.max(prev.index);
+            if !self.may_lag_behind_a_loss() {
+                self.verified = self.verified.max(self.log.commit());
+            }
             let prev = self.log.id_at(self.verified).unwrap_or(self.log.start());
             return self.tell_installed(from, prev, out);
         }
-        if prev.index <= self.log.commit() && !is_here {
+        let is_contradiction = prev.index <= self.log.commit() && !is_here;
+        if is_contradiction && !self.take_back(prev.index, out) {
             return self.poison(format!("log start {prev} of {from} contradicts a committed entry"), out);
         }
         let Some(base) = decode(&start) else { return };
@@ -266,8 +274,12 @@ impl Core {
             return;
         }
         self.start_unproven = false;
-        self.set_aside(self.log.start().index.next(), out);
+        match is_contradiction {
+            true => self.keep(self.log.start().index.next(), out),
+            false => self.set_aside(self.log.start().index.next(), out),
+        }
         self.log.install(prev, start.base_offset, (start.configuration_id, base));
+        self.log.reflect(start.producers_at);
         self.verified = prev.index;
         self.acked = prev.index;
         self.persist(out);

@@ -184,8 +184,11 @@ impl Core {
 
     /// A leader without other voters asked nobody, so its term may not be durable yet: were its entries seen by a
     /// learner and the term then lost in a crash, the next leader could give the same identities to other entries.
-    fn is_held_back(&self) -> bool {
-        self.unproven.is_some()
+    /// Its first entry went to storage behind that term. What is saved later (that it left doubt) promises nothing to
+    /// its followers, and an idle leader may append nothing behind it for long: it must not wait for that.
+    pub(super) fn is_held_back(&self) -> bool {
+        let first_own = self.leading.as_ref().map_or(Index(0), |leading| leading.first_own);
+        self.unproven.is_some() && self.log.durable() < first_own
     }
 
     pub(super) fn pump_all(&mut self, now: Millis, out: &mut Vec<Effect>) {
@@ -267,7 +270,7 @@ impl Core {
     /// Commits what a quorum holds, durably unless the topic asks for less, if it is of our own epoch (Raft §5.4.2).
     pub(super) fn advance_commit(&mut self, now: Millis, out: &mut Vec<Effect>) {
         let stored = if on(Mutation::CountUnsyncedOwn) { self.log.last().index } else { self.stored() };
-        let is_async = self.is_async();
+        let is_async = self.is_async() || on(Mutation::CountWritten);
         let Some(leading) = &mut self.leading else { return };
         let (configuration, _) = self.log.configuration();
         let matched = |replica: ReplicaId| match replica == self.replica {
@@ -406,6 +409,7 @@ impl Core {
                 caught_up_ms: peer.caught_up,
                 voter: configuration.is_voter(peer.replica),
                 is_caught_up: peer.is_caught_up(leading.first_own, self.config.check_quorum_ms),
+                counts: peer.counts(),
             });
         }
     }

@@ -24,6 +24,8 @@ pub struct LogView {
     /// Stored as far as `flush.mode=async` asks; the same as `durable` where nothing else is asked.
     written: Index,
     commit: Index,
+    /// Last entry that what is kept with the start reflects (the producers' state); it may lie beyond the end.
+    reflected: Index,
     configurations: Vec<(LogId, Configuration)>,
     /// Configurations of earlier generations are void (safety.md F3).
     generation: Generation,
@@ -44,8 +46,23 @@ impl LogView {
             durable: start.index,
             written: start.index,
             commit: start.index,
+            reflected: start.index,
             configurations: vec![base],
             generation: Generation(0),
+        }
+    }
+
+    /// What is kept with the start reflects entries up to here: once one of them goes, it is of no use any more.
+    pub fn reflect(&mut self, index: Index) {
+        self.reflected = self.reflected.max(index);
+    }
+
+    /// Nothing up to here can be taken back on its own: it is gone, or reflected in what is kept with the start.
+    pub fn fixed(&self) -> Index {
+        if on(Mutation::KeepStateOfLostEntries) {
+            self.start.index
+        } else {
+            self.start.index.max(self.reflected)
         }
     }
 
@@ -270,6 +287,12 @@ impl LogView {
         self.commit = self.commit.min(common).max(self.start.index);
     }
 
+    /// An election lost what was committed above `index`.
+    pub fn take_back_commit(&mut self, index: Index) {
+        debug_assert!(index >= self.fixed());
+        self.commit = self.commit.min(index);
+    }
+
     /// Forgets everything at or below `start`, which must be a committed entry of this log.
     pub fn advance_start(&mut self, start: LogId, base: (LogId, Configuration)) {
         debug_assert!(start.index >= self.start.index && start.index <= self.commit);
@@ -294,6 +317,7 @@ impl LogView {
         self.next_offset = next_offset;
         (self.durable, self.written) = (Index(0), Index(0));
         self.commit = start.index;
+        self.reflected = start.index;
         self.configurations.clear();
         self.configurations.push(base);
     }

@@ -38,6 +38,7 @@ use self::election::Votes;
 use self::leader::Leading;
 use self::log::LogView;
 pub use self::membership::ChangeRefusal;
+use self::takeover::is_answer;
 pub use self::takeover::{GenerationEffect, Order};
 use super::message::{Body, Configuration, Message};
 use crate::mutation::{Mutation, on};
@@ -314,8 +315,6 @@ pub enum Effect {
     Unclean {
         /// First entry that may be lost.
         from: Index,
-        /// First offset that may be lost.
-        offset: Offset,
         /// Not elected: somebody must allow it first (`Core::allow_unclean`).
         waits: bool,
     },
@@ -376,6 +375,8 @@ pub struct PeerProgress {
     pub voter: bool,
     /// Durably caught up in this term: a learner that may become a voter.
     pub is_caught_up: bool,
+    /// Its answers count for commit: it is sure of its vote.
+    pub counts: bool,
 }
 
 /// One replica of one group.
@@ -418,7 +419,7 @@ pub struct Core {
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
-    /// Nobody has shown yet that our log start is in this generation's log.
+    /// Nobody has shown yet that our log start, and what is kept with it, is of this generation's log.
     start_unproven: bool,
     /// Highest generation a message came from.
     seen: Generation,
@@ -439,6 +440,7 @@ impl Core {
         let undecodable = base.is_none();
         let in_force = (log_start.configuration_id, base.unwrap_or_default());
         let mut log = LogView::new(log_start.prev, log_start.base_offset, in_force);
+        log.reflect(log_start.producers_at);
         let consistent = log.restore(epochs, last, next_offset, configurations);
         let mut core = Self {
             replica: restored.replica,
@@ -484,9 +486,7 @@ impl Core {
             core.hard.vote = None;
             core.hard_dirty = true;
         }
-        if on(Mutation::ForgetVoteOnRestart) {
-            core.hard.vote = None;
-        }
+        core.forget_with_the_process();
         core.log.void_before(core.hard.epoch.generation);
         core.doubt_start();
         core.role = core.resting_role();
@@ -632,11 +632,14 @@ impl Core {
     }
 
     fn note_durable(&mut self, now: Millis, last: LogId, out: &mut Vec<Effect>) {
+        let was_held_back = self.is_held_back();
         if !self.log.set_durable(last) {
             return;
         }
         if self.unproven.is_some_and(|first| self.log.durable() >= first) {
             self.unproven = None;
+        }
+        if was_held_back {
             self.pump_all(now, out);
         }
         if self.leading.is_some() {
@@ -690,6 +693,7 @@ impl Core {
     }
 
     fn move_log_start(&mut self, start: &LogStart, out: &mut Vec<Effect>) {
+        self.log.reflect(start.producers_at);
         if start.prev.index <= self.log.start().index {
             return;
         }
@@ -783,17 +787,4 @@ fn decode(start: &LogStart) -> Option<Configuration> {
         return Some(Configuration::default());
     }
     Configuration::decode(&start.configuration)
-}
-
-/// Answers are never answered, or two sealed replicas would talk for ever.
-fn is_answer(body: &Body) -> bool {
-    !matches!(
-        body,
-        Body::PreVote { .. }
-            | Body::Vote { .. }
-            | Body::Append { .. }
-            | Body::Beat { .. }
-            | Body::InstallLogStart { .. }
-            | Body::TimeoutNow
-    )
 }

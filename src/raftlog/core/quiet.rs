@@ -14,7 +14,7 @@ impl Core {
     pub fn is_settled(&self, peer: ReplicaId) -> bool {
         let Some(leading) = &self.leading else { return false };
         let last = self.log.last().index;
-        self.unproven.is_none()
+        !self.is_held_back()
             && !self.held_out
             && leading.transfer.is_none()
             && leading.reads.is_empty()

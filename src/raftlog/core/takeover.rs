@@ -13,7 +13,7 @@
 use super::{Core, Effect, Millis, Role};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::{Decision, SealReport, TERMS_PER_GENERATION};
-use crate::raftlog::message::Configuration;
+use crate::raftlog::message::{Body, Configuration};
 use crate::segment::{
     Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, Offset, Opening,
     ReplicaId,
@@ -60,7 +60,8 @@ pub enum GenerationEffect {
         /// What does not fit.
         reason: &'static str,
     },
-    /// This replica is in a new generation. Whatever lies above `commit` is not known to be committed any more.
+    /// This replica is in a new generation, or without a vote behind an unclean election (safety.md F11). Whatever lies above `commit`
+    /// is not known to be committed any more.
     Reopened {
         /// Which.
         generation: Generation,
@@ -104,10 +105,15 @@ impl Core {
         }
         // Storage is one ordered stream: when the seal is durable, so is the whole log. It never grows or shrinks after.
         self.persist(out);
+        out.push(Effect::generation(GenerationEffect::Sealed(self.report(plan))));
+    }
+
+    /// What a seal of this plan would be answered with. Before there is one it proves nothing, and may change with the next message.
+    pub fn report(&self, plan: u64) -> SealReport {
         let (configuration, configuration_id) = self.log.configuration();
-        let report = SealReport {
+        SealReport {
             replica: self.replica,
-            generation,
+            generation: self.hard.epoch.generation,
             plan,
             sound: !self.poisoned && self.is_sound(),
             last: self.log.last(),
@@ -116,8 +122,7 @@ impl Core {
             configuration_id,
             is_committed: configuration_id.index <= self.log.commit(),
             commit: self.log.commit(),
-        };
-        out.push(Effect::generation(GenerationEffect::Sealed(report)));
+        }
     }
 
     fn is_sound(&self) -> bool {
@@ -184,6 +189,8 @@ impl Core {
         let joins = |r: &ReplicaId| r.node != self.replica.node && !configuration.is_retired(*r);
         configuration.learners = decision.learners.iter().copied().filter(joins).collect();
         self.enter_generation(epoch, decision.opening);
+        // Whatever our log is, it is this generation's from here on.
+        self.start_unproven = false;
         self.hard.vote = Some(self.replica);
         let payload = configuration.encode();
         let meta = self.add_own(EntryKind::Configuration, 0, payload.len() as u32);
@@ -252,14 +259,14 @@ impl Core {
         }
     }
 
-    fn reopened(&self, out: &mut Vec<Effect>) {
+    pub(super) fn reopened(&self, out: &mut Vec<Effect>) {
         let (generation, commit) = (self.hard.epoch.generation, self.log.commit());
         out.push(Effect::generation(GenerationEffect::Reopened { generation, commit }));
         self.announce_configuration(out);
     }
 
     /// Whether another candidacy stays below the terms that an unclean generation would skip (safety.md F4).
-    pub(super) fn has_terms_left(&self) -> bool {
+    pub fn has_terms_left(&self) -> bool {
         let generation = self.hard.epoch.generation;
         let first = match self.hard.opening {
             Some(opening) => opening.first_term.0,
@@ -270,20 +277,34 @@ impl Core {
         self.hard.epoch.term.0 < first + TERMS_PER_GENERATION
     }
 
-    /// In an unclean generation a log start is not known to be the survivor's too: not before a leader has shown an entry
-    /// at or after it to be its own, or one of this generation is in the log, or the base is.
+    /// In an unclean generation a log start is not known to be the survivor's too, nor is what is kept with it (the producers' state
+    /// as of a later entry, which cannot be taken back below that): not before a leader has shown that entry to be its own, or one of
+    /// this generation is in the log, or the base is.
     pub(super) fn doubt_start(&mut self) {
         let unclean = self.hard.opening.filter(|opening| !opening.lossless);
+        let fixed = self.log.fixed();
         self.start_unproven = unclean.is_some_and(|opening| {
-            self.log.start().index.0 > 0
-                && self.log.last().epoch.generation < self.hard.epoch.generation
-                && !self.log.contains(opening.base)
+            let is_shared = self.log.contains(opening.base) && fixed <= opening.base.index;
+            fixed.0 > 0 && self.log.last().epoch.generation < self.hard.epoch.generation && !is_shared
         });
     }
 
-    /// The leader's log goes another way before our log start: nothing here can be used.
+    /// Whether the leader's log goes another way before our log start or what is kept with it reflects. `prev` is an entry of the leader's,
+    /// `entries` those that follow it. One that begins below and shows less was made for a log that is not ours: none of ours was
+    /// acknowledged, and what we refuse leads it below only where its log differs.
+    pub(super) fn contradicts_start(&self, prev: LogId, entries: &[EntryMeta]) -> bool {
+        let fixed = self.log.fixed();
+        match self.log.id_at(fixed) {
+            Some(own) if prev.index <= fixed => prev != own && entries.iter().all(|meta| meta.id != own),
+            Some(_) => false,
+            // Beyond our end: nobody can show what we do not hold.
+            None => true,
+        }
+    }
+
+    /// The leader's log goes another way before our log start, or before what is kept with it reflects: nothing here can be used.
     pub(super) fn start_over(&mut self, out: &mut Vec<Effect>) {
-        self.set_aside(self.log.start().index.next(), out);
+        self.keep(self.log.start().index.next(), out);
         let base = (LogId::default(), Configuration::default());
         self.log.install(LogId::default(), Offset(0), base);
         self.start_unproven = false;
@@ -300,7 +321,27 @@ impl Core {
     pub(super) fn set_aside(&self, from: Index, out: &mut Vec<Effect>) {
         let old = |epoch: Epoch| epoch.generation < self.hard.epoch.generation;
         if self.log.epoch_at(from).is_some_and(old) {
+            self.keep(from, out);
+        }
+    }
+
+    /// Entries from here on, if there are any, are about to be cut and kept aside.
+    pub(super) fn keep(&self, from: Index, out: &mut Vec<Effect>) {
+        if from <= self.log.last().index {
             out.push(Effect::generation(GenerationEffect::SetAside { from }));
         }
     }
+}
+
+/// Answers are never answered, or two sealed replicas would talk for ever.
+pub(super) fn is_answer(body: &Body) -> bool {
+    !matches!(
+        body,
+        Body::PreVote { .. }
+            | Body::Vote { .. }
+            | Body::Append { .. }
+            | Body::Beat { .. }
+            | Body::InstallLogStart { .. }
+            | Body::TimeoutNow
+    )
 }

@@ -119,7 +119,7 @@ impl Engine {
             Effect::ReadReady { token, .. } => self.events.push(GroupEvent::Read { group, token, ok: true }),
             Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
             Effect::Refused { reason } => self.refusal = Some(reason),
-            Effect::Unclean { from, offset, waits } => self.report_unclean(slot, from, offset, waits),
+            Effect::Unclean { from, waits } => self.report_unclean(slot, from, waits),
             Effect::Poisoned { reason } => {
                 tracing::error!(%group, reason, "group fences itself off");
                 self.groups[slot].poisoned = true;
@@ -129,13 +129,16 @@ impl Engine {
     }
 
     /// An election that may lose entries: audited, whether it went on or waits (safety.md F11).
-    fn report_unclean(&mut self, slot: usize, from: Index, offset: Offset, waits: bool) {
+    fn report_unclean(&mut self, slot: usize, from: Index, waits: bool) {
         let (group, epoch) = (self.groups[slot].id, self.groups[slot].core.epoch());
+        let end = self.store.last(group).map_or(Offset(0), |(_, next)| next);
+        let offset = self.store.meta_at(group, from).map_or(end, |meta| meta.base_offset);
         if waits {
-            tracing::error!(%group, %epoch, %from, %offset, "every voter answered, but a majority may have lost what it \
+            tracing::error!(%group, %epoch, %from, %offset, %end, "every voter answered, but a majority may have lost what it \
                 acknowledged: no leader without approval");
         } else {
-            tracing::error!(%group, %epoch, %from, %offset, "unclean recovery: acknowledged records may be lost from here on");
+            tracing::error!(%group, %epoch, %from, %offset, %end, "unclean recovery: acknowledged records may be lost from here on; \
+                the best log that is left ends before {end}");
         }
         self.events.push(GroupEvent::UncleanRecovery { group, epoch, from, offset, waits });
     }

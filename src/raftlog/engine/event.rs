@@ -2,7 +2,7 @@
 
 use crate::raftlog::core::{GenerationEffect, Role};
 use crate::raftlog::message::Configuration;
-use crate::segment::{Entry, Epoch, GroupId, Index, LogId, LogStart, Offset, ReplicaId};
+use crate::segment::{Entry, Epoch, Generation, GroupId, Index, LogId, LogStart, Offset, ReplicaId};
 
 /// What happened to a group, for the layer above, in order.
 #[derive(Debug)]
@@ -71,6 +71,15 @@ pub enum GroupEvent {
         group: GroupId,
         /// Entry of the configuration.
         configuration: LogId,
+    },
+    /// A peer whose incarnation fits speaks to another, later replica of this node: it knows a configuration with that one in it.
+    Superseded {
+        /// Group.
+        group: GroupId,
+        /// Whom it speaks to.
+        by: ReplicaId,
+        /// The generation in which it does.
+        generation: Generation,
     },
     /// What became of an order about the group's generation, or of a message from another one. A seal is reported when it
     /// and the whole log are durable; take-overs and copies set aside are carried out by the engine and not told.

@@ -34,7 +34,7 @@ use super::wheel::Wheel;
 use crate::mutation::{Mutation, on};
 use crate::segment::{
     Durable, EntryKind, EntryMeta, Error as StoreError, GroupId, GroupSpec, Index, LogStart, NodeId,
-    RecoveredGroup, ReplicaId, Round, RoundDone, Store,
+    RecoveredGroup, Remains, ReplicaId, Round, RoundDone, Store,
 };
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
@@ -290,12 +290,17 @@ impl Engine {
 
     /// Forgets a group and its data.
     pub fn remove(&mut self, group: GroupId) {
+        self.remove_but(group, Remains::Nothing);
+    }
+
+    /// Forgets a group, and its data but for what remains.
+    pub fn remove_but(&mut self, group: GroupId, remains: Remains) {
         if let Some(slot) = self.by_id.remove(&group) {
             self.untie(slot);
             self.end_campaign(slot);
             self.groups.remove(slot);
             self.urgent.retain(|s| *s != slot);
-            if let Err(error) = self.store.remove_group(group) {
+            if let Err(error) = self.store.remove_group_but(group, remains) {
                 tracing::warn!(%group, %error, "replica could not be removed");
             }
         }
@@ -527,7 +532,14 @@ impl Engine {
     /// Whether ids and incarnations fit (safety.md F6).
     fn is_for_us(&mut self, now: Millis, slot: usize, from: NodeId, e: &Envelope) -> bool {
         let g = &self.groups[slot];
-        if (e.to != g.core.replica() && !on(Mutation::IgnoreReplicaIds)) || e.from.node != from {
+        let own = g.core.replica();
+        if (e.to != own && !on(Mutation::IgnoreReplicaIds)) || e.from.node != from {
+            let is_later = e.to.node == own.node && e.to.assignment > own.assignment;
+            let is_now = self.incarnation != 0 && e.to_incarnation == self.incarnation as u128;
+            if is_later && is_now && e.from.node == from {
+                let generation = e.message.epoch.generation;
+                self.events.push(GroupEvent::Superseded { group: e.group, by: e.to, generation });
+            }
             return false;
         }
         if g.id == GroupId(0) {

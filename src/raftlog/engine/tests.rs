@@ -2,7 +2,7 @@
 //! storage, travels as bytes and comes back after a restart. Not here: Raft's rules themselves (`core::tests`).
 
 pub(crate) mod quiet;
-mod unsynced;
+pub(crate) mod unsynced;
 
 use super::*;
 use crate::raftlog::codec::{self, Frame};

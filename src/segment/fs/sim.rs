@@ -6,6 +6,8 @@
 //!   is kill -9 (the page cache stays).
 //! * A failed `fdatasync` drops the dirty data and marks it clean, as Linux does: the process goes on
 //!   reading it, but no later sync makes it durable; only writing it again does (safety.md F9).
+//! * A failed write-back is told once per open file description, by its next sync; one that is opened later is told only if
+//!   nobody was before.
 
 use super::{File, Fs, Limits, OpenMode, Space};
 use crate::segment::map::SegmentMap;
@@ -13,6 +15,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes that are written or lost as one.
@@ -61,6 +64,9 @@ struct Inode {
     /// Durable content of sectors whose write back failed: clean to the kernel, on no disk.
     lost: BTreeMap<u64, Sector>,
     durable_len: usize,
+    /// Write-backs that failed, and whether anybody was told of the last one.
+    errors: u64,
+    is_told: bool,
 }
 
 #[derive(Clone, Default)]
@@ -177,6 +183,22 @@ impl SimFs {
     pub fn fail_sync_after(&self, n: u64) {
         let mut disk = self.disk();
         disk.faults.fail_sync_at = Some(disk.counts.syncs + n);
+    }
+
+    /// The kernel writes back, on its own, what is dirty of files whose path contains `part`, and fails: it is on no disk, and syncs
+    /// will be told.
+    pub fn fail_write_back(&self, part: &str) {
+        let mut disk = self.disk();
+        let is_it = |(path, node): (&PathBuf, &Node)| match node {
+            Node::File(id) if path.to_string_lossy().contains(part) => Some(*id),
+            _ => None,
+        };
+        let ids: Vec<u64> = disk.live.iter().filter_map(is_it).collect();
+        for id in ids {
+            if let Some(inode) = disk.inodes.get_mut(&id).filter(|inode| !inode.dirty.is_empty()) {
+                inode.fail_write_back();
+            }
+        }
     }
 
     /// Reads of paths that contain `part` fail; None ends it.
@@ -395,6 +417,17 @@ impl Inode {
         self.live[at as usize..end].copy_from_slice(bytes);
     }
 
+    fn fail_write_back(&mut self) {
+        self.lost.append(&mut self.dirty);
+        self.errors += 1;
+        self.is_told = false;
+    }
+
+    /// Errors a description knows of that is opened now.
+    fn known(&self) -> u64 {
+        self.errors - u64::from(!self.is_told && self.errors > 0)
+    }
+
     fn restore(&mut self, number: u64, sector: &Sector) {
         let from = number as usize * SECTOR;
         if from < self.live.len() {
@@ -404,6 +437,7 @@ impl Inode {
     }
 
     fn crash(&mut self, state: &mut u64) {
+        (self.errors, self.is_told) = (0, false);
         for (number, sector) in std::mem::take(&mut self.lost) {
             self.restore(number, &sector);
         }
@@ -433,6 +467,8 @@ struct SimFile {
     id: u64,
     era: u64,
     writable: bool,
+    /// Failed write-backs of the file that this description was told of.
+    known: AtomicU64,
 }
 
 struct LockGuard {
@@ -497,7 +533,8 @@ impl Fs for SimFs {
             (None, _) => return Err(missing(path)),
         };
         let writable = mode != OpenMode::Read;
-        Ok(Arc::new(SimFile { fs: self.clone(), path: path.to_owned(), id, era, writable }))
+        let known = AtomicU64::new(disk.inodes[&id].known());
+        Ok(Arc::new(SimFile { fs: self.clone(), path: path.to_owned(), id, era, writable, known }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -690,10 +727,13 @@ impl File for SimFile {
                 return Err(off());
             }
             let inode = disk.inodes.get_mut(&self.id).expect("an open file has its inode");
-            let dirty = std::mem::take(&mut inode.dirty);
+            match fails {
+                true => inode.fail_write_back(),
+                false => inode.dirty.clear(),
+            }
             inode.durable_len = inode.live.len();
-            if fails {
-                inode.lost.extend(dirty);
+            if self.known.swap(inode.errors, Ordering::Relaxed) < inode.errors {
+                inode.is_told = true;
                 return Err(injected());
             }
             Ok(())
@@ -758,6 +798,23 @@ mod tests {
             fs.crash(3);
             assert_eq!(fs.read(Path::new("/d/f")).expect("there")[0], if again { 2 } else { 1 });
         }
+    }
+
+    #[test]
+    fn failed_write_back_is_told_once_to_every_description() {
+        let fs = SimFs::new(1);
+        let f = file(&fs);
+        let g = fs.open(Path::new("/d/f"), OpenMode::Write).expect("opened");
+        f.pwrite(&[1; 512], 0).expect("written");
+        fs.fail_write_back("/d/f");
+        let unseen = fs.open(Path::new("/d/f"), OpenMode::Write).expect("opened");
+        assert!(f.fdatasync().is_err() && f.fdatasync().is_ok());
+        assert!(g.fdatasync().is_err() && g.fdatasync().is_ok());
+        assert!(unseen.fdatasync().is_err(), "nobody had been told when it was opened");
+        let seen = fs.open(Path::new("/d/f"), OpenMode::Write).expect("opened");
+        assert!(seen.fdatasync().is_ok());
+        fs.crash(1);
+        assert!(fs.read(Path::new("/d/f")).expect("there").iter().all(|b| *b == 0), "and it is on no disk");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! * It is clean again only after a flush that left nothing of it unsynced, and a while without loose entries.
 
 use super::Store;
+use crate::mutation::{Mutation, on};
 use crate::segment::record::Record;
 use crate::segment::round::{Change, RoundDone};
 use crate::segment::types::*;
@@ -19,7 +20,7 @@ pub(super) struct LooseState {
     pub wants_flush: bool,
     /// Groups whose state says that they are dirty.
     dirty: BTreeSet<GroupId>,
-    /// Everything in rounds up to this one is on the disk.
+    /// Every loose entry in rounds up to this one is on the disk.
     flushed_round: u64,
     /// Round being gathered when the idle ones were last looked for.
     looked_at: u64,
@@ -56,7 +57,7 @@ impl Store {
         let round = self.round;
         let Some(g) = self.groups.get_mut(&group) else { return };
         g.loose_round = round;
-        if !g.image.hard_state.dirty {
+        if !g.image.hard_state.dirty && !on(Mutation::NeverDirty) {
             self.set_dirty(group, true);
         }
     }

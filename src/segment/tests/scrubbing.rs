@@ -1,6 +1,7 @@
 //! The scrub finds what is damaged, and nothing else.
 
 use super::rig::*;
+use crate::segment::fs::Fs;
 use crate::segment::fs::sim::SimFs;
 use crate::segment::*;
 
@@ -59,6 +60,33 @@ pub(crate) fn flipped_bit_is_found_without_a_reader() {
         let (first, last) = store.needs_repair(G).expect("found");
         assert_eq!((first, last, store.scrub_stats().damaged), (Index(index), Index(index), 1));
         assert_eq!(store.take_damaged(), [G]);
+    }
+}
+
+/// What a header says is known without it: it is mended on the spot, in the file that is written to as well.
+#[test]
+fn damaged_header_is_written_again() {
+    for n in 0..3 {
+        let fs = SimFs::new(1);
+        let (mut store, mut writer) = written(&fs);
+        store.append(G, records(&store, 1, 1, 1, 100)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+        let (path, _) = files_of(&fs, ".segment")[n].clone();
+        let header = || {
+            let mut bytes = [0; 64];
+            fs.open(&path, fs::OpenMode::Read).and_then(|f| f.pread(&mut bytes, 0)).expect("read");
+            bytes
+        };
+        let sound = header();
+        fs.flip(&path, 53, 1);
+        assert_ne!(header(), sound);
+        let mut scrubber = store.scrubber();
+        pass(&mut store, &mut scrubber);
+        assert_eq!((store.scrub_stats().damaged, store.needs_repair(G)), (1, None), "no peer is asked");
+        assert_eq!(header(), sound);
+        pass(&mut store, &mut scrubber);
+        assert_eq!(store.scrub_stats().damaged, 1);
+        assert_eq!(read_all(&mut store, 1).expect("sound").len(), 41);
     }
 }
 

@@ -11,10 +11,11 @@
 
 use super::super::fs::File;
 use super::super::lane::{Job, Lane, Waker};
-use super::super::round::{Durable, FileRef, Op, Round, RoundDone};
+use super::super::round::{Durable, FileRef, Op, Remains, Round, RoundDone};
 use super::super::types::*;
 use super::super::{Error, Result};
 use super::{Writer, group_of};
+use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ type Files = BTreeMap<u64, Arc<dyn File>>;
 struct Loose {
     files: Files,
     bytes: u64,
+    /// Round of the first of them.
+    since: u64,
 }
 
 /// What somebody waits for, of rounds for which no sync has begun.
@@ -37,6 +40,8 @@ struct Wanted {
     files: Files,
     /// Last entry of each group in them.
     ends: BTreeMap<GroupId, LogId>,
+    /// Round of the first loose entry that goes along.
+    since: Option<u64>,
     is_any: bool,
 }
 
@@ -44,6 +49,7 @@ struct Wanted {
 struct Sync {
     files: Vec<u64>,
     ends: BTreeMap<GroupId, LogId>,
+    since: Option<u64>,
     stamp: u64,
     /// Last batch and round it covers.
     sequence: u64,
@@ -55,8 +61,8 @@ struct Flush {
     loose: BTreeMap<GroupId, Loose>,
     ends: BTreeMap<GroupId, LogId>,
     stamp: u64,
-    /// Last batch it completes, and last round of which nothing is left to sync, if it does that.
-    complete: Option<(u64, Option<u64>)>,
+    /// Last batch it completes, if it does.
+    complete: Option<u64>,
 }
 
 /// Work on files that waits for its record.
@@ -64,7 +70,7 @@ struct Flush {
 pub(super) struct Gone {
     pub aside: Vec<PathBuf>,
     pub unlink: Vec<PathBuf>,
-    pub remove_dir: Option<PathBuf>,
+    pub remove_dir: Option<(PathBuf, Remains)>,
     pub trim: Option<(FileRef, u64)>,
 }
 
@@ -80,7 +86,7 @@ pub(super) struct Syncing {
     /// Counts what may come between a sync and a write.
     pub stamp: u64,
     patience: u32,
-    /// Last round written; last one of which everything but loose entries is durable; last one of which everything is.
+    /// Last round written; last one of which everything but loose entries is durable; last one of which every loose entry is.
     round: u64,
     durable_round: u64,
     flushed_round: u64,
@@ -138,14 +144,6 @@ impl Syncing {
         self.patience == 0 && self.is_settled() && self.flush.is_none()
     }
 
-    /// The sync that is under way has files in common with the flush that is.
-    fn shares_files(&self) -> bool {
-        let (Some(sync), Some(flush), true) = (&self.sync, &self.flush, self.flush_lane.is_busy()) else {
-            return false;
-        };
-        flush.loose.values().any(|loose| loose.files.keys().any(|number| sync.files.contains(number)))
-    }
-
     /// Nobody waits for a sync.
     pub fn is_settled(&self) -> bool {
         !self.wanted.is_any && self.sync.is_none()
@@ -156,23 +154,45 @@ impl Syncing {
         self.wanted.ends.contains_key(group) || self.sync.as_ref().is_some_and(|s| s.ends.contains_key(group))
     }
 
-    /// Files with loose entries of these groups: whoever waits for the groups waits for them. A flush that is under way may not have
-    /// come to them yet.
-    pub fn files_of(&mut self, groups: &BTreeSet<GroupId>) -> Files {
-        let mut files = Files::new();
+    /// Nothing but a sync under way keeps that of this round from being made on the spot: under a steady load there is always one.
+    pub fn may_rest(&self, round: &Round) -> bool {
+        self.patience <= 1 && self.flush.is_none() && !round.ops.iter().any(Op::is_loose)
+    }
+
+    /// Loose entries of these groups, and of those that a flush is busy with their files: whoever waits for the groups waits for them.
+    /// The flush may not have come to them yet.
+    fn take_along(&mut self, groups: &BTreeSet<GroupId>) -> (Files, Option<u64>) {
+        let (mut files, mut since) = (Files::new(), None);
+        if on(Mutation::LeaveLooseBehind) {
+            return (files, since);
+        }
         for group in groups {
-            files.extend(self.loose.remove(group).unwrap_or_default().files);
             let flushing = self.flush.as_ref().and_then(|flush| flush.loose.get(group));
             files.extend(flushing.into_iter().flat_map(|l| l.files.iter().map(|(n, f)| (*n, f.clone()))));
+            if let Some(loose) = self.loose.remove(group) {
+                since = earlier(since, Some(loose.since));
+                for (number, file) in loose.files {
+                    files.entry(number).or_insert(file);
+                }
+            }
         }
-        files
+        (files, since)
+    }
+
+    /// The files alone, for a sync on the spot.
+    pub fn files_of(&mut self, groups: &BTreeSet<GroupId>) -> Files {
+        self.take_along(groups).0
     }
 
     pub fn add_loose(&mut self, entries: Vec<(GroupId, Option<FileRef>, u64)>) {
+        let since = self.round;
         for (group, file, bytes) in entries {
-            let loose = self.loose.entry(group).or_default();
+            let loose = self.loose.entry(group).or_insert_with(|| Loose { since, ..Loose::default() });
             loose.bytes += bytes;
-            loose.files.extend(file.map(|file| (file.number, file.handle)));
+            if let Some(file) = file {
+                // The first that wrote (`Writer::soil`).
+                loose.files.entry(file.number).or_insert(file.handle);
+            }
         }
     }
 
@@ -183,11 +203,15 @@ impl Syncing {
         }
     }
 
-    /// A log was cut: what is synced of it is not what stands at those places from now on.
+    /// A log was cut: what is synced of it is not what stands at those places from now on, even where it is the same entries again.
     pub fn forget_marks(&mut self, group: GroupId) {
         self.marks.remove(&group);
+        self.progress.retain(|told| told.group != group);
         if let Some(flush) = &mut self.flush {
             flush.ends.remove(&group);
+        }
+        if let Some(sync) = self.sync.as_mut().filter(|_| !on(Mutation::BelieveSyncBeforeCut)) {
+            sync.ends.remove(&group);
         }
     }
 
@@ -201,9 +225,17 @@ impl Syncing {
         self.loose.values().chain(flushing).map(|loose| loose.bytes).sum()
     }
 
-    fn is_flushed(&self) -> bool {
-        self.loose.is_empty() && self.flush.is_none()
+    /// Last round with which, and before which, there is no loose entry that no sync has covered.
+    fn flushed(&self) -> u64 {
+        let flushing = self.flush.iter().flat_map(|flush| flush.loose.values());
+        let loose = self.loose.values().chain(flushing).map(|loose| loose.since).min();
+        let taken = earlier(self.wanted.since, self.sync.as_ref().and_then(|sync| sync.since));
+        earlier(loose, taken).map_or(self.round, |since| since - 1)
     }
+}
+
+fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    a.into_iter().chain(b).min()
 }
 
 impl Writer {
@@ -225,10 +257,11 @@ impl Writer {
 
     /// These groups wait for a sync of the round just written.
     pub(super) fn want_sync(&mut self, strict: &BTreeSet<GroupId>, touched: Files) {
-        let mut files = self.syncing.files_of(strict);
+        let (mut files, since) = self.syncing.take_along(strict);
         files.extend(touched);
         let wanted = &mut self.syncing.wanted;
         wanted.is_any = true;
+        wanted.since = earlier(wanted.since, since);
         wanted.files.append(&mut files);
         for group in strict {
             let last = self.image.groups.get(group).map(|image| image.last());
@@ -242,7 +275,7 @@ impl Writer {
         let loose: BTreeSet<GroupId> = round.ops.iter().filter(|op| op.is_loose()).map(group_of).collect();
         for group in loose {
             if !self.syncing.is_waiting(&group) {
-                self.note_progress(group, None, false);
+                self.note_progress(group, None, on(Mutation::CallWrittenDurable));
             }
         }
         self.syncing.wants_flush |= round.flush;
@@ -256,10 +289,8 @@ impl Writer {
         let syncing = &mut self.syncing;
         if syncing.is_settled() {
             syncing.durable_round = syncing.round;
-            if syncing.is_flushed() {
-                syncing.flushed_round = syncing.round;
-            }
         }
+        syncing.flushed_round = syncing.flushed_round.max(syncing.flushed());
         while syncing.gone.front().is_some_and(|(round, _)| *round <= syncing.durable_round) {
             let Some((_, gone)) = syncing.gone.pop_front() else { break };
             self.aside.extend(gone.aside);
@@ -284,22 +315,24 @@ impl Writer {
     }
 
     fn start_sync(&mut self) -> Result<()> {
-        let Wanted { files, ends, .. } = std::mem::take(&mut self.syncing.wanted);
+        let Wanted { files, ends, since, .. } = std::mem::take(&mut self.syncing.wanted);
         let (stamp, sequence, round) = (self.syncing.stamp, self.journal.last(), self.syncing.round);
         self.syncing.stamp += 1;
         self.syncing.sync =
-            Some(Sync { files: files.keys().copied().collect(), ends, stamp, sequence, round });
+            Some(Sync { files: files.keys().copied().collect(), ends, since, stamp, sequence, round });
         let job = Job { journal: self.journal.handle(), files: files.into_values().collect() };
         let (is_threaded, waker) = (self.fs.is_threaded(), self.syncing.waker.clone());
         let started = self.syncing.sync_lane.start(job, is_threaded, waker.as_ref());
         started.map_err(|e| self.io("begin to sync a round", &e))
     }
 
-    /// Flushes all loose entries but those of groups that somebody waits for: their sync includes them.
+    /// Flushes all loose entries but those of groups that somebody waits for: their end is not to be told before that sync has ended.
+    /// They may have come after it began, so their flush is still owed then.
     fn start_flush(&mut self) -> Result<()> {
         let all = std::mem::take(&mut self.syncing.loose);
         let (kept, loose) = all.into_iter().partition(|(group, _)| self.syncing.is_waiting(group));
         self.syncing.loose = kept;
+        self.syncing.wants_flush = !self.syncing.loose.is_empty();
         let loose: BTreeMap<GroupId, Loose> = loose;
         if loose.is_empty() {
             return Ok(());
@@ -308,8 +341,7 @@ impl Writer {
         let ends = loose.keys().filter_map(last).collect();
         let files: Files =
             loose.values().flat_map(|l| l.files.iter().map(|(n, file)| (*n, file.clone()))).collect();
-        let round = self.syncing.loose.is_empty().then_some(self.syncing.round);
-        let complete = self.syncing.is_settled().then_some((self.journal.last(), round));
+        let complete = self.syncing.is_settled().then_some(self.journal.last());
         let stamp = self.syncing.stamp;
         self.syncing.stamp += 1;
         self.syncing.flush = Some(Flush { loose, ends, stamp, complete });
@@ -329,10 +361,8 @@ impl Writer {
     }
 
     pub(super) fn poll_syncs(&mut self) -> Result<()> {
-        let flush = self.syncing.flush_lane.poll();
-        // The flush may have been told of an error that the sync of the same file then was not (safety.md F9): it has the last word.
-        let sync = if self.syncing.shares_files() { None } else { self.syncing.sync_lane.poll() };
-        self.take_ends((sync, flush))
+        let ended = (self.syncing.sync_lane.poll(), self.syncing.flush_lane.poll());
+        self.take_ends(ended)
     }
 
     fn take_ends(&mut self, ended: (Option<std::io::Result<()>>, Option<std::io::Result<()>>)) -> Result<()> {
@@ -361,7 +391,7 @@ impl Writer {
     }
 
     fn finish_sync(&mut self) {
-        let Some(Sync { files, ends, stamp, sequence, round }) = self.syncing.sync.take() else { return };
+        let Some(Sync { files, ends, stamp, sequence, round, .. }) = self.syncing.sync.take() else { return };
         self.journal.note_complete(sequence);
         self.syncing.durable_round = self.syncing.durable_round.max(round);
         self.cleanse(files, stamp);
@@ -380,9 +410,8 @@ impl Writer {
 
     fn finish_flush(&mut self) {
         let Some(Flush { loose, ends, stamp, complete }) = self.syncing.flush.take() else { return };
-        if let Some((sequence, round)) = complete {
+        if let Some(sequence) = complete {
             self.journal.note_complete(sequence);
-            self.syncing.flushed_round = self.syncing.flushed_round.max(round.unwrap_or(0));
         }
         self.cleanse(loose.into_values().flat_map(|l| l.files.into_keys()), stamp);
         for (group, last) in ends {

@@ -80,6 +80,8 @@ impl Disk {
     /// Gives the space back.
     pub fn relieve(&self) {
         let _absent = fs::remove_file(self.ballast());
+        // A power cut a moment later would bring it back, and the node would not start for want of space.
+        fs::File::open(&self.at).and_then(|at| at.sync_all()).expect("a synced directory");
     }
 }
 

@@ -151,11 +151,12 @@ impl Check {
         assert!(decision.generation == next, "F2: generation {:?} decided twice", decision.generation);
         known.decided.push((decision.generation, opening.base, opening.lossless));
         let survivor = &mut nodes[crate::net::index_of(opening.survivor.node)];
-        let core = survivor.process.as_mut().map(|p| p.shard.engine());
-        let Some(engine) = core.filter(|e| e.core(group).is_some_and(|c| c.replica() == opening.survivor))
-        else {
-            return;
+        // It may have just been started, and not taken its replicas up yet.
+        let holds = |e: &&mut Engine| match e.core(group) {
+            Some(core) => core.replica() == opening.survivor,
+            None => e.store_ref().last(group).is_ok(),
         };
+        let Some(engine) = survivor.process.as_mut().map(|p| p.shard.engine()).filter(holds) else { return };
         let lost = self.beyond(group, engine.store());
         let Some((first, _)) = lost.first_key_value() else { return };
         assert!(
@@ -223,6 +224,11 @@ impl Check {
         let lost = self.generations.get(&group).and_then(|g| g.lost.last());
         let first = lost.and_then(|(_, entries)| entries.values().next());
         first.map_or(position, |entry| position.min(entry.base))
+    }
+
+    /// The last generation of this group that was decided, as far as anybody said.
+    pub fn generations_decided(&self, group: GroupId) -> u64 {
+        self.generations.get(&group).and_then(|g| g.decided.last()).map_or(0, |(generation, ..)| generation.0)
     }
 
     /// How often this group lost something by an unclean generation.

@@ -13,7 +13,7 @@ use crate::segment::{
     Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset,
     ReplicaId, Term,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub fn replica(node: i32) -> ReplicaId {
     ReplicaId { node: NodeId(node), assignment: 0, directory: 0 }
@@ -208,6 +208,11 @@ pub struct Cluster {
 }
 
 impl Node {
+    /// What it votes with, or will after its next start.
+    fn log(&self) -> &Disk {
+        if self.core.is_some() { &self.view } else { &self.disk }
+    }
+
     fn has_written(&self, id: LogId) -> bool {
         let is_it = |op: &Op| matches!(op, Op::Append(meta, _) if meta.id == id);
         self.disk.start.prev.index >= id.index
@@ -341,7 +346,8 @@ impl Cluster {
             let now = self.now;
             let Some(core) = &mut self.nodes[at].core else { return };
             core.step(now, event, &mut out);
-            let reopened = core.epoch().generation != generation;
+            let is_reopened = |e: &Effect| matches!(e, Effect::Generation(what) if matches!(**what, GenerationEffect::Reopened { .. }));
+            let reopened = core.epoch().generation != generation || out.iter().any(is_reopened);
             let (_, in_force) = core.configuration();
             let astray =
                 out.iter().any(|e| matches!(e, Effect::Install { start } if start.prev.index.0 == 0));
@@ -494,6 +500,8 @@ impl Cluster {
             start_offset: base_offset,
             configuration,
             configuration_id,
+            // As in the broker: what is kept with the start may be of later than the start.
+            producers_at: self.core(at).commit(),
             ..LogStart::default()
         };
         self.write(at, Op::Start(start.clone()));
@@ -511,6 +519,11 @@ impl Cluster {
                 Effect::Truncate { from } => {
                     let commit = self.checker.committed_at(&self.nodes[at], from);
                     assert!(!commit, "truncates committed entry {from}");
+                    let fixed = self.nodes[at].view.start.producers_at;
+                    assert!(
+                        from > fixed,
+                        "cuts {from}, which what is kept with the start reflects up to {fixed}"
+                    );
                     self.write(at, Op::Truncate(from));
                 }
                 Effect::Append { metas, .. } => {
@@ -559,7 +572,7 @@ impl Cluster {
                     self.checker.reads.remove(&token).expect("a read is answered once");
                     self.checker.reads_failed += 1;
                 }
-                Effect::Unclean { from, waits: false, .. } => self.checker.forgive(from),
+                Effect::Unclean { from, waits: false, .. } => self.forgive(at, from),
                 Effect::Unclean { .. } => {}
                 Effect::Poisoned { reason } => {
                     assert!(self.poison_allowed, "poisoned: {reason}");
@@ -576,6 +589,34 @@ impl Cluster {
             }
         }
         events
+    }
+
+    /// An election told to be unclean: what it says may be lost is no violation, but only if it could not be helped. Every voter
+    /// granted, so the winner's log is no worse than any of theirs; whatever one of them holds in a log that goes on into the
+    /// epoch it was committed in, the winner holds too (the argument of Raft §5.4.3).
+    fn forgive(&mut self, at: usize, from: Index) {
+        self.checker.unclean += 1;
+        if !self.checker.forgives {
+            return;
+        }
+        let (nodes, winner) = (&self.nodes, &self.nodes[at]);
+        let is_voter = |node: &&Node| {
+            winner.in_force.voters.contains(&node.id) || winner.in_force.old_voters.contains(&node.id)
+        };
+        let logs: Vec<&Disk> = nodes.iter().filter(is_voter).map(Node::log).collect();
+        let is_held = |index: Index, (id, known_in): (LogId, Epoch)| {
+            let in_log = |log: &&Disk| log.id_at(index) == Some(id) && log.last().epoch >= known_in;
+            winner.view.id_at(index) == Some(id) || logs.iter().any(in_log)
+        };
+        let lost: BTreeSet<Index> = self
+            .checker
+            .committed
+            .iter()
+            .filter(|(index, known)| **index >= from && !is_held(**index, **known))
+            .map(|(index, _)| *index)
+            .collect();
+        self.checker.committed.retain(|index, _| !lost.contains(index));
+        self.checker.configurations.retain(|id, _| !lost.contains(&id.index));
     }
 
     fn run_generation(&mut self, at: usize, what: GenerationEffect) {
@@ -857,15 +898,6 @@ impl Checker {
     fn register_durable(&mut self, op: &Op) {
         if let Op::Append(meta, _) | Op::TakeOver(_, meta, _) = op {
             self.register(meta);
-        }
-    }
-
-    /// An election that was told to be unclean: what it says may be lost is no violation if it is.
-    fn forgive(&mut self, from: Index) {
-        self.unclean += 1;
-        if self.forgives {
-            self.committed.split_off(&from);
-            self.configurations.retain(|id, _| id.index < from);
         }
     }
 

@@ -4,10 +4,10 @@
 //! Commands (nodes are numbers, messages arrive only when delivered, writes are durable only when synced):
 //! `cluster N [learners=2,3] [joint=1,2] [term3=5] [log2=1x3,2x1] [window=B] [append=B] [uncommitted=B] [down=3] [fresh=4]
 //!   [closed=2] [damaged=2] [sealed=2] [doubt=2] [lost=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
-//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `block FROM TO` (one way), `heal`, `crash N`, `restart N`,
+//! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `block FROM TO` (one way), `heal`, `crash N`, `forget N TERM` (a crashed node lost all later terms and its vote), `restart N`,
 //! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`,
 //! `seal NODES GENERATION`, `plan GENERATION` (decides over all reports), `decide NODES GENERATION`, `unclean` (the last decision may lose entries), `unclean N` (allows an election that may), `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `observe N WHO`, `start N INDEX`,
-//! `inject FROM TO TERM BODY...`, `status`, `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
+//! `inject FROM TO TERM BODY...`, `status`, `forgives` (what an unclean election says may be lost is no violation), `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
 
 use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, name, replica};
 use crate::raftlog::core::{Effect, Event, GenerationEffect, Order};
@@ -95,10 +95,9 @@ pub fn show_effect(effect: &Effect) -> String {
         Effect::ReadReady { token, index } => format!("read {token} ready at {index}"),
         Effect::ReadFailed { token } => format!("read {token} failed"),
         Effect::Refused { reason } => format!("refuses: {reason:?}"),
-        Effect::Unclean { from, offset, waits } => format!(
-            "{} an unclean recovery from {from}, offset {offset}",
-            if *waits { "waits for" } else { "begins" }
-        ),
+        Effect::Unclean { from, waits } => {
+            format!("{} an unclean recovery from {from}", if *waits { "waits for" } else { "begins" })
+        }
         Effect::Poisoned { reason } => format!("is poisoned: {reason}"),
         Effect::Send { .. } | Effect::Replicate { .. } => unreachable!("shown when they leave"),
     }
@@ -440,8 +439,15 @@ impl Script {
             // The leader hears of the topic's new configuration before anybody else.
             ["counts", n, "durable"] => self.cluster.feed(self.at(n), Event::FlushMode { is_async: false }),
             ["flush", n] => self.cluster.flush(self.at(n), true),
+            ["forgives"] => self.cluster.checker.forgives = true,
             ["power", n] => self.cluster.cut_power(self.at(n), 0),
             ["crash", n] => self.cluster.crash(self.at(n), 0),
+            ["forget", n, term] => {
+                let at = self.at(n);
+                let hard = &mut self.cluster.nodes[at].disk.hard;
+                (hard.epoch, hard.vote, hard.doubt) = (Epoch::new(0, number(term)), None, Doubt::Vote);
+                self.cluster.checker.forget_votes(replica(number(n)));
+            }
             ["restart", n] => self.cluster.start(self.at(n), |_| {}),
             ["reset", n, peer] => {
                 let node = replica(number(peer)).node;

@@ -220,7 +220,7 @@ fn group_that_rests_when_the_power_goes_is_not_in_doubt() {
 }
 
 #[test]
-fn group_of_one_always_syncs_and_so_does_one_that_shrinks_to_it() {
+pub(crate) fn group_of_one_always_syncs_and_so_does_one_that_shrinks_to_it() {
     let mut rig = Rig::new(&[1], &[]);
     rig.leader();
     rig.set_flush(&[1], ASYNC);
@@ -253,7 +253,7 @@ fn group_of_one_always_syncs_and_so_does_one_that_shrinks_to_it() {
 }
 
 #[test]
-fn leader_whose_topic_says_sync_again_counts_what_is_durable_whatever_its_followers_know() {
+pub(crate) fn leader_whose_topic_says_sync_again_counts_what_is_durable_whatever_its_followers_know() {
     let (mut rig, leader) = Rig::unsynced();
     rig.run(3_000);
     rig.produce(leader, 1);

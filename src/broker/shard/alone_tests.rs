@@ -1,0 +1,326 @@
+//! A whole node on a simulated disk, alone in its cluster: what a shard does about its disk, its groups' generations and the ids of
+//! its replicas. What takes several nodes is the simulator's.
+
+use super::*;
+use crate::ctl::command::CreateTopic;
+use crate::ctl::record::{Batch, Record};
+use crate::raftlog::engine::EngineConfig;
+use crate::raftlog::message::{Body, Message};
+use crate::segment::fs::sim::SimFs;
+use crate::segment::fs::{Fs, OpenMode};
+use crate::segment::{self, Epoch, Generation, Identity, Round, StoreOptions, Term, Writer};
+use bytes::Bytes;
+use uuid::Uuid;
+
+/// Nobody is there to hear.
+struct Deaf;
+
+impl Net for Deaf {
+    fn send(&mut self, _: NodeId, _: Vec<Bytes>) -> bool {
+        true
+    }
+    fn queued_bytes(&self, _: NodeId) -> usize {
+        0
+    }
+}
+
+#[derive(Default)]
+struct Rounds(Vec<Round>);
+
+impl Disk for Rounds {
+    fn submit(&mut self, round: Round) {
+        self.0.push(round);
+    }
+}
+
+struct Alone {
+    fs: SimFs,
+    shard: Shard,
+    writer: Writer,
+    now: Millis,
+}
+
+const ME: NodeId = NodeId(1);
+const PEER: NodeId = NodeId(2);
+
+impl Alone {
+    /// Registered in a cluster of its own.
+    fn new() -> Self {
+        let mut alone = Self::start(SimFs::new(1), None);
+        alone.run(5_000);
+        assert!(alone.shard.status().registered, "{:?}", alone.shard.status());
+        alone
+    }
+
+    /// A process on this disk; what it fails to read from now on.
+    fn start(fs: SimFs, unreadable: Option<&str>) -> Self {
+        let mut options = StoreOptions::new("/data".into(), Identity { node: ME, cluster: None });
+        // Nothing is kept in memory once it is in its file.
+        (options.journal_file_bytes, options.reserve_bytes, options.tail_bytes) = (64 << 10, 0, 1);
+        let opened = segment::open_on(Arc::new(fs.clone()), options).unwrap();
+        fs.fail_reads_of(unreadable);
+        let mut node = NodeConfig::new(ME, "/data");
+        node.controllers = BTreeMap::from([(ME, "node-1:1".to_owned())]);
+        let (core, now) = (crate::broker::server::core_config(&node), 1_000);
+        let config = EngineConfig { node: ME, boot: 1, core, seed: 1 };
+        let engine = Engine::new(config, opened.store, now);
+        let endpoint = Endpoint { host: "node-1".into(), port: 1 };
+        let config = ShardConfig {
+            node: Arc::new(node),
+            directory: opened.directory,
+            boot: 1,
+            kafka: Some(endpoint.clone()),
+            peer: endpoint,
+            cluster: opened.cluster,
+            seed: 1,
+        };
+        let shard = Shard::new(config, engine, opened.groups, Now { mono: now, wall_ms: 0 });
+        Self { fs, shard, writer: opened.writer, now }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: self.now, wall_ms: 0 }
+    }
+
+    fn run(&mut self, ms: Millis) {
+        let end = self.now + ms;
+        while self.now < end {
+            self.now += 10;
+            let now = self.now();
+            self.shard.tick(now);
+            let mut rounds = Rounds::default();
+            self.shard.finish_turn(now, &mut Deaf, &mut rounds);
+            for round in rounds.0 {
+                let done = self.writer.commit(round);
+                self.shard.handle(now, Input::RoundDone(done));
+            }
+            self.writer.idle();
+            while let Some(news) = self.writer.take_news() {
+                self.shard.handle(now, Input::RoundDone(news));
+            }
+        }
+    }
+
+    fn directory(&self) -> Uuid {
+        Uuid::from_u128(self.shard.config.directory)
+    }
+
+    fn ask(&mut self, command: CtlCommand) -> oneshot::Receiver<CtlAnswer> {
+        let (reply, answer) = oneshot::channel();
+        let now = self.now();
+        self.shard.handle(now, Input::Command(Command::Controller { command, timeout_ms: 20_000, reply }));
+        answer
+    }
+
+    /// What another node's controllers would have written, as far as this node's image goes.
+    fn apply(&mut self, record: Record) -> u64 {
+        let number = self.shard.image.applied + 1;
+        let image = Arc::make_mut(&mut self.shard.image);
+        let changes = image.apply_with_changes(number, &Batch::new(vec![record])).unwrap();
+        let now = self.now();
+        changes.into_iter().for_each(|change| self.shard.on_change(now, change));
+        self.shard.process_events(now);
+        number
+    }
+
+    /// Peers register, and a topic is placed on them and here.
+    fn with_topic(&mut self, name: &str, peers: &[NodeId]) -> GroupId {
+        for &node in peers {
+            let endpoint = Endpoint { host: format!("node-{}", node.0), port: 1 };
+            let _registered = self.ask(CtlCommand::RegisterBroker {
+                node,
+                directory: Uuid::from_u128(5 + node.0 as u128),
+                kafka: endpoint.clone(),
+                peer: endpoint,
+                rack: None,
+                cluster: None,
+            });
+        }
+        let create = CreateTopic {
+            name: name.into(),
+            partitions: -1,
+            replication_factor: -1,
+            assignments: Some(vec![[peers, &[ME]].concat()]),
+            configs: BTreeMap::new(),
+            validate_only: false,
+        };
+        let _created = self.ask(CtlCommand::CreateTopic(create));
+        self.run(200);
+        self.shard.image.topics[name].partitions[0].group
+    }
+
+    fn register_again(&mut self, directory: Uuid) {
+        let endpoint = Endpoint { host: "node-1".into(), port: 1 };
+        let (kafka, peer) = (endpoint.clone(), endpoint);
+        self.apply(Record::Broker { node: ME, directory, kafka, peer, rack: None });
+    }
+
+    fn replica(&self, group: GroupId) -> Option<ReplicaId> {
+        self.shard.engine.core(group).map(|core| core.replica())
+    }
+}
+
+#[test]
+fn controller_log_that_cannot_be_read_for_a_while_is_applied_after_it() {
+    let Alone { fs, shard, writer, .. } = Alone::new();
+    let before = shard.image.applied;
+    drop(shard);
+    writer.close().unwrap();
+    // A start reads all of it.
+    let mut alone = Alone::start(fs, Some("controller"));
+    alone.run(5_000);
+    assert!(alone.shard.image.applied == 0 && alone.shard.status().unread, "{:?}", alone.shard.status());
+    alone.fs.fail_reads_of(None);
+    alone.run(5_000);
+    assert!(alone.shard.status().registered && !alone.shard.status().unread);
+    assert!(alone.shard.image.applied > before);
+}
+
+/// Heartbeats went on, and the others took a node that knew nothing of their decisions for a live one.
+#[test]
+fn controller_log_that_stays_unreadable_for_a_session_ends_the_membership() {
+    let Alone { fs, shard, writer, .. } = Alone::new();
+    drop(shard);
+    writer.close().unwrap();
+    let mut alone = Alone::start(fs, Some("controller"));
+    alone.run(5_000);
+    assert_eq!(alone.shard.status().storage_failure, None);
+    alone.run(10_000);
+    let failure = alone.shard.status().storage_failure.clone();
+    assert!(failure.is_some_and(|why| why.contains("cannot be read")));
+    alone.fs.fail_reads_of(None);
+    alone.run(5_000);
+    assert!(!alone.shard.status().registered, "an operator looks at the disk first");
+}
+
+/// It was one copy short until the next restart.
+#[test]
+fn replica_that_found_no_space_is_created_when_there_is_some() {
+    let mut alone = Alone::new();
+    alone.fs.set_capacity(Some(alone.fs.used()));
+    let group = alone.with_topic("t", &[PEER]);
+    assert_eq!(alone.replica(group), None);
+    assert!(alone.shard.partitions[&group].out_of_service.is_some());
+    alone.run(15_000);
+    assert_eq!(alone.replica(group), None, "still full");
+    alone.fs.set_capacity(None);
+    alone.run(15_000);
+    assert!(alone.replica(group).is_some());
+    assert!(alone.shard.partitions[&group].out_of_service.is_none());
+}
+
+/// A message of the leader to a replica of this node.
+fn speak(alone: &mut Alone, group: GroupId, from: ReplicaId, to: ReplicaId, incarnations: (u64, u64)) {
+    speak_in(alone, 0, group, (from, to), incarnations);
+}
+
+fn speak_in(
+    alone: &mut Alone,
+    generation: u64,
+    group: GroupId,
+    (from, to): (ReplicaId, ReplicaId),
+    incarnations: (u64, u64),
+) {
+    let epoch = Epoch { generation: Generation(generation), term: Term(3) };
+    let message = Message { epoch, body: Body::Beat { sequence: 1, commit: Index(0) } };
+    let (from_incarnation, to_incarnation) = (u128::from(incarnations.0), u128::from(incarnations.1));
+    let envelope =
+        Envelope { group, from, to, from_incarnation, to_incarnation, message, payloads: Vec::new() };
+    let now = alone.now();
+    alone.shard.handle(now, Input::Raft { from: from.node, envelopes: vec![envelope] });
+}
+
+/// A disk came back after its node had been given another: its replica kept the id that it had, and never joined again.
+#[test]
+fn replica_of_a_disk_that_came_back_makes_room_when_its_group_has_gone_on_without_it() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[PEER]);
+    let theirs = alone.shard.image.brokers[&PEER].incarnation;
+    let old = alone.replica(group).expect("placed");
+    let topic = alone.shard.image.topics["t"].id;
+    let aside = std::path::PathBuf::from(format!("/data/groups/{topic}-0/1.segment.fenced"));
+    alone.fs.open(&aside, OpenMode::CreateNew).unwrap();
+    // From here on the controllers are others.
+    alone.shard.membership.stop_applying();
+    // Another disk, and the old one again: each time the replica is placed anew.
+    for directory in [Uuid::from_u128(9), alone.directory()] {
+        alone.register_again(directory);
+        alone.apply(Record::Place { node: ME, groups: vec![group] });
+    }
+    alone.run(100);
+    let placed = alone.shard.image.topics["t"].partitions[0].replicas.clone();
+    let (leader, anew) = (placed[0], placed[1]);
+    assert_eq!((anew.directory, anew.assignment > old.assignment), (old.directory, true));
+    assert_eq!(alone.replica(group), Some(old), "it may be a voter still");
+    let mine = alone.shard.status().incarnation;
+    speak(&mut alone, group, leader, old, (theirs, mine));
+    assert_eq!(alone.replica(group), Some(old));
+    speak(&mut alone, group, leader, anew, (theirs, mine + 1));
+    assert_eq!(alone.replica(group), Some(old), "said to another life of this node");
+    speak_in(&mut alone, 1, group, (leader, anew), (theirs, mine));
+    alone.run(10);
+    assert_eq!(
+        alone.replica(group),
+        Some(old),
+        "whether the next generation holds all that it has is not known here yet"
+    );
+    speak(&mut alone, group, leader, anew, (theirs, mine));
+    alone.run(10);
+    assert_eq!(alone.replica(group), Some(anew));
+    assert!(alone.shard.partitions[&group].out_of_service.is_none());
+    alone.run(500);
+    assert!(alone.fs.files().iter().any(|(path, _)| *path == aside), "what was set aside is an operator's");
+}
+
+/// safety.md F4: nobody may campaign any more, and that was a line in the log, again and again.
+#[test]
+fn group_whose_terms_are_used_up_says_so_and_asks_for_the_next_generation() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[PEER]);
+    let replica = alone.replica(group).expect("placed");
+    let term = Term(crate::raftlog::generation::TERMS_PER_GENERATION);
+    let leader = alone.shard.image.topics["t"].partitions[0].replicas[0];
+    let (theirs, mine) = (alone.shard.image.brokers[&PEER].incarnation, alone.shard.status().incarnation);
+    let epoch = Epoch { generation: Generation(0), term };
+    let message = Message { epoch, body: Body::Beat { sequence: 1, commit: Index(0) } };
+    let envelope = Envelope {
+        group,
+        from: leader,
+        to: replica,
+        from_incarnation: u128::from(theirs),
+        to_incarnation: u128::from(mine),
+        message,
+        payloads: Vec::new(),
+    };
+    let now = alone.now();
+    alone.shard.handle(now, Input::Raft { from: PEER, envelopes: vec![envelope] });
+    assert!(alone.shard.status().out_of_terms.is_empty());
+    let says_so = |alone: &mut Alone| {
+        alone.run(10);
+        alone.shard.status().out_of_terms == [group] && alone.shard.status().waiting == [group]
+    };
+    assert!((0..500).any(|_| says_so(&mut alone)));
+    // This node leads the controllers, and one of a pair proves that nothing is lost.
+    alone.run(5_000);
+    let core = alone.shard.engine.core(group).unwrap();
+    assert_eq!((core.role(), core.epoch().generation), (Role::Leader, Generation(1)));
+    assert!(alone.shard.status().out_of_terms.is_empty());
+}
+
+/// Its seal proves nothing before others are back, perhaps for days: it was repeated twice a second, to be reported each time.
+#[test]
+fn seal_that_proves_too_little_is_repeated_less_and_less_often() {
+    let mut alone = Alone::new();
+    let others = [PEER, NodeId(3)];
+    let groups = [alone.with_topic("t", &others), alone.with_topic("u", &others)];
+    let _sealed = alone.ask(CtlCommand::Seal { node: ME, groups: vec![(groups[0], 0)] });
+    alone.run(1_000);
+    assert!(alone.shard.members.seal_pause() <= 1_000);
+    alone.run(60_000);
+    assert_eq!(alone.shard.members.seal_pause(), 16_000);
+    assert!(alone.shard.image.sealing.contains(&groups[0]));
+    let _sealed = alone.ask(CtlCommand::Seal { node: ME, groups: vec![(groups[1], 0)] });
+    alone.run(1_000);
+    assert!(alone.shard.members.seal_pause() <= 1_000, "another one is told soon again");
+    assert!(alone.shard.image.sealing.contains(&groups[1]));
+}

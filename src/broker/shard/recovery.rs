@@ -1,0 +1,259 @@
+//! What is asked before a partition is recovered: what its replicas hold, gathered by the controller leader, and whether a recovery
+//! came to its end.
+//!
+//! Questions alone: nothing is sealed, written or promised by them, and an answer is old when it arrives. Not here: what follows from
+//! the answers (`ctl::recovery`), sealing and deciding (`members`, `control`). Invariants:
+//! - a report names each group once, whoever answered; who does not answer in time is silent;
+//! - a bounded number of reports is gathered at a time.
+
+use super::rpc::{Answer, Ask};
+use super::{Now, Shard};
+use crate::ctl::command::Command as CtlCommand;
+use crate::ctl::recovery::{self, GROUPS_PER_PLAN, Holding, Outcome, PartitionReport, Progress};
+use crate::raftlog::core::Millis;
+use crate::segment::{GroupId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::sync::oneshot;
+
+/// How long brokers are waited for.
+const ANSWER_MS: Millis = 1_500;
+/// How long the controller leader is.
+const REPORT_MS: Millis = 4_000;
+/// Reports gathered at a time.
+const AT_A_TIME: usize = 16;
+/// How often the survivors of decided recoveries are asked whether they lead.
+const VERIFY_MS: Millis = 500;
+
+/// A report, if the controller leader could be asked.
+type Reported = Option<Vec<PartitionReport>>;
+
+/// Where a report goes.
+pub enum Asker {
+    /// A handle of this node.
+    Local(oneshot::Sender<Reported>),
+    /// Another node.
+    Node {
+        /// Which.
+        node: NodeId,
+        /// Number of its question.
+        rpc: u64,
+    },
+    /// The controller leader itself: are these recoveries done?
+    Controller,
+}
+
+struct Gathering {
+    groups: Vec<GroupId>,
+    holdings: BTreeMap<GroupId, Vec<Holding>>,
+    missing: BTreeSet<NodeId>,
+    until: Millis,
+    asker: Asker,
+}
+
+/// Reports under way.
+#[derive(Default)]
+pub struct Reports {
+    gathering: BTreeMap<u64, Gathering>,
+    /// Questions put to brokers, and the report each is for.
+    asked: BTreeMap<u64, u64>,
+    /// Reports asked of the controller leader.
+    forwarded: BTreeMap<u64, (Millis, oneshot::Sender<Reported>)>,
+    next_verification: Millis,
+}
+
+impl Reports {
+    pub(super) fn deadline(&self) -> Millis {
+        let gathering = self.gathering.values().map(|g| g.until);
+        gathering.chain(self.forwarded.values().map(|(until, _)| *until)).min().unwrap_or(Millis::MAX)
+    }
+}
+
+impl Shard {
+    /// Brings the question to the controller leader.
+    pub(super) fn ask_report(&mut self, now: Now, groups: Vec<GroupId>, reply: oneshot::Sender<Reported>) {
+        match self.controller_to_ask() {
+            Some(leader) if leader == self.node() => self.begin_report(now, groups, Asker::Local(reply)),
+            Some(leader) => {
+                let rpc = self.next_id();
+                self.recovery.forwarded.insert(rpc, (now.mono + REPORT_MS, reply));
+                self.send_rpc(now, leader, rpc, &Ask::Report { groups });
+            }
+            None => drop(reply.send(None)),
+        }
+    }
+
+    /// The controller leader has answered, or it is not the one that was asked.
+    pub(super) fn on_report(&mut self, rpc: u64, partitions: Reported) {
+        if let Some((_, reply)) = self.recovery.forwarded.remove(&rpc) {
+            drop(reply.send(partitions));
+        }
+    }
+
+    /// As controller leader: asks the brokers of these groups what they hold.
+    pub(super) fn begin_report(&mut self, now: Now, mut groups: Vec<GroupId>, asker: Asker) {
+        if self.recovery.gathering.len() >= AT_A_TIME || !self.leads_established() {
+            return self.tell_report(now, asker, None);
+        }
+        let image = self.image.clone();
+        if groups.is_empty() {
+            groups = image.groups.keys().copied().filter(|group| self.may_wait(*group)).collect();
+        }
+        groups.retain(|group| image.groups.contains_key(group));
+        groups.sort_unstable();
+        groups.dedup();
+        groups.truncate(GROUPS_PER_PLAN);
+        let mut of: BTreeMap<NodeId, Vec<GroupId>> = BTreeMap::new();
+        for group in &groups {
+            let placed = image.group(*group).map(|(_, _, placed)| placed);
+            for replica in placed.iter().flat_map(|placed| &placed.replicas) {
+                of.entry(replica.node).or_default().push(*group);
+            }
+        }
+        let id = self.next_id();
+        let mut gathering = Gathering {
+            groups,
+            holdings: BTreeMap::new(),
+            missing: BTreeSet::new(),
+            until: now.mono + ANSWER_MS,
+            asker,
+        };
+        for (node, groups) in of {
+            if node == self.node() {
+                for (group, holding) in self.holdings(&groups) {
+                    gathering.holdings.entry(group).or_default().push(holding);
+                }
+            } else if self.engine.is_connected(node) {
+                let rpc = self.next_id();
+                self.recovery.asked.insert(rpc, id);
+                gathering.missing.insert(node);
+                self.send_rpc(now, node, rpc, &Ask::Holdings { groups });
+            }
+        }
+        self.recovery.gathering.insert(id, gathering);
+        self.end_reports(now);
+    }
+
+    /// Nobody is known to lead the group, or most of its brokers are gone: a leader that stepped down for want of them is not forgotten.
+    fn may_wait(&self, group: GroupId) -> bool {
+        let lives = |node: &NodeId| self.image.brokers.get(node).is_some_and(|broker| !broker.fenced);
+        let most_are_gone = self.image.group(group).is_some_and(|(_, _, placed)| {
+            2 * placed.replicas.iter().filter(|r| lives(&r.node)).count() <= placed.replicas.len()
+        });
+        most_are_gone || self.hint_of(group).is_none()
+    }
+
+    /// What replicas here hold.
+    pub(super) fn holdings(&mut self, groups: &[GroupId]) -> Vec<(GroupId, Holding)> {
+        groups.iter().filter_map(|group| Some((*group, self.holding(*group)?))).collect()
+    }
+
+    fn holding(&self, group: GroupId) -> Option<Holding> {
+        let (core, p) = (self.engine.core(group)?, self.partitions.get(&group)?);
+        // Exactly what its seal would say, or the plan would not hold.
+        let report = core.report(core.hard_state().sealed.unwrap_or(0));
+        let doubt = core.doubt();
+        let why = || match &p.out_of_service {
+            Some(why) => why.clone(),
+            None => format!("it may have lost acknowledged entries ({doubt:?})"),
+        };
+        let unsound = (!report.sound).then(why);
+        let leads = core.is_established() && core.role() == crate::raftlog::core::Role::Leader;
+        let follows = core.leader().filter(|l| *l != core.replica()).map(|l| l.node);
+        let offsets = (p.start.0, p.high_watermark.0.max(p.start.0), p.end.0);
+        Some(Holding { report, unsound, leads, follows, offsets })
+    }
+
+    pub(super) fn on_holdings(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        rpc: u64,
+        holdings: Vec<(GroupId, Holding)>,
+    ) {
+        let Some(id) = self.recovery.asked.remove(&rpc) else { return };
+        let Some(gathering) = self.recovery.gathering.get_mut(&id) else { return };
+        gathering.missing.remove(&from);
+        for (group, holding) in holdings.into_iter().filter(|(_, h)| h.report.replica.node == from) {
+            gathering.holdings.entry(group).or_default().push(holding);
+        }
+        self.end_reports(now);
+    }
+
+    /// Time has passed.
+    pub(super) fn tick_reports(&mut self, now: Now) {
+        self.end_reports(now);
+        let forwarded = std::mem::take(&mut self.recovery.forwarded);
+        let (late, waiting) = forwarded.into_iter().partition(|(_, (until, _))| *until <= now.mono);
+        self.recovery.forwarded = waiting;
+        BTreeMap::into_values(late).for_each(|(_, reply)| drop(reply.send(None)));
+    }
+
+    fn end_reports(&mut self, now: Now) {
+        let is_over = |g: &Gathering| g.missing.is_empty() || g.until <= now.mono;
+        let gathering = std::mem::take(&mut self.recovery.gathering);
+        let (over, waiting): (BTreeMap<u64, Gathering>, _) =
+            gathering.into_iter().partition(|(_, gathering)| is_over(gathering));
+        self.recovery.gathering = waiting;
+        for (id, gathering) in over {
+            self.recovery.asked.retain(|_, report| *report != id);
+            if matches!(gathering.asker, Asker::Controller) {
+                self.note_recovered(now, &gathering);
+                continue;
+            }
+            let image = self.image.clone();
+            let silent = |node: NodeId| self.silent_ms(now, node);
+            let of = |group: &GroupId| gathering.holdings.get(group).map_or(&[][..], Vec::as_slice);
+            let plans = gathering.groups.iter().filter_map(|g| recovery::plan(&image, *g, of(g), &silent));
+            let partitions = plans.collect();
+            self.tell_report(now, gathering.asker, Some(partitions));
+        }
+    }
+
+    fn tell_report(&mut self, now: Now, asker: Asker, report: Reported) {
+        match (asker, report) {
+            (Asker::Local(reply), report) => drop(reply.send(report)),
+            (Asker::Node { node, rpc }, Some(partitions)) => {
+                self.answer_rpc(now, node, rpc, &Answer::Report { partitions });
+            }
+            (Asker::Node { node, rpc }, None) => {
+                self.answer_rpc(now, node, rpc, &Answer::NotLeader { leader: None });
+            }
+            (Asker::Controller, _) => {}
+        }
+    }
+
+    /// As controller leader: asks the survivors of decided recoveries whether they lead with all they had.
+    pub(super) fn verify_recoveries(&mut self, now: Now) {
+        if now.mono < self.recovery.next_verification {
+            return;
+        }
+        self.recovery.next_verification = now.mono + VERIFY_MS;
+        let groups: Vec<GroupId> =
+            self.image.unverified().map(|(r, _)| r.plan.group).take(GROUPS_PER_PLAN).collect();
+        let is_asking = |g: &Gathering| matches!(g.asker, Asker::Controller);
+        if !groups.is_empty() && !self.recovery.gathering.values().any(is_asking) {
+            self.begin_report(now, groups, Asker::Controller);
+        }
+    }
+
+    fn note_recovered(&mut self, now: Now, gathering: &Gathering) {
+        let mut steps = Vec::new();
+        for (known, lossless) in self.image.unverified() {
+            let all = gathering.holdings.get(&known.plan.group);
+            let leads = all.into_iter().flatten().find(|h| {
+                h.leads
+                    && h.report.generation.0 == known.plan.from + 1
+                    && h.report.commit >= known.plan.base.index
+            });
+            if let Some(leader) = leads {
+                let outcome =
+                    Outcome::Verified { lossless, high_watermark: leader.offsets.1, at_ms: now.wall_ms };
+                steps.push(Progress { group: known.plan.group, recovery: known.recovery, outcome });
+            }
+        }
+        if !steps.is_empty() {
+            tracing::warn!(partitions = steps.len(), "recovered partitions are led by their survivors");
+            self.decide_internally(now, CtlCommand::RecoveryProgress { steps });
+        }
+    }
+}
