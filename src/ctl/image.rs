@@ -19,7 +19,7 @@ use super::recovery::{Approval, Recovery};
 use super::{configs, names};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::Decision;
-use crate::segment::{GroupId, NodeId, ReplicaId};
+use crate::segment::{GroupId, LogId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -137,6 +137,9 @@ pub struct Partition {
     /// A reassignment under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Box<Moving>>,
+    /// Entry of the committed configuration by which replicas last left it.
+    #[serde(default, skip_serializing_if = "is_founding")]
+    pub configured: LogId,
 }
 
 impl Partition {
@@ -626,6 +629,10 @@ impl Image {
             changes.push(Change::GroupAdded { group, topic: topic.id, partition: number });
         }
     }
+}
+
+fn is_founding(id: &LogId) -> bool {
+    *id == LogId::default()
 }
 
 /// Sets (Some) or removes (None) each; says whether anything is different now.

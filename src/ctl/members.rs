@@ -69,6 +69,9 @@ pub enum Next {
 /// Whether the group can have no leader, as far as this replica can tell.
 pub fn is_stuck(view: &View<'_>) -> Option<Next> {
     let gone = view.is_gone;
+    if !is_known(view) {
+        return None;
+    }
     if view.configuration.voters.is_empty() || view.configuration.is_quorum(|r| !gone(r)) {
         return None;
     }
@@ -77,9 +80,18 @@ pub fn is_stuck(view: &View<'_>) -> Option<Next> {
     Some(Next::Stuck { provable })
 }
 
+/// Whether all members are those of an image that we have: one that was placed later is another leader's doing, who knew more. To us it
+/// would be one that nobody wants, and its id would be used up.
+fn is_known(view: &View<'_>) -> bool {
+    view.configuration.members().all(|replica| replica.assignment <= view.known)
+}
+
 /// What the leader should do next.
 pub fn next(view: &View<'_>) -> Next {
     let current = view.configuration;
+    if !is_known(view) {
+        return Next::Nothing;
+    }
     // One that is unfit and keeps up all the same acknowledges what removes the others, and itself.
     let acknowledges = |r: ReplicaId| (view.is_heard)(r) && (view.is_caught_up)(r) && (view.counts)(r);
     if !current.is_quorum(|r| r == view.me || !(view.is_gone)(r) || acknowledges(r)) {
@@ -88,13 +100,8 @@ pub fn next(view: &View<'_>) -> Next {
     if current.is_joint() {
         return Next::Nothing;
     }
-    // A member that was placed later than all we know: another leader knew more. To us it would be one that nobody wants, and its id
-    // would be used up.
-    if current.members().any(|replica| replica.assignment > view.known) {
-        return Next::Nothing;
-    }
     // One that answers is not let go for its id alone (a disk that came back after its node had been given another): it is a copy, perhaps
-    // one of few, and is treated as one that is to leave.
+    // one of few, and is treated as one that is to leave, for which its own successor is not waited for.
     let keeps = |r: &ReplicaId| view.assigned.contains(r) || (view.is_heard)(*r);
     let is_fine = |r: &ReplicaId| keeps(r) && !(view.is_gone)(*r) && !on(Mutation::ShrinkToTheLeader);
     let stays = |r: &ReplicaId| *r == view.me || is_fine(r);
@@ -103,9 +110,14 @@ pub fn next(view: &View<'_>) -> Next {
     let is_awaited = !view.is_patience_over && view.target.iter().any(|r| coming(&r));
     let mut voters: Vec<ReplicaId> = current.voters.iter().copied().filter(stays).collect();
     let has_leaving = view.assigned.iter().chain(&current.voters).any(|r| !view.target.contains(r));
-    let is_whole = has_leaving && view.target.iter().all(|r| has_arrived(view, *r));
+    let arrived: Vec<ReplicaId> = view.target.iter().copied().filter(|r| has_arrived(view, *r)).collect();
+    let is_there = |r: &ReplicaId| arrived.contains(r) || makes_room(view, *r);
+    let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
+    // Whoever takes the place of a replica of its own node comes when that one has left: the others have to do meanwhile.
+    let has_enough = arrived.len() == view.target.len() || arrived.len() >= least.max(1);
+    let is_whole = has_leaving && has_enough && view.target.iter().all(is_there);
     if is_whole {
-        voters = view.target.to_vec();
+        voters = arrived;
     } else if !is_awaited {
         // More voters than there are to be would have to agree, to no avail: beyond that the newcomers wait for one another.
         let room = if has_leaving { view.target.len().saturating_sub(voters.len()) } else { ready.len() };
@@ -115,7 +127,6 @@ pub fn next(view: &View<'_>) -> Next {
     let mut gone: Vec<ReplicaId> =
         current.voters.iter().copied().filter(|r| !stays(r) && view.assigned.contains(r)).collect();
     gone.sort_by_key(|r| !acknowledges(*r));
-    let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
     let missing = if is_whole { 0 } else { least.saturating_sub(voters.len()) };
     voters.extend(gone.into_iter().take(missing));
     let learners = learners(view, &voters);
@@ -161,6 +172,13 @@ fn is_coming(view: &View<'_>, replica: ReplicaId) -> bool {
         && !view.configuration.is_retired(replica)
         && (view.is_live)(replica)
         && !(view.is_gone)(replica)
+}
+
+/// It waits for an older replica of its node to leave: one under an id of before, on a disk that came back after the node had been given
+/// another.
+fn makes_room(view: &View<'_>, replica: ReplicaId) -> bool {
+    let is_older = |known: ReplicaId| known.node == replica.node && known != replica;
+    is_coming(view, replica) && view.configuration.members().any(is_older)
 }
 
 /// Who is to be replicated to without a vote: of the members all that are to be here, of the others those in service.

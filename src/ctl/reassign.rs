@@ -7,13 +7,16 @@
 //! - while a partition moves, `replicas` = target, then those that are to leave, each with the id it has: a replica on its way out is
 //!   a member of its group still, and one that is wanted back has lost nothing;
 //! - replicas leave `replicas` only by a record of arrival, which is the tombstone that lets brokers delete them (reliability.md I13);
-//! - a report of arrival counts only for the target and the generation it was made for, and not while the group is sealed.
+//! - a report of arrival counts only for the target and the generation it was made for, and not while the group is sealed;
+//! - a record of arrival names the committed configuration that it rests on: by it alone a replica that left knows whether its own log
+//!   says anything newer, however many of those that it could ask have moved on (`is_superseded`).
 
 use super::command::Error;
 use super::generations::GROUPS_PER_RECORD;
 use super::image::{Change, Image, Partition, Topic};
 use crate::mutation::{Mutation, on};
-use crate::segment::{GroupId, NodeId, ReplicaId};
+use crate::raftlog::message::Configuration;
+use crate::segment::{GroupId, LogId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -37,7 +40,7 @@ pub struct GroupMove {
     pub target: Vec<NodeId>,
 }
 
-/// A leader's word that its group is where it was to be: the committed configuration has the target's replicas as its voters.
+/// A leader's word that its group is where it was to be: nobody who is to leave votes in the committed configuration ([`Partition::is_at`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Arrival {
     /// Whose.
@@ -46,6 +49,9 @@ pub struct Arrival {
     pub since: u64,
     /// Generation of the group.
     pub generation: u64,
+    /// Entry of that configuration. Records of before say nothing: then it is older than any.
+    #[serde(default)]
+    pub configuration: LogId,
 }
 
 /// One partition of an AlterPartitionReassignments.
@@ -75,6 +81,43 @@ impl Partition {
     pub fn adding(&self) -> Vec<NodeId> {
         let Some(moving) = &self.moving else { return Vec::new() };
         moving.target.iter().copied().filter(|node| !moving.origin.contains(node)).collect()
+    }
+
+    /// Whether it moves back to where it came from.
+    pub fn is_cancelled(&self) -> bool {
+        self.moving.as_ref().is_some_and(|moving| {
+            moving.target.len() == moving.origin.len()
+                && moving.target.iter().all(|node| moving.origin.contains(node))
+        })
+    }
+
+    /// Whether a group with these members, once that is committed, has nothing more to do for its reassignment: the voters are the
+    /// target. Where it is cancelled, nobody waits for a dead broker of the origin: it is enough that no other votes, so that none of
+    /// those that leave is a copy that counts.
+    pub fn is_at(&self, configuration: &Configuration) -> bool {
+        let (voters, target) = (&configuration.voters, self.target());
+        let is_there = match self.is_cancelled() {
+            true => !voters.is_empty(),
+            false => voters.len() == target.len(),
+        };
+        self.moving.is_some()
+            && !configuration.is_joint()
+            && is_there
+            && voters.iter().all(|replica| target.contains(replica))
+    }
+
+    /// Whether a replica that is to be here no more may go: its own newest configuration gives it no vote, or is not newer than the
+    /// committed one by which the group let it go. Any other may be one that a leader made with an old copy of the controller log.
+    pub fn is_superseded(&self, replica: ReplicaId, configuration: &Configuration, id: LogId) -> bool {
+        !configuration.is_voter(replica) || id <= self.configured
+    }
+
+    /// Who votes by the log that a replica begins with which is made now: the founders, if it is one of them and the controllers know of no
+    /// configuration and no generation that came after; else nobody, and its leader's log will tell it.
+    pub fn voters_at_creation(&self, replica: ReplicaId) -> &[ReplicaId] {
+        let has_gone_on = self.generation > 0 || self.configured > LogId::default();
+        let is_founder = self.founders().contains(&replica);
+        if is_founder && !has_gone_on { self.founders() } else { &[] }
     }
 
     /// Brokers of the replicas before it began to move.
@@ -121,8 +164,9 @@ pub fn to_reassign(
             (Some(target), _) => target.clone(),
         };
         check_target(image, &target)?;
-        let before = partition.origin().len();
-        if !allow_factor_change && before != target.len() {
+        // Of where it is on its way to, as in Kafka (KIP-860); a cancel asks for no factor.
+        let before = partition.target().len();
+        if !allow_factor_change && row.target.is_some() && before != target.len() {
             return Err(Error::InvalidReplicationFactor(format!(
                 "the replication factor is changed from {before} to {}",
                 target.len()
@@ -220,6 +264,7 @@ impl Image {
             let count = partition.target().len();
             let left = partition.replicas.split_off(count);
             partition.moving = None;
+            partition.configured = partition.configured.max(arrival.configuration);
             changes.extend(left.into_iter().map(|replica| Change::ReplicaRemoved { group, replica }));
             changes.push(Change::GroupChanged { group });
         }

@@ -1,12 +1,15 @@
 //! Replicas that have moved to other brokers: deleted here, when the controller log says that their groups have arrived without them.
 //!
-//! That record is the tombstone, and names the replica by its id (`ctl::reassign`). By itself it is not enough in one case: a leader
-//! whose copy of the controller log is behind may have made a voter of the replica again. So one that is a voter by its own log
-//! stays until that ends, by the leader's next change or by a word of the others that it is a member no more. Whoever is no voter by
-//! its own log never acknowledged anything that counted as one's. Not here: topics that were deleted (`metadata`), disks that were
-//! replaced. Invariant: what is remembered here follows from the log and the replicas' own files: a restart meets it again.
+//! That record is the tombstone, and names the replica by its id, and the committed configuration by which the group let it go
+//! (`ctl::reassign`). In one case that is not enough: a leader whose copy of the controller log is behind may have made a voter of the
+//! replica again. So one that votes by a *newer* configuration of its own log stays until that ends: by a later record, by the leader's
+//! next change, or by a word of the others that it is a member no more. Nobody else is waited for: those that could say it may all have
+//! moved on. Whoever has no vote by its own log, or by one older than the record's, has acknowledged nothing that counted since.
+//! Not here: topics that were deleted (`metadata`), disks that were replaced. Invariant: what is remembered here follows from the log and
+//! the replicas' own files: a restart meets it again.
 
 use super::Shard;
+use crate::ctl::image::Partition as Placed;
 use crate::raftlog::core::Core;
 use crate::raftlog::message::Configuration;
 use crate::segment::{GroupId, RecoveredGroup, Remains, ReplicaId};
@@ -32,7 +35,9 @@ impl Shard {
     /// Deletes it, unless it may be a voter.
     pub(super) fn let_go(&mut self, group: GroupId) {
         let Some(replica) = self.leaving.get(&group).copied() else { return };
-        if self.orphans.get(&group).is_some_and(votes_by_files) {
+        let image = self.image.clone();
+        let Some((_, _, placed)) = image.group(group) else { return };
+        if self.orphans.get(&group).is_some_and(|found| !is_superseded(placed, found)) {
             // It is taken up, to hear from the others that it does not.
             return self.place_again(group);
         }
@@ -42,8 +47,11 @@ impl Shard {
         if self.orphans.remove(&group).is_some() {
             self.drop_stored(group, Remains::Aside);
         } else {
-            let votes = |core: &Core| !core.is_removed() && core.configuration().0.is_voter(replica);
-            if self.engine.core(group).is_some_and(votes) {
+            let stays = |core: &Core| {
+                let (configuration, id) = core.configuration();
+                !core.is_removed() && !placed.is_superseded(replica, configuration, id)
+            };
+            if self.engine.core(group).is_some_and(stays) {
                 return;
             }
             self.drop_replica(group, Remains::Aside);
@@ -63,8 +71,12 @@ impl Shard {
     }
 }
 
-/// Whether the newest configuration in a recovered replica's log has it as a voter; one that cannot be read may.
-fn votes_by_files(found: &RecoveredGroup) -> bool {
-    let newest = found.configurations.last().map_or(&found.log_start.configuration, |(_, bytes)| bytes);
-    Configuration::decode(newest).is_none_or(|configuration| configuration.is_voter(found.replica))
+/// Whether a recovered replica may go by the newest configuration in its log; one that cannot be read may give it a vote.
+fn is_superseded(placed: &Placed, found: &RecoveredGroup) -> bool {
+    let start = (found.log_start.prev, &found.log_start.configuration);
+    let (id, newest) = found.configurations.last().map_or(start, |(id, bytes)| (*id, bytes));
+    match Configuration::decode(newest) {
+        Some(configuration) => placed.is_superseded(found.replica, &configuration, id),
+        None => id <= placed.configured,
+    }
 }

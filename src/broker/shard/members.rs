@@ -338,18 +338,17 @@ impl Shard {
         }
     }
 
-    /// What the leader of a group that moves tells the controllers once its members are those there are to be. Replicas that are to
-    /// leave are learners then, which nobody needs, in whatever generation this still is when the controllers write it down.
+    /// What the leader of a group that moves tells the controllers once nobody votes who is to leave. Those are learners then, which
+    /// nobody needs, in whatever generation this still is when the controllers write it down.
     fn arrival(&self, placed: &Placed) -> Option<Arrival> {
         let moving = placed.moving.as_ref()?;
         let core = self.engine.core(placed.group)?;
         let (configuration, id) = core.configuration();
-        let is_committed = core.is_established() && id.index <= core.commit() && !configuration.is_joint();
-        let (voters, target) = (&configuration.voters, placed.target());
-        let is_there = voters.len() == target.len() && target.iter().all(|r| voters.contains(r));
+        let is_committed = core.is_established() && id.index <= core.commit();
         let is_current = core.epoch().generation.0 == placed.generation;
         let (group, generation) = (placed.group, placed.generation);
-        (is_committed && is_there && is_current).then_some(Arrival { group, since: moving.since, generation })
+        let arrival = Arrival { group, since: moving.since, generation, configuration: id };
+        (is_committed && is_current && placed.is_at(configuration)).then_some(arrival)
     }
 
     /// Groups that have arrived; told again until the controllers have written it down.

@@ -3,7 +3,10 @@
 //! How a node finds its cluster: a directory that is empty asks every controller `WhoAreYou`. Whoever belongs to a cluster answers
 //! with it; only when *all* controllers answer "empty" does the lowest of them found a new one (design section 6).
 //! A replica is created when the log places it here and deleted when the log holds the topic's tombstone, or its own once it has moved
-//! away, never because something is absent (reliability.md I13). Registration opens the boot gate (safety.md F16).
+//! away, never because something is absent (reliability.md I13). Registration opens the boot gate (safety.md F16). None is created
+//! before it: a process that reads the log again, or has lost part of it, meets placements of replicas that it deleted in an earlier life,
+//! and one made anew would bear an id that has voted and acknowledged (F6). What is committed behind the registration is newer than
+//! anything this disk has acted on.
 
 use super::control::Target;
 use super::rpc::{Answer, Ask};
@@ -47,6 +50,8 @@ pub struct Membership {
     stopping: bool,
     /// The log holds something this version cannot apply, or could not be read for a session: nothing is acted on any more.
     broken: bool,
+    /// The image came to a registration of this process: it is newer than anything that this disk's replicas were deleted by.
+    is_level: bool,
     /// Since when entries cannot be read; they are read again until a session has passed.
     unread_since: Option<Millis>,
 }
@@ -71,6 +76,7 @@ impl Membership {
             next: 0,
             stopping: false,
             broken: false,
+            is_level: false,
             unread_since: None,
         }
     }
@@ -333,6 +339,8 @@ impl Shard {
             self.engine.set_incarnation(number);
             self.engine.open_gate(now.mono);
             self.status.registered = true;
+            self.membership.is_level = true;
+            self.placing.resume();
         }
     }
 
@@ -522,9 +530,11 @@ impl Shard {
             let (p, next) = Partition::recover(&found, config);
             return self.begin_replay(found, p, next);
         }
-        // One that was placed later has no vote and no configuration before the leader's log gives it one.
-        let founds = partition.founders().contains(&replica);
-        let voters = if founds { partition.founders().to_vec() } else { Vec::new() };
+        if !self.membership.is_level && !on(Mutation::CreateBeforeRegistration) {
+            return self.placing.defer(group, topic_id, number);
+        }
+        let voters = partition.voters_at_creation(replica).to_vec();
+        let campaign = voters.first() == Some(&replica);
         let configuration = Configuration { voters, ..Configuration::default() };
         let generation = Generation(partition.generation);
         let spec = GroupSpec {
@@ -535,7 +545,6 @@ impl Shard {
             hard_state: HardState { epoch: Epoch { generation, term: Term(0) }, ..HardState::default() },
             options,
         };
-        let campaign = partition.generation == 0 && partition.founders().first() == Some(&replica);
         self.partitions.insert(group, Partition::new(group, replica, config));
         if let Err(error) = self.engine.create(now.mono, spec, campaign) {
             tracing::error!(%group, %error, "replica cannot be created");

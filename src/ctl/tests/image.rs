@@ -326,10 +326,11 @@ fn any_move() -> impl Strategy<Value = GroupMove> {
 
 fn any_arrival() -> impl Strategy<Value = Arrival> {
     let since = prop_oneof![0..30u64, any::<u64>()];
-    (0..5u64, since, 0..3u64).prop_map(|(group, since, generation)| Arrival {
+    (0..5u64, since, 0..3u64, 0..20u64).prop_map(|(group, since, generation, index)| Arrival {
         group: GroupId(group),
         since,
         generation,
+        configuration: LogId::new(generation, 1, index),
     })
 }
 

@@ -194,6 +194,42 @@ fn replica_on_a_replaced_disk_leaves_before_its_successor_joins() {
     assert_eq!(view(&left, &lost), change(&[1, 3], &[2]));
 }
 
+/// A disk came back after its node had been given another, as a voter that keeps up: for ever, and its successor never joined.
+#[test]
+fn voter_under_an_old_id_makes_room_for_its_successor_when_the_others_are_there() {
+    let look =
+        |configuration: &Configuration, assigned: &[ReplicaId], caught_up: &[i32], min_voters: usize| {
+            members::next(&View {
+                configuration,
+                me: configuration.voters[0],
+                assigned,
+                target: assigned,
+                is_gone: &|_| false,
+                is_heard: &|_| true,
+                is_live: &|_| true,
+                is_caught_up: &|r| caught_up.contains(&r.node.0),
+                counts: &|_| true,
+                known: 9,
+                min_voters,
+                is_patience_over: true,
+            })
+        };
+    let mut assigned = ids(&[1, 2, 3]);
+    assigned[2].assignment = 9;
+    let old = configuration(&[1, 2, 3], &[], &[]);
+    assert_eq!(look(&old, &assigned, &[2, 3], 1), change(&[1, 2], &[]));
+    assert_eq!(look(&old, &assigned, &[3], 1), Next::Nothing, "it is one of few copies");
+    assert_eq!(look(&old, &assigned, &[2, 3], 3), Next::Nothing, "shrink.min.voters");
+    let joins = Next::Change { voters: ids(&[1, 2]), learners: vec![assigned[2]] };
+    assert_eq!(look(&old.towards(ids(&[1, 2]), Vec::new()).without_old(), &assigned, &[2, 3], 1), joins);
+    // The leader itself is the one.
+    let first = configuration(&[3, 1, 2], &[], &[]);
+    assert_eq!(look(&first, &assigned, &[1, 2], 1), change(&[1, 2], &[]));
+    // Of a group of one it is all there is.
+    let alone = configuration(&[3], &[], &[]);
+    assert_eq!(look(&alone, &assigned[2..], &[], 1), Next::Nothing);
+}
+
 /// What the leader on node 1 would do next while its group moves to `target`; the others are heard unless they are gone.
 fn look_moving(
     target: &[i32],
@@ -338,6 +374,8 @@ enum Step {
     Start {
         node: i32,
         wiped: bool,
+        /// Entries of the controller log that it does not know at first.
+        behind: usize,
     },
     /// The controllers take note of who is dead.
     Declare(i32),
@@ -358,10 +396,11 @@ enum Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let node = || 0..4i32;
+    let node = || 0..NODES;
     prop_oneof![
         3 => node().prop_map(Step::Kill),
-        3 => (node(), prop::bool::weighted(0.15)).prop_map(|(node, wiped)| Step::Start { node, wiped }),
+        3 => (node(), prop::bool::weighted(0.15), 0..12usize)
+            .prop_map(|(node, wiped, behind)| Step::Start { node, wiped, behind }),
         4 => node().prop_map(Step::Declare),
         5 => node().prop_map(Step::Elect),
         5 => node().prop_map(Step::Write),
@@ -371,13 +410,16 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => node().prop_map(Step::Report),
         4 => Just(Step::Decide),
         1 => Just(Step::NewController),
-        2 => prop::sample::subsequence(vec![0, 1, 2, 3], 1..=4).prop_shuffle().prop_map(Step::Reassign),
+        2 => prop::sample::subsequence((0..NODES).collect::<Vec<i32>>(), 1..=4).prop_shuffle().prop_map(Step::Reassign),
         1 => Just(Step::Cancel),
         4 => Just(Step::Arrive),
     ]
 }
 
-/// One group on four brokers, at first with three replicas.
+/// Brokers: so many that all peers of a replica can move elsewhere.
+const NODES: i32 = 7;
+
+/// One group, at first with three replicas.
 struct World {
     log: Log,
     sealed: Sealed,
@@ -396,23 +438,27 @@ struct World {
     arrivals: Vec<Arrival>,
     /// Replicas whose brokers know that they have moved away.
     leaving: BTreeSet<ReplicaId>,
+    /// Replicas that were ever made.
+    ever: BTreeSet<ReplicaId>,
+    /// Number of each broker's last registration.
+    registered: BTreeMap<i32, u64>,
 }
 
 impl World {
     fn new() -> Self {
-        let mut log = Log::with_brokers(&[None; 4]);
+        let mut log = Log::with_brokers(&[None; NODES as usize]);
         log.create("t", 1, 3);
         let partition = log.image.topics["t"].partitions[0].clone();
         let founders = Configuration { voters: partition.replicas.clone(), ..Configuration::default() };
         let replicas = partition.replicas.iter().map(|r| (*r, Replica::default())).collect();
         Self {
-            told: (0..4).map(|node| (node, log.image.clone())).collect(),
+            told: (0..NODES).map(|node| (node, log.image.clone())).collect(),
             log,
             sealed: Sealed::default(),
             group: partition.group,
             founders,
-            up: (0..4).map(|node| (node, true)).collect(),
-            disk: (0..4).map(|node| (node, 0)).collect(),
+            up: (0..NODES).map(|node| (node, true)).collect(),
+            disk: (0..NODES).map(|node| (node, 0)).collect(),
             replicas,
             acknowledged: BTreeMap::new(),
             values: 0,
@@ -421,6 +467,8 @@ impl World {
             decisions: BTreeMap::new(),
             arrivals: Vec::new(),
             leaving: BTreeSet::new(),
+            ever: partition.replicas.iter().copied().collect(),
+            registered: (0..NODES).map(|node| (node, 0)).collect(),
         }
     }
 
@@ -434,7 +482,7 @@ impl World {
 
     fn leader_of(&self, id: ReplicaId) -> Option<ReplicaId> {
         let own = &self.replicas[&id];
-        let up = (0..4).filter_map(|node| self.here(node));
+        let up = (0..NODES).filter_map(|node| self.here(node));
         let leaders = up.filter(|other| {
             let r = &self.replicas[other];
             *other != id && r.leads && r.generation == own.generation && r.term >= own.term
@@ -451,17 +499,34 @@ impl World {
                     replica.leads &= id.node.0 != node;
                 }
             }
-            Step::Start { node, wiped } if !self.up[&node] => {
+            Step::Start { node, wiped, behind } if !self.up[&node] => {
                 if wiped {
                     self.disks += 1;
                     self.disk.insert(node, self.disks);
                 }
                 self.up.insert(node, true);
                 self.log.run(&registration(node, self.disk[&node], None)).unwrap();
+                self.registered.insert(node, self.log.image.applied);
                 if generations::wiped(&self.log.image).contains(&NodeId(node)) {
                     self.log.run(&Command::Place { node: NodeId(node) }).unwrap();
                 }
-                self.tell(node);
+                // It reads the log again.
+                let known = self.log.entries.len().saturating_sub(behind);
+                let mut image = Image::default();
+                for (number, batch) in &self.log.entries[..known] {
+                    image.apply(*number, batch).unwrap();
+                }
+                // Of what it holds, it meets the tombstones that it has come to.
+                let directory = directory(node, self.disk[&node]).as_u128();
+                let named = image.group(self.group).map_or(&[][..], |(_, _, placed)| &placed.replicas);
+                let is_gone = |r: &&ReplicaId| {
+                    r.directory == directory && r.assignment <= image.applied && !named.contains(r)
+                };
+                let gone: Vec<ReplicaId> = self.replicas.keys().filter(is_gone).copied().collect();
+                self.leaving.retain(|r| r.node.0 != node);
+                self.leaving.extend(gone);
+                self.told.insert(node, Image::default());
+                self.tell(node, image);
             }
             Step::Declare(node) if !self.up[&node] => {
                 let incarnation = self.log.image.brokers[&NodeId(node)].incarnation;
@@ -479,7 +544,7 @@ impl World {
                 }
             }
             Step::Sync(node) => self.sync(node),
-            Step::Tell(node) if self.up[&node] => self.tell(node),
+            Step::Tell(node) if self.up[&node] => self.tell(node, self.log.image.clone()),
             Step::Look(node) => self.look(node),
             Step::Report(node) => self.report(node),
             Step::Decide => {
@@ -605,8 +670,8 @@ impl World {
         }
     }
 
-    fn tell(&mut self, node: i32) {
-        let before = self.told.insert(node, self.log.image.clone()).unwrap();
+    fn tell(&mut self, node: i32, image: Image) {
+        let before = self.told.insert(node, image).unwrap();
         let image = &self.told[&node];
         for change in Image::diff(&before, image) {
             if let Change::ReplicaRemoved { replica, .. } = change
@@ -615,7 +680,8 @@ impl World {
                 self.leaving.extend(self.replicas.contains_key(&replica).then_some(replica));
             }
         }
-        let partition = image.group(self.group).unwrap().2.clone();
+        let Some((_, _, partition)) = image.group(self.group) else { return };
+        let (partition, is_registered) = (partition.clone(), image.applied >= self.registered[&node]);
         let directory = directory(node, self.disk[&node]).as_u128();
         self.let_go(node);
         if self.leaving.iter().any(|r| r.node.0 == node && r.directory == directory) {
@@ -625,7 +691,14 @@ impl World {
         let Some(&id) = placed else { return };
         let fresh = Replica { generation: partition.generation, ..Replica::default() };
         let fresh = if partition.founders().contains(&id) { Replica::default() } else { fresh };
-        let own = self.replicas.entry(id).or_insert(fresh);
+        if !self.replicas.contains_key(&id) {
+            if !is_registered {
+                return;
+            }
+            assert!(self.ever.insert(id), "{id} is made a second time");
+            self.replicas.insert(id, fresh);
+        }
+        let own = self.replicas.get_mut(&id).unwrap();
         if let Some(decision) = partition.opening.filter(|d| d.generation.0 > own.generation) {
             let skips = decision.generation.0 != own.generation + 1;
             let Decision { generation, opening, learners } = *decision;
@@ -655,18 +728,19 @@ impl World {
         }
     }
 
-    /// Deletes what has moved away from a node and is no voter by its own log, or was told that it is none.
+    /// Deletes what has moved away from a node, unless it votes by a newer configuration; then it goes when the members of that tell it,
+    /// and nobody else.
     fn let_go(&mut self, node: i32) {
-        let founders = &self.founders;
+        let Some((_, _, placed)) = self.told[&node].group(self.group) else { return };
         let may_go = |replica: &ReplicaId| {
-            let (configuration, entry) = self.replicas[replica].configuration(founders);
+            let (configuration, entry) = self.replicas[replica].configuration(&self.founders);
             let is_out = |e: &Entry| {
                 let is_newer = e.id > entry && self.acknowledged.get(&e.id.index) == Some(e);
                 is_newer && e.configuration.as_ref().is_some_and(|c| !c.is_member(*replica))
             };
-            let others = (0..4).filter_map(|other| self.here(other));
-            !configuration.is_voter(*replica)
-                || others.into_iter().any(|other| self.replicas[&other].log.iter().any(is_out))
+            let peers = configuration.members().filter(|peer| self.here(peer.node.0) == Some(*peer));
+            placed.is_superseded(*replica, &configuration, entry)
+                || peers.into_iter().any(|peer| self.replicas[&peer].log.iter().any(is_out))
         };
         let here = self.leaving.iter().filter(|r| r.node.0 == node).copied();
         let gone: Vec<ReplicaId> = here.filter(may_go).collect();
@@ -680,7 +754,7 @@ impl World {
         let Some(id) = self.here(node) else { return };
         let own = &self.replicas[&id];
         let image = &self.told[&node];
-        let partition = image.group(self.group).unwrap().2;
+        let Some((_, _, partition)) = image.group(self.group) else { return };
         if partition.sealing.is_some() || partition.generation != own.generation || own.sealed {
             return;
         }
@@ -723,11 +797,10 @@ impl World {
             assert!(!lets_go || same(voters), "a copy is given up for one that is not there");
         }
         if let Some(moving) = partition.moving.as_ref().filter(|_| own.leads && settled)
-            && !configuration.is_joint()
-            && same(&configuration.voters)
+            && partition.is_at(&configuration)
         {
-            let generation = partition.generation;
-            let arrival = Arrival { group: self.group, since: moving.since, generation };
+            let (since, generation) = (moving.since, partition.generation);
+            let arrival = Arrival { group: self.group, since, generation, configuration: entry };
             self.arrivals.push(arrival);
         }
         match next {
@@ -768,11 +841,11 @@ impl World {
 
     /// All brokers are up, and what is due happens; answers whether the group is whole.
     fn settle(&mut self) -> bool {
-        for node in 0..4 {
-            self.step(&Step::Start { node, wiped: false });
+        for node in 0..NODES {
+            self.step(&Step::Start { node, wiped: false, behind: 0 });
         }
         for _ in 0..60 {
-            for node in 0..4 {
+            for node in 0..NODES {
                 for step in [Step::Tell(node), Step::Report(node)] {
                     self.step(&step);
                 }
@@ -780,19 +853,19 @@ impl World {
             self.now += 1_000;
             self.step(&Step::Decide);
             self.step(&Step::Arrive);
-            for node in 0..4 {
+            for node in 0..NODES {
                 for step in [Step::Tell(node), Step::Look(node), Step::Write(node)] {
                     self.step(&step);
                 }
             }
-            let leads = (0..4).filter_map(|n| self.here(n)).any(|id| {
+            let leads = (0..NODES).filter_map(|n| self.here(n)).any(|id| {
                 let r = &self.replicas[&id];
                 r.leads
                     && self.voters_that(&r.configuration(&self.founders).0, |o| {
                         o.generation == r.generation && o.term <= r.term
                     })
             });
-            for node in 0..4 {
+            for node in 0..NODES {
                 if !leads {
                     self.step(&Step::Elect(node));
                 }
@@ -824,7 +897,7 @@ proptest! {
     ) {
         let mut world = World::new();
         for step in &steps {
-            if let Step::Start { wiped: true, node } = step {
+            if let Step::Start { wiped: true, node, .. } = step {
                 // Only what the group has gone on without may go.
                 let partition = world.log.image.group(world.group).unwrap().2;
                 let votes = |id: &ReplicaId| {

@@ -3,6 +3,7 @@ use super::*;
 use crate::ctl::image::{Change, Partition};
 use crate::ctl::reassign::{self, Arrival, GroupMove, Reassignment};
 use crate::ctl::record::GroupOpening;
+use crate::raftlog::message::Configuration;
 use crate::segment::{GroupId, LogId, ReplicaId, Term};
 
 /// Five brokers, and topic `t` whose one partition is on 0, 1 and 2.
@@ -40,7 +41,8 @@ fn sets(log: &Log) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
 }
 
 fn arrive(log: &mut Log, since: u64, generation: u64) -> bool {
-    let arrival = Arrival { group: partition(log).group, since, generation };
+    let configuration = LogId::new(generation, 2, 7);
+    let arrival = Arrival { group: partition(log).group, since, generation, configuration };
     let written = log.index;
     log.run(&Command::Arrived { arrivals: vec![arrival.clone(), arrival] }).unwrap();
     log.index > written
@@ -133,7 +135,7 @@ fn rows_are_refused_one_by_one_as_kafka_does() {
     for wrong in [&[][..], &[0, 0], &[9], &[-1, 0]] {
         assert!(matches!(ask(&mut log, Some(wrong)), Some(Error::InvalidAssignment(_))), "{wrong:?}");
     }
-    // The factor is that of the replicas before, not of all that are there in between.
+    // The factor is that of where it is on its way to, not of all that are there in between (KIP-860).
     let fixed =
         |target: &[i32]| Command::Reassign { rows: vec![row(0, Some(target))], allow_factor_change: false };
     for (target, is_refused) in [(&[0, 1][..], true), (&[0, 1, 2, 3, 4], true), (&[0, 1, 3], false)] {
@@ -143,6 +145,108 @@ fn rows_are_refused_one_by_one_as_kafka_does() {
         let refused = matches!(refusals[0], Some(Error::InvalidReplicationFactor(_)));
         assert_eq!(refused, is_refused, "{target:?}: {refusals:?}");
     }
+    assert_eq!(ask(&mut log, Some(&[3, 4])), None);
+    for (target, is_refused) in [(&[0, 1, 3][..], true), (&[1, 3], false)] {
+        let Ok(Reply::Reassigned { refusals }) = log.run(&fixed(target)) else {
+            panic!("refused as a whole")
+        };
+        assert_eq!(refusals[0].is_some(), is_refused, "it was to have two: {target:?}: {refusals:?}");
+    }
+    let back = Command::Reassign { rows: vec![row(0, None)], allow_factor_change: false };
+    let Ok(Reply::Reassigned { refusals }) = log.run(&back) else { panic!("refused as a whole") };
+    assert_eq!(refusals[0], None, "a cancel goes back to three");
+}
+
+/// A disk was replaced while its partition moved: a leader's word of the replica that was on it counted for the one that came after.
+#[test]
+fn arrival_with_a_replica_that_was_lost_since_counts_for_nothing() {
+    let mut log = placed();
+    ask(&mut log, Some(&[0, 1, 3]));
+    let said = since(&log);
+    log.run(&registration(3, 9, None)).unwrap();
+    log.run(&Command::Place { node: NodeId(3) }).unwrap();
+    assert_eq!(partition(&log).replicas[2].assignment, log.index);
+    assert!(!arrive(&mut log, said, 0));
+    let since = since(&log);
+    assert!(arrive(&mut log, since, 0));
+}
+
+/// With a broker of the origin dead, a cancelled reassignment was under way until that came back.
+#[test]
+fn cancelled_reassignment_ends_without_a_dead_broker_of_the_origin() {
+    let mut log = placed();
+    ask(&mut log, Some(&[0, 1, 3]));
+    let ids = partition(&log).replicas.clone();
+    let members = |voters: &[usize], old: &[usize], learners: &[usize]| {
+        let pick = |at: &[usize]| at.iter().map(|at| ids[*at]).collect::<Vec<_>>();
+        Configuration {
+            voters: pick(voters),
+            old_voters: pick(old),
+            learners: pick(learners),
+            ..Configuration::default()
+        }
+    };
+    assert!(partition(&log).is_at(&members(&[0, 1, 2], &[], &[3])));
+    assert!(!partition(&log).is_at(&members(&[0, 1], &[], &[2, 3])), "one of the target is still to come");
+    assert!(!partition(&log).is_at(&members(&[0, 1, 2], &[0, 1, 3], &[])), "the old ones still decide");
+    ask(&mut log, None);
+    // The target is 0, 1, 2 now, and 3 is to leave: in `ids` they stand at 0, 1, 3 and 2.
+    assert!(partition(&log).is_at(&members(&[0, 1], &[], &[3, 2])), "2 is dead, 3 counts for nothing");
+    assert!(!partition(&log).is_at(&members(&[0, 1, 2], &[], &[3])), "3 took the place of 2");
+    assert!(partition(&log).is_at(&members(&[0, 1, 3], &[], &[2])));
+    assert!(!partition(&log).is_at(&Configuration::default()));
+    let since = since(&log);
+    assert!(arrive(&mut log, since, 0));
+    assert!(!partition(&log).is_at(&members(&[0, 1, 3], &[], &[])), "it does not move");
+}
+
+#[test]
+fn replica_that_left_stays_only_while_it_votes_by_a_newer_configuration_than_the_record_names() {
+    let mut log = placed();
+    let left = partition(&log).replicas[2];
+    ask(&mut log, Some(&[0, 1, 3]));
+    let since = since(&log);
+    assert!(arrive(&mut log, since, 0));
+    let configured = LogId::new(0, 2, 7);
+    assert_eq!(partition(&log).configured, configured);
+    let votes = Configuration { voters: vec![left], ..Configuration::default() };
+    let learns = Configuration { learners: vec![left], ..Configuration::default() };
+    let joint = Configuration { old_voters: vec![left], ..Configuration::default() };
+    let p = partition(&log);
+    assert!(p.is_superseded(left, &votes, LogId::default()), "the founding configuration");
+    assert!(p.is_superseded(left, &votes, configured));
+    let newer = LogId::new(0, 3, 6);
+    assert!(!p.is_superseded(left, &votes, newer) && !p.is_superseded(left, &joint, newer));
+    assert!(p.is_superseded(left, &learns, newer));
+    // Others leave later: that record is newer.
+    ask(&mut log, Some(&[3, 4]));
+    let (group, since) = (partition(&log).group, self::since(&log));
+    let configuration = LogId::new(0, 3, 9);
+    let arrival = Arrival { group, since, generation: 0, configuration };
+    log.run(&Command::Arrived { arrivals: vec![arrival] }).unwrap();
+    assert!(partition(&log).is_superseded(left, &votes, newer));
+}
+
+/// Who is made when the group has gone on begins without a vote.
+#[test]
+fn replica_is_made_as_a_voter_only_of_a_group_that_nothing_is_known_to_have_happened_to() {
+    let mut log = placed();
+    let founders = partition(&log).replicas.clone();
+    assert_eq!(partition(&log).voters_at_creation(founders[1]), founders);
+    ask(&mut log, Some(&[0, 1, 3]));
+    assert_eq!(
+        partition(&log).voters_at_creation(founders[2]),
+        founders,
+        "nobody has made anything yet, perhaps"
+    );
+    assert!(partition(&log).voters_at_creation(partition(&log).replicas[2]).is_empty());
+    let since = since(&log);
+    assert!(arrive(&mut log, since, 0));
+    assert!(partition(&log).voters_at_creation(founders[0]).is_empty());
+    // Records of before say nothing of the configuration: it is older than any.
+    let text = serde_json::json!({ "group": 1, "since": 3, "generation": 0 }).to_string();
+    let old: Arrival = serde_json::from_str(&text).unwrap();
+    assert_eq!(old.configuration, LogId::default());
 }
 
 #[test]
@@ -191,7 +295,8 @@ fn record_of_arrival_names_the_replicas_that_left_and_nothing_else_does() {
     let changes = apply(&mut log, Record::Place { node, groups: vec![group] });
     assert_eq!(changes, [Change::GroupChanged { group }]);
     assert_eq!(sets(&log), (vec![0, 1, 3, 2], vec![3], vec![2]));
-    let arrival = Arrival { group, since: since(&log), generation: 0 };
+    let configuration = LogId::new(0, 1, 4);
+    let arrival = Arrival { group, since: since(&log), generation: 0, configuration };
     let changes = apply(&mut log, Record::Reassigned { arrivals: vec![arrival.clone()] });
     assert_eq!(changes, [Change::ReplicaRemoved { group, replica: leaving }, Change::GroupChanged { group }]);
     let again = log
