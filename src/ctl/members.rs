@@ -110,14 +110,13 @@ pub fn next(view: &View<'_>) -> Next {
     let is_awaited = !view.is_patience_over && view.target.iter().any(|r| coming(&r));
     let mut voters: Vec<ReplicaId> = current.voters.iter().copied().filter(stays).collect();
     let has_leaving = view.assigned.iter().chain(&current.voters).any(|r| !view.target.contains(r));
-    let arrived: Vec<ReplicaId> = view.target.iter().copied().filter(|r| has_arrived(view, *r)).collect();
-    let is_there = |r: &ReplicaId| arrived.contains(r) || makes_room(view, *r);
+    let is_whole = has_leaving && view.target.iter().all(|r| has_arrived(view, *r));
     let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
-    // Whoever takes the place of a replica of its own node comes when that one has left: the others have to do meanwhile.
-    let has_enough = arrived.len() == view.target.len() || arrived.len() >= least.max(1);
-    let is_whole = has_leaving && has_enough && view.target.iter().all(is_there);
     if is_whole {
-        voters = arrived;
+        voters = view.target.to_vec();
+    } else if let Some((older, arrived)) = making_room(view, least) {
+        voters.retain(|r| !older.contains(r) && !arrived.contains(r));
+        voters.extend(arrived);
     } else if !is_awaited {
         // More voters than there are to be would have to agree, to no avail: beyond that the newcomers wait for one another.
         let room = if has_leaving { view.target.len().saturating_sub(voters.len()) } else { ready.len() };
@@ -155,6 +154,21 @@ fn has_arrived(view: &View<'_>, replica: ReplicaId) -> bool {
     }
 }
 
+/// Voters in whose stead others are to come on the same nodes, if all the rest of the target is there, and that rest: a successor comes when
+/// the older one has left, so the others have to do meanwhile.
+fn making_room(view: &View<'_>, least: usize) -> Option<(Vec<ReplicaId>, Vec<ReplicaId>)> {
+    let voters = &view.configuration.voters;
+    let older = |to: &ReplicaId| {
+        let is_older = |r: &&ReplicaId| r.node == to.node && *r != to;
+        voters.iter().find(is_older).copied().filter(|_| is_coming(view, *to))
+    };
+    let (arrived, rest): (Vec<ReplicaId>, Vec<ReplicaId>) =
+        view.target.iter().copied().partition(|r| has_arrived(view, *r));
+    let leave: Vec<ReplicaId> = rest.iter().filter_map(older).collect();
+    let is_all = !rest.is_empty() && leave.len() == rest.len();
+    (is_all && arrived.len() >= least.max(1)).then_some((leave, arrived))
+}
+
 /// Whether these members can commit a change to those voters: both halves of the joint configuration have to.
 fn is_committed_by(current: &Configuration, voters: &[ReplicaId], heard: impl Fn(ReplicaId) -> bool) -> bool {
     current.is_quorum(&heard) && 2 * voters.iter().filter(|r| heard(**r)).count() > voters.len()
@@ -172,13 +186,6 @@ fn is_coming(view: &View<'_>, replica: ReplicaId) -> bool {
         && !view.configuration.is_retired(replica)
         && (view.is_live)(replica)
         && !(view.is_gone)(replica)
-}
-
-/// It waits for an older replica of its node to leave: one under an id of before, on a disk that came back after the node had been given
-/// another.
-fn makes_room(view: &View<'_>, replica: ReplicaId) -> bool {
-    let is_older = |known: ReplicaId| known.node == replica.node && known != replica;
-    is_coming(view, replica) && view.configuration.members().any(is_older)
 }
 
 /// Who is to be replicated to without a vote: of the members all that are to be here, of the others those in service.

@@ -41,6 +41,12 @@ pub struct Aside {
     at: Time,
 }
 
+impl Aside {
+    pub fn is_of(&self, n: usize, group: GroupId) -> bool {
+        self.node == n && self.group == group
+    }
+}
+
 /// A configuration as a replica was last seen with it.
 #[derive(Clone, Debug)]
 pub struct InForce {
