@@ -2,7 +2,10 @@
 //! happens: by the product's own controllers, leaders and brokers (docs/decisions/0010).
 
 use crate::client::Ask;
+use crate::plan::Plan;
 use crate::rng::Rng;
+use crate::run::whole;
+use crate::seeds::{Budget, over_seeds};
 use crate::world::World;
 use kontiki::ctl::command::Command as CtlCommand;
 use kontiki::ctl::reassign::Reassignment;
@@ -72,5 +75,35 @@ impl World {
                     placed.is_none_or(|placed| replica.is_some_and(|replica| placed.contains(&replica)))
                 })
             })
+    }
+}
+
+/// Seeds of the default run.
+const SEEDS: u64 = if cfg!(debug_assertions) { 3 } else { 200 };
+
+/// A random run in which partitions move, whatever else its seed holds.
+pub fn plan(seed: u64) -> Plan {
+    let mut rng = Rng::new(seed ^ 0x0ca7_0000);
+    let mut plan = Plan::random(seed);
+    let menu = &mut plan.menu;
+    (menu.damage, menu.io_errors, menu.full_disks) = (false, false, false);
+    (menu.members, menu.generations, menu.moves) = (false, false, true);
+    (plan.unclean, plan.shrink) = (false, true);
+    if plan.brokers_count == 3 && rng.chance(800) {
+        plan.combined = false;
+        plan.brokers_count = rng.range(4, 8) as usize;
+    }
+    plan
+}
+
+#[test]
+fn partitions_move_while_everything_else_happens() {
+    let name = "moves::partitions_move_while_everything_else_happens";
+    let report = over_seeds(name, Budget::Seeds(SEEDS), plan, whole);
+    println!("{}", report.text());
+    let is_short = report.runs < SEEDS;
+    for mark in ["partition moved", "moved replica deleted", "move cancelled", "move while a voter was dead"]
+    {
+        assert!(is_short || report.marks.0.contains_key(mark), "never met: {mark}");
     }
 }

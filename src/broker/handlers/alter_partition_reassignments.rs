@@ -1,7 +1,8 @@
 //! AlterPartitionReassignments (45): replicas of partitions move to other brokers, or what was asked before is cancelled (KIP-455).
 //!
 //! Not here: which targets are allowed (`ctl::reassign`), the moving (`shard::members`).
-//! Invariants: one row per partition, in the order asked; what the controllers could not be asked at all is said at the top.
+//! Invariants: one row per partition, in the order asked; what the controllers could not be asked at all is said at the top. A request of
+//! many partitions is several entries of the controller log: if it breaks off in the middle, the rest says so row by row.
 
 use super::{Call, admin_timeout, text};
 use crate::broker::dispatch::Outcome;
@@ -14,29 +15,58 @@ use kafka_protocol::messages::alter_partition_reassignments_response::{
 };
 use kafka_protocol::messages::{AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse};
 
-/// Partitions in one command: one entry of the controller log.
+/// Partitions in one command, which is one entry of the controller log, and brokers named in it.
 const ROWS_MAX: usize = 1_000;
+const NODES_MAX: usize = 50_000;
 
 /// Answers an AlterPartitionReassignments request.
 pub async fn handle(mut call: Call) -> Outcome {
     let request: AlterPartitionReassignmentsRequest = call.decode()?;
     let rows = rows(&request);
     let mut refusals = Vec::with_capacity(rows.len());
-    for rows in rows.chunks(ROWS_MAX) {
+    for rows in parts(rows) {
+        let count = rows.len();
         let allow_factor_change = request.allow_replication_factor_change;
-        let command = Command::Reassign { rows: rows.to_vec(), allow_factor_change };
+        let command = Command::Reassign { rows, allow_factor_change };
         match call.node.controller(command, admin_timeout(request.timeout_ms)).await {
-            Ok(Reply::Reassigned { refusals: some }) if some.len() == rows.len() => refusals.extend(some),
+            Ok(Reply::Reassigned { refusals: some }) if some.len() == count => refusals.extend(some),
             Ok(other) => {
                 tracing::error!(?other, "reassignments got an answer that is none");
                 return call.respond(&failed(code::UNKNOWN_SERVER_ERROR, "unexpected answer".to_owned()));
             }
-            Err(refusal) => {
+            Err(refusal) if refusals.is_empty() => {
                 return call.respond(&failed(error::controller(&refusal), refusal.to_string()));
+            }
+            // What was written before is under way.
+            Err(refusal) => {
+                refusals.resize_with(rows_of(&request), || Some(refusal.clone()));
+                break;
             }
         }
     }
     call.respond(&answer(&request, refusals))
+}
+
+fn rows_of(request: &AlterPartitionReassignmentsRequest) -> usize {
+    request.topics.iter().map(|topic| topic.partitions.len()).sum()
+}
+
+/// Rows that make one entry each.
+fn parts(rows: Vec<Reassignment>) -> Vec<Vec<Reassignment>> {
+    let mut parts: Vec<Vec<Reassignment>> = Vec::new();
+    let mut nodes = 0;
+    for row in rows {
+        let named = row.target.as_ref().map_or(0, Vec::len);
+        nodes += named;
+        match parts.last_mut().filter(|part| part.len() < ROWS_MAX && nodes <= NODES_MAX) {
+            Some(part) => part.push(row),
+            None => {
+                nodes = named;
+                parts.push(vec![row]);
+            }
+        }
+    }
+    parts
 }
 
 fn rows(request: &AlterPartitionReassignmentsRequest) -> Vec<Reassignment> {

@@ -5,12 +5,13 @@
 
 use super::{Call, text};
 use crate::broker::dispatch::Outcome;
-use crate::ctl::image::Image;
+use crate::ctl::image::{Image, Topic};
 use crate::segment::GroupId;
 use kafka_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
 use kafka_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse, TopicName};
+use std::collections::BTreeSet;
 
 /// Answers a DescribeLogDirs request.
 pub async fn handle(mut call: Call) -> Outcome {
@@ -37,15 +38,19 @@ pub async fn handle(mut call: Call) -> Outcome {
     call.respond(&DescribeLogDirsResponse::default().with_results(vec![directory]))
 }
 
-/// Partitions of the request that exist, topic by topic.
+/// Partitions of the request that exist, topic by topic, each once.
 fn asked(image: &Image, request: &DescribeLogDirsRequest) -> Vec<(TopicName, i32, GroupId)> {
-    let all = image.topics.values().flat_map(|topic| {
-        let name = TopicName(text(topic.name.clone()));
-        (0..).zip(&topic.partitions).map(move |(index, partition)| (name.clone(), index, partition.group))
-    });
-    let is_asked = |name: &TopicName, index: i32| match &request.topics {
-        None => true,
-        Some(topics) => topics.iter().any(|row| row.topic == *name && row.partitions.contains(&index)),
+    let row = |topic: &Topic, index: i32| {
+        let partition = topic.partitions.get(usize::try_from(index).ok()?)?;
+        Some((TopicName(text(topic.name.clone())), index, partition.group))
     };
-    all.filter(|(name, index, _)| is_asked(name, *index)).collect()
+    let Some(topics) = &request.topics else {
+        let all = image.topics.values();
+        return all
+            .flat_map(|topic| (0..topic.partitions.len() as i32).filter_map(|at| row(topic, at)))
+            .collect();
+    };
+    let rows = topics.iter().flat_map(|one| one.partitions.iter().map(|index| (one.topic.as_str(), *index)));
+    let distinct: BTreeSet<(&str, i32)> = rows.collect();
+    distinct.into_iter().filter_map(|(name, index)| row(image.topics.get(name)?, index)).collect()
 }

@@ -13,6 +13,7 @@ use kafka_protocol::messages::list_partition_reassignments_response::{
 use kafka_protocol::messages::{
     BrokerId, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse, TopicName,
 };
+use std::collections::BTreeSet;
 
 /// Answers a ListPartitionReassignments request.
 pub async fn handle(mut call: Call) -> Outcome {
@@ -29,7 +30,8 @@ fn rows(image: &Image, request: &ListPartitionReassignmentsRequest) -> Vec<Ongoi
             .iter()
             .filter_map(|one| {
                 let topic = image.topics.get(one.name.as_str())?;
-                Some(row(topic, |index| one.partition_indexes.contains(&index)))
+                let wanted: BTreeSet<i32> = one.partition_indexes.iter().copied().collect();
+                Some(row(topic, |index| wanted.contains(&index)))
             })
             .collect(),
     };

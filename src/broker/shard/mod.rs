@@ -9,7 +9,7 @@
 //! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 #[cfg(test)]
-mod alone_tests;
+pub(crate) mod alone_tests;
 mod control;
 mod fetch;
 mod leaving;
