@@ -11,6 +11,7 @@ use crate::raftlog::message::{Body, Message};
 use crate::segment::fs::sim::SimFs;
 use crate::segment::fs::{Fs, OpenMode};
 use crate::segment::{self, Epoch, Generation, Identity, LogId, Round, StoreOptions, Term, Writer};
+use crate::wire::batch::{self, BatchRules};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -154,6 +155,29 @@ impl Alone {
         let _created = self.ask(CtlCommand::CreateTopic(create));
         self.run(200);
         self.shard.image.topics[name].partitions[0].group
+    }
+
+    /// Appends so many batches of one record.
+    fn produce(&mut self, group: GroupId, batches: usize) {
+        for _ in 0..batches {
+            let mut batch = crate::broker::handlers::produce::tests::batch(0);
+            let rules = BatchRules {
+                max_message_bytes: 1 << 20,
+                produce_version: 9,
+                before_max_ms: i64::MAX,
+                after_max_ms: i64::MAX,
+                now_ms: 0,
+                log_append_time: false,
+            };
+            let header = batch::validate(&mut batch, &rules).unwrap();
+            let items = vec![ProduceItem { group, batch, header, min_insync: 1 }];
+            let (reply, mut answer) = oneshot::channel();
+            let now = self.now();
+            let command = Command::Produce { items, acks: -1, timeout_ms: 1_000, permit: None, reply };
+            self.shard.handle(now, Input::Command(command));
+            self.run(50);
+            assert!(answer.try_recv().unwrap()[0].is_ok());
+        }
     }
 
     fn register_again(&mut self, directory: Uuid) {
@@ -470,4 +494,40 @@ pub(crate) fn replica_that_moved_away_is_not_made_again_while_the_log_is_read_ag
     assert_eq!(alone.replica(GroupId(1)), None);
     let core = alone.shard.engine.core(GroupId(2)).expect("this one is new");
     assert_eq!(core.configuration().0.voters.len(), 2);
+}
+
+/// The simulator's seed 23459: a replica that stopped before it knew again what is committed cut its log further than that, and fenced
+/// itself off.
+#[test]
+fn orderly_stop_before_the_commit_index_is_known_again_cuts_no_more_than_is_known() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[]);
+    alone.produce(group, 3);
+    let (reply, mut deleted) = oneshot::channel();
+    let now = alone.now();
+    let command = Command::DeleteRecords { group, offset: -1, timeout_ms: 1_000, reply };
+    alone.shard.handle(now, Input::Command(command));
+    alone.run(200);
+    assert_eq!(deleted.try_recv().unwrap(), Ok(3));
+    // The next segment begins at the log start.
+    alone.shard.engine.store().roll(group).unwrap();
+    alone.produce(group, 1);
+    let Alone { fs, shard, writer, .. } = alone;
+    drop(shard);
+    writer.close().unwrap();
+    let mut alone = Alone::start(fs, None);
+    while !alone.shard.partitions.contains_key(&group) {
+        alone.run(10);
+    }
+    let known = alone.shard.engine.core(group).unwrap().commit();
+    assert!(
+        known < alone.shard.engine.core(group).unwrap().last().index.prev(),
+        "it knows too much: {known}"
+    );
+    let (reply, _stopped) = oneshot::channel();
+    let now = alone.now();
+    alone.shard.start_drain(now, reply);
+    assert!(!alone.shard.engine.is_poisoned(group));
+    alone.run(3_000);
+    assert!(!alone.shard.engine.is_poisoned(group));
 }

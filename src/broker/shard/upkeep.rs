@@ -394,8 +394,10 @@ impl Shard {
     fn try_move_start(&mut self, now: Now, group: GroupId, offset: Offset) -> crate::segment::Result<()> {
         let old = self.engine.store().log_start(group)?.clone();
         let segments = self.engine.store_ref().segments(group)?;
-        // The last segment that begins at or before the new start is the first one kept.
-        let kept = segments.iter().rev().find(|s| s.base_offset <= offset);
+        // The last segment that begins at or before the new start is the first one kept. After a restart the start is known, and
+        // perhaps not yet again that what lies before it is committed: then it falls away later.
+        let commit = self.engine.core(group).map(|core| core.commit()).unwrap_or_default();
+        let kept = segments.iter().rev().find(|s| s.base_offset <= offset && s.first.prev() <= commit);
         let mut start = LogStart { start_offset: offset, ..old };
         if let Some(segment) = kept.filter(|s| s.first > start.prev.index) {
             let first = self.engine.store().meta_at(group, segment.first)?;
