@@ -160,6 +160,10 @@ impl Check {
         assert!(decision.generation == next, "F2: generation {:?} decided twice", decision.generation);
         known.decided.push((decision.generation, opening.base, opening.lossless));
         let survivor = &mut nodes[crate::net::index_of(opening.survivor.node)];
+        if survivor.fs.is_off() {
+            // Nothing can be read there; whoever leads the generation is looked at then (leader completeness).
+            return;
+        }
         // It may have just been started, and not taken its replicas up yet.
         let holds = |e: &&mut Engine| match e.core(group) {
             Some(core) => core.replica() == opening.survivor,
@@ -383,9 +387,10 @@ impl Check {
         self.held_by(n, group, core, core.commit(), None, "commit");
     }
 
-    /// An acknowledgement was given: `least` voters of each half hold the entry (F15), whichever configuration committed it.
+    /// An acknowledgement was given: `least` voters of each half hold the entry (F15), whichever configuration committed it. One is no more
+    /// than the commit says, which was counted when it was made; a voter that is new since, or restarted, need not have said it again.
     pub fn counted_for(&self, n: usize, group: GroupId, core: &Core, index: Index, least: usize) {
-        if core.role() == Role::Leader && core.commit() >= index {
+        if least > 1 && core.role() == Role::Leader && core.commit() >= index {
             self.held_by(n, group, core, index, Some(least), "acknowledgement");
         }
     }
