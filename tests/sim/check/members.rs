@@ -160,10 +160,6 @@ impl Check {
         assert!(decision.generation == next, "F2: generation {:?} decided twice", decision.generation);
         known.decided.push((decision.generation, opening.base, opening.lossless));
         let survivor = &mut nodes[crate::net::index_of(opening.survivor.node)];
-        if survivor.fs.is_off() {
-            // Nothing can be read there; whoever leads the generation is looked at then (leader completeness).
-            return;
-        }
         // It may have just been started, and not taken its replicas up yet.
         let holds = |e: &&mut Engine| match e.core(group) {
             Some(core) => core.replica() == opening.survivor,
@@ -171,6 +167,11 @@ impl Check {
         };
         let Some(engine) = survivor.process.as_mut().map(|p| p.shard.engine()).filter(holds) else { return };
         let lost = self.beyond(group, engine.store());
+        if survivor.fs.is_off() {
+            // Its power is gone, perhaps since a file was opened just now: nothing can be read there. Whoever leads the generation is
+            // looked at then (leader completeness).
+            return;
+        }
         let Some((first, _)) = lost.first_key_value() else { return };
         assert!(
             !opening.lossless,
