@@ -275,6 +275,11 @@ impl NodeHandle {
         self.ask(|reply| shard::Command::States { groups, reply }).await.unwrap_or_default()
     }
 
+    /// Asks the leaders of these groups to hand them to these nodes; whether they did shows in their states.
+    pub async fn hand_over(&self, moves: Vec<(GroupId, NodeId)>) {
+        let _asked = self.ask(|reply| shard::Command::HandOver { moves, reply }).await;
+    }
+
     /// Appends; one result per item, in order. acks 1 resolves on the leader's own sync (0: on append), -1 on commit
     /// held by min_insync voters. Waits for admission when too many bytes are unanswered.
     pub async fn produce(

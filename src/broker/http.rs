@@ -196,14 +196,14 @@ const FIGURES: [(&str, &str, Figure); 11] = [
         let preferred = partition.replicas.first()?;
         Some(i64::from(state.leader.is_some_and(|leader| leader.node == preferred.node)))
     }),
-    ("kafka_topic_partition_replicas", "Number of replicas", |partition, _| count(partition.replicas.len())),
+    ("kafka_topic_partition_replicas", "Number of replicas", |partition, _| count(partition.target().len())),
     ("kafka_topic_partition_in_sync_replica", "Number of in-sync replicas", |_, state| {
         count(state.in_sync.len())
     }),
     (
         "kafka_topic_partition_under_replicated_partition",
         "1 if not all replicas are in sync",
-        |partition, state| Some(i64::from(state.in_sync.len() < partition.replicas.len())),
+        |partition, state| Some(i64::from(state.in_sync.len() < partition.target().len())),
     ),
     ("kontiki_partition_size_bytes", "Bytes this broker holds of the partition", |_, state| {
         state.local.then(|| i64::try_from(state.size_bytes).unwrap_or(i64::MAX))

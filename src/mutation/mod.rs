@@ -341,6 +341,10 @@ mutations! {
     RepeatProducerIds: "KIP-98", Test("ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice"), 1, ["src/ctl/tests"];
     /// a new controller leader grants nobody a session
     NoFirstSession: "F19", Test("ctl::tests::liveness::new_controller_leader_grants_every_broker_a_full_session"), 1, ["ctl/tests/liveness.rs"];
+    /// a replica is created by an image that may be older than its disk
+    CreateBeforeRegistration: "F6, F16", Test("broker::shard::alone_tests::replica_that_moved_away_is_not_made_again_while_the_log_is_read_again"), 1, ["made anew"];
+    /// a group has arrived whatever became of the generation in which its leader said so
+    StaleArrival: "F2, decisions/0010", Test("ctl::tests::reassign::arrival_of_another_target_or_generation_lets_nobody_go"), 1, ["ctl/tests/reassign.rs"];
     /// numbers of the controller log forget its generation
     NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
 }

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub const BROKERS: [u32; 3] = [1, 2, 3];
 /// The separate controller.
 pub const CONTROLLER: u32 = 4;
+/// A broker that some tests add.
+pub const FOURTH: u32 = 5;
 
 /// What is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +217,13 @@ impl Cluster {
         *slot = Some(child);
     }
 
+    /// Adds a broker to the cluster, and waits until it answers (Kontiki only).
+    pub fn add_broker(&mut self, id: u32) {
+        self.nodes.push((id, None));
+        self.spawn(id);
+        self.await_answer(id);
+    }
+
     /// `kill -9`, and waits for the process to be gone.
     pub fn kill(&mut self, id: u32) {
         if let Some(mut child) = self.slot(id).take() {
@@ -282,17 +291,20 @@ impl Cluster {
 
     /// Waits until every broker answers Metadata.
     pub fn await_answers(&mut self) {
+        BROKERS.into_iter().for_each(|broker| self.await_answer(broker));
+    }
+
+    /// Waits until a broker answers Metadata.
+    pub fn await_answer(&mut self, broker: u32) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        for broker in BROKERS {
-            // An unknown topic is an answer too; a refused or silent connection is none.
-            while let Err(error) = kafka::partitions(self.address(broker), "no-such-topic") {
-                if error.to_string().starts_with("topic error") {
-                    break;
-                }
-                self.assert_running();
-                assert!(Instant::now() < deadline, "broker {broker} does not answer: {error}");
-                std::thread::sleep(Duration::from_millis(50));
+        // An unknown topic is an answer too; a refused or silent connection is none.
+        while let Err(error) = kafka::partitions(self.address(broker), "no-such-topic") {
+            if error.to_string().starts_with("topic error") {
+                break;
             }
+            self.assert_running();
+            assert!(Instant::now() < deadline, "broker {broker} does not answer: {error}");
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -343,9 +355,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for id in self.all() {
-            self.kill(id);
-        }
+        let all: Vec<u32> = self.nodes.iter().map(|(id, _)| *id).collect();
+        all.into_iter().for_each(|id| self.kill(id));
         if std::thread::panicking() {
             eprintln!("logs and data of the failed cluster are in {}", self.dir.display());
         } else {

@@ -14,6 +14,7 @@ mod labs;
 mod lost;
 mod marks;
 mod master;
+mod moves;
 #[cfg(feature = "mutations")]
 mod mutations;
 mod net;

@@ -37,6 +37,8 @@ pub struct Menu {
     pub members: bool,
     /// Generations of partitions' groups end and begin.
     pub generations: bool,
+    /// Partitions move between brokers, by the product's own controllers.
+    pub moves: bool,
 }
 
 impl Menu {
@@ -63,6 +65,7 @@ impl Menu {
             admin: on(),
             members: false,
             generations: false,
+            moves: false,
         }
     }
 }
@@ -185,6 +188,12 @@ impl Plan {
         plan.shrink = !lies && !has_master && Rng::new(seed ^ 0x54a1_0000).chance(600);
         // Nodes are back soon: what takes longer than an election is silence.
         plan.heir_timeout_ms = Rng::new(seed ^ 0x4e14_0001).range(1_300, 3_000);
+        plan.menu.moves = plan.shrink && Rng::new(seed ^ 0x30e5_0000).chance(600);
+        if plan.menu.moves && !plan.combined {
+            // Somewhere to move to, and so many that all of a group's replicas can.
+            let brokers = Rng::new(seed ^ 0x30e5_0001).range(4, 7) as usize;
+            plan.brokers_count = plan.brokers_count.max(brokers);
+        }
         // All of three, where no disk is lost for good.
         if !plan.menu.damage && Rng::new(seed ^ 0xf15).chance(250) {
             plan.min_insync = 3;

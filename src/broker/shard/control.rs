@@ -558,12 +558,17 @@ impl Shard {
         let in_sync = |group: GroupId| self.in_sync_of(group);
         for (group, from, to) in balance::plan_preferred(&self.image, &leaders, &in_sync) {
             tracing::debug!(%group, %from, %to, "preferred leader");
-            if from == self.node() {
-                self.transfer_if_ready(now, group, to);
-            } else {
-                let rpc = self.next_id();
-                self.send_rpc(now, from, rpc, &Ask::Transfer { group, to });
-            }
+            self.ask_to_hand_over(now, group, from, to);
+        }
+    }
+
+    /// Asks a leader for its leadership of a group.
+    pub(super) fn ask_to_hand_over(&mut self, now: Now, group: GroupId, from: NodeId, to: NodeId) {
+        if from == self.node() {
+            self.transfer_if_ready(now, group, to);
+        } else {
+            let rpc = self.next_id();
+            self.send_rpc(now, from, rpc, &Ask::Transfer { group, to });
         }
     }
 }

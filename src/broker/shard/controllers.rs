@@ -229,10 +229,12 @@ impl Shard {
             configuration: core.configuration().0,
             me,
             assigned: &assigned,
+            target: &assigned,
             is_gone: &is_gone,
             is_heard: &is_heard,
             is_live: &|replica| is_heard(replica) || asks(replica),
             is_caught_up: &|replica| peer(replica).is_some_and(|peer| peer.is_caught_up),
+            known: self.image.applied,
             counts: &|replica| peer(replica).is_some_and(|peer| peer.counts),
             // The rest is for the heir.
             min_voters: self.config.node.shrink_min_voters.max(2),

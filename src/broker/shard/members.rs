@@ -2,8 +2,9 @@
 //!
 //! Every replica here looks at its group now and then, and when a broker's standing changed: a leader changes the members one step
 //! at a time, a replica of a group that cannot have a leader asks the controllers for a new generation. Orders come from this node's
-//! own copy of the controller log alone; what was done is reported until the log shows that it was heard. Not here: what is to be
-//! done (`ctl::members`), who decides generations (`control`, `ctl::generations`), the rules of either change (`raftlog`).
+//! own copy of the controller log alone; what was done is reported until the log shows that it was heard: seals, and groups that are
+//! where a reassignment wants them. Not here: what is to be done (`ctl::members`), who decides generations (`control`,
+//! `ctl::generations`), the rules of either change (`raftlog`).
 //! Invariants:
 //! - nothing here is remembered that a restart would miss: image and logs say it all;
 //! - a look changes a bounded number of groups; the rest follows in the next turns.
@@ -14,6 +15,7 @@ use super::{CONTROLLER, Now, Shard};
 use crate::ctl::command::Command as CtlCommand;
 use crate::ctl::image::{Image, Partition as Placed};
 use crate::ctl::members::{self, Next, View};
+use crate::ctl::reassign::Arrival;
 use crate::raftlog::core::{GenerationEffect, Millis, PeerProgress, Role};
 use crate::raftlog::generation::SealReport;
 use crate::segment::{Doubt, Epoch, Generation, GroupId, NodeId, ReplicaId};
@@ -54,6 +56,8 @@ pub struct Members {
     /// Which leadership of the controllers seals were last reported to.
     told: Leadership,
     asked: Millis,
+    /// When arrivals were last told.
+    arrivals_told: Millis,
     /// Seals that are durable and were not sent yet.
     reports: Vec<(GroupId, SealReport)>,
     /// Since when learners wait for others.
@@ -76,6 +80,7 @@ impl Members {
             seal_pause: REPEAT_MS,
             told: None,
             asked: 0,
+            arrivals_told: 0,
             reports: Vec::new(),
             together: BTreeMap::new(),
             ailing: BTreeMap::new(),
@@ -108,6 +113,8 @@ struct Found {
     changes: usize,
     /// Groups that can go on in a new generation.
     stuck: Vec<(GroupId, u64)>,
+    /// Groups that are where they were to be.
+    arrived: Vec<Arrival>,
     /// Groups that have to wait for replicas.
     waiting: Vec<GroupId>,
     /// By the node that leads them: groups whose replica here is no voter to count on.
@@ -134,6 +141,7 @@ impl Shard {
     }
 
     fn look_at_members(&mut self, now: Now) {
+        self.tend_leaving();
         if self.config.node.shrink_min_voters == usize::MAX {
             // Members are somebody else's business: the simulator's orders.
             return;
@@ -174,6 +182,7 @@ impl Shard {
             }
         }
         self.ask_for_generations(now, found.stuck);
+        self.tell_arrivals(now, found.arrived);
     }
 
     /// Voters on this node are damaged, or may have lost something.
@@ -230,6 +239,7 @@ impl Shard {
         }
         let next = self.next_step(now, image, placed, is_sound, leads.then_some(&peers));
         self.members.peers = peers;
+        found.arrived.extend(self.arrival(placed).filter(|_| leads && is_sound));
         if next == Next::Wait {
             self.members.together.entry(group).or_insert(now.mono);
         } else {
@@ -288,10 +298,12 @@ impl Shard {
             configuration: core.configuration().0,
             me,
             assigned: &placed.replicas,
+            target: placed.target(),
             is_gone: &is_gone,
             is_heard: &is_heard,
             is_live: &is_live,
             is_caught_up: &|replica| peer(replica).is_some_and(|peer| peer.is_caught_up),
+            known: image.applied,
             counts: &|replica| peer(replica).is_some_and(|peer| peer.counts),
             min_voters: self.config.node.shrink_min_voters,
             is_patience_over: since.is_some_and(|since| now.mono >= since + TOGETHER_MS),
@@ -328,6 +340,32 @@ impl Shard {
                 tracing::debug!(%group, %error, voters = ?to, learners = ?rest, "members stay");
                 false
             }
+        }
+    }
+
+    /// What the leader of a group that moves tells the controllers once nobody votes who is to leave. Those are learners then, which
+    /// nobody needs, in whatever generation this still is when the controllers write it down.
+    fn arrival(&self, placed: &Placed) -> Option<Arrival> {
+        let moving = placed.moving.as_ref()?;
+        let core = self.engine.core(placed.group)?;
+        let (configuration, id) = core.configuration();
+        let is_committed = core.is_established() && id.index <= core.commit();
+        let is_current = core.epoch().generation.0 == placed.generation;
+        let (group, generation) = (placed.group, placed.generation);
+        let arrival = Arrival { group, since: moving.since, generation, configuration: id };
+        (is_committed && is_current && placed.is_at(configuration)).then_some(arrival)
+    }
+
+    /// Groups that have arrived; told again until the controllers have written it down.
+    fn tell_arrivals(&mut self, now: Now, mut arrived: Vec<Arrival>) {
+        if arrived.is_empty() || now.mono < self.members.arrivals_told + REPEAT_MS {
+            return;
+        }
+        self.members.arrivals_told = now.mono;
+        while !arrived.is_empty() {
+            let arrivals = arrived.split_off(arrived.len().saturating_sub(BATCH));
+            let command = CtlCommand::Arrived { arrivals };
+            self.route(now, command, now.mono + ASK_MS, Target::Internal);
         }
     }
 

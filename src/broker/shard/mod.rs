@@ -5,15 +5,16 @@
 //! could drive the same code. Requests come as [`Command`]s with a oneshot to answer; nothing here awaits.
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
 //! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
-//! - `members`: who votes in the groups here, and generation changes.
+//! - `members`: who votes in the groups here, and generation changes. `leaving`: replicas that moved away.
 //! - `controllers`: who votes in the controllers' own group, and its generations.
 //! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 #[cfg(test)]
-mod alone_tests;
+pub(crate) mod alone_tests;
 mod control;
 mod controllers;
 mod fetch;
+mod leaving;
 mod members;
 mod metadata;
 mod orders;
@@ -133,6 +134,13 @@ pub enum Command {
         groups: Vec<GroupId>,
         /// In the same order.
         reply: oneshot::Sender<Vec<PartitionState>>,
+    },
+    /// Ask the leaders of groups to hand them to other nodes.
+    HandOver {
+        /// Which, and to whom.
+        moves: Vec<(GroupId, NodeId)>,
+        /// They were asked.
+        reply: oneshot::Sender<()>,
     },
     /// Ask the controller leader.
     Controller {
@@ -284,6 +292,8 @@ pub struct Shard {
     recovery: recovery::Reports,
     orphans: Map<GroupId, RecoveredGroup>,
     placing: placing::Placing,
+    /// Replicas that have moved to other brokers and are to be deleted.
+    leaving: BTreeMap<GroupId, ReplicaId>,
     /// Partitions led here.
     led: usize,
     /// Somebody began or ceased to lead since the last look.
@@ -331,6 +341,7 @@ impl Shard {
             quorums: quorum::Quorums::default(),
             orphans: Map::default(),
             placing: placing::Placing::default(),
+            leaving: BTreeMap::new(),
             led: 0,
             leadership_news: true,
             newly_led: Vec::new(),
@@ -348,6 +359,7 @@ impl Shard {
                 shard.dials.push((*id, address.clone()));
             }
         }
+        shard.set_throttle();
         shard.start_membership(now, recovered);
         shard
     }
@@ -431,6 +443,14 @@ impl Shard {
             Command::States { groups, reply } => {
                 let states = groups.iter().map(|group| self.partition_state(now, *group)).collect();
                 let _gone_client = reply.send(states);
+            }
+            Command::HandOver { moves, reply } => {
+                for (group, to) in moves {
+                    if let Some(leader) = self.leader_of(group) {
+                        self.ask_to_hand_over(now, group, leader.node, to);
+                    }
+                }
+                let _gone_client = reply.send(());
             }
             Command::Controller { command, timeout_ms, reply } => {
                 self.ask_controller(now, command, timeout_ms, reply)
@@ -561,6 +581,7 @@ impl Shard {
             GroupEvent::Configured { .. } => self.upkeep.in_sync_now(),
             GroupEvent::Removed { group, configuration } => {
                 self.note_removed(group, configuration.epoch.generation);
+                self.let_go(group);
             }
             GroupEvent::Superseded { group, by, generation } => self.note_superseded(group, by, generation),
             GroupEvent::Generation { group, what } => self.on_generation(now, group, what),

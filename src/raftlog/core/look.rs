@@ -20,6 +20,10 @@ impl Core {
     pub fn leader(&self) -> Option<ReplicaId> {
         self.leader
     }
+    /// Whether it was told of a committed configuration without it, not older than the one it knows.
+    pub fn is_removed(&self) -> bool {
+        self.removed.is_some()
+    }
     /// Commit index.
     pub fn commit(&self) -> Index {
         self.log.commit()

@@ -41,11 +41,20 @@ pub struct Aside {
     at: Time,
 }
 
+impl Aside {
+    pub fn is_of(&self, n: usize, group: GroupId) -> bool {
+        self.node == n && self.group == group
+    }
+}
+
 /// A configuration as a replica was last seen with it.
 #[derive(Clone, Debug)]
 pub struct InForce {
     id: LogId,
     configuration: Configuration,
+    /// When it was first seen, and what was in force before that turn.
+    since: Time,
+    before: Configuration,
 }
 
 impl Generations {
@@ -330,7 +339,9 @@ impl Check {
         if before.is_some_and(|before| before.configuration.is_joint() && id < before.id) {
             marks.hit("uncommitted joint change rolled back");
         }
-        self.in_force.insert((n, group), InForce { id, configuration: configuration.clone() });
+        let before = before.map_or_else(Configuration::default, |before| before.configuration.clone());
+        let (since, configuration) = (self.trace.time(), configuration.clone());
+        self.in_force.insert((n, group), InForce { id, configuration, since, before });
     }
 
     /// Whether voters elsewhere are a majority of every configuration that anybody was last seen with.
@@ -370,17 +381,11 @@ impl Check {
     }
 
     /// A leader's commit index has moved: a majority of the voters of each half said that they hold it; learners count for nothing.
-    /// `known`: the configuration it was last seen with; one appended in the turn that committed this may have come after it (seed 692 of
-    /// `heirs`).
-    pub(super) fn counted(&self, n: usize, group: GroupId, core: &Core, known: Option<InForce>) {
+    pub(super) fn counted(&self, n: usize, group: GroupId, core: &Core) {
         if core.role() != Role::Leader {
             return;
         }
-        let ((_, id), commit) = (core.configuration(), core.commit());
-        let known = known.filter(|known| known.id != id && id.index > commit);
-        if known.is_none_or(|known| self.lacks(core, &known.configuration, group, commit, None).is_some()) {
-            self.held_by(n, group, core, commit, None, "commit");
-        }
+        self.held_by(n, group, core, core.commit(), None, "commit");
     }
 
     /// An acknowledgement was given: `least` voters of each half hold the entry (F15), whichever configuration committed it. One is no more
@@ -392,33 +397,50 @@ impl Check {
     }
 
     fn held_by(&self, n: usize, group: GroupId, core: &Core, index: Index, least: Option<usize>, what: &str) {
-        if let Some((count, of)) = self.lacks(core, core.configuration().0, group, index, least) {
-            panic!(
-                "F15: node {} leads group {group}, {what} of {index}: {count} of {of} voters said that they hold it",
-                n + 1
+        // A commit or an acknowledgement of this turn may have come before the members changed in it (seed 692 of `heirs`, 343 of `moves`).
+        let known = self.in_force.get(&(n, group)).filter(|known| known.since == self.trace.time());
+        let before = known.map(|known| &known.before).filter(|before| !before.voters.is_empty());
+        let is_held = |configuration: &Configuration| {
+            [&configuration.voters, &configuration.old_voters].into_iter().all(|half| {
+                let (count, needed) = self.count_held(group, core, index, half, least);
+                half.is_empty() || count >= needed
+            })
+        };
+        if before.is_some_and(is_held) {
+            return;
+        }
+        let configuration = core.configuration().0;
+        for half in [&configuration.voters, &configuration.old_voters] {
+            if half.is_empty() {
+                continue;
+            }
+            let (count, needed) = self.count_held(group, core, index, half, least);
+            assert!(
+                count >= needed,
+                "F15: node {} leads group {group}, {what} of {index}: {count} of {} voters said that they hold it, in {configuration:?} of {:?}",
+                n + 1,
+                half.len(),
+                core.configuration().1
             );
         }
     }
 
-    /// How many voters of a half hold an entry, and of how many, where they are too few.
-    fn lacks(
+    /// How many of these voters said that they hold it, and how many are needed.
+    fn count_held(
         &self,
-        core: &Core,
-        configuration: &Configuration,
         group: GroupId,
+        core: &Core,
         index: Index,
+        half: &[ReplicaId],
         least: Option<usize>,
-    ) -> Option<(usize, usize)> {
+    ) -> (usize, usize) {
         // What is merely written counts where the topic asks for no more (decision 0008).
         let said = if core.is_async() { &self.wrote } else { &self.said };
         let holds = |r: &&ReplicaId| match **r == core.replica() {
             true => core.stored() >= index,
             false => said.get(&(group, **r)).is_some_and(|said| *said >= index),
         };
-        let halves =
-            [&configuration.voters, &configuration.old_voters].into_iter().filter(|half| !half.is_empty());
-        let mut counts = halves.map(|half| (half.iter().filter(holds).count(), half.len()));
-        counts.find(|(count, of)| *count < least.unwrap_or(of / 2 + 1))
+        (half.iter().filter(holds).count(), least.unwrap_or(half.len() / 2 + 1))
     }
 
     /// What a replica tells its leader that it holds.
