@@ -100,6 +100,8 @@ struct Health {
     cluster: Option<String>,
     /// Controllers that vote, and whether they were heard lately. None: the brokers cannot tell.
     controllers: Option<Vec<(i32, bool)>>,
+    /// Of two controllers: who alone may go on without the other.
+    heir: Option<i32>,
     /// Deaths that lose nothing, as things are now.
     survives: Option<Survives>,
     /// What is healthy and will not bear much.
@@ -208,6 +210,12 @@ fn judge_controllers(health: &mut Health, metadata: &Metadata, quorum: &Quorum) 
         health.reasons.push(counted(silent.len(), "controller", &format!("silent: {}", list(&silent))));
     }
     let is_broker = |node: &i32| health.up.contains(node) || health.down.contains(node);
+    // Brokers follow the controllers' log too; of one that is both, its being down says it all.
+    let apart: Vec<i32> = quorum.learners.iter().map(|l| l.node).filter(|node| !is_broker(node)).collect();
+    if !apart.is_empty() {
+        let what = format!("without a vote: {}", list(&apart));
+        health.reasons.push(counted(apart.len(), "controller", &what));
+    }
     let combined = voters.iter().filter(|voter| is_broker(&voter.0)).count();
     let in_sync = metadata.topics.values().flat_map(|t| &t.partitions).map(|p| p.in_sync.len());
     let least = in_sync.min();
@@ -217,12 +225,19 @@ fn judge_controllers(health: &mut Health, metadata: &Metadata, quorum: &Quorum) 
         at_once: least.map(|n| bound(n.saturating_sub(1) / 2)),
         controllers,
     });
-    if combined == voters.len() && voters.len() < 5 && voters.len() > 1 {
+    health.heir = quorum.heir.filter(|_| !quorum.is_joint && voters.len() == 2);
+    if let Some(heir) = health.heir {
+        let other = voters.iter().map(|voter| voter.0).find(|node| *node != heir);
         health.warnings.push(format!(
-            "{} nodes are brokers and all the controllers there are: with more than {} dead no partition can shrink to the last replica; have five, or controllers of their own",
-            voters.len(),
-            (voters.len() - 1) / 2,
+            "two controllers vote: without node {} node {heir}, the heir, goes on alone; without node {heir} nothing goes on before it is back",
+            other.unwrap_or(-1),
         ));
+    } else if combined == voters.len() && voters.len() == 3 {
+        health.warnings.push(
+            "3 nodes are brokers and all the controllers there are: any one may die, and then one more if it is not the heir of the two \
+             controllers left; have five, or controllers of their own"
+                .to_owned(),
+        );
     }
     if voters.len() == 1 {
         health
@@ -270,6 +285,10 @@ fn judge_nodes(health: &mut Health, nodes: &[(String, Result<Value, String>)]) {
         if let Some(failure) = node["storage_failure"].as_str() {
             health.reasons.push(format!("{address}: storage failed: {failure}"));
         }
+        if let Some(heir) = node["controllers"]["waits_for_heir"].as_i64() {
+            let why = format!("{address}: the controllers wait for node {heir}, the heir of the pair");
+            health.reasons.push(why);
+        }
         if node["disk_full"] == Value::Bool(true) {
             health.reasons.push(format!("{address}: disk full"));
         }
@@ -295,6 +314,7 @@ fn print(health: &Health, ui: &Ui) -> Result<(), Failure> {
             "brokers_up": health.up, "brokers_down": health.down, "controller": health.controller,
             "under_replicated": health.under_replicated, "leaderless": health.leaderless, "damaged": health.damaged,
             "waiting": health.waiting, "set_aside": health.set_aside, "warnings": health.warnings,
+            "heir": health.heir,
             "controllers": health.controllers.as_ref().map(|all| all.iter().map(|c| c.0).collect::<Vec<_>>()),
             "survives": health.survives.map(|s| json!({
                 "brokers_one_after_another": s.in_turn, "brokers_at_once": s.at_once, "controllers": s.controllers,
@@ -482,6 +502,7 @@ mod tests {
             high_watermark: 1,
             voters: heard.iter().map(voter).collect(),
             learners: Vec::new(),
+            heir: (heard.len() == 2).then(|| heard[0].0),
         }
     }
 
@@ -508,6 +529,30 @@ mod tests {
         // One of them dead: the warning stays.
         assert_eq!(survives(&[1, 2], &[(1, 90_000), (2, 89_900), (3, 80_000)]), (0, 0, 0, 1));
         assert_eq!(survives(&[1, 2, 3], &[(11, 90_000)]), (2, 1, 0, 1));
+    }
+
+    #[test]
+    fn two_controllers_are_said_to_hang_on_their_heir_and_one_apart_without_a_vote_is_a_reason() {
+        let metadata = metadata(&[1, 2], 1, &[1, 2]);
+        let mut health = judge(&metadata, None, &[]);
+        let mut quorum = controllers(&[(2, 90_000), (1, 89_900)]);
+        quorum.learners =
+            vec![Member { node: 3, ..quorum.voters[0] }, Member { node: 11, ..quorum.voters[0] }];
+        judge_controllers(&mut health, &metadata, &quorum);
+        assert_eq!((health.heir, health.survives.unwrap().controllers), (Some(2), 0));
+        assert!(health.warnings[0].contains("without node 1 node 2, the heir, goes on alone"), "{health:?}");
+        assert_eq!(health.reasons.last().map(String::as_str), Some("1 controller without a vote: 11"));
+        quorum.is_joint = true;
+        let mut health = judge(&metadata, None, &[]);
+        judge_controllers(&mut health, &metadata, &quorum);
+        assert_eq!(health.heir, None, "not before that is settled");
+    }
+
+    #[test]
+    fn judge_nodes_node_that_waits_for_the_heir_is_a_reason() {
+        let node = json!({ "controllers": { "waits_for_heir": 2 } });
+        let health = judge(&metadata(&[1, 2, 3], 1, &[1, 2, 3]), None, &[("a:1".to_owned(), Ok(node))]);
+        assert_eq!(health.reasons, ["a:1: the controllers wait for node 2, the heir of the pair"]);
     }
 
     #[test]

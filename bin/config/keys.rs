@@ -188,6 +188,12 @@ pub const KEYS: &[Key] = &[
         Kind::Int(1, INT),
         "no partition goes on with fewer voting replicas than these; as many as it has: it never shrinks",
     ),
+    kafka(
+        "controller.quorum.heir.timeout.ms",
+        Some("10000"),
+        Kind::Int(0, INT),
+        "of two voting controllers the heir goes on without the other after so long a silence; 0: never",
+    ),
     kafka("log.segment.bytes", None, Kind::Int(1 << 20, INT), "size of a segment file"),
     kafka("log.roll.ms", None, Kind::Int(1, MAX), "age at which a segment is closed"),
     kafka("log.roll.hours", None, Kind::Int(1, INT), "the same in hours, if log.roll.ms is not set"),

@@ -89,6 +89,7 @@ impl Settings {
             broker_reconnect_timeout: self.millis("broker.reconnect.timeout.ms")?,
             shrink_grace: self.millis("shrink.grace.ms")?,
             shrink_min_voters: self.number("shrink.min.voters")?,
+            heir_timeout: self.millis("controller.quorum.heir.timeout.ms")?,
             scrub_bytes_per_second: self.number("log.scrub.bytes.per.second")?,
             scrub_interval: self.millis("log.scrub.interval.ms")?,
             beat: self.millis("raft.beat-ms")?,

@@ -140,6 +140,9 @@ pub struct Quorum {
     pub high_watermark: i64,
     pub voters: Vec<QuorumReplica>,
     pub learners: Vec<QuorumReplica>,
+    /// Of two controllers: who alone may go on without the other.
+    #[serde(default)]
+    pub heir: Option<NodeId>,
 }
 /// One of them. Times are those of the leader's wall clock, -1 for never.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -270,6 +273,11 @@ impl NodeHandle {
     pub async fn partition_states(&self, groups: &[GroupId]) -> Vec<PartitionState> {
         let groups = groups.to_vec();
         self.ask(|reply| shard::Command::States { groups, reply }).await.unwrap_or_default()
+    }
+
+    /// Asks the leaders of these groups to hand them to these nodes; whether they did shows in their states.
+    pub async fn hand_over(&self, moves: Vec<(GroupId, NodeId)>) {
+        let _asked = self.ask(|reply| shard::Command::HandOver { moves, reply }).await;
     }
 
     /// Appends; one result per item, in order. acks 1 resolves on the leader's own sync (0: on append), -1 on commit
@@ -442,6 +450,19 @@ pub struct SetAside {
     pub offsets: (Offset, Offset),
 }
 
+/// Who votes among the controllers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ControllersStatus {
+    pub voters: Vec<NodeId>,
+    pub learners: Vec<NodeId>,
+    pub generation: u64,
+    /// Of two voters: who goes on alone if it must.
+    pub heir: Option<NodeId>,
+    /// Nobody leads, this node is the other one of a pair, and only that heir can go on.
+    pub waits_for_heir: Option<NodeId>,
+}
+
 /// For /health, /ready and `cluster health`.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs)]
@@ -461,6 +482,8 @@ pub struct NodeStatus {
     /// Groups whose replica here may not campaign any more: their generation's terms are used up.
     pub out_of_terms: Vec<GroupId>,
     pub unclean_recoveries: u64,
+    /// The controllers' group, as this node's copy of its log has it.
+    pub controllers: ControllersStatus,
     /// What replicas here held beyond the logs of their groups' survivors, since this process started.
     pub set_aside: Vec<SetAside>,
     pub scrub: ScrubStats,

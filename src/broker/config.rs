@@ -72,6 +72,8 @@ pub struct NodeConfig {
     pub shrink_grace: Duration,
     /// `shrink.min.voters`: no group shrinks below; as many as there are replicas: none shrinks at all.
     pub shrink_min_voters: usize,
+    /// `controller.quorum.heir.timeout.ms`: of two controllers the heir goes on without the other after this silence; 0: never.
+    pub heir_timeout: Duration,
     /// `log.scrub.bytes.per.second`: how fast segments are read to find damage; 0 = never.
     pub scrub_bytes_per_second: u64,
     /// `log.scrub.interval.ms`: from the begin of one pass to the next.
@@ -113,6 +115,7 @@ impl NodeConfig {
             broker_reconnect_timeout: Duration::from_secs(1),
             shrink_grace: Duration::from_secs(300),
             shrink_min_voters: 1,
+            heir_timeout: Duration::from_secs(10),
             scrub_bytes_per_second: 20 << 20,
             scrub_interval: Duration::from_secs(24 * 3600),
             beat: Duration::from_millis(100),

@@ -12,7 +12,8 @@ use super::super::shard::Command;
 use super::*;
 use crate::ctl::command::{Command as Asked, Error as Refused, Reply};
 use crate::ctl::image::{Image, Topic};
-use crate::segment::NodeId;
+use crate::ctl::reassign::{Moving, Reassignment};
+use crate::segment::{GroupId, NodeId};
 use bytes::{Buf, BufMut};
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
@@ -28,6 +29,7 @@ pub(crate) struct Node {
     pub(crate) handle: NodeHandle,
     session: Session,
     asked: Arc<Mutex<Vec<String>>>,
+    images: watch::Sender<Arc<Image>>,
     _published: watch::Sender<Published>,
 }
 
@@ -39,9 +41,9 @@ pub(crate) fn node() -> Node {
     let killed = Arc::new(AtomicBool::new(false));
     let handle = NodeHandle::new(config.clone(), commands_in, images_out, published_out, killed);
     let asked = Arc::new(Mutex::new(Vec::new()));
-    tokio::spawn(play(commands, images, asked.clone()));
+    tokio::spawn(play(commands, images.clone(), asked.clone()));
     let session = Session::new(handle.clone(), config, Turnstile::default());
-    Node { handle, session, asked, _published: published }
+    Node { handle, session, asked, images, _published: published }
 }
 
 fn leader() -> Option<LeaderHint> {
@@ -62,6 +64,7 @@ async fn play(
     fn answer<T>(failure: Option<PartitionError>, value: T) -> Result<T, PartitionError> {
         failure.map_or(Ok(value), Err)
     }
+    let mut handed: std::collections::BTreeMap<GroupId, NodeId> = Default::default();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Produce { items, reply, .. } => {
@@ -101,6 +104,7 @@ async fn play(
                     high_watermark: 41,
                     voters: vec![replica(1), replica(2)],
                     learners: vec![replica(3)],
+                    heir: None,
                 };
                 let _ = reply.send(answer(failure(group.0), quorum));
             }
@@ -118,11 +122,20 @@ async fn play(
                     epoch: -1,
                     ..PartitionState::default()
                 };
-                let _ = reply.send(groups.iter().map(|_| state.clone()).collect());
+                let of = |group| {
+                    let taken = handed.get(group).map(|node| LeaderHint { node: *node, epoch: 7 });
+                    PartitionState { leader: taken.or(state.leader), ..state.clone() }
+                };
+                let _ = reply.send(groups.iter().map(of).collect());
             }
             Command::Controller { command, reply, .. } => {
                 asked.lock().unwrap().push(format!("{command:?}"));
                 let _ = reply.send(decide(command, &images).map(|reply| (reply, 0)));
+            }
+            Command::HandOver { moves, reply } => {
+                // Whoever is asked for takes over at once.
+                handed.extend(moves);
+                let _ = reply.send(());
             }
             Command::Report { reply, .. } => {
                 let _ = reply.send(None);
@@ -153,6 +166,14 @@ fn decide(command: Asked, images: &watch::Sender<Arc<Image>>) -> Result<Reply, R
         }
         Asked::DeleteTopic { name: Some(name), .. } if name != "orders" => Err(Refused::UnknownTopic(name)),
         Asked::CreatePartitions { topic, .. } if topic != "orders" => Err(Refused::UnknownTopic(topic)),
+        Asked::Reassign { rows, .. } => {
+            let refusal = |row: &Reassignment| match (row.topic.as_str(), &row.target) {
+                ("orders", Some(_)) => None,
+                ("orders", None) => Some(Refused::NoReassignment),
+                _ => Some(Refused::UnknownPartition(row.topic.clone(), row.partition)),
+            };
+            Ok(Reply::Reassigned { refusals: rows.iter().map(refusal).collect() })
+        }
         Asked::AllocateProducerIds { .. } => Ok(Reply::ProducerIds { first: 5_000, count: 1_000 }),
         _ => Ok(Reply::Done),
     }
@@ -574,10 +595,115 @@ async fn incremental_alter_configs_of_every_version_answers_each_resource() {
                 .with_resource_name(string(text))
                 .with_configs(vec![config.clone()])
         };
-        let resources = vec![resource(2, "orders"), resource(4, ""), resource(4, "1")];
+        let resources = vec![resource(2, "orders"), resource(4, ""), resource(4, "1"), resource(4, "x")];
         let request = IncrementalAlterConfigsRequest::default().with_resources(resources);
         let response: IncrementalAlterConfigsResponse = node.ask(44, version, &request).await;
-        assert_eq!(response.responses.iter().map(|row| row.error_code).collect::<Vec<_>>(), [0, 0, 42]);
+        assert_eq!(response.responses.iter().map(|row| row.error_code).collect::<Vec<_>>(), [0, 0, 0, 42]);
+    }
+}
+
+#[tokio::test]
+async fn alter_partition_reassignments_of_every_version_answers_each_partition() {
+    let mut node = node();
+    for version in served(45) {
+        let partition = |(index, replicas): (i32, Option<&[i32]>)| {
+            alter_partition_reassignments_request::ReassignablePartition::default()
+                .with_partition_index(index)
+                .with_replicas(replicas.map(|ids| ids.iter().map(|id| BrokerId(*id)).collect()))
+        };
+        let topic = |text| {
+            let partitions = [(0, Some(&[2, 3][..])), (2, None)].map(partition).to_vec();
+            alter_partition_reassignments_request::ReassignableTopic::default()
+                .with_name(name(text))
+                .with_partitions(partitions)
+        };
+        let request = AlterPartitionReassignmentsRequest::default()
+            .with_timeout_ms(5000)
+            .with_topics(vec![topic("orders"), topic("nope")]);
+        let response: AlterPartitionReassignmentsResponse = node.ask(45, version, &request).await;
+        assert_eq!((response.error_code, response.error_message), (0, None));
+        let rows = response.responses.iter().flat_map(|topic| {
+            topic.partitions.iter().map(|p| (topic.name.as_str(), p.partition_index, p.error_code))
+        });
+        let rows: Vec<_> = rows.collect();
+        assert_eq!(rows, [("orders", 0, 0), ("orders", 2, 85), ("nope", 0, 3), ("nope", 2, 3)]);
+    }
+}
+
+#[tokio::test]
+async fn describe_log_dirs_of_every_version_lists_the_replicas_that_are_here() {
+    let mut node = node();
+    for version in served(35) {
+        let topic = |text, indexes: &[i32]| {
+            describe_log_dirs_request::DescribableLogDirTopic::default()
+                .with_topic(name(text))
+                .with_partitions(indexes.to_vec())
+        };
+        let some = Some(vec![topic("orders", &[2, 9]), topic("nope", &[0])]);
+        for (topics, wanted) in [(None, &[1, 3][..]), (some, &[1]), (Some(Vec::new()), &[])] {
+            let request = DescribeLogDirsRequest::default().with_topics(topics);
+            let response: DescribeLogDirsResponse = node.ask(35, version, &request).await;
+            let directory = &response.results[0];
+            assert_eq!((directory.error_code, directory.log_dir.as_str()), (0, "/nowhere"));
+            let counts: Vec<_> = directory.topics.iter().map(|topic| topic.partitions.len()).collect();
+            assert_eq!(counts, wanted, "v{version}");
+            let sizes = directory.topics.iter().flat_map(|topic| &topic.partitions);
+            assert!(sizes.into_iter().all(|row| row.partition_size == 100));
+        }
+    }
+}
+
+#[tokio::test]
+async fn list_partition_reassignments_shows_what_moves() {
+    let mut node = node();
+    let moving = Moving { since: 7, target: vec![NodeId(2), NodeId(4)], origin: vec![NodeId(1), NodeId(2)] };
+    let mut image = Image::clone(&node.handle.image());
+    let partition = &mut image.topics.get_mut("orders").unwrap().partitions[1];
+    let replica = |id| crate::segment::ReplicaId { node: NodeId(id), assignment: 7, directory: id as u128 };
+    partition.replicas = [2, 4, 1].map(replica).to_vec();
+    partition.moving = Some(Box::new(moving));
+    node.images.send_replace(Arc::new(image));
+    let topic = |text, indexes: &[i32]| {
+        list_partition_reassignments_request::ListPartitionReassignmentsTopics::default()
+            .with_name(name(text))
+            .with_partition_indexes(indexes.to_vec())
+    };
+    let some = vec![topic("orders", &[0, 1, 9]), topic("nope", &[0])];
+    let none = vec![topic("orders", &[0])];
+    for (topics, count) in [(None, 1), (Some(some), 1), (Some(none), 0), (Some(Vec::new()), 0)] {
+        let request = ListPartitionReassignmentsRequest::default().with_timeout_ms(5000).with_topics(topics);
+        let response: ListPartitionReassignmentsResponse = node.ask(46, 0, &request).await;
+        assert_eq!((response.error_code, response.topics.len()), (0, count));
+        for row in response.topics.iter().flat_map(|topic| &topic.partitions) {
+            let ids = |ids: &[BrokerId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+            assert_eq!((row.partition_index, ids(&row.replicas)), (1, vec![2, 4, 1]));
+            assert_eq!((ids(&row.adding_replicas), ids(&row.removing_replicas)), (vec![4], vec![1]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn elect_leaders_of_every_version_hands_over_and_answers_each_partition() {
+    for version in served(43) {
+        let mut node = node();
+        let topic = |text, indexes: &[i32]| {
+            elect_leaders_request::TopicPartitions::default()
+                .with_topic(name(text))
+                .with_partitions(indexes.to_vec())
+        };
+        let some = Some(vec![topic("orders", &[0, 9]), topic("nope", &[0])]);
+        let request = ElectLeadersRequest::default().with_timeout_ms(5000);
+        for (topics, codes) in [(some.clone(), &[0, 3, 3][..]), (some, &[84, 3, 3]), (None, &[0, 0, 0])] {
+            let request = request.clone().with_topic_partitions(topics);
+            let response: ElectLeadersResponse = node.ask(43, version, &request).await;
+            let rows = response.replica_election_results.iter().flat_map(|row| &row.partition_result);
+            assert_eq!(rows.map(|row| row.error_code).collect::<Vec<_>>(), codes, "v{version}");
+        }
+        if version >= 1 {
+            let request = request.with_election_type(1).with_topic_partitions(None);
+            let response: ElectLeadersResponse = node.ask(43, version, &request).await;
+            assert_eq!((response.error_code, response.replica_election_results.len()), (0, 0));
+        }
     }
 }
 

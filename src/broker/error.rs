@@ -49,6 +49,10 @@ pub mod code {
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
     pub const STALE_BROKER_EPOCH: i16 = 77;
     pub const OFFSET_NOT_AVAILABLE: i16 = 78;
+    pub const PREFERRED_LEADER_NOT_AVAILABLE: i16 = 80;
+    pub const ELIGIBLE_LEADERS_NOT_AVAILABLE: i16 = 83;
+    pub const ELECTION_NOT_NEEDED: i16 = 84;
+    pub const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
     pub const INVALID_RECORD: i16 = 87;
     pub const UNKNOWN_TOPIC_ID: i16 = 100;
     pub const MISMATCHED_ENDPOINT_TYPE: i16 = 114;
@@ -112,7 +116,10 @@ pub fn batch(error: &BatchError) -> i16 {
 pub fn controller(error: &ControllerError) -> i16 {
     match error {
         ControllerError::TopicExists(_) => code::TOPIC_ALREADY_EXISTS,
-        ControllerError::UnknownTopic(_) => code::UNKNOWN_TOPIC_OR_PARTITION,
+        ControllerError::UnknownTopic(_) | ControllerError::UnknownPartition(..) => {
+            code::UNKNOWN_TOPIC_OR_PARTITION
+        }
+        ControllerError::NoReassignment => code::NO_REASSIGNMENT_IN_PROGRESS,
         ControllerError::UnknownTopicId(_) => code::UNKNOWN_TOPIC_ID,
         ControllerError::InvalidTopic(_) => code::INVALID_TOPIC_EXCEPTION,
         ControllerError::InvalidPartitions(_) => code::INVALID_PARTITIONS,

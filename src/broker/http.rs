@@ -13,8 +13,9 @@
 
 mod recovery;
 
-use super::api::{NodeHandle, NodeStatus, PartitionState};
+use super::api::{ControllersStatus, NodeHandle, NodeStatus, PartitionState};
 use super::metrics::{self, Metrics, metric};
+use super::shard::CONTROLLER;
 use crate::ctl::image::{Image, Partition};
 use crate::segment::{GroupId, NodeId};
 use axum::extract::State;
@@ -99,6 +100,8 @@ fn health_of(
     note(!status.registered, "not registered with the controller".to_owned());
     note(controller.is_none(), "no controller leads".to_owned());
     note(status.disk_full, "data directory is full".to_owned());
+    let heir = status.controllers.waits_for_heir.map_or(-1, |heir| heir.0);
+    note(heir >= 0, format!("the controllers wait for node {heir}, the heir of the pair"));
     note(status.unread, "controller log cannot be read".to_owned());
     note(status.leaderless > 0, format!("{} partitions without a leader", status.leaderless));
     note(!status.damaged.is_empty(), format!("{} damaged replicas", status.damaged.len()));
@@ -126,6 +129,7 @@ fn health_of(
         "registered": status.registered,
         "incarnation": status.incarnation,
         "controller": controller.map(|id| id.0),
+        "controllers": controllers_of(&status.controllers),
         "brokers": image.brokers.values().filter(|broker| !broker.fenced).map(|b| b.node.0).collect::<Vec<_>>(),
         "fenced": image.brokers.values().filter(|broker| broker.fenced).map(|b| b.node.0).collect::<Vec<_>>(),
         "storage_failure": status.storage_failure,
@@ -140,13 +144,25 @@ fn health_of(
     (code, body)
 }
 
+fn controllers_of(status: &ControllersStatus) -> Value {
+    let ids = |nodes: &[NodeId]| nodes.iter().map(|id| id.0).collect::<Vec<_>>();
+    json!({
+        "voters": ids(&status.voters),
+        "learners": ids(&status.learners),
+        "generation": status.generation,
+        "heir": status.heir.map(|id| id.0),
+        "waits_for_heir": status.waits_for_heir.map(|id| id.0),
+    })
+}
+
 /// `topic-partition` of a group, as Kafka writes it.
 fn name_of(image: &Image, group: GroupId) -> String {
     let named = image.groups.get(&group).and_then(|(id, partition)| {
         let topic = image.topic_names.get(id)?;
         Some(format!("{topic}-{partition}"))
     });
-    named.unwrap_or_else(|| format!("group {group}"))
+    let unnamed = || if group == CONTROLLER { "controllers".to_owned() } else { format!("group {group}") };
+    named.unwrap_or_else(unnamed)
 }
 
 // Writing to a `String` cannot fail, so its results are dropped below.
@@ -180,14 +196,14 @@ const FIGURES: [(&str, &str, Figure); 11] = [
         let preferred = partition.replicas.first()?;
         Some(i64::from(state.leader.is_some_and(|leader| leader.node == preferred.node)))
     }),
-    ("kafka_topic_partition_replicas", "Number of replicas", |partition, _| count(partition.replicas.len())),
+    ("kafka_topic_partition_replicas", "Number of replicas", |partition, _| count(partition.target().len())),
     ("kafka_topic_partition_in_sync_replica", "Number of in-sync replicas", |_, state| {
         count(state.in_sync.len())
     }),
     (
         "kafka_topic_partition_under_replicated_partition",
         "1 if not all replicas are in sync",
-        |partition, state| Some(i64::from(state.in_sync.len() < partition.replicas.len())),
+        |partition, state| Some(i64::from(state.in_sync.len() < partition.target().len())),
     ),
     ("kontiki_partition_size_bytes", "Bytes this broker holds of the partition", |_, state| {
         state.local.then(|| i64::try_from(state.size_bytes).unwrap_or(i64::MAX))

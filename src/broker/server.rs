@@ -266,9 +266,7 @@ fn build_shard(
     if config.scrub_bytes_per_second > 0 {
         io_thread::spawn_scrub(opened.store.scrubber(), config.scrub_bytes_per_second)?;
     }
-    let mut engine = Engine::new(engine_config, opened.store, now.mono);
-    let throttle = config.defaults.broker.get("leader.replication.throttled.rate");
-    engine.set_recovery_rate(throttle.and_then(|rate| rate.parse().ok()).unwrap_or(0));
+    let engine = Engine::new(engine_config, opened.store, now.mono);
     let shard_config = ShardConfig {
         node: config.clone(),
         directory: opened.directory,

@@ -28,6 +28,8 @@ pub struct Quorum {
     pub voters: Vec<Member>,
     /// Who copies and does not vote.
     pub learners: Vec<Member>,
+    /// Of two controllers: who alone may go on without the other. None if there are not two, or the broker does not say.
+    pub heir: Option<i32>,
 }
 
 /// One member.
@@ -68,6 +70,7 @@ impl From<answer::PartitionData> for Quorum {
             epoch: row.leader_epoch,
             generation: tag.map(|tag| (&tag[..]).get_u64()),
             is_joint: tag.is_some_and(|tag| tag[8] != 0),
+            heir: tag.filter(|tag| tag.len() >= 13).map(|tag| (&tag[9..]).get_i32()),
             high_watermark: row.high_watermark,
             voters: members(row.current_voters),
             learners: members(row.observers),

@@ -2,6 +2,7 @@
 //!
 //! Not here: the deciding itself (`decide`), Kafka's requests and error codes (`broker` maps both ways). Commands and
 //! answers travel as JSON between brokers and the controller leader, so fields are only ever added.
+use super::reassign::{Arrival, Reassignment};
 use super::record::{Endpoint, GroupOpening};
 use super::recovery::{GroupPlan, Progress};
 use crate::segment::{GroupId, NodeId};
@@ -81,6 +82,8 @@ pub enum Command {
     CreatePartitions { topic: String, count: i32, assignments: Option<Vec<Vec<NodeId>>>, validate_only: bool },
     /// IncrementalAlterConfigs of one resource; `topic` None = cluster-wide broker configs.
     AlterConfigs { topic: Option<String>, changes: Vec<ConfigChange>, validate_only: bool },
+    /// IncrementalAlterConfigs of one broker.
+    AlterBroker { node: NodeId, changes: Vec<ConfigChange>, validate_only: bool },
     /// A broker holds replicas of groups that cannot go on: their dead voters leave no quorum, and the others prove that nothing
     /// can be lost. With the generation each is in.
     Seal { node: NodeId, groups: Vec<(GroupId, u64)> },
@@ -93,6 +96,10 @@ pub enum Command {
     RecoveryProgress { steps: Vec<Progress> },
     /// Place anew what a broker's present disk does not hold.
     Place { node: NodeId },
+    /// AlterPartitionReassignments; each row is taken or refused by itself.
+    Reassign { rows: Vec<Reassignment>, allow_factor_change: bool },
+    /// Leaders say that their groups are where they were to be.
+    Arrived { arrivals: Vec<Arrival> },
     /// A block of producer ids for this broker to give out.
     AllocateProducerIds { node: NodeId },
 }
@@ -145,6 +152,8 @@ pub enum Reply {
     Registered { incarnation: u64 },
     /// The id is nil when the request was only to be checked.
     TopicCreated { id: Uuid, partitions: i32, replication_factor: i16 },
+    /// Why a row was refused, one for each.
+    Reassigned { refusals: Vec<Option<Error>> },
     /// `count` ids from `first` on.
     ProducerIds { first: i64, count: i32 },
 }
@@ -157,6 +166,10 @@ pub enum Error {
     TopicExists(String),
     #[error("unknown topic `{0}`")]
     UnknownTopic(String),
+    #[error("unknown partition {1} of topic `{0}`")]
+    UnknownPartition(String, i32),
+    #[error("no reassignment is in progress")]
+    NoReassignment,
     #[error("unknown topic id {0}")]
     UnknownTopicId(Uuid),
     #[error("invalid topic name: {0}")]

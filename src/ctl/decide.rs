@@ -12,6 +12,7 @@ use super::generations;
 use super::image::{INDEX_BITS, Image, Standing, Topic};
 use super::names;
 use super::placement::{self, SplitMix64};
+use super::reassign;
 use super::record::{Batch, Endpoint, Record};
 use super::recovery::{GROUPS_PER_PLAN, GroupPlan, REASON_MAX, plan_id};
 use crate::mutation::{Mutation, on};
@@ -70,6 +71,11 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
             let batch = unless(*validate_only || changes.is_empty(), Record::ClusterConfig { changes });
             Ok((batch, Reply::Done))
         }
+        Command::AlterBroker { node, changes, validate_only } => {
+            let changes = alter_broker(image, *node, changes)?;
+            let nothing = *validate_only || changes.is_empty();
+            Ok((unless(nothing, Record::BrokerConfig { node: *node, changes }), Reply::Done))
+        }
         Command::AllocateProducerIds { node } => producer_ids(image, *node, number),
         Command::Seal { node, groups } => {
             let known = image.brokers.contains_key(node) || on(Mutation::SealForAnybody);
@@ -88,6 +94,14 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
         Command::Place { node } => {
             let groups = generations::to_place(image, *node);
             Ok((unless(groups.is_empty(), Record::Place { node: *node, groups }), Reply::Done))
+        }
+        Command::Reassign { rows, allow_factor_change } => {
+            let (moves, refusals) = reassign::to_reassign(image, rows, *allow_factor_change);
+            Ok((unless(moves.is_empty(), Record::Reassign { moves }), Reply::Reassigned { refusals }))
+        }
+        Command::Arrived { arrivals } => {
+            let arrivals = reassign::arrived(image, arrivals);
+            Ok((unless(arrivals.is_empty(), Record::Reassigned { arrivals }), Reply::Done))
         }
     }
 }
@@ -369,7 +383,7 @@ fn more_partitions(
             )));
         }
     };
-    let factor = topic.partitions.first().map_or(1, |p| p.replicas.len());
+    let factor = topic.partitions.first().map_or(1, |p| p.target().len());
     match assignments {
         Some(assignments) if !assignments.is_empty() => {
             if assignments.len() != more {
@@ -479,10 +493,36 @@ fn alter_cluster(
         };
         let value = match altered(change, key.map(|k| k.kind), base)? {
             Some(value) => Some(configs::check_dynamic_value(name, &value)?),
-            None if image.configs.contains_key(name) || key.is_some_and(|k| k.dynamic) => None,
+            None if image.configs.contains_key(name) || key.is_some_and(|k| k.dynamic || k.own) => None,
             None if key.is_some() => {
                 return Err(Error::InvalidConfig(format!("{name} cannot be changed at run time")));
             }
+            None => return Err(Error::InvalidConfig(format!("unknown broker config name `{name}`"))),
+        };
+        note(&mut merged, &mut changed, name, value);
+    }
+    Ok(changed)
+}
+
+/// What really changes in the dynamic configuration of one broker, checked.
+fn alter_broker(
+    image: &Image,
+    node: NodeId,
+    changes: &[ConfigChange],
+) -> Result<BTreeMap<String, Option<String>>, Error> {
+    if !image.brokers.contains_key(&node) {
+        return Err(Error::InvalidRequest(format!("broker {node} is not registered")));
+    }
+    check_unique(changes)?;
+    let mut merged = image.broker_configs.get(&node).cloned().unwrap_or_default();
+    let mut changed = BTreeMap::new();
+    for change in changes {
+        let (name, key) = (&change.name, configs::broker_key(&change.name));
+        let base = || merged.get(name).cloned().unwrap_or_default();
+        let value = match altered(change, key.map(|k| k.kind), base)? {
+            Some(value) => Some(configs::check_own_value(name, &value)?),
+            // Tools take back more than they set.
+            None if merged.contains_key(name) || key.is_some() => None,
             None => return Err(Error::InvalidConfig(format!("unknown broker config name `{name}`"))),
         };
         note(&mut merged, &mut changed, name, value);

@@ -184,6 +184,10 @@ impl Image {
                 partition.founders = partition.replicas.clone();
             }
             partition.replicas.iter_mut().filter(|r| r.node == node).for_each(|r| *r = anew);
+            if let Some(moving) = &mut partition.moving {
+                // Whoever says that the group has arrived speaks of the replica that was lost.
+                moving.since = number;
+            }
             changes.push(Change::GroupChanged { group });
         }
         Ok(())

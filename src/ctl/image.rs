@@ -9,15 +9,17 @@
 //! - `topics`, `topic_names` and `groups` name exactly the same partitions;
 //! - a replica id never changes once placed: neither a registration nor a wiped disk touches it; a record that places the replica
 //!   anew gives it another one (F6);
+//! - replicas leave a partition only by a record that says that they are members of its group no more (`reassign`);
 //! - `sealing` names exactly the groups whose generation is to end; at most one decision per generation (F2);
 //! - what may lose something is decided only as an approval says (`recovery`).
 use super::command::{Defaults, TopicConfig};
+use super::reassign::Moving;
 use super::record::{Batch, Endpoint, Record, VERSION};
 use super::recovery::{Approval, Recovery};
 use super::{configs, names};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::Decision;
-use crate::segment::{GroupId, NodeId, ReplicaId};
+use crate::segment::{GroupId, LogId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -52,6 +54,9 @@ pub struct Image {
     /// Groups of deleted topics, first and last id of each run: what a snapshot says in place of the tombstones before it.
     #[serde(default)]
     pub deleted: BTreeMap<u64, u64>,
+    /// Dynamic configuration of single brokers.
+    #[serde(default)]
+    pub broker_configs: BTreeMap<NodeId, BTreeMap<String, String>>,
     /// Lower bound of the next group id.
     pub next_group: u64,
     /// Lower bound of the next producer id.
@@ -119,7 +124,8 @@ pub struct Topic {
 pub struct Partition {
     /// Its Raft group.
     pub group: GroupId,
-    /// Where it is to be, preferred leader first. Who of them votes is in the group's own log.
+    /// Where it is to be, preferred leader first; behind them, while it moves, those that are to leave. Who of them votes is in the
+    /// group's own log.
     pub replicas: Vec<ReplicaId>,
     /// Its voters at creation, where they are others; see [`Partition::founders`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -135,6 +141,12 @@ pub struct Partition {
     /// How that generation began; none in generation 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub opening: Option<Box<Decision>>,
+    /// A reassignment under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Box<Moving>>,
+    /// Entry of the committed configuration by which replicas last left it.
+    #[serde(default, skip_serializing_if = "is_founding")]
+    pub configured: LogId,
 }
 
 impl Partition {
@@ -157,6 +169,13 @@ pub enum Change {
         /// The partition it was.
         partition: i32,
     },
+    /// A replica moved away: its data may be deleted.
+    ReplicaRemoved {
+        /// The group.
+        group: GroupId,
+        /// The replica, which is no member of the group any more.
+        replica: ReplicaId,
+    },
     /// A broker is new, or anything about it changed (a new incarnation included).
     BrokerChanged {
         /// Which.
@@ -167,7 +186,7 @@ pub enum Change {
         /// Which.
         node: NodeId,
     },
-    /// Cluster-wide broker configuration changed: every topic's effective configuration may have.
+    /// Configuration of all brokers, or of one, changed: every topic's effective configuration may have.
     ClusterConfigChanged,
     /// A group is new.
     GroupAdded {
@@ -301,7 +320,7 @@ impl Image {
                 changes.push(Change::BrokerRemoved { node });
             }
         }
-        if old.configs != new.configs {
+        if old.configs != new.configs || old.broker_configs != new.broker_configs {
             changes.push(Change::ClusterConfigChanged);
         }
         for topic in new.topics.values() {
@@ -319,6 +338,14 @@ impl Image {
                     partition: number as i32,
                 }),
                 Some(before) if before != partition => {
+                    // One whose disk was replaced is not deleted: it was placed anew on another.
+                    let left = |r: &&ReplicaId| {
+                        let anew = partition.replicas.iter().find(|other| other.node == r.node);
+                        anew.is_none_or(|other| other.directory == r.directory && other != *r)
+                    };
+                    let group = partition.group;
+                    let left = before.replicas.iter().filter(left);
+                    changes.extend(left.map(|r| Change::ReplicaRemoved { group, replica: *r }));
                     changes.push(Change::GroupChanged { group: partition.group });
                 }
                 Some(_) => {}
@@ -371,6 +398,8 @@ impl Image {
             }
             Record::RecoveryProgress { steps } => self.apply_progress(steps, changes),
             Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
+            Record::Reassign { moves } => self.apply_reassign(number, moves, changes),
+            Record::Reassigned { arrivals } => self.apply_reassigned(arrivals, changes),
             Record::Topic { name, id, replicas, configs } => {
                 self.apply_topic(number, name, *id, replicas, configs, changes)
             }
@@ -388,6 +417,9 @@ impl Image {
                     changes.push(Change::ClusterConfigChanged);
                 }
                 Ok(())
+            }
+            Record::BrokerConfig { node, changes: settings } => {
+                self.apply_broker_config(*node, settings, changes)
             }
             Record::ProducerIds { node, first, count } => self.apply_producer_ids(*node, *first, *count),
             // What it says is known: it is for those who do not have what lies before.
@@ -525,6 +557,25 @@ impl Image {
         self.deleted.insert(first, last);
     }
 
+    fn apply_broker_config(
+        &mut self,
+        node: NodeId,
+        settings: &BTreeMap<String, Option<String>>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), String> {
+        if !self.brokers.contains_key(&node) {
+            return Err(format!("broker {node} is not registered"));
+        }
+        let own = self.broker_configs.entry(node).or_default();
+        if set_all(own, settings) {
+            changes.push(Change::ClusterConfigChanged);
+        }
+        if own.is_empty() {
+            self.broker_configs.remove(&node);
+        }
+        Ok(())
+    }
+
     fn apply_producer_ids(&mut self, node: NodeId, first: i64, count: i32) -> Result<(), String> {
         if !self.brokers.contains_key(&node) {
             return Err(format!("broker {node} is not registered"));
@@ -605,6 +656,10 @@ impl Image {
             changes.push(Change::GroupAdded { group, topic: topic.id, partition: number });
         }
     }
+}
+
+fn is_founding(id: &LogId) -> bool {
+    *id == LogId::default()
 }
 
 /// Sets (Some) or removes (None) each; says whether anything is different now.

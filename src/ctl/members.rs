@@ -7,6 +7,9 @@
 //! - *shrink first*: a voter that is gone ceases to vote before anything else is waited for, as soon as the others can commit that;
 //!   it stays as a learner, with the identity it has, unless its disk is another one;
 //! - who becomes a voter is caught up; all that are go in one joint change where possible;
+//! - a voter that is to leave leaves when all of the target is there and caught up, in the joint change that makes voters of the
+//!   newcomers: nobody gives up a copy for one that is still to come. It stays a learner until the controllers have written down
+//!   that the group has arrived: a reassignment may be cancelled until then;
 //! - never fewer voters than `shrink.min.voters` by a shrink.
 
 use crate::mutation::{Mutation, on};
@@ -20,8 +23,10 @@ pub struct View<'a> {
     pub configuration: &'a Configuration,
     /// This replica.
     pub me: ReplicaId,
-    /// Where the image wants replicas, preferred leader first.
+    /// Replicas that the image knows, preferred leader first.
     pub assigned: &'a [ReplicaId],
+    /// Those of them that are to stay, all of them unless the partition moves.
+    pub target: &'a [ReplicaId],
     /// Not to be counted on: the broker is dead and silent, or the replica is damaged, or not on its broker's disk.
     pub is_gone: &'a dyn Fn(ReplicaId) -> bool,
     /// As leader: it was heard a moment ago.
@@ -30,6 +35,8 @@ pub struct View<'a> {
     pub is_live: &'a dyn Fn(ReplicaId) -> bool,
     /// It holds the log durably and keeps up, as the leader sees it.
     pub is_caught_up: &'a dyn Fn(ReplicaId) -> bool,
+    /// Number of the last entry of the controller log that all this is of.
+    pub known: u64,
     /// Its answers count for commit, as the leader sees it.
     pub counts: &'a dyn Fn(ReplicaId) -> bool,
     /// `shrink.min.voters`.
@@ -62,6 +69,9 @@ pub enum Next {
 /// Whether the group can have no leader, as far as this replica can tell.
 pub fn is_stuck(view: &View<'_>) -> Option<Next> {
     let gone = view.is_gone;
+    if !is_known(view) {
+        return None;
+    }
     if view.configuration.voters.is_empty() || view.configuration.is_quorum(|r| !gone(r)) {
         return None;
     }
@@ -70,9 +80,18 @@ pub fn is_stuck(view: &View<'_>) -> Option<Next> {
     Some(Next::Stuck { provable })
 }
 
+/// Whether all members are those of an image that we have: one that was placed later is another leader's doing, who knew more. To us it
+/// would be one that nobody wants, and its id would be used up.
+fn is_known(view: &View<'_>) -> bool {
+    view.configuration.members().all(|replica| replica.assignment <= view.known)
+}
+
 /// What the leader should do next.
 pub fn next(view: &View<'_>) -> Next {
     let current = view.configuration;
+    if !is_known(view) {
+        return Next::Nothing;
+    }
     // One that is unfit and keeps up all the same acknowledges what removes the others, and itself.
     let acknowledges = |r: ReplicaId| (view.is_heard)(r) && (view.is_caught_up)(r) && (view.counts)(r);
     if !current.is_quorum(|r| r == view.me || !(view.is_gone)(r) || acknowledges(r)) {
@@ -82,23 +101,32 @@ pub fn next(view: &View<'_>) -> Next {
         return Next::Nothing;
     }
     // One that answers is not let go for its id alone (a disk that came back after its node had been given another): it is a copy, perhaps
-    // one of few, and nothing moves replicas on purpose yet.
+    // one of few, and is treated as one that is to leave, for which its own successor is not waited for.
     let keeps = |r: &ReplicaId| view.assigned.contains(r) || (view.is_heard)(*r);
     let is_fine = |r: &ReplicaId| keeps(r) && !(view.is_gone)(*r) && !on(Mutation::ShrinkToTheLeader);
     let stays = |r: &ReplicaId| *r == view.me || is_fine(r);
     let ready: Vec<ReplicaId> = current.learners.iter().copied().filter(|r| may_vote(view, *r)).collect();
     let coming = |r: &&ReplicaId| !current.voters.contains(r) && !ready.contains(r) && is_coming(view, **r);
-    let is_awaited = !view.is_patience_over && view.assigned.iter().any(|r| coming(&r));
+    let is_awaited = !view.is_patience_over && view.target.iter().any(|r| coming(&r));
     let mut voters: Vec<ReplicaId> = current.voters.iter().copied().filter(stays).collect();
-    if !is_awaited {
-        voters.extend(&ready);
+    let has_leaving = view.assigned.iter().chain(&current.voters).any(|r| !view.target.contains(r));
+    let is_whole = has_leaving && view.target.iter().all(|r| has_arrived(view, *r));
+    let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
+    if is_whole {
+        voters = view.target.to_vec();
+    } else if let Some((older, arrived)) = making_room(view, least) {
+        voters.retain(|r| !older.contains(r) && !arrived.contains(r));
+        voters.extend(arrived);
+    } else if !is_awaited {
+        // More voters than there are to be would have to agree, to no avail: beyond that the newcomers wait for one another.
+        let room = if has_leaving { view.target.len().saturating_sub(voters.len()) } else { ready.len() };
+        voters.extend(ready.iter().take(room));
     }
     // Too few: some of those that are gone stay by order, first who acknowledges all the same.
     let mut gone: Vec<ReplicaId> =
         current.voters.iter().copied().filter(|r| !stays(r) && view.assigned.contains(r)).collect();
     gone.sort_by_key(|r| !acknowledges(*r));
-    let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
-    let missing = least.saturating_sub(voters.len());
+    let missing = if is_whole { 0 } else { least.saturating_sub(voters.len()) };
     voters.extend(gone.into_iter().take(missing));
     let learners = learners(view, &voters);
     let place = |r: &ReplicaId| view.assigned.iter().position(|a| a == r).unwrap_or(usize::MAX);
@@ -114,6 +142,33 @@ pub fn next(view: &View<'_>) -> Next {
     }
 }
 
+/// It is to stay, and no copy is given up for it any more when another leaves.
+fn has_arrived(view: &View<'_>, replica: ReplicaId) -> bool {
+    let is_voter = view.configuration.voters.contains(&replica);
+    match replica == view.me {
+        true => is_voter && !(view.is_gone)(replica),
+        false if is_voter => {
+            !(view.is_gone)(replica) && (view.is_heard)(replica) && (view.is_caught_up)(replica)
+        }
+        false => view.configuration.learners.contains(&replica) && may_vote(view, replica),
+    }
+}
+
+/// Voters in whose stead others are to come on the same nodes, if all the rest of the target is there, and that rest: a successor comes when
+/// the older one has left, so the others have to do meanwhile.
+fn making_room(view: &View<'_>, least: usize) -> Option<(Vec<ReplicaId>, Vec<ReplicaId>)> {
+    let voters = &view.configuration.voters;
+    let older = |to: &ReplicaId| {
+        let is_older = |r: &&ReplicaId| r.node == to.node && *r != to;
+        voters.iter().find(is_older).copied().filter(|_| is_coming(view, *to))
+    };
+    let (arrived, rest): (Vec<ReplicaId>, Vec<ReplicaId>) =
+        view.target.iter().copied().partition(|r| has_arrived(view, *r));
+    let leave: Vec<ReplicaId> = rest.iter().filter_map(older).collect();
+    let is_all = !rest.is_empty() && leave.len() == rest.len();
+    (is_all && arrived.len() >= least.max(1)).then_some((leave, arrived))
+}
+
 /// Whether these members can commit a change to those voters: both halves of the joint configuration have to.
 fn is_committed_by(current: &Configuration, voters: &[ReplicaId], heard: impl Fn(ReplicaId) -> bool) -> bool {
     current.is_quorum(&heard) && 2 * voters.iter().filter(|r| heard(**r)).count() > voters.len()
@@ -127,7 +182,7 @@ fn may_vote(view: &View<'_>, replica: ReplicaId) -> bool {
 
 /// It may be a voter sooner or later.
 fn is_coming(view: &View<'_>, replica: ReplicaId) -> bool {
-    view.assigned.contains(&replica)
+    view.target.contains(&replica)
         && !view.configuration.is_retired(replica)
         && (view.is_live)(replica)
         && !(view.is_gone)(replica)

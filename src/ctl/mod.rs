@@ -5,7 +5,7 @@
 //! - *What does this entry change?* [`image::Image::apply`]: the same log gives the same image on every node.
 //! - *What should happen next?* [`liveness::Sessions`] (who is dead), [`balance`] (which leaders go home), [`members`] (who votes in a
 //!   group, asked by its leader), [`generations`] (how a group that lost its quorum goes on), [`recovery`] (the same, where an operator
-//!   has to approve what may be lost).
+//!   has to approve what may be lost), [`reassign`] (where replicas move).
 //!
 //! [`snapshot`]: the state written into its own log, so that the log need not be kept whole.
 //!
@@ -21,6 +21,7 @@ pub mod liveness;
 pub mod members;
 pub mod names;
 pub mod placement;
+pub mod reassign;
 pub mod record;
 pub mod recovery;
 pub mod snapshot;

@@ -63,7 +63,7 @@ pub fn candidates(image: &Image, topic: Option<&Topic>) -> Vec<Candidate> {
     for other in image.topics.values() {
         let same = topic.is_some_and(|t| t.id == other.id);
         for partition in &other.partitions {
-            for (at, replica) in partition.replicas.iter().enumerate() {
+            for (at, replica) in partition.target().iter().enumerate() {
                 let Some(candidate) = found.get_mut(&replica.node) else { continue };
                 candidate.replicas += 1;
                 candidate.leaders += usize::from(at == 0);

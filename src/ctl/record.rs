@@ -5,6 +5,7 @@
 //! - a record names *what was decided*, never how: placement is in the record, so that no node ever places again;
 //! - numbers (incarnations, group ids, assignments) are not in the records: they follow from the entry's own number;
 //! - `v` is 1; a reader refuses any other version and any record it does not know.
+use super::reassign::{Arrival, GroupMove};
 use super::recovery::{GroupPlan, Progress};
 use super::snapshot::Piece;
 use crate::segment::{GroupId, LogId, NodeId, Term};
@@ -125,6 +126,8 @@ pub enum Record {
     TopicConfig { id: Uuid, changes: BTreeMap<String, Option<String>> },
     /// Cluster-wide dynamic broker configuration.
     ClusterConfig { changes: BTreeMap<String, Option<String>> },
+    /// Dynamic configuration of one broker.
+    BrokerConfig { node: NodeId, changes: BTreeMap<String, Option<String>> },
     /// A block of producer ids was handed to a broker.
     ProducerIds { node: NodeId, first: i64, count: i32 },
     /// The intent of a generation change (safety.md F2): every replica of these groups that applies it ends its generation
@@ -142,6 +145,11 @@ pub enum Record {
     Place { node: NodeId, groups: Vec<GroupId> },
     /// A part of the image as of an entry before this one: changes nothing.
     Snapshot(Piece),
+    /// Replicas of these groups are to be elsewhere. The number of this record is the assignment of those that are new, and names
+    /// the reassignment.
+    Reassign { moves: Vec<GroupMove> },
+    /// These groups are where they were to be: the committed tombstone of the replicas that left, which may be deleted.
+    Reassigned { arrivals: Vec<Arrival> },
     /// Reserved: a later version's record, kept by old readers only as an error.
     Group { group: GroupId },
 }

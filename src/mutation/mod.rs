@@ -87,13 +87,15 @@ pub enum Part {
     Clusters,
     /// `tests/sim`, `reads`: leaders cut off from the others, asked for their ends.
     CutOffLeader,
+    /// `tests/sim`, `heirs`: of three combined nodes one is dead and the other two are cut off from each other.
+    Pairs,
 }
 
 #[cfg(feature = "mutations")]
 impl Part {
     /// Whether `tests/sim` is to run it.
     pub fn is_of_clusters(self) -> bool {
-        matches!(self, Self::Clusters | Self::CutOffLeader)
+        matches!(self, Self::Clusters | Self::CutOffLeader | Self::Pairs)
     }
 }
 
@@ -108,6 +110,7 @@ impl std::fmt::Display for Part {
             Self::Test(name) => write!(f, "`{name}`"),
             Self::Clusters => f.write_str("*clusters*"),
             Self::CutOffLeader => f.write_str("*cut-off leaders*"),
+            Self::Pairs => f.write_str("*pairs*"),
         }
     }
 }
@@ -278,6 +281,8 @@ mutations! {
     // Members.
     /// a group shrinks below `shrink.min.voters`
     ShrinkBelowMinimum: "decisions/0009", Test("ctl::tests::members::dead_voter_ceases_to_vote_at_once_and_stays_a_learner"), 1, ["shrink.min.voters"];
+    /// of two controllers either one goes on without the other, not its heir alone
+    AnyoneOfAPairGoesOn: "F1", Pairs, 5, ["F1:", "Election safety"];
     /// a shrink takes the votes of those who are alive too
     ShrinkToTheLeader: "F2, F5", Test("ctl::tests::members::dead_voter_ceases_to_vote_at_once_and_stays_a_learner"), 1, ["ctl/tests/members.rs"];
     /// a learner is to vote before it has caught up
@@ -336,6 +341,10 @@ mutations! {
     RepeatProducerIds: "KIP-98", Test("ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice"), 1, ["src/ctl/tests"];
     /// a new controller leader grants nobody a session
     NoFirstSession: "F19", Test("ctl::tests::liveness::new_controller_leader_grants_every_broker_a_full_session"), 1, ["ctl/tests/liveness.rs"];
+    /// a replica is created by an image that may be older than its disk
+    CreateBeforeRegistration: "F6, F16", Test("broker::shard::alone_tests::replica_that_moved_away_is_not_made_again_while_the_log_is_read_again"), 1, ["made anew"];
+    /// a group has arrived whatever became of the generation in which its leader said so
+    StaleArrival: "F2, decisions/0010", Test("ctl::tests::reassign::arrival_of_another_target_or_generation_lets_nobody_go"), 1, ["ctl/tests/reassign.rs"];
     /// numbers of the controller log forget its generation
     NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Members of a group, derived from the log alone (design section 5).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
-    /// Voters (of the new half while joint).
+    /// Voters (of the new half while joint). Of two controllers the first is the heir (`heir`).
     pub voters: Vec<ReplicaId>,
     /// Voters of the old half while joint; empty otherwise (Raft §6).
     pub old_voters: Vec<ReplicaId>,

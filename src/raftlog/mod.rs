@@ -5,7 +5,7 @@
 //! copies, its own included, and commits; `GroupEvent::Committed` tells the layer above.
 //! - `core`: the pure state machine of one group: no IO, no clock, no payload bytes.
 //! - `engine`: all groups of a node over `Net`, `Disk` and a passed-in clock.
-//! - `generation`: the rule by which a group that lost its quorum goes on.
+//! - `generation`: the rule by which a group that lost its quorum goes on. `heir`: the same where nobody is above the group.
 //! - `codec`: bytes of the peer protocol. `wheel`: deadlines. `message`: what replicas say.
 //!
 //! It does not know Kafka's APIs, topics or sockets. Called by `broker::shard`.
@@ -13,5 +13,6 @@ pub mod codec;
 pub mod core;
 pub mod engine;
 pub mod generation;
+pub mod heir;
 pub mod message;
 pub mod wheel;

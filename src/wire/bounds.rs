@@ -77,12 +77,12 @@ impl Walk<'_> {
                 Some(length) => self.reader.take(length).map(drop),
                 None => self.null(null_from),
             },
-            Kind::Plain(size) => match self.reader.count(self.flexible, size)? {
+            Kind::Plain(size, null_from) => match self.reader.count(self.flexible, size)? {
                 Some(count) => {
                     self.charge(count, size)?;
                     self.reader.take(count * size).map(drop)
                 }
-                None => self.null(shapes::NEVER),
+                None => self.null(null_from),
             },
             Kind::Strs(null_from) => {
                 let min_size = self.min_size(Kind::Str(null_from));

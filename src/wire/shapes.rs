@@ -26,8 +26,8 @@ pub(super) enum Kind {
     Str(i16),
     /// A byte string; null from this version.
     Bytes(i16),
-    /// An array of plain elements of so many bytes.
-    Plain(usize),
+    /// An array of plain elements of so many bytes; null from this version.
+    Plain(usize, i16),
     /// An array of strings; null from this version.
     Strs(i16),
     /// An array of structs; null from this version.
@@ -96,8 +96,12 @@ pub(super) fn of(api_key: i16) -> Option<&'static Shape> {
         versions::INIT_PRODUCER_ID => &INIT_PRODUCER_ID,
         versions::OFFSET_FOR_LEADER_EPOCH => &OFFSET_FOR_LEADER_EPOCH,
         versions::DESCRIBE_CONFIGS => &DESCRIBE_CONFIGS,
+        versions::DESCRIBE_LOG_DIRS => &DESCRIBE_LOG_DIRS,
         versions::CREATE_PARTITIONS => &CREATE_PARTITIONS,
+        versions::ELECT_LEADERS => &ELECT_LEADERS,
         versions::INCREMENTAL_ALTER_CONFIGS => &INCREMENTAL_ALTER_CONFIGS,
+        versions::ALTER_PARTITION_REASSIGNMENTS => &ALTER_PARTITION_REASSIGNMENTS,
+        versions::LIST_PARTITION_REASSIGNMENTS => &LIST_PARTITION_REASSIGNMENTS,
         versions::DESCRIBE_QUORUM => &DESCRIBE_QUORUM,
         versions::DESCRIBE_CLUSTER => &DESCRIBE_CLUSTER,
         _ => return None,
@@ -150,7 +154,7 @@ static FETCH_PARTITION: Shape = Shape {
     memory: size_of::<m::fetch_request::FetchPartition>(),
 };
 static FORGOTTEN_TOPIC: Shape = shape(
-    &[within(0, 12, STR), from(13, UUID), all(Kind::Plain(4))],
+    &[within(0, 12, STR), from(13, UUID), all(Kind::Plain(4, NEVER))],
     size_of::<m::fetch_request::ForgottenTopic>(),
 );
 static REPLICA_STATE: Shape = shape(&[all(INT32), all(INT64)], size_of::<m::fetch_request::ReplicaState>());
@@ -198,7 +202,7 @@ static CREATABLE_TOPIC: Shape = shape(
     size_of::<m::create_topics_request::CreatableTopic>(),
 );
 static CREATABLE_ASSIGNMENT: Shape = shape(
-    &[all(INT32), all(Kind::Plain(4))],
+    &[all(INT32), all(Kind::Plain(4, NEVER))],
     size_of::<m::create_topics_request::CreatableReplicaAssignment>(),
 );
 static CREATABLE_CONFIG: Shape =
@@ -254,6 +258,16 @@ static DESCRIBE_RESOURCE: Shape = shape(
     size_of::<m::describe_configs_request::DescribeConfigsResource>(),
 );
 
+// DescribeLogDirs: topics {name, partitions} or null for all.
+static DESCRIBE_LOG_DIRS: Shape = shape(
+    &[all(Kind::Structs(&LOG_DIR_TOPIC, ALWAYS))],
+    size_of::<m::describe_log_dirs_request::DescribeLogDirsRequest>(),
+);
+static LOG_DIR_TOPIC: Shape = shape(
+    &[all(STR), all(Kind::Plain(4, NEVER))],
+    size_of::<m::describe_log_dirs_request::DescribableLogDirTopic>(),
+);
+
 // CreatePartitions: topics {name, count, assignments {brokers}}, timeout, validate only.
 static CREATE_PARTITIONS: Shape = shape(
     &[all(Kind::Structs(&CREATE_PARTITIONS_TOPIC, NEVER)), all(INT32), all(BOOL)],
@@ -263,8 +277,18 @@ static CREATE_PARTITIONS_TOPIC: Shape = shape(
     &[all(STR), all(INT32), all(Kind::Structs(&CREATE_PARTITIONS_ASSIGNMENT, ALWAYS))],
     size_of::<m::create_partitions_request::CreatePartitionsTopic>(),
 );
-static CREATE_PARTITIONS_ASSIGNMENT: Shape =
-    shape(&[all(Kind::Plain(4))], size_of::<m::create_partitions_request::CreatePartitionsAssignment>());
+static CREATE_PARTITIONS_ASSIGNMENT: Shape = shape(
+    &[all(Kind::Plain(4, NEVER))],
+    size_of::<m::create_partitions_request::CreatePartitionsAssignment>(),
+);
+
+// ElectLeaders: election type (1+), topics {name, partitions} or null for all, timeout.
+static ELECT_LEADERS: Shape = shape(
+    &[from(1, INT8), all(Kind::Structs(&ELECT_TOPIC, ALWAYS)), all(INT32)],
+    size_of::<m::elect_leaders_request::ElectLeadersRequest>(),
+);
+static ELECT_TOPIC: Shape =
+    shape(&[all(STR), all(Kind::Plain(4, NEVER))], size_of::<m::elect_leaders_request::TopicPartitions>());
 
 // IncrementalAlterConfigs: resources {type, name, configs {name, operation, value}}, validate only.
 static INCREMENTAL_ALTER_CONFIGS: Shape = shape(
@@ -278,6 +302,30 @@ static ALTER_RESOURCE: Shape = shape(
 static ALTERABLE_CONFIG: Shape = shape(
     &[all(STR), all(INT8), all(Kind::Str(ALWAYS))],
     size_of::<m::incremental_alter_configs_request::AlterableConfig>(),
+);
+
+// AlterPartitionReassignments: timeout, whether the factor may change (1+), topics {name, partitions {index, brokers or null}}.
+static ALTER_PARTITION_REASSIGNMENTS: Shape = shape(
+    &[all(INT32), from(1, BOOL), all(Kind::Structs(&REASSIGNABLE_TOPIC, NEVER))],
+    size_of::<m::alter_partition_reassignments_request::AlterPartitionReassignmentsRequest>(),
+);
+static REASSIGNABLE_TOPIC: Shape = shape(
+    &[all(STR), all(Kind::Structs(&REASSIGNABLE_PARTITION, NEVER))],
+    size_of::<m::alter_partition_reassignments_request::ReassignableTopic>(),
+);
+static REASSIGNABLE_PARTITION: Shape = shape(
+    &[all(INT32), all(Kind::Plain(4, ALWAYS))],
+    size_of::<m::alter_partition_reassignments_request::ReassignablePartition>(),
+);
+
+// ListPartitionReassignments: timeout, topics {name, partitions} or null for all.
+static LIST_PARTITION_REASSIGNMENTS: Shape = shape(
+    &[all(INT32), all(Kind::Structs(&REASSIGNED_TOPIC, ALWAYS))],
+    size_of::<m::list_partition_reassignments_request::ListPartitionReassignmentsRequest>(),
+);
+static REASSIGNED_TOPIC: Shape = shape(
+    &[all(STR), all(Kind::Plain(4, NEVER))],
+    size_of::<m::list_partition_reassignments_request::ListPartitionReassignmentsTopics>(),
 );
 
 // DescribeQuorum: topics {name, partitions {index}}.

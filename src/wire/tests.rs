@@ -70,8 +70,12 @@ pub(super) fn body(key: i16, version: i16, rng: &mut StdRng) -> Bytes {
         versions::INIT_PRODUCER_ID => init_producer_id(version, rng).encode(&mut out, version),
         versions::OFFSET_FOR_LEADER_EPOCH => epochs(version, rng).encode(&mut out, version),
         versions::DESCRIBE_CONFIGS => describe_configs(version, rng).encode(&mut out, version),
+        versions::DESCRIBE_LOG_DIRS => describe_log_dirs(rng).encode(&mut out, version),
         versions::CREATE_PARTITIONS => create_partitions(rng).encode(&mut out, version),
         versions::INCREMENTAL_ALTER_CONFIGS => alter_configs(rng).encode(&mut out, version),
+        versions::ELECT_LEADERS => elect_leaders(version, rng).encode(&mut out, version),
+        versions::ALTER_PARTITION_REASSIGNMENTS => reassign(version, rng).encode(&mut out, version),
+        versions::LIST_PARTITION_REASSIGNMENTS => list_reassignments(rng).encode(&mut out, version),
         versions::DESCRIBE_QUORUM => describe_quorum(rng).encode(&mut out, version),
         versions::DESCRIBE_CLUSTER => describe_cluster(version, rng).encode(&mut out, version),
         _ => panic!("no sample of key {key}"),
@@ -298,6 +302,57 @@ fn alter_configs(rng: &mut StdRng) -> IncrementalAlterConfigsRequest {
         .with_validate_only(rng.random())
 }
 
+fn numbers(rng: &mut StdRng) -> Vec<i32> {
+    several(rng, |rng| rng.random())
+}
+
+fn describe_log_dirs(rng: &mut StdRng) -> DescribeLogDirsRequest {
+    let row = |rng: &mut StdRng| {
+        describe_log_dirs_request::DescribableLogDirTopic::default()
+            .with_topic(topic(rng))
+            .with_partitions(numbers(rng))
+    };
+    DescribeLogDirsRequest::default().with_topics(maybe(rng, |rng| several(rng, row)))
+}
+
+fn elect_leaders(version: i16, rng: &mut StdRng) -> ElectLeadersRequest {
+    let row = |rng: &mut StdRng| {
+        elect_leaders_request::TopicPartitions::default().with_topic(topic(rng)).with_partitions(numbers(rng))
+    };
+    ElectLeadersRequest::default()
+        .with_election_type(if version >= 1 { rng.random() } else { 0 })
+        .with_topic_partitions(maybe(rng, |rng| several(rng, row)))
+        .with_timeout_ms(rng.random())
+}
+
+fn reassign(version: i16, rng: &mut StdRng) -> AlterPartitionReassignmentsRequest {
+    let partition = |rng: &mut StdRng| {
+        alter_partition_reassignments_request::ReassignablePartition::default()
+            .with_partition_index(rng.random())
+            .with_replicas(maybe(rng, brokers))
+    };
+    let row = |rng: &mut StdRng| {
+        alter_partition_reassignments_request::ReassignableTopic::default()
+            .with_name(topic(rng))
+            .with_partitions(several(rng, partition))
+    };
+    AlterPartitionReassignmentsRequest::default()
+        .with_timeout_ms(rng.random())
+        .with_allow_replication_factor_change(version < 1 || rng.random())
+        .with_topics(several(rng, row))
+}
+
+fn list_reassignments(rng: &mut StdRng) -> ListPartitionReassignmentsRequest {
+    let row = |rng: &mut StdRng| {
+        list_partition_reassignments_request::ListPartitionReassignmentsTopics::default()
+            .with_name(topic(rng))
+            .with_partition_indexes(numbers(rng))
+    };
+    ListPartitionReassignmentsRequest::default()
+        .with_timeout_ms(rng.random())
+        .with_topics(maybe(rng, |rng| several(rng, row)))
+}
+
 fn describe_quorum(rng: &mut StdRng) -> DescribeQuorumRequest {
     let partition = |rng: &mut StdRng| {
         describe_quorum_request::PartitionData::default().with_partition_index(rng.random())
@@ -335,8 +390,12 @@ pub(super) fn decode_all(key: i16, version: i16, body: Bytes) -> Result<(), Stri
         versions::INIT_PRODUCER_ID => one::<InitProducerIdRequest>,
         versions::OFFSET_FOR_LEADER_EPOCH => one::<OffsetForLeaderEpochRequest>,
         versions::DESCRIBE_CONFIGS => one::<DescribeConfigsRequest>,
+        versions::DESCRIBE_LOG_DIRS => one::<DescribeLogDirsRequest>,
         versions::CREATE_PARTITIONS => one::<CreatePartitionsRequest>,
         versions::INCREMENTAL_ALTER_CONFIGS => one::<IncrementalAlterConfigsRequest>,
+        versions::ELECT_LEADERS => one::<ElectLeadersRequest>,
+        versions::ALTER_PARTITION_REASSIGNMENTS => one::<AlterPartitionReassignmentsRequest>,
+        versions::LIST_PARTITION_REASSIGNMENTS => one::<ListPartitionReassignmentsRequest>,
         versions::DESCRIBE_QUORUM => one::<DescribeQuorumRequest>,
         versions::DESCRIBE_CLUSTER => one::<DescribeClusterRequest>,
         _ => panic!("no decoder of key {key}"),

@@ -45,10 +45,18 @@ pub const INIT_PRODUCER_ID: i16 = 22;
 pub const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
 /// DescribeConfigs.
 pub const DESCRIBE_CONFIGS: i16 = 32;
+/// DescribeLogDirs.
+pub const DESCRIBE_LOG_DIRS: i16 = 35;
 /// CreatePartitions.
 pub const CREATE_PARTITIONS: i16 = 37;
+/// ElectLeaders.
+pub const ELECT_LEADERS: i16 = 43;
 /// IncrementalAlterConfigs.
 pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
+/// AlterPartitionReassignments.
+pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
+/// ListPartitionReassignments.
+pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
 /// DescribeQuorum.
 pub const DESCRIBE_QUORUM: i16 = 55;
 /// DescribeCluster.
@@ -61,7 +69,7 @@ const fn row(key: i16, name: &'static str, min: i16, max: i16) -> ApiRange {
     ApiRange { key, name, min, max, served_min: min }
 }
 
-const TABLE: [ApiRange; 15] = [
+const TABLE: [ApiRange; 19] = [
     ApiRange { key: PRODUCE, name: "Produce", min: 0, max: 13, served_min: 3 },
     row(FETCH, "Fetch", 4, 18),
     row(LIST_OFFSETS, "ListOffsets", 1, 10),
@@ -73,8 +81,12 @@ const TABLE: [ApiRange; 15] = [
     row(INIT_PRODUCER_ID, "InitProducerId", 0, 5),
     row(OFFSET_FOR_LEADER_EPOCH, "OffsetForLeaderEpoch", 2, 4),
     row(DESCRIBE_CONFIGS, "DescribeConfigs", 1, 4),
+    row(DESCRIBE_LOG_DIRS, "DescribeLogDirs", 1, 4),
     row(CREATE_PARTITIONS, "CreatePartitions", 0, 3),
+    row(ELECT_LEADERS, "ElectLeaders", 0, 2),
     row(INCREMENTAL_ALTER_CONFIGS, "IncrementalAlterConfigs", 0, 1),
+    row(ALTER_PARTITION_REASSIGNMENTS, "AlterPartitionReassignments", 0, 1),
+    row(LIST_PARTITION_REASSIGNMENTS, "ListPartitionReassignments", 0, 0),
     row(DESCRIBE_QUORUM, "DescribeQuorum", 0, 2),
     row(DESCRIBE_CLUSTER, "DescribeCluster", 0, 2),
 ];
@@ -108,10 +120,11 @@ pub fn is_flexible(key: i16, version: i16) -> bool {
         INIT_PRODUCER_ID => 2,
         OFFSET_FOR_LEADER_EPOCH => 4,
         DESCRIBE_CONFIGS => 4,
-        CREATE_PARTITIONS => 2,
+        DESCRIBE_LOG_DIRS | CREATE_PARTITIONS => 2,
+        ELECT_LEADERS => 2,
         INCREMENTAL_ALTER_CONFIGS => 1,
-        DESCRIBE_QUORUM => 0,
-        DESCRIBE_CLUSTER => 0,
+        ALTER_PARTITION_REASSIGNMENTS | LIST_PARTITION_REASSIGNMENTS => 0,
+        DESCRIBE_QUORUM | DESCRIBE_CLUSTER => 0,
         _ => return false,
     };
     version >= from

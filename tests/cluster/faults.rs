@@ -119,7 +119,7 @@ pub fn verify(cluster: &mut Cluster, writer: Writer, replicas: &[u32]) {
     if cluster.system == System::Kafka {
         return; // its files are its own
     }
-    BROKERS.into_iter().chain([CONTROLLER]).for_each(|id| cluster.stop(id));
+    cluster.all().into_iter().for_each(|id| cluster.stop(id));
     let mut dumps = Vec::new();
     for &id in replicas {
         let dump = replica::dump(env!("CARGO_BIN_EXE_kontiki"), &cluster.data_dir(id))

@@ -29,6 +29,29 @@ pub fn check_all(bootstrap: &str) -> String {
     report
 }
 
+/// Runs one of Kafka's own tools against a cluster and returns all it says; fails if it does.
+pub fn kafka_tool(cluster: &Cluster, class: &str, arguments: &[&str]) -> String {
+    let library = root().join("target/foreign/kafka/lib");
+    assert!(library.exists(), "{} is missing: run tests/foreign/install.sh", library.display());
+    let output = Command::new("java")
+        .args([
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+UseSerialGC",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        ])
+        .arg("-cp")
+        .arg(library.join("*"))
+        .arg(class)
+        .args(["--bootstrap-server", &cluster.bootstrap()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("java");
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    assert!(output.status.success(), "{class} {arguments:?} failed:\n{}\n{}", said[0], said[1]);
+    said.concat()
+}
+
 /// A running `writer.py`.
 pub struct Writer {
     child: Child,

@@ -22,6 +22,8 @@ pub struct Partition {
     pub leader: i32,
     /// Leader epoch.
     pub epoch: i32,
+    /// All replicas, preferred leader first.
+    pub replicas: Vec<i32>,
     /// In-sync replicas.
     pub in_sync: Vec<i32>,
 }
@@ -93,6 +95,7 @@ pub fn partitions(address: SocketAddr, topic: &str) -> io::Result<Vec<Partition>
             index: p.partition_index,
             leader: p.leader_id.0,
             epoch: p.leader_epoch,
+            replicas: p.replica_nodes.iter().map(|n| n.0).collect(),
             in_sync: p.isr_nodes.iter().map(|n| n.0).collect(),
         })
         .collect();

@@ -16,13 +16,17 @@ const GAP_LIMIT: Duration = Duration::from_secs(12);
 
 /// Milliseconds from `from` until each partition acknowledged something that was sent later: the first and the last of them.
 fn gaps(writer: &mut Writer, from: u64) -> (u64, u64) {
+    gaps_within(writer, from, GAP_LIMIT)
+}
+
+pub fn gaps_within(writer: &mut Writer, from: u64, limit: Duration) -> (u64, u64) {
     let mut seen = BTreeSet::new();
     let mut millis = Vec::new();
-    let deadline = Instant::now() + GAP_LIMIT;
+    let deadline = Instant::now() + limit;
     while seen.len() < PARTITIONS {
-        let limit = deadline.saturating_duration_since(Instant::now());
-        let ack = writer.next_ack(limit, |a| a.sent_us > from && !seen.contains(&a.partition));
-        let ack = ack.unwrap_or_else(|| panic!("only {seen:?} went on within {GAP_LIMIT:?}"));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ack = writer.next_ack(left, |a| a.sent_us > from && !seen.contains(&a.partition));
+        let ack = ack.unwrap_or_else(|| panic!("only {seen:?} went on within {limit:?}"));
         seen.insert(ack.partition);
         millis.push((ack.acked_us - from) / 1000);
     }
@@ -38,7 +42,7 @@ fn figures(cluster: &Cluster, id: u32, name: &str) -> Vec<u64> {
 }
 
 /// Waits until a broker's replicas of all partitions have so many voters; says how long it took.
-fn await_voters(cluster: &Cluster, id: u32, voters: u64) -> u64 {
+pub fn await_voters(cluster: &Cluster, id: u32, voters: u64) -> u64 {
     let start = Instant::now();
     loop {
         let now = figures(cluster, id, "kontiki_partition_voters");

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 pub const BROKERS: [u32; 3] = [1, 2, 3];
 /// The separate controller.
 pub const CONTROLLER: u32 = 4;
+/// A broker that some tests add.
+pub const FOURTH: u32 = 5;
 
 /// What is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct Layout {
     pub data: Option<PathBuf>,
     /// What a node's command is put behind, e.g. `prlimit`.
     pub prefix: BTreeMap<u32, Vec<String>>,
+    /// The brokers are the controllers too, all three; there is no other one.
+    pub combined: bool,
     /// Environment of nodes started from now on.
     pub environment: Vec<(&'static str, &'static str)>,
 }
@@ -85,14 +89,16 @@ impl Cluster {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cluster-{name}"));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory for the cluster");
-        let nodes = [CONTROLLER].into_iter().chain(BROKERS).map(|id| (id, None)).collect();
+        let apart = (!layout.combined).then_some(CONTROLLER);
+        let all: Vec<u32> = apart.into_iter().chain(BROKERS).collect();
+        let nodes = all.iter().map(|id| (*id, None)).collect();
         let mut cluster = Cluster { system, layout, dir, base_port: free_ports(), nodes };
         if system == System::Kafka {
             let port = cluster.base_port.to_string();
             let status = cluster.peer_script().arg("prepare").arg(&cluster.dir).arg(port).status();
             assert!(status.expect("kafka-cluster.sh").success(), "kafka directories could not be prepared");
         }
-        for id in [CONTROLLER].into_iter().chain(BROKERS) {
+        for id in all {
             cluster.spawn(id);
         }
         cluster.await_answers();
@@ -169,16 +175,26 @@ impl Cluster {
         // Shorter than `stop` waits: a last node whose only peer is damaged has nobody to hand over to.
         command.env("KONTIKI_SHUTDOWN_TIMEOUT_MS", "8000");
         command.args(["start", "--node-id", &id.to_string()]);
-        command.args(["--controllers", &format!("{CONTROLLER}@{}", self.peer_address(CONTROLLER))]);
+        let apart = [CONTROLLER];
+        let controllers = if self.layout.combined { &BROKERS[..] } else { &apart };
+        let named = controllers.iter().map(|c| format!("{c}@{}", self.peer_address(*c)));
+        command.args(["--controllers", &named.collect::<Vec<_>>().join(",")]);
         command.args(["--peer-listen", &self.peer_address(id).to_string()]);
         command.args(["--admin-listen", &self.admin_address(id).to_string()]);
         command.arg("--data-dir").arg(self.data_dir(id));
         if id == CONTROLLER {
             command.args(["--roles", "controller"]);
         } else {
-            command.args(["--roles", "broker", "--listen", &self.address(id).to_string()]);
+            let roles = if self.layout.combined { "broker,controller" } else { "broker" };
+            command.args(["--roles", roles, "--listen", &self.address(id).to_string()]);
         }
         command
+    }
+
+    /// Every node there is, brokers first.
+    pub fn all(&self) -> Vec<u32> {
+        let apart = (!self.layout.combined).then_some(CONTROLLER);
+        BROKERS.into_iter().chain(apart).collect()
     }
 
     fn slot(&mut self, id: u32) -> &mut Option<Child> {
@@ -199,6 +215,13 @@ impl Cluster {
         let slot = self.slot(id);
         assert!(slot.is_none(), "node {id} runs already");
         *slot = Some(child);
+    }
+
+    /// Adds a broker to the cluster, and waits until it answers (Kontiki only).
+    pub fn add_broker(&mut self, id: u32) {
+        self.nodes.push((id, None));
+        self.spawn(id);
+        self.await_answer(id);
     }
 
     /// `kill -9`, and waits for the process to be gone.
@@ -268,17 +291,20 @@ impl Cluster {
 
     /// Waits until every broker answers Metadata.
     pub fn await_answers(&mut self) {
+        BROKERS.into_iter().for_each(|broker| self.await_answer(broker));
+    }
+
+    /// Waits until a broker answers Metadata.
+    pub fn await_answer(&mut self, broker: u32) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        for broker in BROKERS {
-            // An unknown topic is an answer too; a refused or silent connection is none.
-            while let Err(error) = kafka::partitions(self.address(broker), "no-such-topic") {
-                if error.to_string().starts_with("topic error") {
-                    break;
-                }
-                self.assert_running();
-                assert!(Instant::now() < deadline, "broker {broker} does not answer: {error}");
-                std::thread::sleep(Duration::from_millis(50));
+        // An unknown topic is an answer too; a refused or silent connection is none.
+        while let Err(error) = kafka::partitions(self.address(broker), "no-such-topic") {
+            if error.to_string().starts_with("topic error") {
+                break;
             }
+            self.assert_running();
+            assert!(Instant::now() < deadline, "broker {broker} does not answer: {error}");
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -329,9 +355,8 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for id in BROKERS.into_iter().chain([CONTROLLER]) {
-            self.kill(id);
-        }
+        let all: Vec<u32> = self.nodes.iter().map(|(id, _)| *id).collect();
+        all.into_iter().for_each(|id| self.kill(id));
         if std::thread::panicking() {
             eprintln!("logs and data of the failed cluster are in {}", self.dir.display());
         } else {

@@ -88,6 +88,28 @@ impl Machine {
         })
     }
 
+    /// Whether a replica with this log may go on alone: it is heir of every half of the newest configuration (F1).
+    fn is_heir(&self, log: &Log, i: usize) -> bool {
+        let heir = |configuration: Entry| {
+            let anyone = configuration.new_half().count_ones() == 2 && contains(configuration.new_half(), i);
+            configuration.heir() == Some(i) || (anyone && self.breaks(Weakening::AnyoneOfAPair))
+        };
+        let Some((length, newest)) = log.configuration() else { return false };
+        let old = !newest.is_joint() || log.before(length - 1).is_some_and(heir);
+        heir(newest) && (old || self.breaks(Weakening::JointNewHalfOnly))
+    }
+
+    /// A configuration entry that leads from one to other voters, with its heir.
+    fn named(&self, entry: Entry, before: Entry, leader: usize) -> Entry {
+        let new = entry.new_half();
+        if !self.scenario.heirs || new.count_ones() != 2 {
+            return entry;
+        }
+        let stays = before.heir().filter(|heir| before.new_half().count_ones() == 2 && contains(new, *heir));
+        let leader = Some(leader).filter(|leader| contains(new, *leader));
+        entry.naming(stays.or(leader).or(members(new).next()).expect("two"))
+    }
+
     fn shared(&self, a: &Log, b: &Log) -> usize {
         if self.breaks(Weakening::MatchByTerm) { a.shared_by_term(b) } else { a.shared(b) }
     }
@@ -181,7 +203,11 @@ impl Machine {
         let replica = &state.replicas[i];
         let old = replica.epoch.generation == 0;
         let unsealed = !replica.sealed || self.breaks(Weakening::ReportWithoutSeal);
-        if state.decisions[0].is_none() && old && unsealed {
+        let may_seal = match self.scenario.heirs {
+            true => !replica.in_doubt && self.is_heir(&replica.log, i),
+            false => state.decisions[0].is_none(),
+        };
+        if may_seal && old && unsealed {
             steps.push(Step::Seal(i));
         }
         for (order, decided) in state.decisions.iter().enumerate() {
@@ -202,6 +228,16 @@ impl Machine {
     }
 
     fn decisions(&self, state: &State, steps: &mut Vec<Step>) {
+        if self.scenario.heirs {
+            let decides = |i: &usize| {
+                let report = state.reports[*i];
+                report.is_some_and(|r| r.is_heir && r.sound) && !state.decisions.contains(&Some(*i as u8))
+            };
+            if state.decisions.contains(&None) {
+                steps.extend(self.all().filter(decides).map(|i| Step::Decide(1 << i, i)));
+            }
+            return;
+        }
         let open = state.decisions[0].is_none()
             || (state.decisions[1].is_none() && self.breaks(Weakening::TwoDecisions));
         if !open {
@@ -356,6 +392,7 @@ impl Machine {
     }
 
     fn seal(&self, state: &mut State, i: usize) {
+        let is_heir = self.scenario.heirs && self.is_heir(&state.replicas[i].log, i);
         let replica = &mut state.replicas[i];
         if !self.breaks(Weakening::ReportWithoutSeal) {
             (replica.sealed, replica.leads, replica.commit) = (true, false, 0);
@@ -364,6 +401,7 @@ impl Machine {
             end: replica.log.end(),
             configuration: replica.log.configuration().map(|(_, entry)| entry),
             sound: !replica.in_doubt,
+            is_heir,
             // Part of the state only where it matters.
             term: if self.scenario.first_term == FirstTerm::AboveSealed { replica.epoch.term } else { 0 },
         });
@@ -508,15 +546,18 @@ impl stateright::Model for Machine {
             Step::Change(i, new) => {
                 let Replica { epoch, log, .. } = s.replicas[i];
                 s.changes[usize::from(epoch.generation)] += 1;
-                let old = log.configuration().map_or(0, |(_, entry)| entry.new_half());
+                let before = log.configuration().map_or(Entry::default(), |(_, entry)| entry);
                 let single = self.breaks(Weakening::SingleStepChange);
-                let entry = if single { Entry::simple(epoch, new) } else { Entry::joint(epoch, old, new) };
-                Self::append(s, i, entry);
+                let joint = Entry::joint(epoch, before.new_half(), new);
+                let entry = if single { Entry::simple(epoch, new) } else { joint };
+                Self::append(s, i, self.named(entry, before, i));
             }
             Step::Finish(i) => {
                 let Replica { epoch, log, .. } = s.replicas[i];
-                let new = log.configuration().map_or(0, |(_, entry)| entry.new_half());
-                Self::append(s, i, Entry::simple(epoch, new));
+                let joint = log.configuration().map_or(Entry::default(), |(_, entry)| entry);
+                let entry = Entry::simple(epoch, joint.new_half());
+                let heir = joint.heir().filter(|_| self.scenario.heirs);
+                Self::append(s, i, heir.map_or(entry, |heir| entry.naming(heir)));
             }
             Step::Resign(i) => {
                 let replica = &mut s.replicas[i];

@@ -1,7 +1,7 @@
 //! The explicit-state model of one Raft group's generations, its shrink and its doubt (docs/safety.md section 4),
 //! explored breadth first by stateright: every state within bounds, not a sample.
 //!
-//! It checks the rules F2, F3, F4, F11 and F16, not the product: what the product does with them is the simulators' part.
+//! It checks the rules F1, F2, F3, F4, F11 and F16, not the product: what the product does with them is the simulators' part.
 //! With all rules kept nothing may be violated and every "sometimes" mark must be reached; with one rule broken a
 //! violation must be found within a bounded number of states, or the model would not show that the rule is needed.
 //!
@@ -123,6 +123,8 @@ cases! {
     pair_loses_suffixes_and_shrinks_holds: holds(ASYNC_PAIR, &[]);
     lost_vote_cleared_by_a_confirmed_leader_holds:
         holds(Scenario { values: 1, loses_term: true, ..ASYNC }, &[]);
+    heir_of_a_pair_goes_on_alone_holds: holds(HEIRS, &[]);
+    heir_of_those_that_three_leave_holds: holds(Scenario { terms: [1, 1], ..HEIRS_OF_THREE }, &[]);
     // The two restrictions that the model showed to be needless.
     in_doubt_counted_with_its_vote_intact_holds: holds(Scenario { values: 1, ..ASYNC }, &[InDoubtCounted]);
     up_to_date_by_term_with_f3_kept_holds:
@@ -144,6 +146,8 @@ cases! {
     two_decisions_lose_acked: violated(PAIR, &[TwoDecisions]);
     old_order_replayed_makes_two_leaders: violated(Scenario { values: 0, ..REGROW }, &[OldOrderReplayed]);
     old_configuration_kept_makes_two_leaders: violated(FOUR, &[OldConfigurationKept]);
+    anyone_of_a_pair_loses_acked: violated(HEIRS, &[AnyoneOfAPair]);
+    heir_of_the_new_half_only_loses_acked: violated(HEIRS, &[JointNewHalfOnly]);
     no_boot_gate_loses_acked: violated(UNCLEAN, &[NoBootGate]);
     match_by_term_above_own_loses_acked:
         violated(Scenario { first_term: FirstTerm::AboveOwn, ..REGROW_ALL }, &[MatchByTerm]);
@@ -164,6 +168,8 @@ cases! {
     #[ignore = "whole"] whole_trio_holds: holds(TRIO, &[]);
     #[ignore = "whole"] whole_trio_three_terms_holds:
         holds(Scenario { terms: [3, 1], values: 1, ..TRIO }, &[]);
+    #[ignore = "whole"] whole_heirs_of_three_holds:
+        holds(Scenario { terms: [3, 1], values: 2, ..HEIRS_OF_THREE }, &[]);
     #[ignore = "whole"] whole_two_of_four_holds: holds(FOUR, &[]);
     #[ignore = "whole"] whole_regrow_holds: holds(REGROW, &[]);
     #[ignore = "whole"] whole_regrow_by_term_above_sealed_holds:

@@ -9,6 +9,7 @@ pub const B: Set = 2;
 pub const C: Set = 4;
 pub const AB: Set = 3;
 pub const AC: Set = 5;
+pub const BC: Set = 6;
 pub const ABC: Set = 7;
 pub const ABCD: Set = 15;
 
@@ -34,6 +35,8 @@ pub struct Scenario {
     /// Voters in doubt may take part where all voters grant (F11).
     pub unanimity: bool,
     pub first_term: FirstTerm,
+    /// Nobody is above the group: only the heir of two seals itself, and decides (F1).
+    pub heirs: bool,
 }
 
 /// Where terms of a new generation begin.
@@ -88,6 +91,8 @@ pub enum Weakening {
     ClearedUnconfirmed,
     /// F11: it is counted for commit all the same.
     InDoubtCounted,
+    /// F1: either one of two goes on alone, not their heir only.
+    AnyoneOfAPair,
     /// F16: a broker that comes back votes before it has heard of the decision.
     NoBootGate,
 }
@@ -119,6 +124,7 @@ pub const PAIR: Scenario = Scenario {
     loses_term: false,
     unanimity: false,
     first_term: FirstTerm::Anew,
+    heirs: false,
 };
 /// {A,B,C} -> {A,B} -> {A}.
 pub const TRIO: Scenario = Scenario { voters: ABC, terms: [2, 1], ..PAIR };
@@ -153,3 +159,18 @@ pub const ASYNC_PAIR: Scenario =
     Scenario { replicas: 2, terms: [3, 1], changes: [0, 0], losses: 2, unanimity: true, ..PAIR };
 /// A pair with a change of members, a shrink and one loss.
 pub const ASYNC_CHANGE: Scenario = Scenario { terms: [2, 1], values: 1, losses: 1, ..PAIR };
+/// The controllers' own group: {A,B}, C joins or replaces either; the heir goes on alone.
+pub const HEIRS: Scenario = Scenario {
+    terms: [2, 1],
+    values: 1,
+    moves: [&[(AB, ABC), (AB, AC), (AB, BC)], &[]],
+    heirs: true,
+    ..PAIR
+};
+/// The same from {A,B,C}, with changes in turn.
+pub const HEIRS_OF_THREE: Scenario = Scenario {
+    voters: ABC,
+    changes: [2, 0],
+    moves: [&[(ABC, AB), (ABC, BC), (AB, AC), (BC, AB), (AB, ABC)], &[]],
+    ..HEIRS
+};

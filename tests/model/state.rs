@@ -44,7 +44,8 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// One entry in 16 bits: generation 1, term 4, kind 2, voters before a joint change 4, voters 4. Never zero.
+/// One entry in 16 bits: which of two voters is heir 1, generation 1, term 4, kind 2, voters before a joint change 4, voters 4. Never
+/// zero.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Entry(u16);
 
@@ -72,7 +73,7 @@ impl Entry {
         Self::pack(epoch, JOINT, old, new)
     }
     pub fn epoch(self) -> Epoch {
-        Epoch { generation: (self.0 >> 14) as u8, term: (self.0 >> 10 & 15) as u8 }
+        Epoch { generation: (self.0 >> 14 & 1) as u8, term: (self.0 >> 10 & 15) as u8 }
     }
     fn kind(self) -> u16 {
         self.0 >> 8 & 3
@@ -92,6 +93,21 @@ impl Entry {
     }
     pub fn old_half(self) -> Set {
         (self.0 >> 4 & 15) as u8
+    }
+    /// The same, with this one of two voters as their heir (F1).
+    pub fn naming(self, heir: usize) -> Self {
+        let is_higher = self.new_half() >> (heir + 1) == 0;
+        Self(self.0 & 0x7fff | u16::from(is_higher) << 15)
+    }
+    /// Heir of the voters that this configuration has or leads to: of two the named one, one is its own.
+    pub fn heir(self) -> Option<usize> {
+        let new = self.new_half();
+        match new.count_ones() {
+            1 => members(new).next(),
+            2 if self.0 >> 15 == 1 => members(new).nth(1),
+            2 => members(new).next(),
+            _ => None,
+        }
     }
     /// Whoever votes in this configuration.
     pub fn voters(self) -> Set {
@@ -178,6 +194,14 @@ impl Log {
         log.entries[..kept].copy_from_slice(&self.entries[..kept]);
         log
     }
+    /// The configuration before a joint one.
+    pub fn before(&self, joint: usize) -> Option<Entry> {
+        self.entries()[..joint]
+            .iter()
+            .rev()
+            .copied()
+            .find(|entry| entry.is_configuration() && !entry.is_joint())
+    }
     /// The newest configuration entry and how long the log is up to it.
     pub fn configuration(&self) -> Option<(usize, Entry)> {
         let at = self.entries().iter().rposition(|entry| entry.is_configuration())?;
@@ -207,6 +231,8 @@ pub struct Report {
     pub configuration: Option<Entry>,
     pub sound: bool,
     pub term: u8,
+    /// It may go on alone, by its own log (F1).
+    pub is_heir: bool,
 }
 
 impl Hash for Entry {

@@ -6,6 +6,7 @@
 
 mod admission;
 pub mod members;
+pub mod moves;
 mod promises;
 
 use crate::client::FetchedReply;
@@ -137,6 +138,7 @@ pub struct Check {
     wrote: BTreeMap<(GroupId, ReplicaId), Index>,
     granted_all: BTreeSet<(GroupId, ReplicaId, Epoch)>,
     homes: BTreeMap<(GroupId, ReplicaId), usize>,
+    pub moves: moves::Moves,
     aside: Vec<members::Aside>,
     /// The replica that answers.
     pub answering: Answering,
@@ -172,6 +174,7 @@ impl Check {
             wrote: BTreeMap::new(),
             granted_all: BTreeSet::new(),
             homes: BTreeMap::new(),
+            moves: moves::Moves::default(),
             aside: Vec::new(),
             answering: Answering::default(),
             disk: SimFs::new(0),
@@ -197,7 +200,7 @@ impl Check {
         for group in &groups {
             self.look_at(n, life, damaged, *group, p, marks);
         }
-        self.removed(n, life, &groups);
+        self.removed(n, life, &groups, marks);
     }
 
     fn look_at(
@@ -226,6 +229,7 @@ impl Check {
             voters: core.configuration().0.voters.len(),
         };
         let replica = core.replica();
+        self.bears((n, life), group, core, damaged, marks);
         self.look_at_members(n, group, p.directory, core, marks);
         let before = self.seen.get(&(n, group)).filter(|(l, _)| *l == life).map(|(_, seen)| *seen);
         if before.is_none_or(|b| b.commit < now.commit) {
@@ -540,6 +544,7 @@ impl Check {
         let batch = Batch::decode(&entry.payload).expect("a committed controller entry is readable");
         let text = format!("{batch:?}");
         self.trace.note("metadata", entry.meta.id.index.0, 0, || text.chars().take(300).collect());
+        self.follow_moves(entry, &batch);
         for record in batch.records {
             if let Record::DeleteTopic { id } = record {
                 self.tombstones.insert(id);
@@ -563,7 +568,7 @@ impl Check {
     }
 
     /// Replicas that are no longer there: only a tombstone may have done that (I13).
-    fn removed(&mut self, n: usize, life: u64, groups: &[GroupId]) {
+    fn removed(&mut self, n: usize, life: u64, groups: &[GroupId], marks: &mut Marks) {
         let had: Vec<GroupId> = self
             .seen
             .range((n, GroupId(0))..(n + 1, GroupId(0)))
@@ -573,7 +578,7 @@ impl Check {
         for group in had {
             if groups.binary_search(&group).is_err() {
                 assert!(
-                    self.is_deleted(group),
+                    self.has_let_go(n, group, marks) || self.is_deleted(group),
                     "I13: node {} deleted its replica of group {group} without a tombstone",
                     n + 1
                 );

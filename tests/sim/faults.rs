@@ -45,6 +45,8 @@ enum Order {
     Stop,
     /// What an administrator does: topics, records deleted, leaders moved.
     Admin,
+    /// Partitions move to other brokers, or back.
+    Move,
 }
 
 /// What is to be taken back.
@@ -105,6 +107,7 @@ fn orders(menu: &Menu) -> Vec<Order> {
     add(menu.clocks, &[WallJump]);
     add(menu.stops, &[Stop]);
     add(menu.admin, &[Admin, Admin, Admin]);
+    add(menu.moves, &[Move, Move, Move]);
     all
 }
 
@@ -302,6 +305,7 @@ impl World {
             }
             Order::Stop => self.stop_orderly(),
             Order::Admin => self.administer(),
+            Order::Move => self.move_partitions(),
         }
     }
 
@@ -588,6 +592,13 @@ impl World {
             2 => self.delete_records(admin),
             _ => self.move_leader(),
         }
+    }
+
+    fn move_partitions(&mut self) {
+        let Some(admin) = self.faults.admin else { return };
+        let mut rng = self.faults.rng.fork();
+        *self.faults.counts.entry("moves asked for").or_default() += 1;
+        self.ask_for_moves(admin, &mut rng);
     }
 
     fn delete_records(&mut self, admin: usize) {

@@ -8,11 +8,13 @@ mod check;
 mod clerk;
 mod client;
 mod faults;
+mod heirs;
 mod history;
 mod labs;
 mod lost;
 mod marks;
 mod master;
+mod moves;
 #[cfg(feature = "mutations")]
 mod mutations;
 mod net;

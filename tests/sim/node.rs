@@ -467,7 +467,8 @@ impl World {
             node.wipes = 0;
             self.marks.hit("wiped node registered again");
         }
-        self.check.look(node, &mut self.marks);
+        self.book_heirs(n);
+        self.check.look(&mut self.nodes[n], &mut self.marks);
     }
 
     /// Sets the timer to the shard's deadline.

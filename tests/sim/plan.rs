@@ -37,6 +37,8 @@ pub struct Menu {
     pub members: bool,
     /// Generations of partitions' groups end and begin.
     pub generations: bool,
+    /// Partitions move between brokers, by the product's own controllers.
+    pub moves: bool,
 }
 
 impl Menu {
@@ -63,6 +65,7 @@ impl Menu {
             admin: on(),
             members: false,
             generations: false,
+            moves: false,
         }
     }
 }
@@ -80,6 +83,8 @@ pub struct Plan {
     pub min_insync: i32,
     /// Groups go on without brokers that the controllers hold for dead.
     pub shrink: bool,
+    /// Silence after which the heir of two controllers goes on alone.
+    pub heir_timeout_ms: u64,
     /// An operator recovers what lost its majority: what decisions lose is taken from the controllers.
     pub recovers: bool,
     pub topic_configs: BTreeMap<String, Option<String>>,
@@ -114,6 +119,7 @@ impl Plan {
             replication: 3,
             min_insync: 1,
             shrink: false,
+            heir_timeout_ms: 3_000,
             recovers: false,
             topic_configs: BTreeMap::new(),
             is_async: false,
@@ -180,6 +186,14 @@ impl Plan {
         let has_master = plan.menu.members || plan.menu.generations;
         // One master of a group at a time: the product's controllers, or the stand-in that gives every order that is allowed.
         plan.shrink = !lies && !has_master && Rng::new(seed ^ 0x54a1_0000).chance(600);
+        // Nodes are back soon: what takes longer than an election is silence.
+        plan.heir_timeout_ms = Rng::new(seed ^ 0x4e14_0001).range(1_300, 3_000);
+        plan.menu.moves = plan.shrink && Rng::new(seed ^ 0x30e5_0000).chance(600);
+        if plan.menu.moves && !plan.combined {
+            // Somewhere to move to, and so many that all of a group's replicas can.
+            let brokers = Rng::new(seed ^ 0x30e5_0001).range(4, 7) as usize;
+            plan.brokers_count = plan.brokers_count.max(brokers);
+        }
         // All of three, where no disk is lost for good.
         if !plan.menu.damage && Rng::new(seed ^ 0xf15).chance(250) {
             plan.min_insync = 3;
@@ -230,6 +244,7 @@ impl Plan {
             config.controllers = controllers.iter().map(address).collect();
             config.broker_session_timeout = Duration::from_secs(3);
             config.max_connections = 1000;
+            config.heir_timeout = Duration::from_millis(self.heir_timeout_ms);
             config.shrink_min_voters = if self.shrink { 1 } else { usize::MAX };
             let broker = &mut config.defaults.broker;
             broker.insert("log.retention.check.interval.ms".to_owned(), "1000".to_owned());

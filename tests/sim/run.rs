@@ -342,7 +342,11 @@ impl World {
         let healed = self.time;
         self.run_until("producers are answered", SETTLE, |world| world.producers_done());
         self.run_until("damage is repaired", SETTLE, World::repaired);
+        if self.plan.menu.moves {
+            self.run_until("moves are over", SETTLE, World::moves_are_over);
+        }
         self.run_until("groups have their members back", SETTLE, World::is_settled);
+        self.run_until("controllers vote again", SETTLE, World::controllers_are_back);
         self.run_until("replicas converge", SETTLE, World::converged);
         let took = self.time - healed;
         self.readers_finish();

@@ -15,7 +15,7 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use bytes::Bytes;
 use kontiki::raftlog::generation::Decision;
-use kontiki::segment::{GroupId, RoundDone};
+use kontiki::segment::{Generation, GroupId, Opening, RoundDone};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -107,6 +107,8 @@ pub struct World {
     pub values: BTreeMap<u32, u64>,
     /// Decisions that were seen while their survivors were down.
     pub unbooked: BTreeMap<(GroupId, u64), Decision>,
+    /// How each generation of the controllers' group began.
+    pub heirs: BTreeMap<Generation, Opening>,
     queue: BinaryHeap<Reverse<Queued>>,
     number: u64,
 }
@@ -128,6 +130,7 @@ impl World {
             steps: 0,
             values: BTreeMap::new(),
             unbooked: BTreeMap::new(),
+            heirs: BTreeMap::new(),
             queue: BinaryHeap::new(),
             number: 0,
             nodes,

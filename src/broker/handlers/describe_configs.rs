@@ -52,10 +52,10 @@ fn entries(
             None => Err((code::INVALID_TOPIC_EXCEPTION, format!("invalid topic name `{name}`"))),
         },
         BROKER if name.is_empty() => {
-            let all = describe_broker(image, defaults).into_iter();
+            let all = describe_broker(image, None, defaults).into_iter();
             Ok(all.filter(|entry| entry.source == Source::DynamicDefaultBroker).collect())
         }
-        BROKER if name.parse() == Ok(node.0) => Ok(describe_broker(image, defaults)),
+        BROKER if name.parse() == Ok(node.0) => Ok(describe_broker(image, Some(node), defaults)),
         BROKER => {
             let text = format!("unexpected broker id, expected {node} or an empty string, got `{name}`");
             Err((code::INVALID_REQUEST, text))

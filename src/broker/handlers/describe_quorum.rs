@@ -1,7 +1,7 @@
 //! DescribeQuorum (55): members of a Raft group and how far each is (KIP-595, KIP-642).
 //!
 //! Kafka answers for `__cluster_metadata` alone, which any broker can be asked for; here a partition's leader answers
-//! for that partition too. What Kafka has no field for, the generation and whether the voters are being changed,
+//! for that partition too. What Kafka has no field for, the generation, whether the voters are being changed, who is heir,
 //! is a tagged field of the partition, which other clients skip.
 //! Not here: what a leader knows (the shard).
 
@@ -80,9 +80,12 @@ fn partition_row(index: i32, answer: &Result<Quorum, PartitionError>, version: i
         }
         state
     };
-    let mut tag = BytesMut::with_capacity(9);
+    let mut tag = BytesMut::with_capacity(13);
     tag.put_u64(quorum.generation);
     tag.put_u8(u8::from(quorum.is_joint));
+    if let Some(heir) = quorum.heir {
+        tag.put_i32(heir.0);
+    }
     row.with_leader_id(BrokerId(quorum.leader.0))
         .with_leader_epoch(quorum.epoch)
         .with_high_watermark(quorum.high_watermark)

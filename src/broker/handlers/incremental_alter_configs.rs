@@ -1,7 +1,6 @@
-//! IncrementalAlterConfigs (44): changes of topic configuration and of the cluster-wide broker configuration (KIP-339).
+//! IncrementalAlterConfigs (44): changes of the configuration of topics, of single brokers and of all of them (KIP-339).
 //!
-//! Not here: which keys and values are allowed (`ctl`). A single broker's dynamic configuration does not exist here: only
-//! the empty broker name, the cluster-wide default, can be altered.
+//! Not here: which keys and values are allowed (`ctl`). The empty broker name stands for the cluster-wide default.
 //! Invariants: one row per resource, in the order asked; the changes of a resource are made together or not at all.
 
 use super::describe_configs::{BROKER, TOPIC};
@@ -9,6 +8,7 @@ use super::{Call, commands, join_all, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error;
 use crate::ctl::command::{Command, ConfigChange, ConfigOp, Error as ControllerError};
+use crate::segment::NodeId;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
@@ -49,19 +49,25 @@ fn command(
     resource: &AlterConfigsResource,
     request: &IncrementalAlterConfigsRequest,
 ) -> Result<Command, ControllerError> {
-    let invalid = |text: String| Err(ControllerError::InvalidRequest(text));
+    let invalid = ControllerError::InvalidRequest;
     let name = resource.resource_name.as_str();
     let topic = match resource.resource_type {
         TOPIC => Some(name.to_owned()),
         BROKER if name.is_empty() => None,
         BROKER => {
-            let text = "a single broker's configuration cannot be changed at run time, only the cluster-wide default";
-            return invalid(text.to_owned());
+            let node = name.parse().map(NodeId);
+            let node = node.map_err(|_| invalid(format!("broker id `{name}` is not a number")))?;
+            let changes = changes(resource)?;
+            return Ok(Command::AlterBroker { node, changes, validate_only: request.validate_only });
         }
-        other => return invalid(format!("resource type {other} is not supported")),
+        other => return Err(invalid(format!("resource type {other} is not supported"))),
     };
-    let changes = resource.configs.iter().map(change).collect::<Result<_, _>>()?;
+    let changes = changes(resource)?;
     Ok(Command::AlterConfigs { topic, changes, validate_only: request.validate_only })
+}
+
+fn changes(resource: &AlterConfigsResource) -> Result<Vec<ConfigChange>, ControllerError> {
+    resource.configs.iter().map(change).collect()
 }
 
 fn change(config: &AlterableConfig) -> Result<ConfigChange, ControllerError> {
@@ -121,13 +127,15 @@ mod tests {
         for bad in [
             resource(TOPIC, "t", vec![config(4, Some("1"))]),
             resource(TOPIC, "t", vec![config(0, None)]),
-            resource(BROKER, "1", vec![config(0, Some("1"))]),
+            resource(BROKER, "one", vec![config(0, Some("1"))]),
             resource(8, "1", Vec::new()),
         ] {
             assert!(matches!(command(&bad, &request), Err(ControllerError::InvalidRequest(_))));
         }
         let cluster = resource(BROKER, "", vec![config(0, Some("1"))]);
         assert!(matches!(command(&cluster, &request), Ok(Command::AlterConfigs { topic: None, .. })));
+        let own = resource(BROKER, "3", vec![config(0, Some("1"))]);
+        assert!(matches!(command(&own, &request), Ok(Command::AlterBroker { node: NodeId(3), .. })));
         let twice = request.with_resources(vec![cluster.clone(), cluster.clone()]);
         assert!(all(&twice).iter().all(Result::is_err));
     }

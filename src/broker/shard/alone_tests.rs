@@ -2,7 +2,9 @@
 //! its replicas. What takes several nodes is the simulator's.
 
 use super::*;
-use crate::ctl::command::CreateTopic;
+use crate::ctl::command::{CreateTopic, Reply as CtlReply};
+use crate::ctl::image::Change;
+use crate::ctl::reassign::{Arrival, GroupMove};
 use crate::ctl::record::{Batch, Record};
 use crate::raftlog::engine::EngineConfig;
 use crate::raftlog::message::{Body, Message};
@@ -125,6 +127,11 @@ impl Alone {
         let image = Arc::make_mut(&mut self.shard.image);
         let changes = image.apply_with_changes(number, &Batch::new(vec![record])).unwrap();
         let now = self.now();
+        for change in &changes {
+            if let Change::ReplicaRemoved { group, replica } = change {
+                self.shard.remove_moved(*group, *replica);
+            }
+        }
         changes.into_iter().for_each(|change| self.shard.on_change(now, change));
         self.shard.process_events(now);
         number
@@ -353,6 +360,146 @@ fn seal_that_proves_too_little_is_repeated_less_and_less_often() {
     alone.run(1_000);
     assert!(alone.shard.members.seal_pause() <= 1_000, "another one is told soon again");
     assert!(alone.shard.image.sealing.contains(&groups[1]));
+}
+
+/// A process whose controllers are others: what they write reaches it record by record, from the first on.
+fn told(fs: SimFs, records: &[Record]) -> Alone {
+    let mut alone = Alone::start(fs, None);
+    alone.shard.membership.stop_applying();
+    for record in records {
+        alone.apply(record.clone());
+    }
+    alone
+}
+
+fn registered(alone: &mut Alone) {
+    let incarnation = alone.shard.image.applied;
+    let now = alone.now();
+    alone.shard.on_registered(now, Ok((CtlReply::Registered { incarnation }, 0)));
+    alone.run(100);
+}
+
+fn broker(node: NodeId, directory: Uuid) -> Record {
+    let endpoint = Endpoint { host: format!("node-{}", node.0), port: 1 };
+    Record::Broker { node, directory, kafka: endpoint.clone(), peer: endpoint, rack: None }
+}
+
+fn reopen(alone: Alone) -> SimFs {
+    let Alone { fs, shard, writer, .. } = alone;
+    drop(shard);
+    writer.close().unwrap();
+    fs
+}
+
+/// Four nodes, and a topic on the first three of them; then the partition moves to the others.
+fn moved(directory: Uuid) -> [Vec<Record>; 2] {
+    let nodes = [1, 2, 3, 4, 5, 6].map(NodeId);
+    let directory_of = |n: NodeId| if n == ME { directory } else { Uuid::from_u128(5 + n.0 as u128) };
+    let mut before: Vec<Record> = nodes.iter().map(|n| broker(*n, directory_of(*n))).collect();
+    before.insert(0, Record::Cluster { id: "told".into() });
+    let (name, id, configs) = ("t".to_owned(), Uuid::from_u128(77), BTreeMap::new());
+    before.push(Record::Topic { name, id, replicas: vec![nodes[..3].to_vec()], configs });
+    let (group, since) = (GroupId(1), before.len() as u64 + 1);
+    let configuration = LogId::new(0, 4, 30);
+    let arrivals = vec![Arrival { group, since, generation: 0, configuration }];
+    let moves = vec![GroupMove { group, target: nodes[3..].to_vec() }];
+    [before, vec![Record::Reassign { moves }, Record::Reassigned { arrivals }]]
+}
+
+/// Its peers had all moved, too, so that nobody could say that it is a member no more: it stayed for ever, and with it any later replica of
+/// the partition was kept out.
+#[test]
+fn replica_that_moved_away_is_deleted_though_none_of_its_peers_is_there_to_say_so() {
+    let mut alone = told(SimFs::new(1), &[]);
+    let directory = alone.directory();
+    let [before, moves] = moved(directory);
+    for record in before {
+        alone.apply(record);
+    }
+    registered(&mut alone);
+    let group = GroupId(1);
+    assert!(
+        alone.shard.engine.core(group).is_some_and(|core| core.configuration().0.is_voter(core.replica()))
+    );
+    for record in moves {
+        alone.apply(record);
+    }
+    alone.run(2_000);
+    assert_eq!(alone.replica(group), None);
+    // Another comes back here.
+    let moves = vec![GroupMove { group, target: [4, 5, 1].map(NodeId).to_vec() }];
+    let number = alone.apply(Record::Reassign { moves });
+    alone.run(100);
+    let core = alone.shard.engine.core(group).expect("it is here");
+    assert_eq!(core.replica().assignment, number);
+    assert!(core.configuration().0.voters.is_empty(), "its leader's log will tell it");
+    // A restart finds the one that is wanted, and not the other.
+    let mut again = told(reopen(alone), &moved(directory).concat());
+    again.run(100);
+    assert!(again.replica(group).is_none_or(|replica| replica.assignment == number));
+}
+
+/// Being told by the log, after a restart, that it is to go: the same without anybody's word.
+#[test]
+fn replica_that_moved_while_its_broker_was_away_is_deleted_when_it_is_back() {
+    let mut alone = told(SimFs::new(1), &[]);
+    let [before, moves] = moved(alone.directory());
+    for record in &before {
+        alone.apply(record.clone());
+    }
+    registered(&mut alone);
+    assert!(alone.replica(GroupId(1)).is_some());
+    let mut alone = told(reopen(alone), &before);
+    alone.run(100);
+    assert!(alone.replica(GroupId(1)).is_some(), "it is taken up before this broker is registered");
+    for record in moves {
+        alone.apply(record);
+    }
+    alone.run(2_000);
+    assert_eq!(alone.replica(GroupId(1)), None);
+    let files = alone.fs.files();
+    assert!(
+        !files.iter().any(|(path, _)| path.extension().is_some_and(|e| e == "segment")
+            && path.starts_with("/data/groups/")
+            && path.to_string_lossy().contains(&Uuid::from_u128(77).to_string())),
+        "{files:?}"
+    );
+}
+
+/// A restart, or a controller log that is damaged in the middle, shows the placement before the tombstone: an empty replica was made again
+/// under the id of one that had voted and acknowledged, and it followed, and acknowledged, whoever spoke to it.
+#[test]
+pub(crate) fn replica_that_moved_away_is_not_made_again_while_the_log_is_read_again() {
+    let mut alone = told(SimFs::new(1), &[]);
+    let [before, moves] = moved(alone.directory());
+    for record in &before {
+        alone.apply(record.clone());
+    }
+    registered(&mut alone);
+    assert!(alone.replica(GroupId(1)).is_some());
+    for record in &moves {
+        alone.apply(record.clone());
+    }
+    alone.run(2_000);
+    assert_eq!(alone.replica(GroupId(1)), None);
+    let mut alone = told(reopen(alone), &before);
+    // Another topic is new.
+    let (name, id, configs) = ("u".to_owned(), Uuid::from_u128(78), BTreeMap::new());
+    let topic = Record::Topic { name, id, replicas: vec![vec![ME, PEER]], configs };
+    alone.run(1_000);
+    assert_eq!(alone.replica(GroupId(1)), None, "a replica that was deleted is made anew");
+    for record in moves {
+        alone.apply(record);
+    }
+    alone.apply(topic);
+    alone.run(1_000);
+    assert_eq!(alone.replica(GroupId(2)), None, "not before this broker is registered");
+    let directory = alone.directory();
+    alone.apply(broker(ME, directory));
+    registered(&mut alone);
+    assert_eq!(alone.replica(GroupId(1)), None);
+    let core = alone.shard.engine.core(GroupId(2)).expect("this one is new");
+    assert_eq!(core.configuration().0.voters.len(), 2);
 }
 
 /// The simulator's seed 23459: a replica that stopped before it knew again what is committed cut its log further than that, and fenced

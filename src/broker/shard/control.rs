@@ -172,7 +172,8 @@ impl Shard {
         };
         let leads = self.controller_leader() == Some(self.node());
         match ask {
-            Ask::WhoAreYou { .. } => {
+            Ask::WhoAreYou { directory } => {
+                self.note_controller(now, from, &directory);
                 let answer = self.who_are_we();
                 self.answer_rpc(now, from, id, &answer);
             }
@@ -214,6 +215,10 @@ impl Shard {
             }
             Ask::Report { groups } => self.begin_report(now, groups, Asker::Node { node: from, rpc: id }),
             Ask::Quorum => self.answer_quorum(now, from, id),
+            Ask::ControllerGeneration => {
+                let decision = self.controller_generation();
+                self.answer_rpc(now, from, id, &Answer::ControllerGeneration { decision });
+            }
             Ask::Transfer { group, to } => {
                 self.transfer_if_ready(now, group, to);
                 self.answer_rpc(now, from, id, &Answer::Ok);
@@ -240,6 +245,7 @@ impl Shard {
                 }
             }
             Answer::Quorum { quorum } => self.on_quorum(id, quorum),
+            Answer::ControllerGeneration { decision } => self.on_controller_generation(now, from, decision),
             Answer::Session { known: false } => self.on_session_unknown(),
             Answer::Session { known: true } | Answer::Ok | Answer::Unknown => {}
         }
@@ -290,6 +296,10 @@ impl Shard {
     /// A broker renews its session; false: it has to register again.
     pub(super) fn on_heartbeat(&mut self, now: Now, node: NodeId, incarnation: u64, stopping: bool) -> bool {
         let Some(sessions) = &mut self.control.sessions else { return true };
+        if stopping && !self.image.brokers.contains_key(&node) {
+            self.controllers.stops(node, now.mono);
+            return true;
+        }
         if stopping {
             sessions.on_stop(node, incarnation, now.mono);
             self.control.next = now.mono;
@@ -302,11 +312,11 @@ impl Shard {
         beat != Beat::Unknown
     }
 
-    /// Replicates group 0 to a broker that is not one of its voters.
+    /// Replicates group 0 to a broker that is not one of its members.
     pub(super) fn observe(&mut self, now: Now, node: NodeId, directory: u128) {
         let replica = ReplicaId { node, assignment: 0, directory };
-        let voter = self.engine.core(CONTROLLER).is_some_and(|c| c.configuration().0.is_voter(replica));
-        if !voter && node != self.node() {
+        let is_member = self.engine.core(CONTROLLER).is_some_and(|c| c.configuration().0.is_member(replica));
+        if !is_member && node != self.node() {
             self.engine.add_observer(now.mono, CONTROLLER, replica);
         }
     }
@@ -571,12 +581,17 @@ impl Shard {
         let in_sync = |group: GroupId| self.in_sync_of(group);
         for (group, from, to) in balance::plan_preferred(&self.image, &leaders, &in_sync) {
             tracing::debug!(%group, %from, %to, "preferred leader");
-            if from == self.node() {
-                self.transfer_if_ready(now, group, to);
-            } else {
-                let rpc = self.next_id();
-                self.send_rpc(now, from, rpc, &Ask::Transfer { group, to });
-            }
+            self.ask_to_hand_over(now, group, from, to);
+        }
+    }
+
+    /// Asks a leader for its leadership of a group.
+    pub(super) fn ask_to_hand_over(&mut self, now: Now, group: GroupId, from: NodeId, to: NodeId) {
+        if from == self.node() {
+            self.transfer_if_ready(now, group, to);
+        } else {
+            let rpc = self.next_id();
+            self.send_rpc(now, from, rpc, &Ask::Transfer { group, to });
         }
     }
 }

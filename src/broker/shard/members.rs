@@ -2,8 +2,9 @@
 //!
 //! Every replica here looks at its group now and then, and when a broker's standing changed: a leader changes the members one step
 //! at a time, a replica of a group that cannot have a leader asks the controllers for a new generation. Orders come from this node's
-//! own copy of the controller log alone; what was done is reported until the log shows that it was heard. Not here: what is to be
-//! done (`ctl::members`), who decides generations (`control`, `ctl::generations`), the rules of either change (`raftlog`).
+//! own copy of the controller log alone; what was done is reported until the log shows that it was heard: seals, and groups that are
+//! where a reassignment wants them. Not here: what is to be done (`ctl::members`), who decides generations (`control`,
+//! `ctl::generations`), the rules of either change (`raftlog`).
 //! Invariants:
 //! - nothing here is remembered that a restart would miss: image and logs say it all;
 //! - a look changes a bounded number of groups; the rest follows in the next turns.
@@ -14,6 +15,7 @@ use super::{CONTROLLER, Now, Shard};
 use crate::ctl::command::Command as CtlCommand;
 use crate::ctl::image::{Image, Partition as Placed};
 use crate::ctl::members::{self, Next, View};
+use crate::ctl::reassign::Arrival;
 use crate::raftlog::core::{GenerationEffect, Millis, PeerProgress, Role};
 use crate::raftlog::generation::SealReport;
 use crate::segment::{Doubt, Epoch, Generation, GroupId, NodeId, ReplicaId};
@@ -26,16 +28,16 @@ const LOOK_PARTITIONS_PER_MS: u64 = 4;
 const CHANGES: usize = 256;
 const NEXT_PART_MS: Millis = 10;
 /// A peer that a leader has heard within this is not gone, whatever the controllers say.
-const HEARD_MS: Millis = 400;
+pub(super) const HEARD_MS: Millis = 400;
 /// How long learners that are caught up wait for others, to become voters together.
-const TOGETHER_MS: Millis = 2_000;
+pub(super) const TOGETHER_MS: Millis = 2_000;
 /// How often what the controllers have not acted on yet is repeated: seals less and less often, as long as nothing changes.
 const REPEAT_MS: Millis = 500;
 const REPEAT_MAX_MS: Millis = 16_000;
 /// How long a request for new generations may take.
 const ASK_MS: u64 = 3_000;
 /// A damaged replica, or one in doubt, mostly gets well within this; then its vote is not waited for.
-const HEALING_MS: Millis = 2_000;
+pub(super) const HEALING_MS: Millis = 2_000;
 /// A report that a replica is unfit is repeated with every look, and holds for this much longer.
 const UNFIT_MS: Millis = 1_500;
 /// Reports in one message, requests in one command.
@@ -54,6 +56,8 @@ pub struct Members {
     /// Which leadership of the controllers seals were last reported to.
     told: Leadership,
     asked: Millis,
+    /// When arrivals were last told.
+    arrivals_told: Millis,
     /// Seals that are durable and were not sent yet.
     reports: Vec<(GroupId, SealReport)>,
     /// Since when learners wait for others.
@@ -76,6 +80,7 @@ impl Members {
             seal_pause: REPEAT_MS,
             told: None,
             asked: 0,
+            arrivals_told: 0,
             reports: Vec::new(),
             together: BTreeMap::new(),
             ailing: BTreeMap::new(),
@@ -108,6 +113,8 @@ struct Found {
     changes: usize,
     /// Groups that can go on in a new generation.
     stuck: Vec<(GroupId, u64)>,
+    /// Groups that are where they were to be.
+    arrived: Vec<Arrival>,
     /// Groups that have to wait for replicas.
     waiting: Vec<GroupId>,
     /// By the node that leads them: groups whose replica here is no voter to count on.
@@ -134,6 +141,7 @@ impl Shard {
     }
 
     fn look_at_members(&mut self, now: Now) {
+        self.tend_leaving();
         if self.config.node.shrink_min_voters == usize::MAX {
             // Members are somebody else's business: the simulator's orders.
             return;
@@ -174,13 +182,20 @@ impl Shard {
             }
         }
         self.ask_for_generations(now, found.stuck);
+        self.tell_arrivals(now, found.arrived);
     }
 
     /// Voters on this node are damaged, or may have lost something.
     pub(super) fn note_unfit(&mut self, now: Now, node: NodeId, groups: Vec<GroupId>) {
         let until = now.mono + UNFIT_MS + self.partitions.len() as u64 / LOOK_PARTITIONS_PER_MS;
-        let known = groups.into_iter().filter(|group| self.partitions.contains_key(group));
+        let is_here = |group: &GroupId| *group == CONTROLLER || self.partitions.contains_key(group);
+        let known = groups.into_iter().filter(is_here);
         self.members.unfit.extend(known.map(|group| ((group, node), until)));
+    }
+
+    /// Whether this node said of its replica of the group that it is not to be counted on.
+    pub(super) fn is_unfit(&self, now: Now, group: GroupId, node: NodeId) -> bool {
+        self.members.unfit.get(&(group, node)).is_some_and(|until| *until > now.mono)
     }
 
     /// Whether the replica here can be counted on; false only when it has been ailing for a while.
@@ -224,6 +239,7 @@ impl Shard {
         }
         let next = self.next_step(now, image, placed, is_sound, leads.then_some(&peers));
         self.members.peers = peers;
+        found.arrived.extend(self.arrival(placed).filter(|_| leads && is_sound));
         if next == Next::Wait {
             self.members.together.entry(group).or_insert(now.mono);
         } else {
@@ -268,8 +284,7 @@ impl Shard {
             if replica == me {
                 return !is_sound;
             }
-            let unfit = self.members.unfit.get(&(group, replica.node));
-            if unfit.is_some_and(|until| *until > now.mono) {
+            if self.is_unfit(now, group, replica.node) {
                 return true;
             }
             let dead = image.brokers.get(&replica.node).is_none_or(|broker| broker.dead);
@@ -283,10 +298,12 @@ impl Shard {
             configuration: core.configuration().0,
             me,
             assigned: &placed.replicas,
+            target: placed.target(),
             is_gone: &is_gone,
             is_heard: &is_heard,
             is_live: &is_live,
             is_caught_up: &|replica| peer(replica).is_some_and(|peer| peer.is_caught_up),
+            known: image.applied,
             counts: &|replica| peer(replica).is_some_and(|peer| peer.counts),
             min_voters: self.config.node.shrink_min_voters,
             is_patience_over: since.is_some_and(|since| now.mono >= since + TOGETHER_MS),
@@ -298,7 +315,7 @@ impl Shard {
     }
 
     /// Begins a change; false if something stands in its way.
-    fn change_members(
+    pub(super) fn change_members(
         &mut self,
         now: Now,
         group: GroupId,
@@ -323,6 +340,32 @@ impl Shard {
                 tracing::debug!(%group, %error, voters = ?to, learners = ?rest, "members stay");
                 false
             }
+        }
+    }
+
+    /// What the leader of a group that moves tells the controllers once nobody votes who is to leave. Those are learners then, which
+    /// nobody needs, in whatever generation this still is when the controllers write it down.
+    fn arrival(&self, placed: &Placed) -> Option<Arrival> {
+        let moving = placed.moving.as_ref()?;
+        let core = self.engine.core(placed.group)?;
+        let (configuration, id) = core.configuration();
+        let is_committed = core.is_established() && id.index <= core.commit();
+        let is_current = core.epoch().generation.0 == placed.generation;
+        let (group, generation) = (placed.group, placed.generation);
+        let arrival = Arrival { group, since: moving.since, generation, configuration: id };
+        (is_committed && is_current && placed.is_at(configuration)).then_some(arrival)
+    }
+
+    /// Groups that have arrived; told again until the controllers have written it down.
+    fn tell_arrivals(&mut self, now: Now, mut arrived: Vec<Arrival>) {
+        if arrived.is_empty() || now.mono < self.members.arrivals_told + REPEAT_MS {
+            return;
+        }
+        self.members.arrivals_told = now.mono;
+        while !arrived.is_empty() {
+            let arrivals = arrived.split_off(arrived.len().saturating_sub(BATCH));
+            let command = CtlCommand::Arrived { arrivals };
+            self.route(now, command, now.mono + ASK_MS, Target::Internal);
         }
     }
 
@@ -378,9 +421,8 @@ impl Shard {
 
     pub(super) fn on_generation(&mut self, now: Now, group: GroupId, what: GenerationEffect) {
         match what {
-            GenerationEffect::Sealed(report) if group != CONTROLLER => {
-                self.members.reports.push((group, report));
-            }
+            what if group == CONTROLLER => self.on_own_generation(now, what),
+            GenerationEffect::Sealed(report) => self.members.reports.push((group, report)),
             GenerationEffect::TakeOverRefused { generation, reason } => {
                 tracing::error!(%group, %generation, reason, "this replica was to take its group over and is not what was \
                     decided on");

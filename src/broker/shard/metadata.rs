@@ -2,8 +2,11 @@
 //!
 //! How a node finds its cluster: a directory that is empty asks every controller `WhoAreYou`. Whoever belongs to a cluster answers
 //! with it; only when *all* controllers answer "empty" does the lowest of them found a new one (design section 6).
-//! A replica is created when the log places it here and deleted when the log holds the topic's tombstone, never because something
-//! is absent (reliability.md I13). Registration opens the boot gate (safety.md F16).
+//! A replica is created when the log places it here and deleted when the log holds the topic's tombstone, or its own once it has moved
+//! away, never because something is absent (reliability.md I13). Registration opens the boot gate (safety.md F16). None is created
+//! before it: a process that reads the log again, or has lost part of it, meets placements of replicas that it deleted in an earlier life,
+//! and one made anew would bear an id that has voted and acknowledged (F6). What is committed behind the registration is newer than
+//! anything this disk has acted on.
 
 use super::control::Target;
 use super::rpc::{Answer, Ask};
@@ -11,6 +14,7 @@ use super::snapshot::Snapshots;
 use super::{CONTROLLER, Now, Shard, ShardConfig};
 use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
+use crate::ctl::configs;
 use crate::ctl::image::{Change, Image};
 use crate::ctl::record::Batch;
 use crate::mutation::{Mutation, on};
@@ -29,6 +33,8 @@ const ASK_MS: u64 = 100;
 const REGISTER_MS: u64 = 3_000;
 /// broker.heartbeat.interval.ms, unless the session is short.
 const HEARTBEAT_MS: u64 = 2_000;
+/// Bytes a second for replicas far behind.
+const THROTTLE: &str = "leader.replication.throttled.rate";
 /// Controller entries read at once.
 const APPLY_BYTES: usize = 4 << 20;
 
@@ -46,6 +52,8 @@ pub struct Membership {
     stopping: bool,
     /// The log holds something this version cannot apply, or could not be read for a session: nothing is acted on any more.
     broken: bool,
+    /// The image came to a registration of this process: it is newer than anything that this disk's replicas were deleted by.
+    is_level: bool,
     /// Since when entries cannot be read; they are read again until a session has passed.
     unread_since: Option<Millis>,
 }
@@ -71,6 +79,7 @@ impl Membership {
             next: 0,
             stopping: false,
             broken: false,
+            is_level: false,
             unread_since: None,
         }
     }
@@ -95,6 +104,15 @@ impl Membership {
     fn next_to_read(&self, commit: Index) -> Option<Index> {
         let seen = self.snapshots.looked_through().unwrap_or(self.applied);
         (seen < commit && !self.broken).then(|| seen.next())
+    }
+
+    /// Those who founded the cluster.
+    pub(super) fn founders(&self) -> &[ReplicaId] {
+        &self.voters
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     pub(super) fn is_joined(&self) -> bool {
@@ -140,7 +158,7 @@ impl Shard {
     }
 
     /// This node's identity in group 0.
-    fn own_voter(&self) -> ReplicaId {
+    pub(super) fn own_voter(&self) -> ReplicaId {
         ReplicaId { node: self.node(), assignment: 0, directory: self.config.directory }
     }
 
@@ -208,10 +226,15 @@ impl Shard {
                 }
                 let wiped = voters.iter().any(|v| v.node == self.node() && *v != self.own_voter());
                 if wiped && !self.config.node.is_broker {
-                    tracing::error!(
-                        "this controller's directory is new; it may not vote until it is admitted"
+                    if !self.admits_controllers() {
+                        tracing::error!(
+                            "this controller's directory is new; it may not vote until it is admitted"
+                        );
+                        return;
+                    }
+                    tracing::warn!(
+                        "this controller's directory is new; it votes when the others have admitted it"
                     );
-                    return;
                 }
                 self.join_cluster(now, cluster, voters);
             }
@@ -259,7 +282,7 @@ impl Shard {
             return;
         }
         if !self.config.node.is_broker {
-            return;
+            return self.tick_controller_apart(now);
         }
         if self.membership.stopping {
             // Until it is in the log: whoever leads the controllers by then has to know that nobody died.
@@ -344,6 +367,8 @@ impl Shard {
             self.engine.set_incarnation(number);
             self.engine.open_gate(now.mono);
             self.status.registered = true;
+            self.membership.is_level = true;
+            self.placing.resume();
         }
     }
 
@@ -367,6 +392,9 @@ impl Shard {
     /// Announces an orderly stop: the session ends, no registration follows.
     pub(super) fn announce_stop(&mut self, now: Now) {
         self.membership.stopping = true;
+        if !self.config.node.is_broker {
+            self.send_heartbeat(now, 0, true);
+        }
         if let Registration::Known(number) | Registration::Open(number) = self.membership.registration {
             self.send_heartbeat(now, number, true);
         }
@@ -406,8 +434,10 @@ impl Shard {
         }
         self.cut_controller_log(now);
         for change in &changes {
-            if let Change::GroupRemoved { group, .. } = change {
-                removed.insert(*group);
+            match change {
+                Change::GroupRemoved { group, .. } => drop(removed.insert(*group)),
+                Change::ReplicaRemoved { group, replica } => self.remove_moved(*group, *replica),
+                _ => {}
             }
         }
         for group in removed {
@@ -471,6 +501,7 @@ impl Shard {
 
     fn remove_replica(&mut self, group: GroupId) {
         self.hints.remove(&group);
+        self.leaving.remove(&group);
         self.leadership_news = true;
         let was_read = self.placing.forget(group);
         if self.partitions.contains_key(&group) {
@@ -490,7 +521,10 @@ impl Shard {
             Change::GroupChanged { group } => self.on_group_changed(now, group),
             Change::BrokerChanged { node } => self.on_broker_changed(now, node),
             Change::TopicConfigChanged { topic } => self.refresh_configs(now, Some(topic)),
-            Change::ClusterConfigChanged => self.refresh_configs(now, None),
+            Change::ClusterConfigChanged => {
+                self.set_throttle();
+                self.refresh_configs(now, None)
+            }
             _ => {}
         }
     }
@@ -531,7 +565,9 @@ impl Shard {
         let Some((topic, _, partition)) = image.group(group) else { return };
         let is_here = |directory| directory == self.config.directory || on(Mutation::AdoptOldIdentity);
         let me = |r: &&ReplicaId| r.node == self.node() && is_here(r.directory);
-        let Some(replica) = partition.replicas.iter().find(me).copied() else { return };
+        let placed = partition.replicas.iter().find(me).copied();
+        let leaving = self.leaving.get(&group).filter(|_| self.orphans.contains_key(&group)).copied();
+        let Some(replica) = placed.or(leaving) else { return };
         let config = image.topic_config(topic, &self.config.node.defaults);
         let options = group_options(&config);
         if let Some(found) = self.orphans.remove(&group) {
@@ -543,9 +579,11 @@ impl Shard {
             let (p, next) = Partition::recover(&found, config);
             return self.begin_replay(found, p, next);
         }
-        // One that was placed later has no vote and no configuration before the leader's log gives it one.
-        let founds = partition.founders().contains(&replica);
-        let voters = if founds { partition.founders().to_vec() } else { Vec::new() };
+        if !self.membership.is_level && !on(Mutation::CreateBeforeRegistration) {
+            return self.placing.defer(group, topic_id, number);
+        }
+        let voters = partition.voters_at_creation(replica).to_vec();
+        let campaign = voters.first() == Some(&replica);
         let configuration = Configuration { voters, ..Configuration::default() };
         let generation = Generation(partition.generation);
         let spec = GroupSpec {
@@ -556,7 +594,6 @@ impl Shard {
             hard_state: HardState { epoch: Epoch { generation, term: Term(0) }, ..HardState::default() },
             options,
         };
-        let campaign = partition.generation == 0 && partition.founders().first() == Some(&replica);
         self.partitions.insert(group, Partition::new(group, replica, config));
         if let Err(error) = self.engine.create(now.mono, spec, campaign) {
             tracing::error!(%group, %error, "replica cannot be created");
@@ -577,6 +614,15 @@ impl Shard {
                 Flush { is_async: config.flush_async, ms: config.flush_ms, messages: config.flush_messages };
             self.engine.set_flush(now.mono, group, flush);
         }
+    }
+
+    /// How fast replicas far behind are brought up from here.
+    pub(super) fn set_throttle(&mut self) {
+        let own = self.image.broker_configs.get(&self.node());
+        let defaults = &self.config.node.defaults;
+        let rate = configs::broker_number(THROTTLE, own, &self.image.configs, defaults);
+        let limit = rate.filter(|rate| *rate != i64::MAX).and_then(|rate| u64::try_from(rate).ok());
+        self.engine.set_recovery_rate(limit.unwrap_or(0));
     }
 
     fn refresh_configs(&mut self, now: Now, only: Option<Uuid>) {

@@ -6,13 +6,16 @@
 //! - `produce`, `fetch`, `reads`: what clients ask of partitions.
 //! - `metadata`: the controller log applied; replicas created and deleted; registration. `placing`: many of them, little by little.
 //! - `snapshot`: the controller log cut behind snapshots of the image.
-//! - `members`: who votes in the groups here, and generation changes.
+//! - `members`: who votes in the groups here, and generation changes. `leaving`: replicas that moved away.
+//! - `controllers`: who votes in the controllers' own group, and its generations.
 //! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 #[cfg(test)]
-mod alone_tests;
+pub(crate) mod alone_tests;
 mod control;
+mod controllers;
 mod fetch;
+mod leaving;
 mod members;
 mod metadata;
 mod orders;
@@ -133,6 +136,13 @@ pub enum Command {
         groups: Vec<GroupId>,
         /// In the same order.
         reply: oneshot::Sender<Vec<PartitionState>>,
+    },
+    /// Ask the leaders of groups to hand them to other nodes.
+    HandOver {
+        /// Which, and to whom.
+        moves: Vec<(GroupId, NodeId)>,
+        /// They were asked.
+        reply: oneshot::Sender<()>,
     },
     /// Ask the controller leader.
     Controller {
@@ -277,12 +287,15 @@ pub struct Shard {
     reads: Map<u64, reads::PendingRead>,
     quorums: quorum::Quorums,
     control: control::Control,
+    controllers: controllers::Controllers,
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
     members: members::Members,
     recovery: recovery::Reports,
     orphans: Map<GroupId, RecoveredGroup>,
     placing: placing::Placing,
+    /// Replicas that have moved to other brokers and are to be deleted.
+    leaving: BTreeMap<GroupId, ReplicaId>,
     /// Partitions led here.
     led: usize,
     /// Somebody began or ceased to lead since the last look.
@@ -308,6 +321,7 @@ impl Shard {
         let node = config.node.clone();
         let mut shard = Self {
             control: control::Control::new(now.mono),
+            controllers: controllers::Controllers::new(now.mono),
             membership: metadata::Membership::new(&config),
             upkeep: upkeep::Upkeep::new(now.mono, &node),
             members: members::Members::new(now.mono),
@@ -329,6 +343,7 @@ impl Shard {
             quorums: quorum::Quorums::default(),
             orphans: Map::default(),
             placing: placing::Placing::default(),
+            leaving: BTreeMap::new(),
             led: 0,
             leadership_news: true,
             newly_led: Vec::new(),
@@ -346,6 +361,7 @@ impl Shard {
                 shard.dials.push((*id, address.clone()));
             }
         }
+        shard.set_throttle();
         shard.start_membership(now, recovered);
         shard
     }
@@ -430,6 +446,14 @@ impl Shard {
                 let states = groups.iter().map(|group| self.partition_state(now, *group)).collect();
                 let _gone_client = reply.send(states);
             }
+            Command::HandOver { moves, reply } => {
+                for (group, to) in moves {
+                    if let Some(leader) = self.leader_of(group) {
+                        self.ask_to_hand_over(now, group, leader.node, to);
+                    }
+                }
+                let _gone_client = reply.send(());
+            }
             Command::Controller { command, timeout_ms, reply } => {
                 self.ask_controller(now, command, timeout_ms, reply)
             }
@@ -450,6 +474,7 @@ impl Shard {
         self.place_some(now);
         self.tick_upkeep(now);
         self.tick_members(now);
+        self.tick_controllers(now);
         self.process_events(now);
         // Not within the events: some may still speak of the replica that goes.
         if !self.superseded.is_empty() {
@@ -464,6 +489,7 @@ impl Shard {
         }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
         next = next.min(self.control.deadline()).min(self.members_deadline()).min(self.recovery.deadline());
+        next = next.min(self.controllers.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
             if let Some((at, _)) = queue.first() {
                 next = next.min(*at);
@@ -553,10 +579,12 @@ impl Shard {
                     self.on_leadership(now, group);
                 }
             }
+            GroupEvent::Configured { group: CONTROLLER, .. } => self.controllers.look_now(),
             // Who is in sync is looked at anew; placement follows the controller log.
             GroupEvent::Configured { .. } => self.upkeep.in_sync_now(),
             GroupEvent::Removed { group, configuration } => {
                 self.note_removed(group, configuration.epoch.generation);
+                self.let_go(group);
             }
             GroupEvent::Superseded { group, by, generation } => self.note_superseded(group, by, generation),
             GroupEvent::Generation { group, what } => self.on_generation(now, group, what),
@@ -675,6 +703,7 @@ impl Shard {
 
     fn on_hello(&mut self, now: Now, hello: Hello) {
         self.gone.remove(&hello.node);
+        self.controllers.is_back(hello.node);
         self.note_connection(now, hello.node, true);
         self.engine.set_peer_boot(now.mono, hello.node, hello.boot);
         self.dials.push((hello.node, hello.address));

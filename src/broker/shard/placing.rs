@@ -8,8 +8,8 @@
 
 use super::{Now, Shard};
 use crate::broker::partition::Partition;
-use crate::segment::{GroupId, Index, RecoveredGroup};
-use std::collections::VecDeque;
+use crate::segment::{GroupId, Index, RecoveredGroup, ReplicaId};
+use std::collections::{BTreeMap, VecDeque};
 use uuid::Uuid;
 
 /// Replicas taken up in one turn: a new one costs a directory and a file.
@@ -27,6 +27,8 @@ struct Replaying {
 pub struct Placing {
     waiting: VecDeque<(GroupId, Uuid, i32)>,
     replaying: Option<Replaying>,
+    /// To be made when this broker is registered (`metadata`).
+    deferred: BTreeMap<GroupId, (Uuid, i32)>,
 }
 
 impl Placing {
@@ -39,13 +41,31 @@ impl Placing {
             || self.replaying.as_ref().is_some_and(|r| r.found.group == group)
     }
 
+    /// Not before the registration.
+    pub(super) fn defer(&mut self, group: GroupId, topic: Uuid, partition: i32) {
+        self.deferred.insert(group, (topic, partition));
+    }
+
+    /// What was deferred stands in line again.
+    pub(super) fn resume(&mut self) {
+        let deferred = std::mem::take(&mut self.deferred);
+        self.waiting
+            .extend(deferred.into_iter().map(|(group, (topic, partition))| (group, topic, partition)));
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.replaying.is_none()
+    }
+
+    /// Whether the log of this very replica is being read.
+    pub(super) fn is_replaying(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.replaying.as_ref().is_some_and(|r| r.found.group == group && r.found.replica == replica)
     }
 
     /// The group was deleted while its log was read: true if that was so.
     pub(super) fn forget(&mut self, group: GroupId) -> bool {
         self.waiting.retain(|(waiting, ..)| *waiting != group);
+        self.deferred.remove(&group);
         self.replaying.take_if(|r| r.found.group == group).is_some()
     }
 }

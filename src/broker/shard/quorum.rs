@@ -8,6 +8,7 @@ use super::rpc::{Answer, Ask};
 use super::{CONTROLLER, Now, Shard, leader_epoch};
 use crate::broker::api::{PartitionError, Quorum, QuorumReplica};
 use crate::raftlog::core::{PeerProgress, Role};
+use crate::raftlog::heir;
 use crate::segment::{GroupId, Index, NodeId};
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
@@ -66,6 +67,7 @@ impl Shard {
             generation: epoch.generation.0,
             is_joint: configuration.is_joint(),
             high_watermark: self.offset_after(group, commit, last),
+            heir: heir::of(&configuration.voters).filter(|_| group == CONTROLLER).map(|heir| heir.node),
             voters: Vec::new(),
             learners: Vec::new(),
         };

@@ -4,7 +4,7 @@
 use crate::broker::api::Quorum;
 use crate::ctl::command::{Command, Error, Reply};
 use crate::ctl::recovery::{Holding, PartitionReport};
-use crate::raftlog::generation::SealReport;
+use crate::raftlog::generation::{Decision, SealReport};
 use crate::segment::{GroupId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,8 @@ pub enum Ask {
     },
     /// What the leader of the controllers' group knows of its replicas.
     Quorum,
+    /// Which generation is the controllers' group in, and how did that begin? A node asks that hears of a later one than its own.
+    ControllerGeneration,
     /// The controller asks a leader to hand a group to a preferred replica.
     Transfer {
         /// Which group.
@@ -103,6 +105,11 @@ pub enum Answer {
     Quorum {
         /// Known.
         quorum: Option<Quorum>,
+    },
+    /// How the generation of the controllers' group began that the asked node is in; none if it is the first.
+    ControllerGeneration {
+        /// As its survivor decided.
+        decision: Option<Decision>,
     },
     /// Done.
     Ok,

@@ -21,7 +21,7 @@ const fn fixed(
     rule: Rule,
     doc: &'static str,
 ) -> BrokerKey {
-    BrokerKey { name, kind, default, rule, effect: Effect::Applied, dynamic: false, doc }
+    BrokerKey { name, kind, default, rule, effect: Effect::Applied, dynamic: false, own: false, doc }
 }
 
 /// A key that can be changed at run time, for all brokers: the default of a topic key.
@@ -32,7 +32,12 @@ const fn dynamic(
     rule: Rule,
     doc: &'static str,
 ) -> BrokerKey {
-    BrokerKey { name, kind, default, rule, effect: Effect::Applied, dynamic: true, doc }
+    BrokerKey { name, kind, default, rule, effect: Effect::Applied, dynamic: true, own: false, doc }
+}
+
+/// A limit in bytes a second that can be changed at run time, for one broker or for all.
+const fn throttle(name: &'static str, doc: &'static str) -> BrokerKey {
+    BrokerKey { own: true, ..fixed(name, Kind::Long, Some(MAX), Rule::AtLeast(1), doc) }
 }
 
 /// A key that is taken and stored, and does nothing.
@@ -73,14 +78,20 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Default of the topic's compression.zstd.level.")),
     fixed("connections.max.idle.ms", Kind::Long, Some("600000"), Rule::AtLeast(1),
         "Idle time after which a client's connection is closed."),
+    fixed("controller.quorum.heir.timeout.ms", Kind::Int, Some("10000"), Rule::AtLeast(0),
+        "Kontiki's own. When two controllers are left to vote, one of them, the heir, goes on without the other after so \
+         long a silence; 0 = never."),
     fixed("default.replication.factor", Kind::Int, None, Rule::Between(1, 32767),
         "Replicas of a partition where the request names no count; not set = 3, or as many as there are brokers."),
     fixed("delete.topic.enable", Kind::Boolean, Some("true"), Rule::Any,
         "Whether topics can be deleted."),
+    stored(Effect::Stored("the rate of the leader's side bounds what replicas far behind get"),
+        throttle("follower.replication.throttled.rate",
+        "Bytes a second that this broker's replicas far behind take.")),
     stored(Effect::Stored("versions are agreed on by ApiVersions; tools read this key to guess the level"),
         fixed("inter.broker.protocol.version", Kind::String, Some("4.1-IV1"), Rule::Any,
         "The Kafka level whose behaviour is followed.")),
-    fixed("leader.replication.throttled.rate", Kind::Long, Some(MAX), Rule::AtLeast(1),
+    throttle("leader.replication.throttled.rate",
         "Bytes a second that replicas far behind get from this broker, in records that are committed already."),
     fixed("listeners", Kind::String, None, Rule::Any,
         "Address bound for clients."),
@@ -171,6 +182,9 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "How often idempotent producers are looked through for those to forget; one that wrote since the last look stays."),
     fixed("producer.id.expiration.ms", Kind::Int, Some("86400000"), Rule::AtLeast(1),
         "An idempotent producer whose newest record is older than this is forgotten by the partition."),
+    stored(Effect::Stored("a broker has one data directory"),
+        throttle("replica.alter.log.dirs.io.max.bytes.per.second",
+        "Bytes a second that move between data directories of a broker.")),
     fixed("replica.lag.time.max.ms", Kind::Long, Some("30000"), Rule::AtLeast(1),
         "Time after which a replica that does not keep up with the leader's end is no longer in sync."),
     fixed("shrink.grace.ms", Kind::Long, Some("300000"), Rule::AtLeast(0),

@@ -6,6 +6,7 @@
 use super::{BROKER_KEYS, BrokerKey, Effect, Kind, Source, TOPIC_KEYS, TopicKey, convert, effective};
 use crate::ctl::command::Defaults;
 use crate::ctl::image::{Image, Topic};
+use crate::segment::NodeId;
 use std::collections::BTreeMap;
 
 /// One configuration as DescribeConfigs shows it.
@@ -70,19 +71,19 @@ pub fn describe_overrides(
         .collect()
 }
 
-/// Every broker configuration, as it is for all brokers with these defaults.
-pub fn describe_broker(image: &Image, defaults: &Defaults) -> Vec<ConfigEntry> {
+/// Every broker configuration, as it is for a broker with these defaults; without one, for all brokers.
+pub fn describe_broker(image: &Image, node: Option<NodeId>, defaults: &Defaults) -> Vec<ConfigEntry> {
     BROKER_KEYS
         .iter()
         .map(|key| {
-            let synonyms = broker_synonyms(key, image, defaults);
+            let synonyms = broker_synonyms(key, image, node, defaults);
             let (value, source) =
                 synonyms.first().map_or((None, Source::Default), |s| (s.value.clone(), s.source));
             ConfigEntry {
                 name: key.name.into(),
                 value,
                 source,
-                read_only: !key.dynamic,
+                read_only: !key.dynamic && !key.own,
                 sensitive: false,
                 kind: key.kind,
                 documentation: documentation(key.doc, key.effect),
@@ -123,8 +124,17 @@ fn topic_synonyms(
     synonyms
 }
 
-fn broker_synonyms(key: &BrokerKey, image: &Image, defaults: &Defaults) -> Vec<ConfigSynonym> {
+fn broker_synonyms(
+    key: &BrokerKey,
+    image: &Image,
+    node: Option<NodeId>,
+    defaults: &Defaults,
+) -> Vec<ConfigSynonym> {
     let mut synonyms = Vec::new();
+    let own = node.and_then(|node| image.broker_configs.get(&node));
+    if let Some(value) = own.and_then(|own| own.get(key.name)) {
+        synonyms.push(synonym(key.name, value, Source::DynamicBroker));
+    }
     if let Some(value) = image.configs.get(key.name) {
         synonyms.push(synonym(key.name, value, Source::DynamicDefaultBroker));
     }

@@ -28,7 +28,7 @@ const BROKERS: &str = "
 
 Static keys are read when a broker starts. Dynamic ones can be changed at run time for the whole cluster
 (`kafka-configs --entity-type brokers --entity-default`); they are the defaults of topics that do not set the key
-themselves.
+themselves. Those that are dynamic per broker can be set for one broker too (`--entity-name ID`), which comes first.
 
 ";
 
@@ -60,7 +60,12 @@ pub fn page() -> String {
                 key.kind.name().into(),
                 default(key.default),
                 valid(key.rule),
-                if key.dynamic { "dynamic" } else { "static" }.into(),
+                match (key.own, key.dynamic) {
+                    (true, _) => "dynamic, per broker",
+                    (false, true) => "dynamic",
+                    (false, false) => "static",
+                }
+                .into(),
                 documentation(key.doc, key.effect),
             ],
         );

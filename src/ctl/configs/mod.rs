@@ -134,6 +134,8 @@ pub struct BrokerKey {
     pub effect: Effect,
     /// Can be changed at run time, for the whole cluster.
     pub dynamic: bool,
+    /// Can be changed at run time, for one broker or for all.
+    pub own: bool,
     /// One sentence or two.
     pub doc: &'static str,
 }
@@ -186,10 +188,35 @@ pub fn check_topic_value(name: &str, value: &str) -> Result<String, Error> {
 pub fn check_dynamic_value(name: &str, value: &str) -> Result<String, Error> {
     let key = broker_key(name)
         .ok_or_else(|| Error::InvalidConfig(format!("unknown broker config name `{name}`")))?;
-    if !key.dynamic {
+    if !key.dynamic && !key.own {
         return Err(Error::InvalidConfig(format!("{name} cannot be changed at run time")));
     }
     check(key.name, key.kind, key.rule, value).map_err(Error::InvalidConfig)
+}
+
+/// Checks a value of a broker key that is set at run time for one broker; gives the text to store.
+///
+/// # Errors
+/// `InvalidConfig`: as [`check_dynamic_value`], or the key is the same for all brokers.
+pub fn check_own_value(name: &str, value: &str) -> Result<String, Error> {
+    match broker_key(name) {
+        Some(key) if !key.own => {
+            let how = if key.dynamic { "for all brokers at once" } else { "when the broker starts" };
+            Err(Error::InvalidConfig(format!("{name} can only be set {how}")))
+        }
+        _ => check_dynamic_value(name, value),
+    }
+}
+
+/// The number a broker has in force under a key that can be set for one broker: its own, else that of all, else that of its start.
+pub fn broker_number(
+    name: &str,
+    own: Option<&BTreeMap<String, String>>,
+    cluster: &BTreeMap<String, String>,
+    defaults: &Defaults,
+) -> Option<i64> {
+    let values = [own, Some(cluster), Some(&defaults.broker)];
+    values.into_iter().flatten().find_map(|values| values.get(name)?.trim().parse().ok())
 }
 
 /// Checks everything a node's file, environment and flags say under Kafka's broker keys.

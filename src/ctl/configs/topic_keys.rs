@@ -73,7 +73,7 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
         &[same("log.flush.interval.ms"), same("log.flush.scheduler.interval.ms")],
         "With flush.mode=async: time after which the sync of what is written begins; the default stands for 1000. With sync there is \
          nothing left to sync."),
-    stored(Effect::Stored("replication is not throttled"),
+    stored(Effect::Stored("every replica far behind is throttled alike, by the broker's leader.replication.throttled.rate"),
         key("follower.replication.throttled.replicas", Kind::List, "", Rule::ThrottledReplicas, &[],
         "Replicas whose replication is throttled on the follower's side: `partition:broker` pairs, or `*`.")),
     key("index.interval.bytes", Kind::Int, "4096", Rule::AtLeast(0),
@@ -81,7 +81,7 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
         "Bytes of log between two entries of the sparse indexes."),
     TopicKey { hidden: true, ..key("internal.segment.bytes", Kind::Int, "1073741824", Rule::AtLeast(1), &[],
         "Segment size without the lower bound of segment.bytes, for tests.") },
-    stored(Effect::Stored("replication is not throttled"),
+    stored(Effect::Stored("every replica far behind is throttled alike, by the broker's leader.replication.throttled.rate"),
         key("leader.replication.throttled.replicas", Kind::List, "", Rule::ThrottledReplicas, &[],
         "Replicas whose replication is throttled on the leader's side: `partition:broker` pairs, or `*`.")),
     stored(NO_TIERS, key("local.retention.bytes", Kind::Long, "-2", Rule::AtLeast(-2),

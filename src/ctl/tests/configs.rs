@@ -294,7 +294,7 @@ fn described_broker_shows_static_dynamic_and_default_values() {
     let image = image_with(&[], &[("log.retention.ms", "4")]);
     let broker = with(&[("node.id", "3"), ("log.retention.ms", "9"), ("some.plugin", "x")]);
     let defaults = Defaults { broker, num_partitions: 4, replication_factor: None };
-    let entries = describe_broker(&image, &defaults);
+    let entries = describe_broker(&image, None, &defaults);
     assert_eq!(entries.len(), BROKER_KEYS.len());
     let retention = entry(&entries, "log.retention.ms");
     assert_eq!(

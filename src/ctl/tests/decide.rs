@@ -501,6 +501,48 @@ pub(crate) fn producer_ids_come_in_blocks_and_never_twice() {
 }
 
 #[test]
+fn throttles_are_set_for_one_broker_or_for_all_and_taken_back() {
+    let rate = "leader.replication.throttled.rate";
+    let mut log = Log::with_brokers(&[None, None]);
+    let own = |log: &mut Log, node: i32, changes: Vec<ConfigChange>| {
+        log.run(&Command::AlterBroker { node: NodeId(node), changes, validate_only: false })
+    };
+    let number = |log: &Log, node: i32| {
+        let own = log.image.broker_configs.get(&NodeId(node));
+        crate::ctl::configs::broker_number(rate, own, &log.image.configs, &log.defaults)
+    };
+    alter(&mut log, None, vec![set(rate, "7")]).unwrap();
+    own(&mut log, 1, vec![set(rate, "5"), set("follower.replication.throttled.rate", "6")]).unwrap();
+    assert_eq!((number(&log, 0), number(&log, 1)), (Some(7), Some(5)));
+    let described =
+        crate::ctl::configs::describe::describe_broker(&log.image, Some(NodeId(1)), &log.defaults);
+    let entry = described.iter().find(|entry| entry.name == rate).unwrap();
+    assert_eq!((entry.value.as_deref(), entry.source as i8, entry.read_only), (Some("5"), 2, false));
+    let written = log.index;
+    own(&mut log, 1, vec![set(rate, "5")]).unwrap();
+    assert_eq!(log.index, written, "nothing new");
+    // The tool takes back whatever it may have set, on every broker.
+    let unset = |name: &str| change(name, ConfigOp::Delete, None);
+    let all = [rate, "follower.replication.throttled.rate", "replica.alter.log.dirs.io.max.bytes.per.second"];
+    for node in 0..2 {
+        own(&mut log, node, all.map(unset).to_vec()).unwrap();
+    }
+    assert_eq!((number(&log, 1), log.image.broker_configs.len()), (Some(7), 0));
+    refused!(
+        own(&mut log, 1, vec![set("log.retention.ms", "5")]).unwrap_err(),
+        InvalidConfig,
+        "for all brokers at once"
+    );
+    refused!(
+        own(&mut log, 1, vec![set("node.id", "5")]).unwrap_err(),
+        InvalidConfig,
+        "when the broker starts"
+    );
+    refused!(own(&mut log, 1, vec![set(rate, "0")]).unwrap_err(), InvalidConfig, "at least 1");
+    refused!(own(&mut log, 9, vec![set(rate, "5")]).unwrap_err(), InvalidRequest, "not registered");
+}
+
+#[test]
 fn commands_and_answers_survive_json() {
     let create = CreateTopic { assignments: nodes(&[&[1, 2]]), ..creation("t", -1, -1) };
     let commands = [

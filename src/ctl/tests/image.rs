@@ -1,6 +1,7 @@
 //! `Image::apply`: numbering, replica ids, whole-or-nothing, and what does not fit.
 use super::*;
 use crate::ctl::image::Change;
+use crate::ctl::reassign::{Arrival, GroupMove};
 use crate::ctl::record::GroupOpening;
 use crate::segment::{GroupId, LogId, ReplicaId, Term};
 use proptest::prelude::*;
@@ -318,6 +319,21 @@ fn any_opening() -> impl Strategy<Value = GroupOpening> {
     )
 }
 
+fn any_move() -> impl Strategy<Value = GroupMove> {
+    let target = prop::collection::vec((-1..4i32).prop_map(NodeId), 0..4);
+    ((0..5u64).prop_map(GroupId), target).prop_map(|(group, target)| GroupMove { group, target })
+}
+
+fn any_arrival() -> impl Strategy<Value = Arrival> {
+    let since = prop_oneof![0..30u64, any::<u64>()];
+    (0..5u64, since, 0..3u64, 0..20u64).prop_map(|(group, since, generation, index)| Arrival {
+        group: GroupId(group),
+        since,
+        generation,
+        configuration: LogId::new(generation, 1, index),
+    })
+}
+
 /// Any record at all, with numbers small enough to meet each other now and then.
 pub(super) fn any_record() -> impl Strategy<Value = Record> {
     let node = || (-1..4i32).prop_map(NodeId);
@@ -335,12 +351,15 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
         any_groups().prop_map(|groups| Record::Seal { groups }),
         prop::collection::vec(any_opening(), 0..3).prop_map(|openings| Record::Generation { openings }),
         (node(), any_groups()).prop_map(|(node, groups)| Record::Place { node, groups }),
+        prop::collection::vec(any_move(), 0..3).prop_map(|moves| Record::Reassign { moves }),
+        prop::collection::vec(any_arrival(), 0..3).prop_map(|arrivals| Record::Reassigned { arrivals }),
         ("[a-c]{0,2}", any_id(), any_nodes(), prop::collection::btree_map(".{0,3}", ".{0,3}", 0..2))
             .prop_map(|(name, id, replicas, configs)| Record::Topic { name, id, replicas, configs }),
         (any_id(), any_nodes()).prop_map(|(id, replicas)| Record::Partitions { id, replicas }),
         any_id().prop_map(|id| Record::DeleteTopic { id }),
         (any_id(), any_changes()).prop_map(|(id, changes)| Record::TopicConfig { id, changes }),
         any_changes().prop_map(|changes| Record::ClusterConfig { changes }),
+        (node(), any_changes()).prop_map(|(node, changes)| Record::BrokerConfig { node, changes }),
         (node(), any::<i64>(), any::<i32>()).prop_map(|(node, first, count)| Record::ProducerIds {
             node,
             first,

@@ -1,13 +1,17 @@
 //! Shrink and grow as controllers and leaders decide them together, over replicas that are lists of entries: any sequence of deaths,
-//! returns, wiped disks and writes loses nothing acknowledged and ends with every group at its full replication.
+//! returns, wiped disks, reassignments and writes loses nothing acknowledged and ends with every group at its full replication where it
+//! is to be.
 use super::*;
 use crate::ctl::generations::{self, Sealed};
+use crate::ctl::image::Change;
 use crate::ctl::members::{self, Next, View};
+use crate::ctl::reassign::{Arrival, Reassignment};
 use crate::ctl::record::GroupOpening;
 use crate::raftlog::generation::{Decision, SealReport};
 use crate::raftlog::message::Configuration;
 use crate::segment::{Epoch, Generation, GroupId, Index, LogId, ReplicaId, Term};
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 fn replica(node: i32) -> ReplicaId {
     ReplicaId { node: NodeId(node), assignment: 1, directory: node as u128 }
@@ -35,10 +39,12 @@ fn look(
         configuration,
         me: replica(1),
         assigned: &ids(&[1, 2, 3]),
+        target: &ids(&[1, 2, 3]),
         is_gone: &|r| is(gone, r),
         is_heard: &|r| !is(gone, r),
         is_live: &|r| !is(gone, r),
         is_caught_up: &|r| is(caught_up, r),
+        known: 1,
         counts: &|_| true,
         min_voters,
         is_patience_over: over,
@@ -82,11 +88,13 @@ fn unfit_voter_that_acknowledges_lets_the_leader_remove_a_dead_one() {
             configuration: &whole,
             me: replica(1),
             assigned: &ids(&[1, 2, 3]),
+            target: &ids(&[1, 2, 3]),
             is_gone: &|r| r.node.0 != 1,
             is_heard: &|r| r.node.0 != 3,
             is_live: &|r| r.node.0 != 3,
             is_caught_up: &|r| caught_up && r.node.0 == 2,
             counts: &|_| counts,
+            known: 1,
             min_voters: 1,
             is_patience_over: false,
         })
@@ -106,11 +114,13 @@ fn change_is_asked_for_only_if_those_who_are_heard_commit_it() {
             configuration: &whole,
             me: replica(1),
             assigned: &ids(&[1, 3, 2]),
+            target: &ids(&[1, 3, 2]),
             is_gone: &|r| gone.contains(&r.node.0),
             is_heard: &|r| r.node.0 != 3,
             is_live: &|r| r.node.0 != 3,
             is_caught_up: &|r| r.node.0 == 2,
             counts: &|_| true,
+            known: 1,
             min_voters,
             is_patience_over: false,
         })
@@ -141,11 +151,13 @@ pub(crate) fn learner_that_is_behind_or_not_heard_does_not_vote() {
             configuration: &pair,
             me: replica(1),
             assigned: &ids(&[1, 2, 3]),
+            target: &ids(&[1, 2, 3]),
             is_gone: &|_| false,
             is_heard: &|r| is_heard || r.node.0 != 3,
             is_live: &|_| true,
             is_caught_up: &|r| is_caught_up || r.node.0 != 3,
             counts: &|_| true,
+            known: 1,
             min_voters: 1,
             is_patience_over: true,
         })
@@ -165,10 +177,12 @@ fn replica_on_a_replaced_disk_leaves_before_its_successor_joins() {
             configuration,
             me: replica(1),
             assigned: &ids(&[1, 2, 3]),
+            target: &ids(&[1, 2, 3]),
             is_gone: gone,
             is_heard: &|r| r.directory != 77,
             is_live: &|_| true,
             is_caught_up: &|_| true,
+            known: 1,
             counts: &|_| true,
             min_voters: 1,
             is_patience_over: false,
@@ -178,6 +192,138 @@ fn replica_on_a_replaced_disk_leaves_before_its_successor_joins() {
     assert_eq!(view(&old, &lost), change(&[1, 3], &[]));
     let left = old.towards(ids(&[1, 3]), Vec::new()).without_old();
     assert_eq!(view(&left, &lost), change(&[1, 3], &[2]));
+}
+
+/// A disk came back after its node had been given another, as a voter that keeps up: for ever, and its successor never joined.
+#[test]
+fn voter_under_an_old_id_makes_room_for_its_successor_when_the_others_are_there() {
+    let look =
+        |configuration: &Configuration, assigned: &[ReplicaId], caught_up: &[i32], min_voters: usize| {
+            members::next(&View {
+                configuration,
+                me: configuration.voters[0],
+                assigned,
+                target: assigned,
+                is_gone: &|_| false,
+                is_heard: &|_| true,
+                is_live: &|_| true,
+                is_caught_up: &|r| caught_up.contains(&r.node.0),
+                counts: &|_| true,
+                known: 9,
+                min_voters,
+                is_patience_over: true,
+            })
+        };
+    let mut assigned = ids(&[1, 2, 3]);
+    assigned[2].assignment = 9;
+    let old = configuration(&[1, 2, 3], &[], &[]);
+    assert_eq!(look(&old, &assigned, &[2, 3], 1), change(&[1, 2], &[]));
+    assert_eq!(look(&old, &assigned, &[3], 1), Next::Nothing, "it is one of few copies");
+    assert_eq!(look(&old, &assigned, &[2, 3], 3), Next::Nothing, "shrink.min.voters");
+    let joins = Next::Change { voters: ids(&[1, 2]), learners: vec![assigned[2]] };
+    assert_eq!(look(&old.towards(ids(&[1, 2]), Vec::new()).without_old(), &assigned, &[2, 3], 1), joins);
+    // The leader itself is the one.
+    let first = configuration(&[3, 1, 2], &[], &[]);
+    assert_eq!(look(&first, &assigned, &[1, 2], 1), change(&[1, 2], &[]));
+    // Of a group of one it is all there is.
+    let alone = configuration(&[3], &[], &[]);
+    assert_eq!(look(&alone, &assigned[2..], &[], 1), Next::Nothing);
+}
+
+/// What the leader on node 1 would do next while its group moves to `target`; the others are heard unless they are gone.
+fn look_moving(
+    target: &[i32],
+    configuration: &Configuration,
+    gone: &[i32],
+    caught_up: &[i32],
+    over: bool,
+) -> Next {
+    let is = |list: &[i32], r: ReplicaId| list.contains(&r.node.0);
+    let leaving: Vec<i32> = (1..=3).filter(|node| !target.contains(node)).collect();
+    let assigned = ids(&[target, &leaving[..]].concat());
+    members::next(&View {
+        configuration,
+        me: replica(1),
+        assigned: &assigned,
+        target: &assigned[..target.len()],
+        is_gone: &|r| is(gone, r),
+        is_heard: &|r| !is(gone, r),
+        is_live: &|r| !is(gone, r),
+        is_caught_up: &|r| is(caught_up, r),
+        known: 1,
+        counts: &|_| true,
+        min_voters: 1,
+        is_patience_over: over,
+    })
+}
+
+#[test]
+fn moved_group_gets_its_newcomers_and_lets_the_old_go_in_one_change() {
+    let old = configuration(&[1, 2, 3], &[], &[]);
+    assert_eq!(look_moving(&[1, 2, 4], &old, &[], &[2, 3], false), change(&[1, 2, 3], &[4]));
+    let joined = configuration(&[1, 2, 3], &[], &[4]);
+    for over in [false, true] {
+        assert_eq!(look_moving(&[1, 2, 4], &joined, &[], &[2, 3], over), Next::Nothing, "4 is far behind");
+        assert_eq!(look_moving(&[1, 2, 4], &joined, &[], &[2, 3, 4], over), change(&[1, 2, 4], &[3]));
+    }
+    let there = configuration(&[1, 2, 4], &[], &[3]);
+    assert_eq!(look_moving(&[1, 2, 4], &there, &[], &[2, 3, 4], true), Next::Nothing, "3 may be wanted back");
+    // A voter that nobody knows any more (a disk that came back) goes likewise, not before the others are there.
+    assert_eq!(look_moving(&[1, 2, 3], &there, &[], &[2, 4], true), Next::Nothing);
+    assert_eq!(look_moving(&[1, 2, 3], &there, &[], &[2, 3, 4], true), change(&[1, 2, 3], &[]));
+}
+
+#[test]
+fn leader_that_is_to_leave_goes_last_and_all_newcomers_together() {
+    let joined = configuration(&[1, 2, 3], &[], &[4, 5, 6]);
+    let held = look_moving(&[4, 5, 6], &joined, &[], &[2, 3, 4, 5], true);
+    assert_eq!(held, Next::Nothing, "a fourth and a fifth voter are of no use");
+    assert_eq!(look_moving(&[4, 5, 6], &joined, &[], &[2, 3, 4, 5, 6], true), change(&[4, 5, 6], &[1, 2, 3]));
+}
+
+#[test]
+fn voter_that_is_to_leave_stays_while_one_of_the_target_is_missing() {
+    // 3 is dead: 4 takes its place, before 5 is there.
+    let shrunk = configuration(&[1, 2], &[], &[3, 4, 5]);
+    assert_eq!(look_moving(&[1, 4, 5], &shrunk, &[3], &[2, 4], true), change(&[1, 4, 2], &[5, 3]));
+    // 5 is dead: 2 stays although it is to leave.
+    let grown = configuration(&[1, 2, 4], &[], &[3, 5]);
+    assert_eq!(look_moving(&[1, 4, 5], &grown, &[3, 5], &[2, 4], true), Next::Nothing);
+    // One that stays and lags counts as little as one that is still to come.
+    let joined = configuration(&[1, 2, 3], &[], &[4]);
+    assert_eq!(look_moving(&[1, 2, 4], &joined, &[], &[3, 4], true), Next::Nothing);
+    // Fewer replicas are wanted than there are: one that is gone does not count as one of them.
+    let whole = configuration(&[1, 2, 3], &[], &[]);
+    assert_eq!(look_moving(&[1, 2], &whole, &[], &[2, 3], true), change(&[1, 2], &[3]));
+    assert_eq!(look_moving(&[1, 2], &whole, &[2], &[3], true), change(&[1, 3], &[2]));
+}
+
+/// Found by the sequences below: the next leader, whose copy of the controller log was behind, took the newcomer out again, and with it
+/// the newcomer's id, for good.
+#[test]
+fn leader_that_knows_less_than_its_log_changes_nothing() {
+    let view = |known| {
+        let assigned = ids(&[1, 2, 3]);
+        let mut configuration = configuration(&[1, 2, 3], &[], &[4]);
+        configuration.learners[0].assignment = 7;
+        let view = View {
+            configuration: &configuration,
+            me: replica(1),
+            assigned: &assigned,
+            target: &assigned,
+            is_gone: &|_| false,
+            is_heard: &|_| true,
+            is_live: &|_| true,
+            is_caught_up: &|_| true,
+            known,
+            counts: &|_| true,
+            min_voters: 1,
+            is_patience_over: true,
+        };
+        members::next(&view)
+    };
+    assert_eq!(view(6), Next::Nothing);
+    assert_eq!(view(7), change(&[1, 2, 3], &[]), "now it knows that nobody wants it");
 }
 
 /// An entry of a replica's log.
@@ -228,6 +374,8 @@ enum Step {
     Start {
         node: i32,
         wiped: bool,
+        /// Entries of the controller log that it does not know at first.
+        behind: usize,
     },
     /// The controllers take note of who is dead.
     Declare(i32),
@@ -241,13 +389,18 @@ enum Step {
     Report(i32),
     Decide,
     NewController,
+    Reassign(Vec<i32>),
+    Cancel,
+    /// Whatever leaders ever said of groups that have arrived reaches the controllers, again.
+    Arrive,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let node = || 0..4i32;
+    let node = || 0..NODES;
     prop_oneof![
         3 => node().prop_map(Step::Kill),
-        3 => (node(), prop::bool::weighted(0.15)).prop_map(|(node, wiped)| Step::Start { node, wiped }),
+        3 => (node(), prop::bool::weighted(0.15), 0..12usize)
+            .prop_map(|(node, wiped, behind)| Step::Start { node, wiped, behind }),
         4 => node().prop_map(Step::Declare),
         5 => node().prop_map(Step::Elect),
         5 => node().prop_map(Step::Write),
@@ -257,10 +410,16 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => node().prop_map(Step::Report),
         4 => Just(Step::Decide),
         1 => Just(Step::NewController),
+        2 => prop::sample::subsequence((0..NODES).collect::<Vec<i32>>(), 1..=4).prop_shuffle().prop_map(Step::Reassign),
+        1 => Just(Step::Cancel),
+        4 => Just(Step::Arrive),
     ]
 }
 
-/// Three replicas of one group on four brokers.
+/// Brokers: so many that all peers of a replica can move elsewhere.
+const NODES: i32 = 7;
+
+/// One group, at first with three replicas.
 struct World {
     log: Log,
     sealed: Sealed,
@@ -276,29 +435,40 @@ struct World {
     now: u64,
     disks: u64,
     decisions: BTreeMap<u64, Decision>,
+    arrivals: Vec<Arrival>,
+    /// Replicas whose brokers know that they have moved away.
+    leaving: BTreeSet<ReplicaId>,
+    /// Replicas that were ever made.
+    ever: BTreeSet<ReplicaId>,
+    /// Number of each broker's last registration.
+    registered: BTreeMap<i32, u64>,
 }
 
 impl World {
     fn new() -> Self {
-        let mut log = Log::with_brokers(&[None; 4]);
+        let mut log = Log::with_brokers(&[None; NODES as usize]);
         log.create("t", 1, 3);
         let partition = log.image.topics["t"].partitions[0].clone();
         let founders = Configuration { voters: partition.replicas.clone(), ..Configuration::default() };
         let replicas = partition.replicas.iter().map(|r| (*r, Replica::default())).collect();
         Self {
-            told: (0..4).map(|node| (node, log.image.clone())).collect(),
+            told: (0..NODES).map(|node| (node, log.image.clone())).collect(),
             log,
             sealed: Sealed::default(),
             group: partition.group,
             founders,
-            up: (0..4).map(|node| (node, true)).collect(),
-            disk: (0..4).map(|node| (node, 0)).collect(),
+            up: (0..NODES).map(|node| (node, true)).collect(),
+            disk: (0..NODES).map(|node| (node, 0)).collect(),
             replicas,
             acknowledged: BTreeMap::new(),
             values: 0,
             now: 0,
             disks: 0,
             decisions: BTreeMap::new(),
+            arrivals: Vec::new(),
+            leaving: BTreeSet::new(),
+            ever: partition.replicas.iter().copied().collect(),
+            registered: (0..NODES).map(|node| (node, 0)).collect(),
         }
     }
 
@@ -312,7 +482,7 @@ impl World {
 
     fn leader_of(&self, id: ReplicaId) -> Option<ReplicaId> {
         let own = &self.replicas[&id];
-        let up = (0..4).filter_map(|node| self.here(node));
+        let up = (0..NODES).filter_map(|node| self.here(node));
         let leaders = up.filter(|other| {
             let r = &self.replicas[other];
             *other != id && r.leads && r.generation == own.generation && r.term >= own.term
@@ -329,17 +499,34 @@ impl World {
                     replica.leads &= id.node.0 != node;
                 }
             }
-            Step::Start { node, wiped } if !self.up[&node] => {
+            Step::Start { node, wiped, behind } if !self.up[&node] => {
                 if wiped {
                     self.disks += 1;
                     self.disk.insert(node, self.disks);
                 }
                 self.up.insert(node, true);
                 self.log.run(&registration(node, self.disk[&node], None)).unwrap();
+                self.registered.insert(node, self.log.image.applied);
                 if generations::wiped(&self.log.image).contains(&NodeId(node)) {
                     self.log.run(&Command::Place { node: NodeId(node) }).unwrap();
                 }
-                self.tell(node);
+                // It reads the log again.
+                let known = self.log.entries.len().saturating_sub(behind);
+                let mut image = Image::default();
+                for (number, batch) in &self.log.entries[..known] {
+                    image.apply(*number, batch).unwrap();
+                }
+                // Of what it holds, it meets the tombstones that it has come to.
+                let directory = directory(node, self.disk[&node]).as_u128();
+                let named = image.group(self.group).map_or(&[][..], |(_, _, placed)| &placed.replicas);
+                let is_gone = |r: &&ReplicaId| {
+                    r.directory == directory && r.assignment <= image.applied && !named.contains(r)
+                };
+                let gone: Vec<ReplicaId> = self.replicas.keys().filter(is_gone).copied().collect();
+                self.leaving.retain(|r| r.node.0 != node);
+                self.leaving.extend(gone);
+                self.told.insert(node, Image::default());
+                self.tell(node, image);
             }
             Step::Declare(node) if !self.up[&node] => {
                 let incarnation = self.log.image.brokers[&NodeId(node)].incarnation;
@@ -357,7 +544,7 @@ impl World {
                 }
             }
             Step::Sync(node) => self.sync(node),
-            Step::Tell(node) if self.up[&node] => self.tell(node),
+            Step::Tell(node) if self.up[&node] => self.tell(node, self.log.image.clone()),
             Step::Look(node) => self.look(node),
             Step::Report(node) => self.report(node),
             Step::Decide => {
@@ -375,8 +562,21 @@ impl World {
                 }
             }
             Step::NewController => self.sealed = Sealed::default(),
+            Step::Reassign(ref target) => self.reassign(Some(target)),
+            Step::Cancel => self.reassign(None),
+            Step::Arrive => {
+                let arrivals = self.arrivals.clone();
+                self.log.run(&Command::Arrived { arrivals }).unwrap();
+            }
             _ => {}
         }
+    }
+
+    fn reassign(&mut self, target: Option<&[i32]>) {
+        let target = target.map(|nodes| nodes.iter().copied().map(NodeId).collect());
+        let rows = vec![Reassignment { topic: "t".into(), partition: 0, target }];
+        let command = Command::Reassign { rows, allow_factor_change: true };
+        let _refused_or_done = self.log.run(&command);
     }
 
     fn voters_that(&self, configuration: &Configuration, holds: impl Fn(&Replica) -> bool) -> bool {
@@ -388,8 +588,10 @@ impl World {
     fn elect(&mut self, node: i32) {
         let Some(id) = self.here(node) else { return };
         let own = self.replicas[&id].clone();
-        let (configuration, _) = own.configuration(&self.founders);
-        if own.sealed || !configuration.is_voter(id) {
+        let (configuration, entry) = own.configuration(&self.founders);
+        // Whoever leads without a vote until its last configuration is committed stands again, uncounted (thesis §4.2.2).
+        let is_out = !configuration.is_voter(id) && self.acknowledged.contains_key(&entry.index);
+        if own.sealed || is_out || !configuration.is_member(id) {
             return;
         }
         let term = 1 + self
@@ -457,6 +659,10 @@ impl World {
                 let known = self.acknowledged.entry(entry.id.index).or_insert(entry.clone());
                 assert_eq!(known, entry, "two entries committed at one index");
             }
+            if !configuration.is_joint() && id.index <= up_to && !configuration.is_voter(leader) {
+                // Its last duty is done: it hands over.
+                self.replicas.get_mut(&leader).unwrap().leads = false;
+            }
             if !configuration.is_joint() || id.index > up_to {
                 return;
             }
@@ -464,16 +670,35 @@ impl World {
         }
     }
 
-    fn tell(&mut self, node: i32) {
-        self.told.insert(node, self.log.image.clone());
+    fn tell(&mut self, node: i32, image: Image) {
+        let before = self.told.insert(node, image).unwrap();
         let image = &self.told[&node];
-        let partition = image.group(self.group).unwrap().2.clone();
+        for change in Image::diff(&before, image) {
+            if let Change::ReplicaRemoved { replica, .. } = change
+                && replica.node.0 == node
+            {
+                self.leaving.extend(self.replicas.contains_key(&replica).then_some(replica));
+            }
+        }
+        let Some((_, _, partition)) = image.group(self.group) else { return };
+        let (partition, is_registered) = (partition.clone(), image.applied >= self.registered[&node]);
         let directory = directory(node, self.disk[&node]).as_u128();
+        self.let_go(node);
+        if self.leaving.iter().any(|r| r.node.0 == node && r.directory == directory) {
+            return;
+        }
         let placed = partition.replicas.iter().find(|r| r.node.0 == node && r.directory == directory);
         let Some(&id) = placed else { return };
         let fresh = Replica { generation: partition.generation, ..Replica::default() };
         let fresh = if partition.founders().contains(&id) { Replica::default() } else { fresh };
-        let own = self.replicas.entry(id).or_insert(fresh);
+        if !self.replicas.contains_key(&id) {
+            if !is_registered {
+                return;
+            }
+            assert!(self.ever.insert(id), "{id} is made a second time");
+            self.replicas.insert(id, fresh);
+        }
+        let own = self.replicas.get_mut(&id).unwrap();
         if let Some(decision) = partition.opening.filter(|d| d.generation.0 > own.generation) {
             let skips = decision.generation.0 != own.generation + 1;
             let Decision { generation, opening, learners } = *decision;
@@ -503,11 +728,33 @@ impl World {
         }
     }
 
+    /// Deletes what has moved away from a node, unless it votes by a newer configuration; then it goes when the members of that tell it,
+    /// and nobody else.
+    fn let_go(&mut self, node: i32) {
+        let Some((_, _, placed)) = self.told[&node].group(self.group) else { return };
+        let may_go = |replica: &ReplicaId| {
+            let (configuration, entry) = self.replicas[replica].configuration(&self.founders);
+            let is_out = |e: &Entry| {
+                let is_newer = e.id > entry && self.acknowledged.get(&e.id.index) == Some(e);
+                is_newer && e.configuration.as_ref().is_some_and(|c| !c.is_member(*replica))
+            };
+            let peers = configuration.members().filter(|peer| self.here(peer.node.0) == Some(*peer));
+            placed.is_superseded(*replica, &configuration, entry)
+                || peers.into_iter().any(|peer| self.replicas[&peer].log.iter().any(is_out))
+        };
+        let here = self.leaving.iter().filter(|r| r.node.0 == node).copied();
+        let gone: Vec<ReplicaId> = here.filter(may_go).collect();
+        for replica in gone {
+            self.leaving.remove(&replica);
+            self.replicas.remove(&replica);
+        }
+    }
+
     fn look(&mut self, node: i32) {
         let Some(id) = self.here(node) else { return };
         let own = &self.replicas[&id];
         let image = &self.told[&node];
-        let partition = image.group(self.group).unwrap().2;
+        let Some((_, _, partition)) = image.group(self.group) else { return };
         if partition.sealing.is_some() || partition.generation != own.generation || own.sealed {
             return;
         }
@@ -523,10 +770,12 @@ impl World {
             configuration: &configuration,
             me: id,
             assigned: &partition.replicas,
+            target: partition.target(),
             is_gone: &|r| r != id && dead(r) && !(own.leads && follows(r)),
             is_heard: &|r| own.leads && follows(r),
             is_live: &|r| image.holds(&r) && !image.brokers[&r.node].fenced,
             is_caught_up: &|r| follows(r) && self.replicas[&r].log == own.log,
+            known: image.applied,
             counts: &|_| true,
             min_voters: 1,
             is_patience_over: self.now.is_multiple_of(300),
@@ -536,15 +785,29 @@ impl World {
             false if self.leader_of(id).is_some() => Next::Nothing,
             false => members::is_stuck(&view).unwrap_or(Next::Nothing),
         };
+        let committed = |e: &Entry| self.acknowledged.get(&e.id.index) == Some(e);
+        let first_own = own.log.iter().find(|e| e.id.epoch == Epoch::new(own.generation, own.term));
+        let newest = own.log.iter().find(|e| e.id == entry);
+        let settled = newest.is_none_or(committed) && first_own.is_some_and(committed);
+        let target = partition.target();
+        let same =
+            |voters: &[ReplicaId]| voters.len() == target.len() && target.iter().all(|r| voters.contains(r));
+        if let Next::Change { voters, .. } = &next {
+            let lets_go = configuration.voters.iter().any(|r| !voters.contains(r) && !(view.is_gone)(*r));
+            assert!(!lets_go || same(voters), "a copy is given up for one that is not there");
+        }
+        if let Some(moving) = partition.moving.as_ref().filter(|_| own.leads && settled)
+            && partition.is_at(&configuration)
+        {
+            let (since, generation) = (moving.since, partition.generation);
+            let arrival = Arrival { group: self.group, since, generation, configuration: entry };
+            self.arrivals.push(arrival);
+        }
         match next {
-            Next::Change { voters, learners } => {
-                let committed = |index: Index| index.0 == 0 || self.acknowledged.contains_key(&index);
-                let first_own = own.log.iter().find(|e| e.id.epoch == Epoch::new(own.generation, own.term));
-                if committed(entry.index) && first_own.is_some_and(|e| committed(e.id.index)) {
-                    let joint = configuration.towards(voters, learners);
-                    self.replicas.get_mut(&id).unwrap().append(Some(joint), 0);
-                    self.commit(id);
-                }
+            Next::Change { voters, learners } if settled => {
+                let joint = configuration.towards(voters, learners);
+                self.replicas.get_mut(&id).unwrap().append(Some(joint), 0);
+                self.commit(id);
             }
             Next::Stuck { provable: true } => {
                 let groups = vec![(self.group, partition.generation)];
@@ -578,30 +841,31 @@ impl World {
 
     /// All brokers are up, and what is due happens; answers whether the group is whole.
     fn settle(&mut self) -> bool {
-        for node in 0..4 {
-            self.step(&Step::Start { node, wiped: false });
+        for node in 0..NODES {
+            self.step(&Step::Start { node, wiped: false, behind: 0 });
         }
         for _ in 0..60 {
-            for node in 0..4 {
+            for node in 0..NODES {
                 for step in [Step::Tell(node), Step::Report(node)] {
                     self.step(&step);
                 }
             }
             self.now += 1_000;
             self.step(&Step::Decide);
-            for node in 0..4 {
+            self.step(&Step::Arrive);
+            for node in 0..NODES {
                 for step in [Step::Tell(node), Step::Look(node), Step::Write(node)] {
                     self.step(&step);
                 }
             }
-            let leads = (0..4).filter_map(|n| self.here(n)).any(|id| {
+            let leads = (0..NODES).filter_map(|n| self.here(n)).any(|id| {
                 let r = &self.replicas[&id];
                 r.leads
                     && self.voters_that(&r.configuration(&self.founders).0, |o| {
                         o.generation == r.generation && o.term <= r.term
                     })
             });
-            for node in 0..4 {
+            for node in 0..NODES {
                 if !leads {
                     self.step(&Step::Elect(node));
                 }
@@ -609,14 +873,17 @@ impl World {
             }
         }
         let partition = self.log.image.group(self.group).unwrap().2;
-        partition.replicas.iter().all(|id| {
-            let r = &self.replicas[id];
-            let (configuration, _) = r.configuration(&self.founders);
-            configuration.voters.len() == 3
-                && !configuration.is_joint()
-                && partition.replicas.iter().all(|id| configuration.voters.contains(id))
-                && self.acknowledged.iter().all(|(at, entry)| r.log.get(at.0 as usize - 1) == Some(entry))
-        })
+        partition.moving.is_none()
+            && partition.replicas.iter().all(|id| {
+                let r = &self.replicas[id];
+                let (configuration, _) = r.configuration(&self.founders);
+                configuration.voters.len() == partition.replicas.len()
+                    && configuration.learners.is_empty()
+                    && self.leaving.is_empty()
+                    && !configuration.is_joint()
+                    && partition.replicas.iter().all(|id| configuration.voters.contains(id))
+                    && self.acknowledged.iter().all(|(at, entry)| r.log.get(at.0 as usize - 1) == Some(entry))
+            })
     }
 }
 
@@ -630,7 +897,7 @@ proptest! {
     ) {
         let mut world = World::new();
         for step in &steps {
-            if let Step::Start { wiped: true, node } = step {
+            if let Step::Start { wiped: true, node, .. } = step {
                 // Only what the group has gone on without may go.
                 let partition = world.log.image.group(world.group).unwrap().2;
                 let votes = |id: &ReplicaId| {

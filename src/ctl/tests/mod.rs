@@ -9,6 +9,7 @@ pub(crate) mod image;
 pub(crate) mod liveness;
 pub(crate) mod members;
 mod placement;
+pub(crate) mod reassign;
 mod recovery;
 mod sequences;
 mod snapshots;

@@ -24,6 +24,12 @@ pub(super) fn check_indexes(image: &Image) {
             assert!(!nodes.is_empty());
             assert!(nodes.iter().all(|n| image.brokers.contains_key(n)));
             assert!(partition.replicas.iter().all(|r| r.assignment <= image.applied));
+            if let Some(moving) = &partition.moving {
+                let target: Vec<NodeId> = partition.target().iter().map(|r| r.node).collect();
+                assert_eq!(target, moving.target, "the target stands first");
+                assert!(moving.since <= image.applied && !moving.origin.is_empty());
+                assert!(moving.origin.iter().all(|node| nodes.contains(node)), "nobody has left yet");
+            }
         }
     }
     assert_eq!(groups, image.groups);

@@ -20,6 +20,10 @@ impl Core {
     pub fn leader(&self) -> Option<ReplicaId> {
         self.leader
     }
+    /// Whether it was told of a committed configuration without it, not older than the one it knows.
+    pub fn is_removed(&self) -> bool {
+        self.removed.is_some()
+    }
     /// Commit index.
     pub fn commit(&self) -> Index {
         self.log.commit()
@@ -35,6 +39,11 @@ impl Core {
     /// Last locally durable entry.
     pub fn durable(&self) -> Index {
         self.log.durable()
+    }
+    /// Whether an entry of the present generation is durable here: then so is how it began.
+    pub fn has_begun(&self) -> bool {
+        let epoch = self.log.epoch_at(self.log.durable());
+        epoch.is_some_and(|epoch| epoch.generation == self.hard.epoch.generation)
     }
     /// Configuration in force and its id.
     pub fn configuration(&self) -> (&Configuration, LogId) {

@@ -12,6 +12,7 @@
 use super::progress::Progress;
 use super::{Core, Effect, Millis, Role, quorum};
 use crate::mutation::{Mutation, on};
+use crate::raftlog::heir;
 use crate::raftlog::message::{Body, Configuration};
 use crate::segment::{EntryKind, Index, LogId, ReplicaId};
 
@@ -55,6 +56,11 @@ pub enum ChangeRefusal {
 }
 
 impl Core {
+    /// This is the group of the controllers: above it is nobody who could decide on its next generation (safety.md F1).
+    pub fn become_controllers(&mut self) {
+        self.has_heirs = true;
+    }
+
     pub(super) fn change_membership(
         &mut self,
         now: Millis,
@@ -66,7 +72,11 @@ impl Core {
         if let Err(reason) = self.check_change(now, expected, &voters, &learners) {
             return out.push(Effect::ChangeRefused { reason });
         }
-        let next = self.log.configuration().0.towards(voters, learners);
+        let current = self.log.configuration().0;
+        let mut next = current.towards(voters, learners);
+        if self.has_heirs {
+            next = heir::name(next, current, self.replica);
+        }
         let last = next.is_joint().then(|| next.without_old()).filter(|_| on(Mutation::LeaveJointEarly));
         self.append_configuration(now, next, out);
         if let Some(last) = last {

@@ -426,6 +426,8 @@ pub struct Core {
     /// The committed configuration that this replica was told it is not in.
     removed: Option<LogId>,
     doubting: Doubting,
+    /// Two voters name an heir: the controllers' group.
+    has_heirs: bool,
 }
 
 /// Quick pre-vote rounds after a reset and in a brand-new group.
@@ -472,6 +474,7 @@ impl Core {
             seen: Generation(0),
             removed: None,
             doubting: Doubting::default(),
+            has_heirs: false,
             config,
         };
         if core.log.last().epoch > core.hard.epoch {

@@ -211,7 +211,8 @@ impl Core {
         let Opening { base, survivor, first_term, .. } = decision.opening;
         // Of generations between ours and this one, any may have lost something; and so may ours, as long as nobody has
         // shown that our log is part of it.
-        let next = decision.generation == self.hard.epoch.generation.next();
+        // Those of the controllers' group are opened by heirs, and each heir held everything committed before it (F1).
+        let next = decision.generation == self.hard.epoch.generation.next() || self.has_heirs;
         let lossless = decision.opening.lossless && next && !self.start_unproven;
         self.become_follower(now, self.hard.epoch, None, out);
         let opening = Opening { lossless, ..decision.opening };

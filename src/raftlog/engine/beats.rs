@@ -308,7 +308,8 @@ impl Engine {
         }
         let mut effects = std::mem::take(&mut self.effects);
         let mut beats = std::mem::take(&mut self.full);
-        for peer in g.peers.iter().chain(g.observers.iter()) {
+        let observers = g.observers.iter().filter(|observer| !g.peers.contains(observer));
+        for peer in g.peers.iter().chain(observers) {
             if self.connected.contains(&peer.node)
                 && !g.ties.is_quiet_with(*peer)
                 && let Some(message) = g.core.beat(now, *peer, &mut effects)

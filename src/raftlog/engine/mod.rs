@@ -266,7 +266,10 @@ impl Engine {
 
     fn start(&mut self, now: Millis, id: GroupId, restored: Restored) {
         let mut effects = std::mem::take(&mut self.effects);
-        let core = Core::new(self.config.core.clone(), restored, now, &mut effects);
+        let mut core = Core::new(self.config.core.clone(), restored, now, &mut effects);
+        if id == GroupId(0) {
+            core.become_controllers();
+        }
         let group = Group {
             id,
             core,

@@ -147,7 +147,7 @@ impl Stage {
         // "No majority, no acknowledgement" is what is judged here: groups keep all their votes. The shrink has tests of its own.
         let keeps_votes = ("KONTIKI_KAFKA_SHRINK_MIN_VOTERS", "3");
         let environment = SCRUB_OFTEN.into_iter().chain([keeps_votes]).collect();
-        let layout = Layout { spread: true, data: Some(below), prefix, environment };
+        let layout = Layout { spread: true, data: Some(below), prefix, environment, combined: false };
         let mut cluster = Cluster::start_in(&format!("chaos-{name}"), layout);
         let config: Vec<&str> = ["segment.bytes=1048576"].iter().chain(more).copied().collect();
         let config = &config[..];

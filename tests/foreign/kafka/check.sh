@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kafka's own command line tools: kafka-topics, kafka-console-producer, kafka-console-consumer --partition,
-# kafka-get-offsets, kafka-configs, kafka-delete-records, kafka-producer-perf-test.
+# kafka-get-offsets, kafka-configs, kafka-delete-records, kafka-reassign-partitions, kafka-leader-election, kafka-producer-perf-test.
 . "$(dirname "$0")/../lib.sh"
 B=$1
 run=$(date +%s)-$$
@@ -45,6 +45,22 @@ echo "{\"partitions\":[{\"topic\":\"$topic\",\"partition\":0,\"offset\":40}],\"v
 tool org.apache.kafka.tools.DeleteRecordsCommand --bootstrap-server "$B" --offset-json-file "$T/delete.json" | grep -q "low_watermark: 40" || die "kafka-delete-records"
 tool org.apache.kafka.tools.GetOffsetShell --bootstrap-server "$B" --topic "$topic" --time earliest | grep -qx "$topic:0:40" || die "log start after kafka-delete-records"
 echo "ok kafka-get-offsets, kafka-configs, kafka-delete-records"
+
+topic=foreign-tools-move-$run
+reassign() { tool org.apache.kafka.tools.reassign.ReassignPartitionsCommand --bootstrap-server "$B" "$@"; }
+topics --create --topic "$topic" --partitions 1 --replication-factor "$FOREIGN_RF" >/dev/null
+replicas=$(topics --describe --topic "$topic" | sed -n 's/.*Replicas: \([0-9,]*\).*/\1/p')
+turned=$(tr , '\n' <<<"$replicas" | tac | paste -sd,)
+echo "{\"version\":1,\"partitions\":[{\"topic\":\"$topic\",\"partition\":0,\"replicas\":[$turned]}]}" >"$T/plan.json"
+reassign --reassignment-json-file "$T/plan.json" --execute --throttle 50000000 >"$T/execute" || { cat "$T/execute"; die "kafka-reassign-partitions --execute"; }
+for _ in $(seq 20); do reassign --reassignment-json-file "$T/plan.json" --verify >"$T/verify"; grep -q "is completed" "$T/verify" && break; done
+grep -q "Reassignment of partition $topic-0 is completed" "$T/verify" || { cat "$T/verify"; die "kafka-reassign-partitions --verify"; }
+reassign --list | grep -q "No partition reassignments found" || die "kafka-reassign-partitions --list"
+topics --describe --topic "$topic" | grep -q "Replicas: $turned" || die "replicas after kafka-reassign-partitions"
+tool org.apache.kafka.tools.LeaderElectionCommand --bootstrap-server "$B" --election-type preferred --topic "$topic" --partition 0 >"$T/elect" || { cat "$T/elect"; die "kafka-leader-election"; }
+topics --describe --topic "$topic" | grep -q "Leader: ${turned%%,*}" || die "leader after kafka-leader-election"
+topics --delete --topic "$topic"
+echo "ok kafka-reassign-partitions, kafka-leader-election"
 
 topic=foreign-tools-perf-$run
 topics --create --topic "$topic" --partitions 3 --replication-factor "$FOREIGN_RF" >/dev/null

@@ -188,7 +188,7 @@ impl Check {
             let mine = replica.node == NodeId(node.index as i32 + 1) && replica.directory == opened.directory;
             let gone = mine && told.accepted.1.index > Index(0) && !found.contains(group);
             assert!(
-                !gone || self.is_deleted(*group),
+                !gone || self.is_deleted(*group) || self.has_moved(*group, *replica),
                 "I13: node {} held group {group} and recovers without it",
                 node.index + 1
             );
