@@ -146,5 +146,8 @@ pub fn changes(old: &Image, new: &Image) -> (Vec<Change>, Vec<GroupId>) {
     };
     let changes = Image::diff(old, new);
     let unexplained = changes.iter().filter_map(is_unexplained).collect();
-    (changes.into_iter().filter(|change| is_unexplained(change).is_none()).collect(), unexplained)
+    // That a replica has moved away is a record's to say; where it was before this image, nobody knows any more.
+    let is_removal = |change: &Change| matches!(change, Change::ReplicaRemoved { .. });
+    let says = |change: &Change| is_unexplained(change).is_none() && !is_removal(change);
+    (changes.into_iter().filter(says).collect(), unexplained)
 }

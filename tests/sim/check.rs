@@ -535,6 +535,9 @@ impl Check {
         }
         log.entries.insert(index, seen);
         if group == CONTROLLER && matches!(entry.meta.kind, EntryKind::Metadata | EntryKind::Snapshot) {
+            if entry.meta.kind == EntryKind::Snapshot {
+                marks.hit("controller snapshot written");
+            }
             self.metadata(entry);
         }
     }

@@ -17,6 +17,8 @@ pub const ALL: &[&str] = &[
     "commit index taken back by an unclean generation",
     "connection timed out",
     "controller leader changed",
+    "controller log began at a snapshot",
+    "controller snapshot written",
     "corruption held out",
     "damaged directory refused",
     "damaged frame closed its connection",

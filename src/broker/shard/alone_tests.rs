@@ -619,3 +619,19 @@ fn replica_deleted_while_its_node_was_away_goes_and_one_that_nobody_deleted_stay
     assert!(refused.unwrap_err().contains("of another cluster"));
     assert_eq!(before.groups.len(), 2);
 }
+
+/// The record speaks of the replica that moved away; the partition came back, and the word of the leader had made another one here.
+#[test]
+fn record_of_a_replica_that_moved_away_does_not_touch_the_one_that_took_its_place() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[PEER]);
+    let here = alone.replica(group).unwrap();
+    alone.shard.leaving.insert(group, ReplicaId { assignment: here.assignment - 1, ..here });
+    alone.shard.tend_leaving();
+    assert_eq!((alone.replica(group), alone.shard.leaving.len()), (Some(here), 0));
+    // Nor does it matter that it stands in line a second time.
+    let (topic, partition) = alone.shard.image.groups[&group];
+    alone.shard.placing.push(group, topic, partition);
+    alone.shard.place_some(alone.now());
+    assert_eq!(alone.replica(group), Some(here));
+}

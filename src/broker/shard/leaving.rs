@@ -37,6 +37,12 @@ impl Shard {
         let Some(replica) = self.leaving.get(&group).copied() else { return };
         let image = self.image.clone();
         let Some((_, _, placed)) = image.group(group) else { return };
+        let stored = self.orphans.get(&group).map(|found| found.replica);
+        if self.partitions.get(&group).map(|p| p.replica).or(stored).is_some_and(|here| here != replica) {
+            // Another one has taken its place meanwhile: the record does not speak of that.
+            self.leaving.remove(&group);
+            return;
+        }
         if self.orphans.get(&group).is_some_and(|found| !is_superseded(placed, found)) {
             // It is taken up, to hear from the others that it does not.
             return self.place_again(group);

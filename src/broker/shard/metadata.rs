@@ -579,6 +579,10 @@ impl Shard {
             let (p, next) = Partition::recover(&found, config);
             return self.begin_replay(found, p, next);
         }
+        if self.partitions.contains_key(&group) {
+            // It stood in line twice.
+            return;
+        }
         if !self.membership.is_level && !on(Mutation::CreateBeforeRegistration) {
             return self.placing.defer(group, topic_id, number);
         }

@@ -117,6 +117,8 @@ impl Shard {
             tracing::warn!(%group, %error, "a log that is to be kept cannot be marked so; its replica stays for now");
             return false;
         }
+        // If it was to go because it had moved away, it has.
+        self.leaving.remove(&group);
         match self.orphans.remove(&group) {
             Some(_) => self.drop_stored(group, remains),
             None => self.drop_replica(group, remains),

@@ -48,9 +48,11 @@ impl Placing {
 
     /// What was deferred stands in line again.
     pub(super) fn resume(&mut self) {
-        let deferred = std::mem::take(&mut self.deferred);
-        self.waiting
-            .extend(deferred.into_iter().map(|(group, (topic, partition))| (group, topic, partition)));
+        for (group, (topic, partition)) in std::mem::take(&mut self.deferred) {
+            if !self.is_waiting(group) {
+                self.push(group, topic, partition);
+            }
+        }
     }
 
     pub(super) fn is_done(&self) -> bool {

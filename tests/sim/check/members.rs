@@ -398,7 +398,9 @@ impl Check {
 
     fn held_by(&self, n: usize, group: GroupId, core: &Core, index: Index, least: Option<usize>, what: &str) {
         // A commit or an acknowledgement of this turn may have come before the members changed in it (seed 692 of `heirs`, 343 of `moves`).
-        let known = self.in_force.get(&(n, group)).filter(|known| known.since == self.trace.time());
+        // What stands at or behind their entry came after it.
+        let is_earlier = |known: &&InForce| known.since == self.trace.time() && index < known.id.index;
+        let known = self.in_force.get(&(n, group)).filter(is_earlier);
         let before = known.map(|known| &known.before).filter(|before| !before.voters.is_empty());
         let is_held = |configuration: &Configuration| {
             [&configuration.voters, &configuration.old_voters].into_iter().all(|half| {

@@ -1,6 +1,6 @@
 //! What replicas tell each other, and what they must still know after a restart: votes, terms, entries called durable.
 
-use super::Check;
+use super::{CONTROLLER, Check};
 use crate::marks::Marks;
 use crate::node::{Node, Process};
 use kontiki::raftlog::codec::Envelope;
@@ -66,7 +66,12 @@ impl Check {
                     self.not_after_failure(node, group, Some(*last));
                 }
                 Body::AppendRejected { .. } => marks.hit("append refused, log backed up"),
-                Body::LogStartInstalled { .. } => marks.hit("log start installed"),
+                Body::LogStartInstalled { prev } => {
+                    marks.hit("log start installed");
+                    if e.group == CONTROLLER && prev.index > Index(0) {
+                        marks.hit("controller log began at a snapshot");
+                    }
+                }
                 Body::TimeoutNow => marks.hit("leadership handed over"),
                 Body::Append { entries, .. } => {
                     for (meta, payload) in entries.iter().zip(&e.payloads) {
