@@ -282,7 +282,7 @@ mutations! {
     /// a group shrinks below `shrink.min.voters`
     ShrinkBelowMinimum: "decisions/0009", Test("ctl::tests::members::dead_voter_ceases_to_vote_at_once_and_stays_a_learner"), 1, ["shrink.min.voters"];
     /// of two controllers either one goes on without the other, not its heir alone
-    AnyoneOfAPairGoesOn: "F1", Pairs, 5, ["F1:", "Election safety"];
+    AnyoneOfAPairGoesOn: "F1", Pairs, 5, ["F1:", "Election safety", "the other one says whom it waits for"];
     /// a shrink takes the votes of those who are alive too
     ShrinkToTheLeader: "F2, F5", Test("ctl::tests::members::dead_voter_ceases_to_vote_at_once_and_stays_a_learner"), 1, ["ctl/tests/members.rs"];
     /// a learner is to vote before it has caught up
@@ -296,7 +296,7 @@ mutations! {
     /// a process that was stopped for its whole session goes on as if nothing had been
     NoFenceAfterStop: "F16", Clusters, 100, ["F16"];
     /// messages that wait for storage leave at once
-    SendBeforeStored: "P1", Clusters, 50, ["I1", "I6", "Vote:"];
+    SendBeforeStored: "P1", Clusters, 200, ["I1", "I6", "Vote:"];
     /// slots that stand for nothing are not told to the leader
     ForgetBeatExceptions: "decisions/0005", Test("raftlog::engine::tests::quiet::group_removed_from_a_follower_counts_as_silent"), 1, ["answers of other groups are not its own"];
     /// messages of former processes are taken
