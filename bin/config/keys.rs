@@ -194,6 +194,12 @@ pub const KEYS: &[Key] = &[
         Kind::Int(0, INT),
         "of two voting controllers the heir goes on without the other after so long a silence; 0: never",
     ),
+    kafka(
+        "metadata.log.max.record.bytes.between.snapshots",
+        None,
+        Kind::Int(1, MAX),
+        "bytes of changes after which the controllers write the metadata anew and drop what lies before",
+    ),
     kafka("log.segment.bytes", None, Kind::Int(1 << 20, INT), "size of a segment file"),
     kafka("log.roll.ms", None, Kind::Int(1, MAX), "age at which a segment is closed"),
     kafka("log.roll.hours", None, Kind::Int(1, INT), "the same in hours, if log.roll.ms is not set"),

@@ -39,6 +39,7 @@ const HANDED_ON: &[&str] = &[
     "log.retention.hours",
     "log.retention.bytes",
     "log.retention.check.interval.ms",
+    "metadata.log.max.record.bytes.between.snapshots",
     "producer.id.expiration.ms",
     "producer.id.expiration.check.interval.ms",
     "log.segment.bytes",
@@ -256,6 +257,7 @@ mod tests {
         flags.set = vec![
             ("log.retention.ms".into(), "5000".into()),
             ("default.replication.factor".into(), "2".into()),
+            ("metadata.log.max.record.bytes.between.snapshots".into(), "3000".into()),
         ];
         let config = config(&flags).unwrap();
         assert_eq!(config.controllers[&NodeId(2)], "i:9192");
@@ -266,6 +268,7 @@ mod tests {
         assert_eq!(config.defaults.replication_factor, Some(2));
         let broker = &config.defaults.broker;
         assert_eq!(broker["log.retention.ms"], "5000");
+        assert_eq!(broker["metadata.log.max.record.bytes.between.snapshots"], "3000");
         // What was not set is left to Kafka's defaults; our flags stand under Kafka's names.
         assert!(!broker.contains_key("log.retention.hours"), "{broker:?}");
         assert_eq!((&broker["node.id"][..], &broker["log.dirs"][..]), ("1", "/d"));
