@@ -473,6 +473,8 @@ pub struct NodeStatus {
     pub disk_full: bool,
     /// Committed entries of the controller log cannot be read here at the moment.
     pub unread: bool,
+    /// A snapshot in the controller log holds other metadata than this node has.
+    pub metadata_differs: Option<String>,
     pub led: usize,
     pub replicas: usize,
     pub leaderless: usize,

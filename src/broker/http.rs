@@ -103,6 +103,12 @@ fn health_of(
     let heir = status.controllers.waits_for_heir.map_or(-1, |heir| heir.0);
     note(heir >= 0, format!("the controllers wait for node {heir}, the heir of the pair"));
     note(status.unread, "controller log cannot be read".to_owned());
+    if let Some(why) = &status.metadata_differs {
+        note(
+            true,
+            format!("metadata differs from the controller log's ({why}): restart this node, and report it"),
+        );
+    }
     note(status.leaderless > 0, format!("{} partitions without a leader", status.leaderless));
     note(!status.damaged.is_empty(), format!("{} damaged replicas", status.damaged.len()));
     note(!status.waiting.is_empty(), format!("{} partitions wait for replicas", status.waiting.len()));
@@ -262,6 +268,11 @@ fn render_node(out: &mut String, status: &NodeStatus, controller: Option<NodeId>
             status.leaderless,
         ),
         ("kontiki_damaged_replicas", "Replicas here that need repair", status.damaged.len()),
+        (
+            "kontiki_metadata_differs",
+            "1 if a snapshot in the controller log holds other metadata than this node has",
+            usize::from(status.metadata_differs.is_some()),
+        ),
         (
             "kontiki_waiting_partitions",
             "Partitions with a replica here that cannot go on before others are back",

@@ -263,6 +263,7 @@ impl Image {
             let partition = self.partition_mut(group)?;
             let count = partition.target().len();
             let left = partition.replicas.split_off(count);
+            left.iter().for_each(|replica| partition.note_left(*replica));
             partition.moving = None;
             partition.configured = partition.configured.max(arrival.configuration);
             changes.extend(left.into_iter().map(|replica| Change::ReplicaRemoved { group, replica }));
@@ -273,6 +274,12 @@ impl Image {
 }
 
 impl Partition {
+    fn note_left(&mut self, replica: ReplicaId) {
+        self.left.retain(|other| (other.node, other.directory) != (replica.node, replica.directory));
+        self.left.push(replica);
+        self.left.sort_unstable();
+    }
+
     /// `fresh`: the target, with the ids that those get which have none here.
     fn reassign(&mut self, number: u64, fresh: Vec<ReplicaId>) {
         let origin = self.origin();

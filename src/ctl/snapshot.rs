@@ -7,16 +7,18 @@
 //! Invariants:
 //! - pieces of one snapshot are written in order, each after the one before was committed; other records may stand between them;
 //! - a snapshot is whole, readable and of a known format, or it is an error: never an image with something missing;
-//! - what a snapshot leaves out was deleted only if it says so (`Image::is_deleted`): absence never deletes data.
+//! - what a snapshot leaves out was deleted only if it says so (`Image::is_deleted`, `Partition::left`): absence never deletes data.
 
 use super::image::{Change, Image};
-use crate::segment::{GroupId, LogId};
+use crate::segment::LogId;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-/// Compressed bytes in one piece: an entry of a comfortable size.
+/// Most compressed bytes in one piece: an entry of a comfortable size.
 const PIECE_BYTES: usize = 512 << 10;
+/// What a piece takes beside its data makes smaller ones pointless.
+const PIECE_MIN: usize = 128;
 /// The only format there is.
 const FORMAT: u8 = 1;
 /// Most pieces that a snapshot may claim to have: 32 GiB of it.
@@ -51,13 +53,13 @@ struct Read {
     image: Image,
 }
 
-/// The image as of `at`, the last entry that it reflects, in pieces.
-pub fn write(image: &Image, at: LogId) -> Vec<Piece> {
+/// The image as of `at`, the last entry that it reflects, in pieces of at most about `most` bytes.
+pub fn write(image: &Image, at: LogId, most: usize) -> Vec<Piece> {
     let json = serde_json::to_vec(&Written { v: FORMAT, image })
         .expect("maps have string keys and nothing in an image can refuse to serialise");
     let bytes = zstd::bulk::compress(&json, 0).expect("memory holds what is smaller than its source");
     let sum = crc32fast::hash(&bytes);
-    let parts = bytes.chunks(PIECE_BYTES);
+    let parts = bytes.chunks(most.clamp(PIECE_MIN, PIECE_BYTES).max(bytes.len().div_ceil(PIECES as usize)));
     let of = parts.len() as u32;
     let piece = |(piece, part): (usize, &[u8])| Piece {
         at,
@@ -137,17 +139,16 @@ impl Whole {
     }
 }
 
-/// What a node has to act on that goes from `old` to the image of a snapshot, and groups that the snapshot knows nothing of although they
-/// were never deleted: their replicas stay.
-pub fn changes(old: &Image, new: &Image) -> (Vec<Change>, Vec<GroupId>) {
-    let is_unexplained = |change: &Change| match change {
-        Change::GroupRemoved { group, .. } => (!new.is_deleted(*group)).then_some(*group),
-        _ => None,
+/// What a node has to act on that goes from `old` to the image of a snapshot. Groups that it knows nothing of although they were never
+/// deleted, and replicas that it does not place although none of its records said that they left, stay.
+pub fn changes(old: &Image, new: &Image) -> Vec<Change> {
+    let says = |change: &Change| match change {
+        Change::GroupRemoved { group, .. } => new.is_deleted(*group),
+        Change::ReplicaRemoved { .. } => false,
+        _ => true,
     };
-    let changes = Image::diff(old, new);
-    let unexplained = changes.iter().filter_map(is_unexplained).collect();
-    // That a replica has moved away is a record's to say; where it was before this image, nobody knows any more.
-    let is_removal = |change: &Change| matches!(change, Change::ReplicaRemoved { .. });
-    let says = |change: &Change| is_unexplained(change).is_none() && !is_removal(change);
-    (changes.into_iter().filter(says).collect(), unexplained)
+    let changes = Image::diff(old, new).into_iter().filter(says);
+    let partitions = new.topics.values().flat_map(|topic| &topic.partitions);
+    let left = partitions.flat_map(|placed| placed.left.iter().map(|replica| (placed.group, *replica)));
+    changes.chain(left.map(|(group, replica)| Change::ReplicaRemoved { group, replica })).collect()
 }

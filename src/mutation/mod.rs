@@ -305,6 +305,8 @@ mutations! {
     IgnoreReplicaIds: "F6", Test("raftlog::engine::tests::message_of_a_former_process_is_dropped"), 1, ["another replica"];
     /// a wiped disk takes up the replicas that were on the one before, under their ids
     AdoptOldIdentity: "F6", Clusters, 300, ["F6:", "Vote:", "I1", "Leader completeness", "Election safety", "I6"];
+    /// the controller log is cut behind a snapshot that nobody compared
+    CutUnchecked: "decisions/0013", Test("broker::shard::alone_tests::controller_log_is_kept_where_a_snapshot_holds_other_metadata"), 1, ["cut behind a snapshot that differs"];
     /// replicas are deleted because the metadata does not name them (yet)
     DeleteByAbsence: "F20, I13", Clusters, 20, ["I13", "Vote:", "is called out of range"];
 

@@ -112,6 +112,8 @@ pub struct Check {
     votes: BTreeMap<(GroupId, ReplicaId, Epoch), ReplicaId>,
     attempted: BTreeSet<u32>,
     images: BTreeMap<u64, u64>,
+    /// Pieces to come of the snapshot of the controller log that was begun last.
+    snapshot_left: u32,
     /// Topic of every group there ever was, and the topics that a committed record deleted.
     topics: BTreeMap<GroupId, Uuid>,
     tombstones: BTreeSet<Uuid>,
@@ -157,6 +159,7 @@ impl Check {
             votes: BTreeMap::new(),
             attempted: BTreeSet::new(),
             images: BTreeMap::new(),
+            snapshot_left: 0,
             topics: BTreeMap::new(),
             tombstones: BTreeSet::new(),
             failed: BTreeMap::new(),
@@ -538,13 +541,19 @@ impl Check {
             if entry.meta.kind == EntryKind::Snapshot {
                 marks.hit("controller snapshot written");
             }
-            self.metadata(entry);
+            self.metadata(entry, marks);
         }
     }
 
     /// Tombstones, from the committed controller log alone.
-    fn metadata(&mut self, entry: &Entry) {
+    fn metadata(&mut self, entry: &Entry, marks: &mut Marks) {
         let batch = Batch::decode(&entry.payload).expect("a committed controller entry is readable");
+        if let [Record::Snapshot(piece)] = &batch.records[..] {
+            if piece.piece == 0 && self.snapshot_left > 0 {
+                marks.hit("controller snapshot left half written");
+            }
+            self.snapshot_left = piece.of - piece.piece - 1;
+        }
         let text = format!("{batch:?}");
         self.trace.note("metadata", entry.meta.id.index.0, 0, || text.chars().take(300).collect());
         self.follow_moves(entry, &batch);

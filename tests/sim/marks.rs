@@ -18,6 +18,7 @@ pub const ALL: &[&str] = &[
     "connection timed out",
     "controller leader changed",
     "controller log began at a snapshot",
+    "controller snapshot left half written",
     "controller snapshot written",
     "corruption held out",
     "damaged directory refused",

@@ -369,10 +369,10 @@ impl Shard {
             self.begin_snapshot();
             if let Some(piece) = self.membership.snapshots.writing.pop_front() {
                 let kind = if piece.piece == 0 { EntryKind::Snapshot } else { EntryKind::Metadata };
-                self.write_as(now, kind, number, Batch::new(vec![Record::Snapshot(piece)]), None);
+                self.write_as(now, kind, number, Batch::new(vec![Record::Snapshot(piece.clone())]), None);
                 if self.control.in_flight.is_none() {
-                    // Not taken: without it the others are of no use.
-                    self.membership.snapshots.writing.clear();
+                    // Not taken now, while leadership is handed over or the disk is full.
+                    self.membership.snapshots.writing.push_front(piece);
                     return;
                 }
                 continue;

@@ -5,8 +5,8 @@
 //! replica again. So one that votes by a *newer* configuration of its own log stays until that ends: by a later record, by the leader's
 //! next change, or by a word of the others that it is a member no more. Nobody else is waited for: those that could say it may all have
 //! moved on. Whoever has no vote by its own log, or by one older than the record's, has acknowledged nothing that counted since.
-//! Not here: topics that were deleted (`metadata`), disks that were replaced. Invariant: what is remembered here follows from the log and
-//! the replicas' own files: a restart meets it again.
+//! Not here: topics that were deleted (`metadata`), disks that were replaced. Invariant: what is remembered here follows from the log (or
+//! from a snapshot, which keeps what the records said) and the replicas' own files: a restart meets it again.
 
 use super::Shard;
 use crate::ctl::image::Partition as Placed;
@@ -15,13 +15,15 @@ use crate::raftlog::message::Configuration;
 use crate::segment::{GroupId, RecoveredGroup, Remains, ReplicaId};
 
 impl Shard {
-    /// The log says that this replica, if it is the one here, is to go.
+    /// The log says that this replica, if it is here, or one that was here before it, is to go.
     pub(super) fn remove_moved(&mut self, group: GroupId, replica: ReplicaId) {
-        let is_here = self.partitions.get(&group).is_some_and(|p| p.replica == replica)
-            || self.placing.is_replaying(group, replica)
-            || self.orphans.get(&group).is_some_and(|found| found.replica == replica);
-        if replica.node == self.node() && is_here {
-            self.leaving.insert(group, replica);
+        let running = self.partitions.get(&group).map(|p| p.replica);
+        let stored = self.orphans.get(&group).map(|found| found.replica);
+        let Some(here) = running.or_else(|| self.placing.replaying(group)).or(stored) else { return };
+        let is_spoken_of = (here.node, here.directory) == (replica.node, replica.directory)
+            && here.assignment <= replica.assignment;
+        if replica.node == self.node() && is_spoken_of {
+            self.leaving.insert(group, here);
             self.let_go(group);
         }
     }
@@ -47,7 +49,7 @@ impl Shard {
             // It is taken up, to hear from the others that it does not.
             return self.place_again(group);
         }
-        if self.placing.is_replaying(group, replica) {
+        if self.placing.replaying(group) == Some(replica) {
             return;
         }
         if self.orphans.remove(&group).is_some() {

@@ -404,6 +404,7 @@ impl Shard {
     pub(super) fn apply_metadata(&mut self, now: Now, index: Index) {
         let mut removed = BTreeSet::new();
         let mut changes = Vec::new();
+        self.look_where_controller_log_begins();
         while let Some(from) = self.membership.next_to_read(index) {
             let read = self.engine.store().read(CONTROLLER, from, APPLY_BYTES);
             let is_damaged = self.engine.store_ref().needs_repair(CONTROLLER).is_some();
@@ -433,6 +434,15 @@ impl Shard {
             }
         }
         self.cut_controller_log(now);
+        self.act_on(now, changes, removed);
+        self.status.unread = self.membership.unread_since.is_some();
+        self.place_some(now);
+        self.check_gate(now);
+        self.on_metadata_applied(now);
+    }
+
+    /// What was applied is done.
+    pub(super) fn act_on(&mut self, now: Now, changes: Vec<Change>, mut removed: BTreeSet<GroupId>) {
         for change in &changes {
             match change {
                 Change::GroupRemoved { group, .. } => drop(removed.insert(*group)),
@@ -446,10 +456,6 @@ impl Shard {
         for change in changes {
             self.on_change(now, change);
         }
-        self.status.unread = self.membership.unread_since.is_some();
-        self.place_some(now);
-        self.check_gate(now);
-        self.on_metadata_applied(now);
     }
 
     /// What is committed stays to be applied: the machine may be short of handles or maps, or the disk answers again a moment later.

@@ -550,7 +550,6 @@ impl Shard {
                     p.on_truncated(from, self.engine.store(), now.mono, &mut self.done);
                 }
             }
-            GroupEvent::Installed { group: CONTROLLER, start } => self.on_controller_log_installed(&start),
             GroupEvent::Installed { group, start } => {
                 if let Some(p) = self.partitions.get_mut(&group) {
                     p.on_installed(&start, &mut self.done);

@@ -59,9 +59,9 @@ impl Placing {
         self.waiting.is_empty() && self.replaying.is_none()
     }
 
-    /// Whether the log of this very replica is being read.
-    pub(super) fn is_replaying(&self, group: GroupId, replica: ReplicaId) -> bool {
-        self.replaying.as_ref().is_some_and(|r| r.found.group == group && r.found.replica == replica)
+    /// The replica of this group whose log is being read.
+    pub(super) fn replaying(&self, group: GroupId) -> Option<ReplicaId> {
+        self.replaying.as_ref().filter(|r| r.found.group == group).map(|r| r.found.replica)
     }
 
     /// The group was deleted while its log was read: true if that was so.

@@ -10,7 +10,8 @@ use super::{CONTROLLER, Now, Shard};
 use crate::ctl::image::{Change, Image};
 use crate::ctl::record::{Batch, Record};
 use crate::ctl::snapshot::{self, Piece, Pieces, Whole};
-use crate::segment::{Entry, EntryKind, GroupId, Index, LogId, LogStart};
+use crate::mutation::{Mutation, on};
+use crate::segment::{self, Entry, EntryKind, GroupId, Index, LogId, LogStart};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,8 +31,10 @@ pub struct Snapshots {
     whole: Option<(Whole, Index)>,
     /// First entry of the last one that was begun.
     begun: Index,
-    /// Bytes applied since the last one.
+    /// Bytes applied since the last whole one began.
     since: u64,
+    /// Bytes applied since the last one, whole or not, began.
+    since_begun: u64,
     /// Size of the last one.
     size: u64,
     /// As controller leader: what is to be written of the one that was begun.
@@ -56,23 +59,43 @@ impl Snapshots {
         match &batch.records[..] {
             [Record::Snapshot(piece)] => {
                 if piece.piece == 0 {
-                    self.begun = entry.meta.id.index;
+                    (self.begun, self.since_begun) = (entry.meta.id.index, 0);
                 }
                 if let Some(whole) = self.pieces.take(piece) {
+                    (self.since, self.size) = (self.since_begun, whole.bytes());
                     self.whole = Some((whole, self.begun));
                 }
             }
-            _ => self.since += entry.payload.len() as u64,
+            _ => {
+                self.since += entry.payload.len() as u64;
+                self.since_begun += entry.payload.len() as u64;
+            }
         }
     }
 }
 
+/// Why the log is not cut behind a snapshot.
+enum NotCut {
+    /// It could not be compared now.
+    Unread(String),
+    /// It holds something else than this node knows.
+    Differs(String),
+}
+
+impl From<segment::Error> for NotCut {
+    fn from(error: segment::Error) -> Self {
+        Self::Unread(error.to_string())
+    }
+}
+
 impl Shard {
-    /// A leader had dropped what this node's controller log needs next: it begins after another entry now.
-    pub(super) fn on_controller_log_installed(&mut self, start: &LogStart) {
-        if start.prev.index > self.membership.applied() {
-            tracing::info!(at = %start.prev, "controller log begins anew; the metadata comes from a snapshot");
-            self.membership.snapshots.begin_at(start.prev);
+    /// The controller log may begin behind what is applied: its leader had dropped what was needed next, or what was damaged here.
+    pub(super) fn look_where_controller_log_begins(&mut self) {
+        let Ok(start) = self.engine.store_ref().log_start(CONTROLLER).map(|start| start.prev) else { return };
+        let seen = self.membership.snapshots.looked_through().unwrap_or(self.membership.applied());
+        if start.index > seen {
+            tracing::info!(at = %start, "controller log begins anew; the metadata comes from a snapshot");
+            self.membership.snapshots.begin_at(start);
         }
     }
 
@@ -99,7 +122,6 @@ impl Shard {
         let at = whole.at;
         let image = whole.read().map_err(|why| format!("the snapshot at {at} cannot be read: {why}"))?;
         snapshots.missing = None;
-        snapshots.pieces = Pieces::default();
         self.take_image_of(image, at, changes, removed)?;
         Ok(true)
     }
@@ -114,13 +136,18 @@ impl Shard {
         if self.membership.cluster().is_some_and(|own| own != image.cluster_id) {
             return Err(format!("the snapshot at {at} is of another cluster, {}", image.cluster_id));
         }
-        let (news, unexplained) = snapshot::changes(&self.image, &image);
-        if !unexplained.is_empty() {
+        let held = self.partitions.keys().chain(self.orphans.keys());
+        let unknown: Vec<GroupId> = held
+            .copied()
+            .filter(|group| !image.groups.contains_key(group) && !image.is_deleted(*group))
+            .collect();
+        if !unknown.is_empty() {
             tracing::error!(
-                ?unexplained,
+                ?unknown,
                 "the metadata knows nothing of groups that were not deleted; their replicas stay"
             );
         }
+        let news = snapshot::changes(&self.image, &image);
         // Deleted while this node was away.
         removed.extend(self.orphans.keys().copied().filter(|group| image.is_deleted(*group)));
         tracing::info!(%at, topics = image.topics.len(), "metadata taken from a snapshot");
@@ -134,13 +161,28 @@ impl Shard {
     /// Cuts the log behind the newest snapshot if there is a whole one, and it holds what was applied.
     pub(super) fn cut_controller_log(&mut self, now: Now) {
         let Some((whole, begun)) = self.membership.snapshots.whole.take() else { return };
-        let (at, size) = (whole.at, whole.bytes());
-        match self.check_snapshot(&whole) {
-            Ok(since) => (self.membership.snapshots.since, self.membership.snapshots.size) = (since, size),
-            Err(why) => {
-                // The next one is due when as much was written again.
-                self.membership.snapshots.since = 0;
+        let at = whole.at;
+        if at.index.next() != begun {
+            // A log that began with it would begin after entries that it does not reflect.
+            tracing::error!(%at, %begun, "a snapshot of the metadata stands elsewhere than behind what it reflects");
+            return;
+        }
+        let start = self.engine.store_ref().log_start(CONTROLLER).map(|start| start.prev.index);
+        if start.is_ok_and(|start| start >= begun.prev()) {
+            // A start reads the one that its log begins with again.
+            return;
+        }
+        let checked = if on(Mutation::CutUnchecked) { Ok(()) } else { self.check_snapshot(&whole) };
+        match checked {
+            Ok(()) => self.status.metadata_differs = None,
+            Err(NotCut::Unread(why)) => {
+                tracing::warn!(%at, why, "a snapshot of the metadata cannot be compared now; it is tried again");
+                self.membership.snapshots.whole = Some((whole, begun));
+                return;
+            }
+            Err(NotCut::Differs(why)) => {
                 tracing::error!(%at, why, "a snapshot of the metadata is not what this node knows; its log is kept");
+                self.status.metadata_differs = Some(format!("snapshot at {at}: {why}"));
                 return;
             }
         }
@@ -149,29 +191,28 @@ impl Shard {
         }
     }
 
-    /// Reads the snapshot back and applies what came after it: the result must be this node's image. Answers the bytes that came after.
-    fn check_snapshot(&mut self, whole: &Whole) -> Result<u64, String> {
-        let mut image = whole.read()?;
-        let (mut next, mut since) = (whole.at.index.next(), 0);
+    /// Reads the snapshot back and applies what came after it: the result must be this node's image.
+    fn check_snapshot(&mut self, whole: &Whole) -> Result<(), NotCut> {
+        let mut image = whole.read().map_err(NotCut::Differs)?;
+        let mut next = whole.at.index.next();
         let applied = self.membership.applied();
         while next <= applied {
-            let read = self.engine.store().read(CONTROLLER, next, READ_BYTES).map_err(|e| e.to_string())?;
+            let read = self.engine.store().read(CONTROLLER, next, READ_BYTES)?;
             for entry in read.into_iter().take_while(|e| e.meta.id.index <= applied) {
                 next = entry.meta.id.index.next();
                 if !matches!(entry.meta.kind, EntryKind::Metadata | EntryKind::Snapshot) {
                     continue;
                 }
-                let batch = Batch::decode(&entry.payload)?;
+                let batch = Batch::decode(&entry.payload).map_err(NotCut::Differs)?;
                 let number = Image::number(entry.meta.id.epoch.generation.0, entry.meta.id.index.0);
-                image.apply(number, &batch)?;
-                if !matches!(batch.records[..], [Record::Snapshot(_)]) {
-                    since += entry.payload.len() as u64;
-                }
+                image.apply(number, &batch).map_err(NotCut::Differs)?;
             }
         }
         match image == *self.image {
-            true => Ok(since),
-            false => Err("with what came after it, it gives other metadata".to_owned()),
+            true => Ok(()),
+            false => Err(NotCut::Differs(
+                "with what came after it, it gives other metadata than this node has".into(),
+            )),
         }
     }
 
@@ -200,16 +241,22 @@ impl Shard {
 
     /// As controller leader, with an image that has applied the whole log: begins a snapshot if one is due.
     pub(super) fn begin_snapshot(&mut self) {
-        let snapshots = &self.membership.snapshots;
+        let applied = self.membership.applied();
+        let snapshots = &mut self.membership.snapshots;
+        if snapshots.writing.front().is_some_and(|first| first.piece == 0 && first.at.index != applied) {
+            // The first was not taken, and something else was since: what begins behind that must reflect it.
+            snapshots.writing.clear();
+        }
         let configured =
             self.config.node.defaults.broker.get("metadata.log.max.record.bytes.between.snapshots");
         let between = configured.and_then(|v| v.parse().ok()).unwrap_or(BYTES_BETWEEN);
         if !snapshots.writing.is_empty() || snapshots.since < between.max(snapshots.size) {
             return;
         }
-        let applied = self.membership.applied();
         let Ok(at) = self.engine.store().meta_at(CONTROLLER, applied).map(|meta| meta.id) else { return };
-        let pieces = snapshot::write(&self.image, at);
+        // Several even where little lies between two snapshots, so that none is one entry's luck.
+        let most = usize::try_from(between / 8).unwrap_or(usize::MAX);
+        let pieces = snapshot::write(&self.image, at, most);
         tracing::info!(%at, pieces = pieces.len(), "writing a snapshot of the metadata");
         self.membership.snapshots.writing = pieces.into();
     }

@@ -8,20 +8,29 @@
 
 use super::{Core, Effect, Millis};
 use crate::mutation::{Mutation, on};
-use crate::raftlog::message::Body;
+use crate::raftlog::message::{Body, Configuration};
 use crate::segment::{Index, LogId};
 
 impl Core {
     /// Whether records count once they are written, by the topic and by the configuration in force.
     pub fn is_async(&self) -> bool {
-        let (configuration, _) = self.log.configuration();
+        self.is_async_with(self.log.configuration().0)
+    }
+
+    /// The same with these voters.
+    pub fn is_async_with(&self, configuration: &Configuration) -> bool {
         let is_alone = configuration.voters.len() <= 1 || configuration.old_voters.len() == 1;
         self.may_be_async && (!is_alone || on(Mutation::CountWrittenAlone))
     }
 
     /// Last entry here that counts as stored.
     pub fn stored(&self) -> Index {
-        if self.is_async() { self.log.written() } else { self.log.durable() }
+        self.stored_if(self.is_async())
+    }
+
+    /// Last entry here that is written, or else durable.
+    pub fn stored_if(&self, is_async: bool) -> Index {
+        if is_async { self.log.written() } else { self.log.durable() }
     }
 
     pub(super) fn set_async(&mut self, now: Millis, may_be: bool, out: &mut Vec<Effect>) {
