@@ -104,10 +104,7 @@ fn health_of(
     note(heir >= 0, format!("the controllers wait for node {heir}, the heir of the pair"));
     note(status.unread, "controller log cannot be read".to_owned());
     if let Some(why) = &status.metadata_differs {
-        note(
-            true,
-            format!("metadata differs from the controller log's ({why}): restart this node, and report it"),
-        );
+        note(true, format!("metadata differs from the controller log's ({why}): see docs/operations.md"));
     }
     note(status.leaderless > 0, format!("{} partitions without a leader", status.leaderless));
     note(!status.damaged.is_empty(), format!("{} damaged replicas", status.damaged.len()));

@@ -147,7 +147,7 @@ pub struct Partition {
     /// Entry of the committed configuration by which replicas last left it.
     #[serde(default, skip_serializing_if = "is_founding")]
     pub configured: LogId,
-    /// The last replica of each disk that a record said had left: it, and whatever was placed there before it, may be deleted.
+    /// The last replica of each broker that a record said had left: it, and whatever was placed there before it, may be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<ReplicaId>,
 }

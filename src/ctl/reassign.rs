@@ -275,7 +275,7 @@ impl Image {
 
 impl Partition {
     fn note_left(&mut self, replica: ReplicaId) {
-        self.left.retain(|other| (other.node, other.directory) != (replica.node, replica.directory));
+        self.left.retain(|other| other.node != replica.node);
         self.left.push(replica);
         self.left.sort_unstable();
     }

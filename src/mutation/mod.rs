@@ -321,6 +321,8 @@ mutations! {
     SkipSequenceCheck: "F21, KIP-98", Clusters, 50, ["I5", "I4"];
     /// a duplicate is answered before its original is committed
     AnswerDuplicateEarly: "F21", Clusters, 50, ["I1"];
+    /// a leader knows batches of producers that its log does not hold
+    RememberLostBatches: "F21", Test("broker::shard::alone_tests::retry_of_a_batch_that_was_lost_is_new"), 1, ["a lost batch is taken for one that is here"];
     /// a truncation does not roll the producer state back
     KeepProducersOfCutBatches: "F21", Clusters, 100, ["I1", "I4", "orderly"];
     /// ends of logs are told without a confirmed round

@@ -48,6 +48,8 @@ const TESTS: &[(&str, fn())] = tests![
     raftlog::engine::tests::message_of_a_former_process_is_dropped,
     raftlog::engine::tests::quiet::group_removed_from_a_follower_counts_as_silent,
     ctl::tests::liveness::new_controller_leader_grants_every_broker_a_full_session,
+    broker::shard::alone_tests::controller_log_is_kept_where_a_snapshot_holds_other_metadata,
+    broker::shard::alone_tests::retry_of_a_batch_that_was_lost_is_new,
     broker::shard::alone_tests::replica_that_moved_away_is_not_made_again_while_the_log_is_read_again,
     ctl::tests::reassign::arrival_of_another_target_or_generation_lets_nobody_go,
     ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice,

@@ -70,6 +70,8 @@ pub(crate) struct Shortened {
     pub base_offset: Offset,
     /// Byte behind its last entry.
     pub end: u64,
+    /// Largest record timestamp in it, -1 if none.
+    pub max_timestamp: i64,
 }
 
 /// A contiguous piece of log in one file.
@@ -238,8 +240,9 @@ impl GroupImage {
     ) {
         if let Some(file) = self.files.iter_mut().find(|f| f.number == old) {
             file.number = new;
-            if let Some(Shortened { prev, base_offset, end }) = shortened {
+            if let Some(Shortened { prev, base_offset, end, max_timestamp }) = shortened {
                 (file.prev, file.base_offset, file.end) = (prev, base_offset, end);
+                file.max_timestamp = max_timestamp;
             }
         }
         self.needs_repair = left;

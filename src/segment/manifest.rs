@@ -132,8 +132,10 @@ pub(crate) fn write(fs: &dyn Fs, dir: &Path, sequence: u64, bytes: &[u8]) -> sup
         let path = dir.join(&name);
         let new = dir.join(format!("{name}.new"));
         match fs.unlink(&new) {
+            // As in `journal`: a rename that is kept alone must not find what stood here before.
+            Ok(()) => fs.sync_dir(dir).map_err(io)?,
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
-            _ => {}
+            Err(_) => {}
         }
         let handle = super::error::patiently(|| fs.open(&new, OpenMode::CreateNew)).map_err(io)?;
         handle.pwrite(bytes, 0).map_err(io)?;

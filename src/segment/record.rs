@@ -190,10 +190,11 @@ impl Record {
                 for number in [*old, *new, first.0, last.0] {
                     out.put_u64_le(number);
                 }
-                if let Some(Shortened { prev, base_offset, end }) = shortened {
+                if let Some(Shortened { prev, base_offset, end, max_timestamp }) = shortened {
                     put_log_id(out, *prev);
                     out.put_i64_le(base_offset.0);
                     out.put_u64_le(*end);
+                    out.put_i64_le(*max_timestamp);
                 }
             }
             Self::Synced { last, .. } => put_log_id(out, *last),
@@ -265,6 +266,7 @@ impl Record {
                         prev: get_log_id(b)?,
                         base_offset: Offset(get_i64(b)?),
                         end: get_u64(b)?,
+                        max_timestamp: get_i64(b)?,
                     }),
                 };
                 Self::Replace { group, old, new, shortened, left: (left.0 > Index(0)).then_some(left) }
@@ -431,7 +433,12 @@ mod tests {
                 group: g,
                 old: 3,
                 new: 9,
-                shortened: Some(Shortened { prev: LogId::new(1, 3, 9), base_offset: Offset(5), end: 777 }),
+                shortened: Some(Shortened {
+                    prev: LogId::new(1, 3, 9),
+                    base_offset: Offset(5),
+                    end: 777,
+                    max_timestamp: 11,
+                }),
                 left: None,
             },
         ];

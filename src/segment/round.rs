@@ -103,7 +103,17 @@ impl Change {
     }
 }
 
+/// Recovery has to know it whatever becomes of the file that it stands in.
+pub(crate) fn is_configuration(entry: &Entry) -> bool {
+    entry.meta.kind == EntryKind::Configuration
+}
+
 impl Entries {
+    /// Whether they are a configuration, which stands alone.
+    pub(crate) fn is_configuration(&self) -> bool {
+        self.entries.iter().any(is_configuration)
+    }
+
     /// What a reference record says of them.
     pub(crate) fn extent(&self, max_timestamp: i64) -> Extent {
         let first = &self.entries.first().expect("an entries op is never empty").meta;

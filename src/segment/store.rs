@@ -23,7 +23,7 @@ use super::group::{Group, Segment, Tail, TailEntry};
 use super::image::{CutPoint, FileImage, GroupImage};
 use super::index::{Slot, TermIndex};
 use super::record::{Creation, Record};
-use super::round::{Change, Durable, Entries, FileRef, Op, Remains, Round, RoundDone};
+use super::round::{Change, Durable, Entries, FileRef, Op, Remains, Round, RoundDone, is_configuration};
 use super::types::*;
 use super::{Error, GroupOptions, GroupSpec, Result, StoreOptions, frame, segment_file};
 use crate::mutation::{Mutation, on};
@@ -327,9 +327,26 @@ impl Store {
     }
 
     /// Takes entries into the active file, which has room for them.
-    fn push_entries(&mut self, group: GroupId, entries: Vec<Entry>, bytes: u64) -> Result<()> {
-        let handle = self.active_handle(group)?;
+    fn push_entries(&mut self, group: GroupId, mut entries: Vec<Entry>, bytes: u64) -> Result<()> {
         let loose = self.is_loose(group, &entries);
+        if !entries.iter().any(is_configuration) {
+            return self.push_run(group, entries, bytes, loose);
+        }
+        while !entries.is_empty() {
+            let run = match entries.iter().position(is_configuration) {
+                Some(0) => 1,
+                at => at.unwrap_or(entries.len()),
+            };
+            let rest = entries.split_off(run);
+            let bytes = entries.iter().map(|entry| frame::frame_len(entry.meta.payload_len)).sum();
+            self.push_run(group, std::mem::replace(&mut entries, rest), bytes, loose)?;
+        }
+        Ok(())
+    }
+
+    /// A configuration is an op of its own, and goes by value: recovery takes it from the journal, whatever has become of the file.
+    fn push_run(&mut self, group: GroupId, entries: Vec<Entry>, bytes: u64, loose: bool) -> Result<()> {
+        let handle = self.active_handle(group)?;
         if loose {
             self.note_loose(group);
         }
@@ -362,11 +379,13 @@ impl Store {
             && op.file.number == number
             && op.byte + op.bytes == byte
         {
-            op.bytes += bytes;
-            op.entries.extend(entries);
-            op.slots.extend(slots);
             op.loose &= loose;
-            return Ok(());
+            if !op.entries.iter().chain(&entries).any(is_configuration) {
+                op.bytes += bytes;
+                op.entries.extend(entries);
+                op.slots.extend(slots);
+                return Ok(());
+            }
         }
         let file = FileRef { number, handle };
         let op = Entries { group, file, byte, bytes, entries, slots, loose };
@@ -662,6 +681,11 @@ impl Store {
     fn absorb_damage(&mut self) {
         for (group, first, last) in self.damage.take() {
             let Some(g) = self.groups.get_mut(&group) else { continue };
+            // Nobody needs what the log start has passed.
+            let first = first.max(g.image.first());
+            if last < first {
+                continue;
+            }
             if g.is_damaged(first) && g.is_damaged(last) {
                 continue;
             }

@@ -272,7 +272,7 @@ impl Writer {
         marks.into_iter().for_each(|(group, last)| Record::Synced { group, last }.encode(batch));
         for op in &round.ops {
             match op {
-                Op::Entries(entries) if entries.bytes >= limit_of(entries) => {
+                Op::Entries(entries) if entries.bytes >= limit_of(entries) && !entries.is_configuration() => {
                     self.write_extent(entries, batch, progress)?;
                 }
                 Op::Entries(entries) => encode_inline(entries, batch, progress),

@@ -268,6 +268,27 @@ impl Partition {
         self.replay(start.producers_at.next(), store)
     }
 
+    /// This replica leads anew, with a log that ended with `last` when it was elected. What is kept with the log start may reflect entries
+    /// behind that: it came with a log start of another leader, and the entries never did, or were lost unsynced. A leader without them
+    /// says that they are gone (an unclean generation, an election in doubt), and retries of them are new (safety.md F21). True if so: the
+    /// state is to be stored before anything is appended.
+    pub fn forget_lost(&mut self, last: Index, store: &mut Store) -> bool {
+        if self.producers.applied() <= last || on(Mutation::RememberLostBatches) {
+            return false;
+        }
+        let rebuilt = store.log_start(self.group).cloned().and_then(|start| {
+            self.producers = ProducerState::decode(&start.producers, start.producers_at).unwrap_or_default();
+            self.producers.forget_behind(start.prev.index);
+            self.starts.clear();
+            self.replay(start.prev.index.next(), store)
+        });
+        tracing::warn!(group = %self.group, %last, "what was known of producers' lost batches is forgotten");
+        if let Err(error) = rebuilt {
+            self.out_of_service = Some(error.to_string());
+        }
+        true
+    }
+
     /// A new generation: what lies above `commit` is not known to be committed any more. Lower than before only where the generation
     /// may have lost something, or this replica cannot tell (safety.md F24): then it must not serve what its leader may not have.
     pub fn on_reopened(&mut self, commit: Index, store: &mut Store) {

@@ -221,6 +221,17 @@ impl ProducerState {
         true
     }
 
+    /// Entries behind `last` are lost: what is known of them is forgotten. A producer of which nothing else is known is unknown then,
+    /// and may go on with any sequence, as one whose state has expired.
+    pub fn forget_behind(&mut self, last: Index) {
+        for producer in self.producers.values_mut() {
+            producer.batches.retain(|batch| batch.index <= last.0);
+        }
+        self.producers.retain(|_, producer| !producer.batches.is_empty());
+        self.undo.clear();
+        (self.undo_floor, self.applied) = (last, last);
+    }
+
     /// Last entry taken note of.
     pub fn applied(&self) -> Index {
         self.applied

@@ -2,6 +2,7 @@
 //! its replicas. What takes several nodes is the simulator's.
 
 use super::*;
+use crate::broker::partition::producer_state::{ProducerState, Verdict};
 use crate::ctl::command::{CreateTopic, Reply as CtlReply};
 use crate::ctl::image::Change;
 use crate::ctl::reassign::{Arrival, GroupMove};
@@ -10,8 +11,11 @@ use crate::raftlog::engine::EngineConfig;
 use crate::raftlog::message::{Body, Message};
 use crate::segment::fs::sim::SimFs;
 use crate::segment::fs::{Fs, OpenMode};
-use crate::segment::{self, Epoch, Generation, Identity, LogId, Round, StoreOptions, Term, Writer};
-use crate::wire::batch::{self, BatchRules};
+use crate::segment::{
+    self, Entry, EntryKind, EntryMeta, Epoch, Generation, Identity, LogId, LogStart, Offset, Round,
+    StoreOptions, Term, Writer,
+};
+use crate::wire::batch::{self, BatchHeader, BatchRules};
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -734,6 +738,80 @@ fn replica_that_moved_away_before_the_snapshot_is_deleted_and_a_later_one_stays(
         alone.shard.act_on(now, changes, removed);
         alone.run(1_000);
         assert_eq!(alone.replica(GroupId(1)).map(|replica| replica.assignment), Some(number));
+    }
+}
+
+/// Its group had lost its majority and gone on without what this replica may hold alone: that moves away with nobody.
+#[test]
+fn log_that_a_generation_went_on_without_is_kept_though_its_replica_moved_away() {
+    for generation in [0, 1] {
+        let mut alone = told(SimFs::new(1), &[]);
+        let [before, moves] = moved(alone.directory());
+        for record in &before {
+            alone.apply(record.clone());
+        }
+        registered(&mut alone);
+        let meta = EntryMeta {
+            id: LogId::new(0, 1, 1),
+            prev: Epoch::default(),
+            kind: EntryKind::Noop,
+            base_offset: Offset(0),
+            offset_span: 0,
+            payload_len: 0,
+        };
+        alone.shard.engine.store().append(GroupId(1), vec![Entry { meta, payload: Bytes::new() }]).unwrap();
+        alone.run(1_000);
+        let mut alone = told(reopen(alone), &before);
+        alone.run(100);
+        let image = Arc::make_mut(&mut alone.shard.image);
+        image.topics.get_mut("t").unwrap().partitions[0].generation = generation;
+        for mut record in moves {
+            if let Record::Reassigned { arrivals } = &mut record {
+                arrivals[0].generation = generation;
+            }
+            alone.apply(record);
+        }
+        alone.run(2_000);
+        assert_eq!(alone.replica(GroupId(1)), None);
+        let is_kept = alone.fs.files().iter().any(|(path, _)| path.to_string_lossy().ends_with(".fenced"));
+        assert_eq!(is_kept, generation > 0, "{:?}", alone.fs.files());
+    }
+}
+
+/// The log start had come with the state of producers as of entries that never came; the generation, or the election, that gave them up
+/// left that state as it was. A retry of such a batch was called a duplicate, though nobody has it (seed 9587 of `long`).
+#[test]
+pub(crate) fn retry_of_a_batch_that_was_lost_is_new() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[]);
+    alone.produce(group, 2);
+    let last = alone.shard.engine.store().last(group).unwrap().0.index;
+    let header = |sequence| BatchHeader {
+        producer_id: 7,
+        producer_epoch: 0,
+        base_sequence: sequence,
+        ..BatchHeader::read(&crate::broker::handlers::produce::tests::batch(0)).unwrap()
+    };
+    let mut known = ProducerState::default();
+    let behind = Index(last.0 + 5);
+    known.apply(behind, Offset(9), &header(3));
+    let start = LogStart {
+        producers: known.encode(behind).unwrap().into(),
+        producers_at: behind,
+        ..alone.shard.engine.store().log_start(group).unwrap().clone()
+    };
+    let now = alone.now();
+    alone.shard.engine.move_log_start(now.mono, group, start).unwrap();
+    alone.run(1_000);
+    for _ in 0..2 {
+        alone = restarted(alone, u64::MAX / 2);
+        let partition = &alone.shard.partitions[&group];
+        assert_eq!(partition.role, Role::Leader);
+        let verdict = partition.check_producer(&header(3), 0, 1_000_000);
+        assert_eq!(verdict, Ok(Verdict::Append), "a lost batch is taken for one that is here");
+        // What is written from now on stands where the lost entries were.
+        alone.produce(group, 9);
+        assert!(alone.shard.engine.store().log_start(group).unwrap().producers_at <= last.next());
     }
 }
 

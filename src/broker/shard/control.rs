@@ -367,11 +367,12 @@ impl Shard {
                 continue;
             }
             self.begin_snapshot();
-            if let Some(piece) = self.membership.snapshots.writing.pop_front() {
+            let is_asked = !self.control.queue.is_empty();
+            if let Some(piece) = self.membership.snapshots.next_piece(is_asked) {
                 let kind = if piece.piece == 0 { EntryKind::Snapshot } else { EntryKind::Metadata };
                 self.write_as(now, kind, number, Batch::new(vec![Record::Snapshot(piece.clone())]), None);
                 if self.control.in_flight.is_none() {
-                    // Not taken now, while leadership is handed over or the disk is full.
+                    // Not taken now, while leadership is handed over.
                     self.membership.snapshots.writing.push_front(piece);
                     return;
                 }

@@ -12,7 +12,7 @@ use super::Shard;
 use crate::ctl::image::Partition as Placed;
 use crate::raftlog::core::Core;
 use crate::raftlog::message::Configuration;
-use crate::segment::{GroupId, RecoveredGroup, Remains, ReplicaId};
+use crate::segment::{Generation, GroupId, RecoveredGroup, ReplicaId};
 
 impl Shard {
     /// The log says that this replica, if it is here, or one that was here before it, is to go.
@@ -20,9 +20,8 @@ impl Shard {
         let running = self.partitions.get(&group).map(|p| p.replica);
         let stored = self.orphans.get(&group).map(|found| found.replica);
         let Some(here) = running.or_else(|| self.placing.replaying(group)).or(stored) else { return };
-        let is_spoken_of = (here.node, here.directory) == (replica.node, replica.directory)
-            && here.assignment <= replica.assignment;
-        if replica.node == self.node() && is_spoken_of {
+        // On another disk too: what was placed here before had given way to the one that left.
+        if replica.node == self.node() && here.node == replica.node && here.assignment <= replica.assignment {
             self.leaving.insert(group, here);
             self.let_go(group);
         }
@@ -52,8 +51,11 @@ impl Shard {
         if self.placing.replaying(group) == Some(replica) {
             return;
         }
-        if self.orphans.remove(&group).is_some() {
-            self.drop_stored(group, Remains::Aside);
+        if self.orphans.contains_key(&group) {
+            // The group may have gone on without what only this log holds.
+            let Some(remains) = self.remains_of(group, Generation(placed.generation)) else { return };
+            self.orphans.remove(&group);
+            self.drop_stored(group, remains);
         } else {
             let stays = |core: &Core| {
                 let (configuration, id) = core.configuration();
@@ -62,7 +64,8 @@ impl Shard {
             if self.engine.core(group).is_some_and(stays) {
                 return;
             }
-            self.drop_replica(group, Remains::Aside);
+            let Some(remains) = self.remains_of(group, Generation(placed.generation)) else { return };
+            self.drop_replica(group, remains);
         }
         self.leaving.remove(&group);
         tracing::info!(%group, %replica, "replica deleted: it has moved to another broker");

@@ -574,7 +574,11 @@ impl Shard {
                     self.led += usize::from(role == Role::Leader);
                     self.led -= usize::from(p.role == Role::Leader);
                     self.leadership_news = true;
+                    let is_new = role == Role::Leader && (p.role, p.epoch) != (role, epoch);
                     p.on_role(role, epoch, leader, now.mono, &mut self.done);
+                    if is_new {
+                        self.forget_lost_batches(now, group, epoch);
+                    }
                     self.on_leadership(now, group);
                 }
             }

@@ -106,8 +106,8 @@ impl Shard {
         }
     }
 
-    /// Drops the older replica of the group, if there is one. False: not now.
-    fn make_room(&mut self, group: GroupId, generation: Generation) -> bool {
+    /// What is to stay of the replica of the group that is here, once it is dropped; what needs it is marked. None: not now.
+    pub(super) fn remains_of(&mut self, group: GroupId, generation: Generation) -> Option<Remains> {
         let found = self.orphans.get(&group).map(|found| (found.hard_state, found.last));
         let held = found.or_else(|| self.engine.core(group).map(|core| (core.hard_state(), core.last())));
         let remains = held.map_or(Remains::Aside, |(state, last)| remains(&state, last, generation));
@@ -115,8 +115,14 @@ impl Shard {
             && let Err(error) = self.engine.store().keep_log(group)
         {
             tracing::warn!(%group, %error, "a log that is to be kept cannot be marked so; its replica stays for now");
-            return false;
+            return None;
         }
+        Some(remains)
+    }
+
+    /// Drops the older replica of the group, if there is one. False: not now.
+    fn make_room(&mut self, group: GroupId, generation: Generation) -> bool {
+        let Some(remains) = self.remains_of(group, generation) else { return false };
         // If it was to go because it had moved away, it has.
         self.leaving.remove(&group);
         match self.orphans.remove(&group) {

@@ -39,6 +39,8 @@ pub struct Snapshots {
     size: u64,
     /// As controller leader: what is to be written of the one that was begun.
     pub(super) writing: std::collections::VecDeque<Piece>,
+    /// A request's turn, if there is one: the last piece was written since the last one.
+    yields: bool,
 }
 
 impl Snapshots {
@@ -52,6 +54,16 @@ impl Snapshots {
     /// Last entry looked through for a snapshot, while the image waits for one.
     pub(super) fn looked_through(&self) -> Option<Index> {
         self.missing.map(|(_, seen)| seen)
+    }
+
+    /// As controller leader: the piece to write now. Whoever asks for something has his turn between two pieces.
+    pub(super) fn next_piece(&mut self, is_asked: bool) -> Option<Piece> {
+        let is_begun = self.writing.front()?.piece > 0;
+        if std::mem::take(&mut self.yields) && is_asked && is_begun {
+            return None;
+        }
+        self.yields = true;
+        self.writing.pop_front()
     }
 
     /// An entry was applied.

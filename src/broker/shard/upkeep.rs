@@ -8,7 +8,7 @@ use crate::broker::partition::{SNAPSHOT_BYTES, encode_forgotten};
 use crate::raftlog::codec::{self, Hint};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::Proposal;
-use crate::segment::{Doubt, EntryKind, GroupId, LogStart, NodeId, Offset, SegmentInfo};
+use crate::segment::{Doubt, EntryKind, Epoch, GroupId, LogStart, NodeId, Offset, SegmentInfo};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
@@ -426,6 +426,20 @@ impl Shard {
             return Ok(());
         }
         self.engine.move_log_start(now.mono, group, start)
+    }
+
+    /// A new leader's state of producers is made to reflect its own log, and is stored before anything new is.
+    pub(super) fn forget_lost_batches(&mut self, now: Now, group: GroupId, epoch: Epoch) {
+        let Ok((mut last, _)) = self.engine.store_ref().last(group) else { return };
+        if last.epoch == epoch {
+            // The first entry of its term (Raft §8), or of its generation, and nothing else so far.
+            last.index = last.index.prev();
+        }
+        let Some(p) = self.partitions.get_mut(&group) else { return };
+        if p.forget_lost(last.index, self.engine.store()) {
+            let start = p.start;
+            self.move_start(now, group, start);
+        }
     }
 
     /// Stores the producer state of partitions that grew, so that a restart reads little of the log.

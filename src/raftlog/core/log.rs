@@ -54,7 +54,7 @@ impl LogView {
 
     /// What is kept with the start reflects entries up to here: once one of them goes, it is of no use any more.
     pub fn reflect(&mut self, index: Index) {
-        self.reflected = self.reflected.max(index);
+        self.reflected = index;
     }
 
     /// Nothing up to here can be taken back on its own: it is gone, or reflected in what is kept with the start.

@@ -38,6 +38,8 @@ struct Repairing {
     turn: usize,
     /// Not to be looked at before.
     not_before: Millis,
+    /// First entry of the last answer that held any: if it is needed still, that peer has another one.
+    given: Option<Index>,
 }
 
 impl Repairs {
@@ -112,6 +114,11 @@ impl Engine {
         }
         let Some(state) = self.repairs.groups.get_mut(&group) else { return };
         if state.asked.is_some_and(|(_, until)| now < until) {
+            return;
+        }
+        if state.given.take() == Some(from) {
+            state.turn += 1;
+            state.not_before = now + PACE_MS;
             return;
         }
         if state.asked.is_some() {
@@ -209,19 +216,8 @@ impl Engine {
         }
         let entries: Vec<Entry> =
             metas.into_iter().zip(payloads).map(|(meta, payload)| Entry { meta, payload }).collect();
-        let first = entries[0].meta.id.index;
+        state.given = entries.first().map(|entry| entry.meta.id.index);
         self.store.mend(group, entries);
         self.go_on(now, group);
-        // Other entries than were here: another peer may have the right ones.
-        if self
-            .store
-            .repair(group)
-            .is_ok_and(|repair| matches!(repair, Repair::Needs(index, _) if index == first))
-            && let Some(state) = self.repairs.groups.get_mut(&group)
-        {
-            state.asked = None;
-            state.turn += 1;
-            state.not_before = now + PACE_MS;
-        }
     }
 }

@@ -82,6 +82,7 @@ struct Copy {
     last: LogId,
     next_offset: Offset,
     piece: Vec<u8>,
+    max_timestamp: i64,
     /// Something came from a peer.
     is_mended: bool,
 }
@@ -107,6 +108,7 @@ impl Copy {
         self.at += frame::frame_len(meta.payload_len);
         self.last = meta.id;
         self.next_offset = meta.next_offset();
+        self.max_timestamp = frame::max_timestamp(meta.kind, payload).max(self.max_timestamp);
         if self.piece.len() >= PIECE { self.flush() } else { Ok(()) }
     }
 
@@ -147,7 +149,8 @@ impl Copy {
     }
 
     fn shortened(&self) -> Option<Shortened> {
-        self.begin.map(|(prev, base_offset)| Shortened { prev, base_offset, end: self.at })
+        let (end, max_timestamp) = (self.at, self.max_timestamp);
+        self.begin.map(|(prev, base_offset)| Shortened { prev, base_offset, end, max_timestamp })
     }
 
     /// Copies from the old file up to the first frame that is not what it must be.
@@ -305,21 +308,24 @@ impl Store {
         let (last, next_offset) = begin.unwrap_or((old.prev, old.base_offset));
         let left_out = match begin {
             None => Some(0),
-            Some((prev, _)) => {
-                self.cut_point_behind(group, prev.index).ok().map(|cut| cut.end - SEGMENT_HEADER)
-            }
+            Some(start) => match self.cut_point_behind(group, start.0.index) {
+                Ok(cut) => ((cut.last, cut.next_offset) == start).then(|| cut.end - SEGMENT_HEADER),
+                Err(Error::Damaged(_)) => None,
+                Err(other) => return Err(other),
+            },
         };
         let g = self.group(group)?;
         let dir = g.image.dir.clone();
         let epochs = g.image.terms.epochs(g.image.last().index);
-        self.check_space(old.end, false)?;
+        let most = old.end - left_out.unwrap_or(0);
+        self.check_space(most, false)?;
         let new = self.next_file;
         let to = segment_file::path(&self.options.dir, &dir, new);
         let failed = |e: io::Error| error::failed("create", &to, &e);
         let handle = self.fs.open(&to, OpenMode::CreateNew).map_err(failed)?;
         self.next_file += 1;
         let header = segment_file::encode_header(group, &FileImage::new(new, last, next_offset));
-        handle.preallocate(0, old.end).and_then(|()| handle.pwrite(&header, 0)).map_err(failed)?;
+        handle.preallocate(0, most).and_then(|()| handle.pwrite(&header, 0)).map_err(failed)?;
         let copy = Box::new(Copy {
             fs: self.fs.clone(),
             group,
@@ -333,6 +339,7 @@ impl Store {
             last,
             next_offset,
             piece: Vec::new(),
+            max_timestamp: -1,
             is_mended: false,
             file: old.clone(),
         });
@@ -364,7 +371,7 @@ impl Store {
         g.image.replace((old, new), shortened, left);
         let found = Segment {
             handle: Some(copy.handle.clone()),
-            allocated: session.old.end,
+            allocated: session.old.end - copy.left_out.unwrap_or(0),
             ..Segment::found(new, copy.at)
         };
         let gone = std::mem::replace(&mut g.segments[at], found);

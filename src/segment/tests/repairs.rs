@@ -219,6 +219,39 @@ fn a_file_damaged_on_both_sides_of_the_log_start_becomes_one_that_begins_there()
     assert!(blind > 5 && guided > 20 && (100..190).contains(&finished), "{blind} {guided} {finished}");
 }
 
+/// It had gone by reference with the records beside it, and recovery looked for it in the file of that number, which was gone: the replica
+/// knew its former members after the crash.
+#[test]
+fn configuration_beside_large_records_outlives_the_repair_of_their_file() {
+    let fs = SimFs::new(1);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    let mut large = spec(1);
+    large.options.segment_bytes = 1 << 20;
+    store.create_group(large).expect("created");
+    commit(&mut store, &mut writer).expect("durable");
+    let mut entries = records(&store, 1, 1, 2, 40_000);
+    let last = entries.last().map(|e| (e.meta.id, e.meta.next_offset())).expect("two");
+    entries.push(entry(last, 1, EntryKind::Configuration, 0, bytes::Bytes::from_static(b"members")));
+    store.append(G, entries.clone()).expect("taken");
+    store.append(G, records(&store, 1, 1, 1, 40_000)).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    let entries = read_all(&mut store, 1).expect("sound");
+    assert_eq!(entries.len(), 4);
+    let (path, _) = files_of(&fs, ".segment").into_iter().max_by_key(|(_, len)| *len).expect("one");
+    fs.flip(&path, 9_000, 3);
+    store.roll(G).expect("closed");
+    commit(&mut store, &mut writer).expect("durable");
+    let mut scrubber = store.scrubber();
+    super::scrubbing::pass(&mut store, &mut scrubber);
+    assert!(store.needs_repair(G).is_some());
+    assert!(repair(&mut store, &mut writer, &entries));
+    fs.crash(1);
+    drop((store, writer));
+    let Opened { groups, .. } = boot(&fs);
+    let known: Vec<Index> = groups[0].configurations.iter().map(|(id, _)| id.index).collect();
+    assert_eq!(known, [Index(3)]);
+}
+
 #[test]
 fn cut_of_damaged_entries_ends_their_repair() {
     let (fs, entries, _) = written(2);

@@ -7,7 +7,7 @@ use crate::segment::*;
 
 const G: GroupId = GroupId(1);
 
-fn pass(store: &mut Store, scrubber: &mut Scrubber) {
+pub(super) fn pass(store: &mut Store, scrubber: &mut Scrubber) {
     let before = store.scrub_stats().passes;
     store.begin_scrub();
     while store.tend_scrub() {
