@@ -8,6 +8,7 @@
 //! - a generation is told only by who holds an entry of it, durably;
 //! - the heir's silence is counted by looks that were made: a process that was stopped did not hear anybody.
 
+use super::control::NO_SESSION;
 use super::members::{HEALING_MS, HEARD_MS, TOGETHER_MS};
 use super::rpc::Ask;
 use super::{CONTROLLER, ELECTION_MS, Now, Shard};
@@ -26,6 +27,8 @@ const MISSED_MS: Millis = 2_000;
 const ASKED_MS: Millis = 3_000;
 /// How often a controller without a leader asks the others who they are.
 const INTRODUCE_MS: Millis = 1_000;
+/// One that stops repeats it all the time until its process ends: heard for so long after it last said so, it is another process.
+const RETURNED_MS: Millis = 5_000;
 /// Without a leader for so long: no mere election.
 const LEADERLESS_MS: Millis = 3_000;
 /// Number of the plan in a seal that nobody ordered.
@@ -38,8 +41,12 @@ pub struct Controllers {
     next_introduction: Millis,
     /// Directories of controllers that are no brokers, as they said themselves, and when.
     directories: BTreeMap<NodeId, (u128, Millis)>,
-    /// Controllers that are no brokers and stop in order.
+    /// Controllers that are no brokers and stop in order, and when they last said so.
     stopping: BTreeMap<NodeId, Millis>,
+    /// When nodes last said hello.
+    greeted: BTreeMap<NodeId, Millis>,
+    /// Another leader knows that this node stops.
+    is_stop_known: bool,
     /// Since when the replica here is damaged or in doubt.
     ailing: Option<Millis>,
     /// Since when learners wait for others.
@@ -61,6 +68,8 @@ impl Controllers {
             next_introduction: now,
             directories: BTreeMap::new(),
             stopping: BTreeMap::new(),
+            greeted: BTreeMap::new(),
+            is_stop_known: false,
             ailing: None,
             together: None,
             leaderless: None,
@@ -84,9 +93,15 @@ impl Controllers {
         self.stopping.insert(node, now);
     }
 
-    /// Its next process said hello.
-    pub(super) fn is_back(&mut self, node: NodeId) {
+    /// Whoever leads knows that this node, which is no broker, stops.
+    pub(super) fn stop_is_known(&mut self) {
+        self.is_stop_known = true;
+    }
+
+    /// Its next process said hello: what it did not say before is not held against it.
+    pub(super) fn is_back(&mut self, node: NodeId, now: Millis) {
         self.stopping.remove(&node);
+        self.greeted.insert(node, now);
     }
 }
 
@@ -135,8 +150,7 @@ impl Shard {
     /// a new one, and then the leader does not know whom to speak to.
     pub(super) fn tick_controller_apart(&mut self, now: Now) {
         if self.membership.is_stopping() {
-            // Whoever leads by now may not have heard it.
-            return self.send_heartbeat(now, 0, true);
+            return self.tell_stop(now);
         }
         if now.mono < self.controllers.next_introduction || self.controller_leader().is_some() {
             return;
@@ -147,6 +161,24 @@ impl Shard {
             let rpc = self.next_id();
             self.send_rpc(now, node, rpc, &Ask::WhoAreYou { directory: directory.clone() });
         }
+    }
+
+    /// A controller that is no broker tells all others that it stops in order: there is no record of it, and whoever leads next has to
+    /// know that nobody died. Repeated until the process ends.
+    pub(super) fn tell_stop(&mut self, now: Now) {
+        for node in self.other_controllers() {
+            let rpc = self.next_id();
+            self.send_rpc(now, node, rpc, &Ask::Heartbeat { incarnation: NO_SESSION, stopping: true });
+        }
+    }
+
+    /// Whether a vote here would be missed by a leader who does not know why.
+    pub(super) fn is_stop_untold(&self) -> bool {
+        let votes_with_others = |core: &Core| {
+            let (configuration, _) = core.configuration();
+            configuration.is_voter(core.replica()) && configuration.members().any(|r| r != core.replica())
+        };
+        !self.controllers.is_stop_known && self.engine.core(CONTROLLER).is_some_and(votes_with_others)
     }
 
     fn other_controllers(&self) -> Vec<NodeId> {
@@ -188,7 +220,12 @@ impl Shard {
         peers.clear();
         self.engine.each_peer(CONTROLLER, &mut |peer| peers.push(peer));
         let grace = self.config.node.shrink_grace.as_millis() as u64;
-        self.controllers.stopping.retain(|_, at| now.mono < at.saturating_add(grace));
+        let has_returned = |node: NodeId, at: Millis| {
+            peers.iter().any(|peer| peer.replica.node == node && peer.heard_ms > at + RETURNED_MS)
+        };
+        let is_awaited =
+            |node: &NodeId, at: &mut Millis| now.mono < at.saturating_add(grace) && !has_returned(*node, *at);
+        self.controllers.stopping.retain(is_awaited);
         let next = self.next_controllers(now, &peers);
         self.controllers.peers = peers;
         match next {
@@ -246,14 +283,16 @@ impl Shard {
     /// A controller that was not heard for so long is dead: by the metadata if it is a broker, else by the same times.
     fn is_lost(&self, now: Now, node: NodeId, silent_ms: Millis) -> bool {
         let broker = self.image.brokers.get(&node);
-        if broker.is_some_and(|broker| broker.dead) {
-            return true;
-        }
-        if broker.is_some_and(|broker| broker.stopping) || self.controllers.stopping.contains_key(&node) {
+        if self.controllers.stopping.contains_key(&node) {
             return false;
+        }
+        if let Some(broker) = broker.filter(|broker| broker.dead || broker.stopping) {
+            return broker.dead;
         }
         let config = &self.config.node;
         let ms = |time: std::time::Duration| time.as_millis() as u64;
+        let greeted = self.controllers.greeted.get(&node).map(|at| now.mono.saturating_sub(*at));
+        let silent_ms = greeted.map_or(silent_ms, |ms| ms.min(silent_ms));
         let ended = self.gone.get(&node).map(|until| until.saturating_sub(ELECTION_MS));
         silent_ms >= ms(config.broker_session_timeout)
             || ended.is_some_and(|at| now.mono >= at + ms(config.broker_reconnect_timeout))

@@ -393,7 +393,7 @@ impl Shard {
     pub(super) fn announce_stop(&mut self, now: Now) {
         self.membership.stopping = true;
         if !self.config.node.is_broker {
-            self.send_heartbeat(now, 0, true);
+            self.tell_stop(now);
         }
         if let Registration::Known(number) | Registration::Open(number) = self.membership.registration {
             self.send_heartbeat(now, number, true);
