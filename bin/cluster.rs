@@ -289,6 +289,14 @@ fn judge_nodes(health: &mut Health, nodes: &[(String, Result<Value, String>)]) {
             let why = format!("{address}: the controllers wait for node {heir}, the heir of the pair");
             health.reasons.push(why);
         }
+        let missed: Vec<String> =
+            node["controllers"]["waits_for"].as_array().into_iter().flatten().map(text).collect();
+        if !missed.is_empty() {
+            let which = missed.join(" and ");
+            health.reasons.push(format!(
+                "{address}: the controllers wait for node {which}, to finish a change of who votes"
+            ));
+        }
         if node["disk_full"] == Value::Bool(true) {
             health.reasons.push(format!("{address}: disk full"));
         }

@@ -461,6 +461,10 @@ pub struct ControllersStatus {
     pub heir: Option<NodeId>,
     /// Nobody leads, this node is the other one of a pair, and only that heir can go on.
     pub waits_for_heir: Option<NodeId>,
+    /// Nobody leads, the voters are being changed, and without these nobody can finish that.
+    pub waits_for: Vec<NodeId>,
+    /// Sealed to go on alone, and not sure any more of what it holds: nobody can go on in that generation.
+    pub is_stuck: bool,
 }
 
 /// For /health, /ready and `cluster health`.

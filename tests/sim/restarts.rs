@@ -17,7 +17,7 @@ pub fn plan(seed: u64) -> Plan {
     let mut plan = Plan { controllers_count: 3, combined: rng.chance(300), shrink: true, ..Plan::calm(seed) };
     if !plan.combined && rng.chance(300) {
         plan.controllers_count = 2;
-        // A heir waits for nobody, announced or not; that is another story.
+        // An heir waits for nobody, announced or not; that is another story.
         plan.heir_timeout_ms = 30_000;
     }
     if rng.chance(500) {

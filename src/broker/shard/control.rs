@@ -260,7 +260,7 @@ impl Shard {
         }
     }
 
-    fn transfer_if_ready(&mut self, now: Now, group: GroupId, to: NodeId) {
+    pub(super) fn transfer_if_ready(&mut self, now: Now, group: GroupId, to: NodeId) {
         if let Some(target) = self.ready_to_lead(now, group, to) {
             self.engine.transfer(now.mono, group, Some(target));
         }

@@ -31,8 +31,6 @@ const INTRODUCE_MS: Millis = 1_000;
 const RETURNED_MS: Millis = 5_000;
 /// Without a leader for so long: no mere election.
 const LEADERLESS_MS: Millis = 3_000;
-/// Number of the plan in a seal that nobody ordered.
-const OWN_PLAN: u64 = 0;
 
 /// What is kept between looks.
 pub struct Controllers {
@@ -55,8 +53,10 @@ pub struct Controllers {
     leaderless: Option<Millis>,
     /// Highest generation that somebody spoke in.
     seen: Generation,
-    /// The heir that was said to be waited for.
-    said: Option<NodeId>,
+    /// Who was said to be waited for.
+    said: Vec<NodeId>,
+    /// What was last said to be in the way.
+    complaint: String,
     peers: Vec<PeerProgress>,
 }
 
@@ -74,9 +74,17 @@ impl Controllers {
             together: None,
             leaderless: None,
             seen: Generation(0),
-            said: None,
+            said: Vec::new(),
+            complaint: String::new(),
             peers: Vec::new(),
         }
+    }
+
+    /// Whether this was not said last: looks are repeated, and what is in the way stays mostly what it is.
+    fn is_news(&mut self, complaint: String) -> bool {
+        let is_news = self.complaint != complaint;
+        self.complaint = complaint;
+        is_news
     }
 
     pub(super) fn deadline(&self) -> Millis {
@@ -235,8 +243,20 @@ impl Shard {
             _ => self.controllers.together = None,
         }
         if let Next::Change { voters, learners } = next {
-            self.change_members(now, CONTROLLER, voters, learners);
+            match self.leads_growth(&voters) {
+                None => drop(self.change_members(now, CONTROLLER, voters, learners)),
+                // Should the other one die in the middle of it, who began it knows what followed (`heir`).
+                Some(heir) => self.transfer_if_ready(now, CONTROLLER, heir),
+            }
         }
+    }
+
+    /// The heir of the present two, if these voters are more, and it does not lead yet.
+    fn leads_growth(&self, voters: &[ReplicaId]) -> Option<NodeId> {
+        let core = self.engine.core(CONTROLLER)?;
+        let present = &core.configuration().0.voters;
+        let is_growth = voters.iter().any(|voter| !present.contains(voter));
+        heir::of(present).filter(|heir| is_growth && *heir != core.replica()).map(|heir| heir.node)
     }
 
     fn next_controllers(&self, now: Now, peers: &[PeerProgress]) -> Next {
@@ -280,6 +300,13 @@ impl Shard {
         members::next(&view)
     }
 
+    /// Nodes that are controllers, or were.
+    fn known_controllers(&self, core: &Core) -> BTreeSet<NodeId> {
+        let (configuration, _) = core.configuration();
+        let known = configuration.members().chain(configuration.retired.iter().copied());
+        known.chain(self.membership.founders().iter().copied()).map(|replica| replica.node).collect()
+    }
+
     /// A controller that was not heard for so long is dead: by the metadata if it is a broker, else by the same times.
     fn is_lost(&self, now: Now, node: NodeId, silent_ms: Millis) -> bool {
         let broker = self.image.brokers.get(&node);
@@ -312,9 +339,6 @@ impl Shard {
         is_heard: &dyn Fn(ReplicaId) -> bool,
     ) -> Vec<ReplicaId> {
         let (configuration, _) = core.configuration();
-        let known = configuration.members().chain(configuration.retired.iter().copied());
-        let known: BTreeSet<NodeId> =
-            known.chain(self.membership.founders().iter().copied()).map(|replica| replica.node).collect();
         let controller = |node: NodeId| {
             let member = configuration.members().find(|member| member.node == node);
             if member.is_some_and(|member| is_heard(member) || member == core.replica()) {
@@ -327,7 +351,7 @@ impl Shard {
             let anew = directory.map(|directory| ReplicaId { node, assignment: 0, directory });
             anew.filter(|anew| !configuration.is_retired(*anew)).or(member)
         };
-        known.into_iter().filter_map(controller).collect()
+        self.known_controllers(core).into_iter().filter_map(controller).collect()
     }
 
     /// Of two voters the heir goes on when the other has been silent for long enough; the other one says whom it waits for.
@@ -337,7 +361,8 @@ impl Shard {
         if core.leader().is_some() || configuration.voters.is_empty() && core.hard_state().opening.is_none() {
             self.controllers.leaderless = None;
             self.status.controllers.waits_for_heir = None;
-            self.controllers.said = None;
+            self.status.controllers.waits_for.clear();
+            self.controllers.said.clear();
             return;
         }
         let since = *self.controllers.leaderless.get_or_insert(now.mono);
@@ -347,20 +372,22 @@ impl Shard {
         }
         let silent = now.mono.saturating_sub(since);
         let me = core.replica();
-        let heir = heir::of(&configuration.voters).filter(|_| configuration.is_voter(me));
-        self.status.controllers.waits_for_heir = heir
-            .filter(|heir| *heir != me && silent >= LEADERLESS_MS && !configuration.is_joint())
-            .map(|heir| heir.node);
-        let awaited = self.status.controllers.waits_for_heir;
-        if let Some(heir) = awaited
-            && self.controllers.said != awaited
-        {
-            self.controllers.said = awaited;
+        let (mut heir, mut awaited) = (None, Vec::new());
+        if silent >= LEADERLESS_MS && configuration.is_voter(me) {
+            heir = heir::of(&configuration.voters).filter(|heir| *heir != me && !configuration.is_joint());
+            awaited = missed(core);
+        }
+        self.status.controllers.waits_for_heir = heir.map(|heir| heir.node);
+        self.status.controllers.waits_for.clone_from(&awaited);
+        awaited.extend(heir.map(|heir| heir.node));
+        if !awaited.is_empty() && self.controllers.said != awaited {
+            let nodes: Vec<i32> = awaited.iter().map(|node| node.0).collect();
             tracing::error!(
-                %heir,
-                "the controllers wait for their heir: of two that vote it alone may go on without the other; start it, or what is left needs \
-                 an operator"
+                ?nodes,
+                "the controllers wait for these: of two that vote the heir alone may go on without the other, and none in the middle of a \
+                 change that it does not know the end of; start them, or what is left needs an operator"
             );
+            self.controllers.said = awaited;
         }
         self.go_on_alone(now, silent);
     }
@@ -377,9 +404,12 @@ impl Shard {
             let opening = hard.opening.expect("looked at above");
             let decision = Decision { generation, opening, learners: Vec::new() };
             self.engine.decide(now.mono, CONTROLLER, decision);
-        } else if hard.sealed.is_some() || (is_due && heir::decide(&core.report(OWN_PLAN)).is_some()) {
+        } else if hard.sealed.is_some() {
+            self.engine.seal(now.mono, CONTROLLER, generation, plan_of(core));
+        } else if is_due && heir::decide(&core.report(plan_of(core))).is_some() {
             tracing::warn!(%generation, silent, "the other one of two controllers is silent; its heir goes on without it");
-            self.engine.seal(now.mono, CONTROLLER, generation, OWN_PLAN);
+            let plan = plan_of(core);
+            self.engine.seal(now.mono, CONTROLLER, generation, plan);
         }
     }
 
@@ -391,15 +421,23 @@ impl Shard {
                 Some(decision) => {
                     self.engine.decide(now.mono, CONTROLLER, decision);
                 }
-                None => tracing::error!(
-                    ?report,
-                    "the controllers' group is sealed here, and this is not its heir"
-                ),
+                None => {
+                    self.status.controllers.is_stuck = true;
+                    if self.controllers.is_news(format!("{report:?}")) {
+                        tracing::error!(
+                            ?report,
+                            "this controller ended its generation to go on alone, and what it holds does not prove any more that it may"
+                        );
+                    }
+                }
             },
             GenerationEffect::TakeOverRefused { generation, reason } => {
-                tracing::error!(%generation, reason, "this controller was to go on alone and is not what it decided on");
+                if self.controllers.is_news(format!("{generation} {reason}")) {
+                    tracing::error!(%generation, reason, "this controller was to go on alone and is not what it decided on");
+                }
             }
             GenerationEffect::Reopened { generation, commit } => {
+                self.status.controllers.is_stuck = false;
                 tracing::warn!(%generation, %commit, "a new generation of the controllers' group");
             }
             GenerationEffect::Seen { generation } => {
@@ -445,4 +483,19 @@ impl Shard {
         }
         self.engine.decide(now.mono, CONTROLLER, decision);
     }
+}
+
+/// The plan of the seal that is here, or would be.
+fn plan_of(core: &Core) -> u64 {
+    core.hard_state().sealed.unwrap_or_else(|| heir::plan(core.is_sole_author()))
+}
+
+/// In the middle of a change: those without whom nobody can finish it, unless this replica may go on alone.
+fn missed(core: &Core) -> Vec<NodeId> {
+    let (configuration, _) = core.configuration();
+    if !configuration.is_joint() || heir::decide(&core.report(plan_of(core))).is_some() {
+        return Vec::new();
+    }
+    let is_missed = |r: &ReplicaId| *r != core.replica() && !configuration.is_quorum(|other| other != *r);
+    configuration.members().filter(is_missed).map(|replica| replica.node).collect()
 }
