@@ -114,7 +114,7 @@ mod tests {
         SealReport {
             replica: replica(node),
             generation: Generation(0),
-            plan: 1,
+            plan: plan(false),
             sound: true,
             last: LogId::new(0, 3, 7),
             highest_term: Term(4),

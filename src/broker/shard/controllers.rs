@@ -29,6 +29,8 @@ const ASKED_MS: Millis = 3_000;
 const INTRODUCE_MS: Millis = 1_000;
 /// One that stops repeats it all the time until its process ends: heard for so long after it last said so, it is another process.
 const RETURNED_MS: Millis = 5_000;
+/// A voter that is silent for longer is shown as absent.
+const ABSENT_MS: Millis = 2_000;
 /// Without a leader for so long: no mere election.
 const LEADERLESS_MS: Millis = 3_000;
 
@@ -298,6 +300,29 @@ impl Shard {
             is_patience_over: since.is_some_and(|since| now.mono >= since + TOGETHER_MS),
         };
         members::next(&view)
+    }
+
+    /// As leader: controllers that are to vote and do not, or do and are not there. Brokers follow the group's log too, so its observers do not say
+    /// that; and whoever restarts one node after the other has to know.
+    pub(super) fn absent_controllers(&self, now: Now, core: &Core, peers: &[PeerProgress]) -> Vec<NodeId> {
+        let (configuration, id) = core.configuration();
+        let is_settled = !configuration.is_joint() && id.index <= core.commit();
+        let is_there = |node: NodeId| {
+            let peer = peers.iter().find(|peer| peer.replica.node == node);
+            let is_heard = peer.is_some_and(|peer| now.mono.saturating_sub(peer.heard_ms) < ABSENT_MS);
+            node == self.node()
+                || (is_heard
+                    && !self.gone.contains_key(&node)
+                    && !self.controllers.stopping.contains_key(&node))
+        };
+        let votes = |node: NodeId| {
+            let among = |voters: &[ReplicaId]| voters.iter().any(|voter| voter.node == node);
+            among(&configuration.voters)
+                && (is_settled || configuration.old_voters.is_empty() || among(&configuration.old_voters))
+        };
+        let known = self.known_controllers(core).into_iter();
+        let named = known.filter(|node| self.config.node.controllers.contains_key(node));
+        named.filter(|node| !votes(*node) || !is_there(*node)).collect()
     }
 
     /// Nodes that are controllers, or were.
