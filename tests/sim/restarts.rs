@@ -6,6 +6,7 @@ use crate::plan::{Plan, style};
 use crate::rng::Rng;
 use crate::seeds::{Budget, over_seeds};
 use crate::world::{MS, SECOND, Time, World};
+use kontiki::segment::{NodeId, ReplicaId};
 
 /// Seeds of the default run.
 const SEEDS: u64 = if cfg!(debug_assertions) { 3 } else { 60 };
@@ -109,5 +110,44 @@ pub fn story(world: &mut World) -> Time {
 fn planned_restarts_of_controllers_cost_no_vote() {
     let name = "restarts::planned_restarts_of_controllers_cost_no_vote";
     let report = over_seeds(name, Budget::Seeds(SEEDS), plan, story);
+    println!("{}", report.text());
+}
+
+/// A controller is back at once, on an empty disk: or another process runs under its number by mistake, which nobody can tell.
+fn comes_with_another_disk(world: &mut World) -> Time {
+    world.set_up();
+    let controllers = world.plan.controllers();
+    let leader = world.leader_of(CONTROLLER).expect("they serve");
+    let others: Vec<usize> = controllers.into_iter().filter(|n| *n != leader).collect();
+    let n = world.rng.pick(&others).expect("two");
+    let number = NodeId(n as i32 + 1);
+    let find = |world: &mut World| {
+        let configuration = world.configuration_of(CONTROLLER)?;
+        configuration.members().find(|member| member.node == number)
+    };
+    let old = find(world).expect("a member");
+    let ended = world.time;
+    world.end(n, true);
+    world.wipe(n);
+    world.start_later(n, 100 * MS);
+    // The others heard it until it ended.
+    while world.time < ended + 2_500 * MS {
+        world.run_for(50 * MS);
+        let is_there = find(world).is_none_or(|member| member == old);
+        assert!(is_there, "the id on the disk before is given up after {} ms", (world.time - ended) / MS);
+    }
+    world.run_until("it votes, on its new disk", 30 * SECOND, |world| {
+        let configuration = world.configuration_of(CONTROLLER);
+        let votes = |voter: &ReplicaId| voter.node == number && *voter != old;
+        configuration.is_some_and(|c| !c.is_joint() && c.voters.len() == 3 && c.voters.iter().any(votes))
+    });
+    world.verdict()
+}
+
+#[test]
+fn disk_of_a_controller_is_not_given_up_before_its_session_is_over() {
+    let name = "restarts::disk_of_a_controller_is_not_given_up_before_its_session_is_over";
+    let plan = |seed| Plan { controllers_count: 3, shrink: true, ..Plan::calm(seed) };
+    let report = over_seeds(name, Budget::Seeds(20), plan, comes_with_another_disk);
     println!("{}", report.text());
 }

@@ -83,7 +83,7 @@ impl Controllers {
     }
 
     /// Whether this was not said last: looks are repeated, and what is in the way stays mostly what it is.
-    fn is_news(&mut self, complaint: String) -> bool {
+    pub(super) fn is_news(&mut self, complaint: String) -> bool {
         let is_news = self.complaint != complaint;
         self.complaint = complaint;
         is_news
@@ -269,7 +269,7 @@ impl Shard {
         let is_heard = |replica| silent(replica).is_some_and(|ms| ms < HEARD_MS);
         // Not a member yet: it is not spoken to.
         let asks = |replica: ReplicaId| self.asked_with(now, replica.node) == Some(replica.directory);
-        let assigned = self.controllers_to_be(now, core, &is_heard);
+        let assigned = self.controllers_to_be(now, core, &silent);
         let is_gone = |replica: ReplicaId| {
             if replica == me {
                 return !self.is_sound(core);
@@ -356,22 +356,30 @@ impl Shard {
         asked.filter(|(_, at)| now.mono < at + ASKED_MS).map(|(directory, _)| *directory)
     }
 
-    /// One replica for each node that ever was a controller: the member, unless its node has come with another disk.
+    /// One replica for each node that ever was a controller: the member, unless its node has come with another disk. Not before the member
+    /// was silent for a whole session: another process may have been started under its node's number by mistake, and an id that is given
+    /// up never comes back.
     fn controllers_to_be(
         &self,
         now: Now,
         core: &Core,
-        is_heard: &dyn Fn(ReplicaId) -> bool,
+        silent: &dyn Fn(ReplicaId) -> Option<Millis>,
     ) -> Vec<ReplicaId> {
+        let session = self.config.node.broker_session_timeout.as_millis() as u64;
+        let may_be_alive = |member: ReplicaId| {
+            member == core.replica() || silent(member).is_some_and(|silent| silent < session)
+        };
         let (configuration, _) = core.configuration();
         let controller = |node: NodeId| {
             let member = configuration.members().find(|member| member.node == node);
-            if member.is_some_and(|member| is_heard(member) || member == core.replica()) {
+            if member.is_some_and(may_be_alive) {
                 return member;
             }
-            let broker = self.image.brokers.get(&node).map(|broker| broker.directory.as_u128());
-            let directory = broker
-                .or(self.asked_with(now, node))
+            // Its own word first: a controller that was a broker too, once, may have had another disk then.
+            let broker = || self.image.brokers.get(&node).map(|broker| broker.directory.as_u128());
+            let directory = self
+                .asked_with(now, node)
+                .or_else(broker)
                 .filter(|_| self.config.node.controllers.contains_key(&node));
             let anew = directory.map(|directory| ReplicaId { node, assignment: 0, directory });
             anew.filter(|anew| !configuration.is_retired(*anew)).or(member)
@@ -501,10 +509,10 @@ impl Shard {
         }
         if decision.opening.survivor == core.replica() {
             // What this replica decided is on its disk before anybody can have heard of it.
-            return tracing::error!(
-                ?decision,
-                "this controller's disk is older than what it went on alone with"
-            );
+            if self.controllers.is_news(format!("{decision:?}")) {
+                tracing::error!(?decision, "this controller's disk is older than what it went on alone with");
+            }
+            return;
         }
         self.engine.decide(now.mono, CONTROLLER, decision);
     }

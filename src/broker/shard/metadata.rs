@@ -221,15 +221,22 @@ impl Shard {
         match answer {
             Answer::Member { cluster, voters } => {
                 if self.membership.cluster.as_ref().is_some_and(|mine| *mine != cluster) {
-                    tracing::error!(cluster, "the controllers belong to another cluster than this directory");
+                    if self.controllers.is_news(format!("cluster {cluster}")) {
+                        tracing::error!(
+                            cluster,
+                            "the controllers belong to another cluster than this directory"
+                        );
+                    }
                     return;
                 }
                 let wiped = voters.iter().any(|v| v.node == self.node() && *v != self.own_voter());
                 if wiped && !self.config.node.is_broker {
                     if !self.admits_controllers() {
-                        tracing::error!(
-                            "this controller's directory is new; it may not vote until it is admitted"
-                        );
+                        if self.controllers.is_news("directory is new".to_owned()) {
+                            tracing::error!(
+                                "this controller's directory is new; it may not vote until it is admitted"
+                            );
+                        }
                         return;
                     }
                     tracing::warn!(
