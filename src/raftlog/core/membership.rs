@@ -64,7 +64,7 @@ impl Core {
     /// Whether the configuration in force is a joint one that this process appended as leader, and nobody else can have led since: then
     /// nothing followed it (`heir`).
     pub fn is_sole_author(&self) -> bool {
-        self.sole == Some(self.log.configuration().1)
+        self.sole && self.log.configuration().0.is_joint()
     }
 
     pub(super) fn change_membership(
@@ -136,7 +136,7 @@ impl Core {
         let bytes = configuration.encode().len();
         let meta = self.add_own(EntryKind::Configuration, 0, bytes as u32);
         self.log.activate(meta.id, configuration.clone());
-        self.sole = configuration.is_joint().then_some(meta.id);
+        self.sole = configuration.is_joint();
         self.note_uncommitted(bytes);
         self.persist(out);
         out.push(Effect::AppendConfiguration { meta, configuration });

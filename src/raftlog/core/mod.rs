@@ -428,8 +428,8 @@ pub struct Core {
     doubting: Doubting,
     /// Two voters name an heir: the controllers' group.
     has_heirs: bool,
-    /// The joint configuration that this process appended as leader, if it has let nobody else lead since.
-    sole: Option<LogId>,
+    /// This process appended the newest configuration in its log, a joint one, and has let nobody else lead since.
+    sole: bool,
 }
 
 /// Quick pre-vote rounds after a reset and in a brand-new group.
@@ -477,7 +477,7 @@ impl Core {
             removed: None,
             doubting: Doubting::default(),
             has_heirs: false,
-            sole: None,
+            sole: false,
             config,
         };
         if core.log.last().epoch > core.hard.epoch {

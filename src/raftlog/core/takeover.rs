@@ -243,7 +243,7 @@ impl Core {
             self.log.void_before(epoch.generation);
         }
         self.removed = None;
-        self.sole = None;
+        self.sole = false;
         self.verified = self.log.commit();
         self.acked = Index(0);
         self.told = Index(0);
