@@ -298,7 +298,6 @@ pub fn dies_while_they_grow(world: &mut World) -> Time {
 #[test]
 fn other_one_dies_while_a_pair_grows_and_its_heir_goes_on() {
     let name = "heirs::other_one_dies_while_a_pair_grows_and_its_heir_goes_on";
-    let plan = |seed| plan(seed ^ 0x4e14_0004_0000);
     let report = over_seeds(name, Budget::Seeds(SEEDS), plan, dies_while_they_grow);
     println!("{}", report.text());
 }
