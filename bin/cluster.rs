@@ -7,7 +7,7 @@ use crate::cli::{ClusterCommand, Global, HealthArgs, ReadyArgs};
 use crate::http;
 use crate::output::{Failure, Outcome, Ui, list, pairs};
 use kontiki::client::admin::ClusterInfo;
-use kontiki::client::{Client, ClientOptions, Error, Metadata, Quorum};
+use kontiki::client::{Client, ClientOptions, Error, Member, Metadata, Quorum};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -139,6 +139,10 @@ async fn look(client: &Client, args: &HealthArgs) -> Result<Health, Failure> {
         Ok(quorum) => judge_controllers(&mut health, &metadata, &quorum),
         // Older brokers do not answer, which says nothing.
         Err(Error::Unsupported { .. }) => {}
+        // The broker says for whom they wait, if it knows.
+        Err(Error::Kafka { message: Some(message), .. }) => {
+            health.reasons.push(format!("no controller answers ({message})"));
+        }
         Err(e) => health.reasons.push(format!("no controller answers ({})", e.name())),
     }
     Ok(health)
@@ -197,12 +201,14 @@ fn judge(
     health
 }
 
-/// What may still die. Deaths in turn need the controllers' majority: a broker that is one of them costs both.
+/// What is wrong with the controllers, and what may still die. Deaths in turn need the controllers' majority: a broker that is one of them costs both.
 fn judge_controllers(health: &mut Health, metadata: &Metadata, quorum: &Quorum) {
     let latest = quorum.voters.iter().map(|voter| voter.heard_ms).max().unwrap_or(-1);
     // Version 0 of the answer has no times at all.
     let heard = |ms: i64| latest < 0 || ms >= 0 && latest - ms <= SILENT_MS;
-    let voters: Vec<(i32, bool)> = quorum.voters.iter().map(|v| (v.node, heard(v.heard_ms))).collect();
+    let absent = quorum.absent.as_deref().unwrap_or_default();
+    let is_there = |v: &Member| heard(v.heard_ms) && !absent.contains(&v.node);
+    let voters: Vec<(i32, bool)> = quorum.voters.iter().map(|v| (v.node, is_there(v))).collect();
     let live = voters.iter().filter(|voter| voter.1).count();
     let controllers = live.saturating_sub(voters.len() / 2 + 1);
     let silent: Vec<i32> = voters.iter().filter(|voter| !voter.1).map(|voter| voter.0).collect();
@@ -210,11 +216,19 @@ fn judge_controllers(health: &mut Health, metadata: &Metadata, quorum: &Quorum) 
         health.reasons.push(counted(silent.len(), "controller", &format!("silent: {}", list(&silent))));
     }
     let is_broker = |node: &i32| health.up.contains(node) || health.down.contains(node);
-    // Brokers follow the controllers' log too; of one that is both, its being down says it all.
-    let apart: Vec<i32> = quorum.learners.iter().map(|l| l.node).filter(|node| !is_broker(node)).collect();
-    if !apart.is_empty() {
-        let what = format!("without a vote: {}", list(&apart));
-        health.reasons.push(counted(apart.len(), "controller", &what));
+    let is_voter = |node: &i32| voters.iter().any(|voter| voter.0 == *node);
+    let voteless: Vec<i32> = match &quorum.absent {
+        // Up and in sync it may be a while before it votes: whoever restarts the next one by then may take the majority away.
+        Some(absent) => absent.iter().copied().filter(|node| !is_voter(node)).collect(),
+        // Brokers follow the controllers' log too, and who is both is not told apart.
+        None => quorum.learners.iter().map(|l| l.node).filter(|node| !is_broker(node)).collect(),
+    };
+    if !voteless.is_empty() {
+        let what = format!("without a vote: {}", list(&voteless));
+        health.reasons.push(counted(voteless.len(), "controller", &what));
+    }
+    if quorum.is_joint {
+        health.reasons.push("who of the controllers votes is being changed".to_owned());
     }
     let combined = voters.iter().filter(|voter| is_broker(&voter.0)).count();
     let in_sync = metadata.topics.values().flat_map(|t| &t.partitions).map(|p| p.in_sync.len());
@@ -288,6 +302,14 @@ fn judge_nodes(health: &mut Health, nodes: &[(String, Result<Value, String>)]) {
         if let Some(heir) = node["controllers"]["waits_for_heir"].as_i64() {
             let why = format!("{address}: the controllers wait for node {heir}, the heir of the pair");
             health.reasons.push(why);
+        }
+        let missed: Vec<String> =
+            node["controllers"]["waits_for"].as_array().into_iter().flatten().map(text).collect();
+        if !missed.is_empty() {
+            let which = missed.join(" and ");
+            health.reasons.push(format!(
+                "{address}: the controllers wait for node {which}, to finish a change of who votes"
+            ));
         }
         if node["disk_full"] == Value::Bool(true) {
             health.reasons.push(format!("{address}: disk full"));
@@ -503,6 +525,7 @@ mod tests {
             voters: heard.iter().map(voter).collect(),
             learners: Vec::new(),
             heir: (heard.len() == 2).then(|| heard[0].0),
+            absent: None,
         }
     }
 
@@ -553,6 +576,24 @@ mod tests {
         let node = json!({ "controllers": { "waits_for_heir": 2 } });
         let health = judge(&metadata(&[1, 2, 3], 1, &[1, 2, 3]), None, &[("a:1".to_owned(), Ok(node))]);
         assert_eq!(health.reasons, ["a:1: the controllers wait for node 2, the heir of the pair"]);
+    }
+
+    #[test]
+    fn combined_controller_that_is_up_and_does_not_vote_yet_is_a_reason() {
+        let metadata = metadata(&[1, 2, 3], 1, &[1, 2, 3]);
+        let reasons = |absent: &[i32], is_joint: bool| {
+            let mut health = judge(&metadata, None, &[]);
+            let mut quorum = controllers(&[(1, 90_000), (2, 89_900)]);
+            (quorum.absent, quorum.is_joint) = (Some(absent.to_vec()), is_joint);
+            judge_controllers(&mut health, &metadata, &quorum);
+            (health.reasons, health.survives.unwrap().controllers)
+        };
+        // Node 3 is up, its partitions are in sync: nothing else says that it has no vote.
+        assert_eq!(reasons(&[3], false), (vec!["1 controller without a vote: 3".to_owned()], 0));
+        assert_eq!(reasons(&[], true), (vec!["who of the controllers votes is being changed".to_owned()], 0));
+        assert_eq!(reasons(&[], false).0, Vec::<String>::new());
+        // It stopped in order a moment ago, and was heard until then.
+        assert_eq!(reasons(&[2], false).0, ["1 controller silent: 2"]);
     }
 
     #[test]

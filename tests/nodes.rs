@@ -1,5 +1,5 @@
-//! Whole processes driven by our own commands: `kontiki dev` with kill and restart, three combined nodes that found a cluster, and hundreds
-//! of groups on three brokers.
+//! Whole processes driven by our own commands: `kontiki dev` with kill and restart, three combined nodes that found a cluster, controllers apart that are
+//! restarted in order, and hundreds of groups on three brokers.
 //!
 //! Not here: kills under load and foreign clients (`tests/cluster`). Every process is ended by its handle, whatever happens.
 
@@ -180,6 +180,97 @@ fn three_combined_nodes_found_one_cluster_and_survive_the_death_of_any_one() {
         must(&["cluster", "health", "-B", &bootstrap, "--exit-when-healthy", "--watch"]);
     }
     assert_eq!(consume(&bootstrap, "t"), (0..written).collect::<Vec<_>>());
+}
+
+/// Three controllers and a broker, each alone in its process.
+struct Apart {
+    data: tempfile::TempDir,
+    ports: [u16; 9],
+}
+
+/// Their numbers.
+const CONTROLLERS: [usize; 3] = [1, 2, 3];
+const BROKER: usize = 4;
+
+impl Apart {
+    fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[8])
+    }
+
+    fn start(&self, n: usize) -> Process {
+        let address = |port: u16| format!("127.0.0.1:{port}");
+        let named = CONTROLLERS.map(|c| format!("{c}@{}", address(self.ports[c - 1]))).join(",");
+        let mut command = Command::new(KONTIKI);
+        command.args(["start", "--node-id", &n.to_string(), "--controllers", &named]);
+        command.args(["--peer-listen", &address(self.ports[n - 1])]);
+        command.args(["--admin-listen", &address(self.ports[n + 3])]);
+        command.arg("--data-dir").arg(self.data.path().join(n.to_string()));
+        match n {
+            BROKER => command.args(["--roles", "broker", "--listen", &self.bootstrap()]),
+            _ => command.args(["--roles", "controller"]),
+        };
+        Process(command.stderr(Stdio::null()).spawn().expect("the node starts"))
+    }
+
+    /// What a node's /health says, if it answers.
+    fn health(&self, n: usize) -> Option<serde_json::Value> {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.ports[n + 3])).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").ok()?;
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut text).ok()?;
+        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// Who leads, once every controller says the same and names three voters.
+    fn leader(&self) -> usize {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let all = CONTROLLERS.map(|n| self.health(n).unwrap_or_default());
+            let leader = all[0]["controller"].as_u64();
+            let is_whole = |said: &serde_json::Value| {
+                said["controller"].as_u64() == leader && voters(said) == CONTROLLERS.map(|n| n as u64)
+            };
+            if let Some(leader) = leader.filter(|_| all.iter().all(is_whole)) {
+                return leader as usize;
+            }
+            assert!(Instant::now() < deadline, "no leader of three controllers: {all:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn voters(health: &serde_json::Value) -> Vec<u64> {
+    let all = health["controllers"]["voters"].as_array().into_iter().flatten();
+    let mut voters: Vec<u64> = all.filter_map(serde_json::Value::as_u64).collect();
+    voters.sort_unstable();
+    voters
+}
+
+#[test]
+fn leading_controller_apart_restarted_in_order_keeps_its_vote_and_health_waits_for_it() {
+    let apart = Apart { data: tempfile::tempdir().expect("a directory"), ports: free_ports() };
+    let mut nodes: Vec<Process> = (1..=BROKER).map(|n| apart.start(n)).collect();
+    let bootstrap = apart.bootstrap();
+    must(&["ready", "-B", &bootstrap, "--brokers", "1", "--timeout", "30s"]);
+    for _ in 0..3 {
+        let leader = apart.leader();
+        nodes[leader - 1].terminate();
+        let (is_healthy, said, _) = kontiki(&["cluster", "health", "-B", &bootstrap, "--output", "json"]);
+        let why = format!("1 controller silent: {leader}");
+        assert!(!is_healthy && said.contains(&why), "{leader} has just been stopped: {said}");
+        // A dead one would lose its vote after a second.
+        let until = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < until {
+            for n in CONTROLLERS.into_iter().filter(|n| *n != leader) {
+                let said = apart.health(n).expect("it answers");
+                assert_eq!(voters(&said), [1, 2, 3], "{leader} was stopped in order: {said}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        nodes[leader - 1] = apart.start(leader);
+        must(&["cluster", "health", "-B", &bootstrap, "--exit-when-healthy", "--watch"]);
+    }
 }
 
 /// safety.md F16: its groups may have been re-formed without it meanwhile.

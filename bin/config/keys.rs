@@ -1,9 +1,13 @@
 //! The table of all keys of a node's configuration.
 //!
 //! Keys of the broker that Kafka has too keep Kafka's names, units and defaults, and stand in the file's `[kafka]`
-//! table; the rest are Kontiki's own. A default of None means "not set".
+//! table: they are the very table that docs/configuration.md and DescribeConfigs are made from, so that what is shown can be set.
+//! The rest are Kontiki's own. A default of None means "not set".
 
 use crate::text;
+use kontiki::broker::config::{BROKER_KEYS, BrokerKey};
+use std::borrow::Cow;
+use std::sync::LazyLock;
 
 /// One key.
 #[derive(Debug)]
@@ -17,7 +21,7 @@ pub struct Key {
     /// What it may be.
     pub kind: Kind,
     /// What it does.
-    pub help: &'static str,
+    pub help: Cow<'static, str>,
 }
 
 /// What a value may be.
@@ -25,10 +29,6 @@ pub struct Key {
 pub enum Kind {
     /// A whole number from, to.
     Int(i64, i64),
-    /// true or false.
-    Bool,
-    /// One of these.
-    OneOf(&'static [&'static str]),
     /// host:port.
     Address,
     /// id@host:port, comma-separated.
@@ -37,21 +37,40 @@ pub enum Kind {
     Roles,
     /// Any text that is not empty.
     Text,
+    /// What the broker's own table says.
+    Broker(&'static BrokerKey),
 }
 
 const MAX: i64 = i64::MAX;
 const INT: i64 = i32::MAX as i64;
 
+/// Kafka's keys that are set by a key of ours, under which name they are shown all the same.
+pub const NAMED_OTHERWISE: &[(&str, &str)] = &[
+    ("node.id", "node-id"),
+    ("broker.id", "node-id"),
+    ("broker.rack", "rack"),
+    ("log.dirs", "data-dir"),
+    ("process.roles", "roles"),
+    ("listeners", "listen"),
+    ("advertised.listeners", "advertise"),
+];
+
 const fn own(name: &'static str, default: Option<&'static str>, kind: Kind, help: &'static str) -> Key {
-    Key { name, kafka: false, default, kind, help }
+    Key { name, kafka: false, default, kind, help: Cow::Borrowed(help) }
 }
 
-const fn kafka(name: &'static str, default: Option<&'static str>, kind: Kind, help: &'static str) -> Key {
-    Key { name, kafka: true, default, kind, help }
+fn kafka(key: &'static BrokerKey) -> Key {
+    let help = Cow::Owned(key.documentation());
+    Key { name: key.name, kafka: true, default: key.default, kind: Kind::Broker(key), help }
 }
 
 /// Every key, in the order they are printed.
-pub const KEYS: &[Key] = &[
+pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let is_named_otherwise = |key: &&BrokerKey| NAMED_OTHERWISE.iter().any(|(shown, _)| *shown == key.name);
+    OWN.into_iter().chain(BROKER_KEYS.iter().filter(|key| !is_named_otherwise(key)).map(kafka)).collect()
+});
+
+const OWN: [Key; 15] = [
     own("node-id", None, Kind::Int(0, INT), "this node's id, unique in the cluster"),
     own("roles", None, Kind::Roles, "broker, controller, or both"),
     own("controllers", None, Kind::Controllers, "every controller as id@host:port of its peer listener"),
@@ -77,153 +96,6 @@ pub const KEYS: &[Key] = &[
     own("raft.beat-ms", Some("100"), Kind::Int(1, 60_000), "interval of a leader's heartbeats"),
     own("raft.election-min-ms", Some("600"), Kind::Int(10, 600_000), "shortest election timeout"),
     own("raft.election-max-ms", Some("1200"), Kind::Int(10, 600_000), "longest election timeout"),
-    kafka("num.partitions", Some("1"), Kind::Int(1, 100_000), "partitions of a topic that does not say"),
-    kafka(
-        "default.replication.factor",
-        None,
-        Kind::Int(1, 32_767),
-        "replicas of a topic that does not say; min(3, brokers)",
-    ),
-    kafka(
-        "min.insync.replicas",
-        None,
-        Kind::Int(1, INT),
-        "replicas that must hold a record before acks=all is answered",
-    ),
-    kafka("auto.create.topics.enable", Some("true"), Kind::Bool, "make topics that clients ask about"),
-    kafka("auto.leader.rebalance.enable", None, Kind::Bool, "give leadership back to preferred leaders"),
-    kafka("delete.topic.enable", None, Kind::Bool, "whether topics may be deleted"),
-    kafka(
-        "max.connections",
-        None,
-        Kind::Int(1, INT),
-        "connections accepted at once; not set: 60 % of the file descriptors, at most 65,536",
-    ),
-    kafka(
-        "max.connections.per.ip",
-        Some("1000"),
-        Kind::Int(1, INT),
-        "connections accepted at once from one address",
-    ),
-    kafka(
-        "connections.max.idle.ms",
-        Some("600000"),
-        Kind::Int(1, MAX),
-        "idle connections are closed after this",
-    ),
-    kafka("socket.request.max.bytes", Some("104857600"), Kind::Int(1024, INT), "largest request accepted"),
-    kafka("message.max.bytes", None, Kind::Int(0, INT), "largest record batch accepted"),
-    kafka(
-        "replica.lag.time.max.ms",
-        Some("30000"),
-        Kind::Int(1, MAX),
-        "a follower behind for longer is not in sync",
-    ),
-    kafka(
-        "broker.heartbeat.interval.ms",
-        None,
-        Kind::Int(1, INT),
-        "how often a broker renews its session; not set: 2000, or a quarter of the session if that is less",
-    ),
-    kafka(
-        "broker.reconnect.timeout.ms",
-        Some("1000"),
-        Kind::Int(1, INT),
-        "a broker whose connections ended and that is not back by then is dead: its partitions go on without it",
-    ),
-    kafka(
-        "broker.session.timeout.ms",
-        Some("9000"),
-        Kind::Int(1, INT),
-        "a broker silent for longer is fenced",
-    ),
-    kafka(
-        "log.scrub.bytes.per.second",
-        Some("20971520"),
-        Kind::Int(0, MAX),
-        "how fast segments are read to find damage; 0: never",
-    ),
-    kafka(
-        "log.scrub.interval.ms",
-        Some("86400000"),
-        Kind::Int(1000, MAX),
-        "from the begin of one pass over all segments to the next",
-    ),
-    kafka("log.retention.ms", None, Kind::Int(-1, MAX), "records older than this may go; -1: never"),
-    kafka(
-        "log.retention.minutes",
-        None,
-        Kind::Int(-1, INT),
-        "the same in minutes, if log.retention.ms is not set",
-    ),
-    kafka(
-        "log.retention.hours",
-        Some("168"),
-        Kind::Int(-1, INT),
-        "the same in hours, if neither of the others is set",
-    ),
-    kafka("log.retention.bytes", None, Kind::Int(-1, MAX), "bytes kept per partition; -1: no limit"),
-    kafka("log.retention.check.interval.ms", None, Kind::Int(1, MAX), "how often retention is looked at"),
-    kafka(
-        "producer.id.expiration.ms",
-        None,
-        Kind::Int(1, INT),
-        "age of an idempotent producer's newest record at which it is forgotten",
-    ),
-    kafka(
-        "producer.id.expiration.check.interval.ms",
-        None,
-        Kind::Int(1, INT),
-        "how often such producers are looked for",
-    ),
-    kafka(
-        "shrink.grace.ms",
-        Some("300000"),
-        Kind::Int(0, MAX),
-        "a broker that stopped in order is waited for so long before its partitions go on without it",
-    ),
-    kafka(
-        "shrink.min.voters",
-        Some("1"),
-        Kind::Int(1, INT),
-        "no partition goes on with fewer voting replicas than these; as many as it has: it never shrinks",
-    ),
-    kafka(
-        "controller.quorum.heir.timeout.ms",
-        Some("10000"),
-        Kind::Int(0, INT),
-        "of two voting controllers the heir goes on without the other after so long a silence; 0: never",
-    ),
-    kafka(
-        "metadata.log.max.record.bytes.between.snapshots",
-        None,
-        Kind::Int(1, MAX),
-        "bytes of changes after which the controllers write the metadata anew and drop what lies before",
-    ),
-    kafka("log.segment.bytes", None, Kind::Int(1 << 20, INT), "size of a segment file"),
-    kafka("log.roll.ms", None, Kind::Int(1, MAX), "age at which a segment is closed"),
-    kafka("log.roll.hours", None, Kind::Int(1, INT), "the same in hours, if log.roll.ms is not set"),
-    kafka("log.index.interval.bytes", None, Kind::Int(0, INT), "bytes between two index entries"),
-    kafka("log.cleanup.policy", None, Kind::OneOf(&["delete"]), "what happens to old records"),
-    kafka("compression.type", None, Kind::OneOf(&["producer"]), "batches are kept as they were sent"),
-    kafka(
-        "log.message.timestamp.type",
-        None,
-        Kind::OneOf(&["CreateTime", "LogAppendTime"]),
-        "whose clock counts",
-    ),
-    kafka(
-        "log.message.timestamp.before.max.ms",
-        None,
-        Kind::Int(0, MAX),
-        "how far in the past timestamps may lie",
-    ),
-    kafka(
-        "log.message.timestamp.after.max.ms",
-        None,
-        Kind::Int(0, MAX),
-        "how far in the future timestamps may lie",
-    ),
 ];
 
 /// The key of this name.
@@ -238,23 +110,21 @@ impl Key {
         format!("KONTIKI_{section}{}", self.name.replace(['.', '-'], "_").to_ascii_uppercase())
     }
 
-    /// Whether the value is allowed, else why not.
-    pub fn check(&self, value: &str) -> Result<(), String> {
-        match &self.kind {
+    /// The value as it is kept, if it is allowed, else why not.
+    pub fn check(&self, value: &str) -> Result<String, String> {
+        let checked = match &self.kind {
             Kind::Int(min, max) => match value.parse::<i64>() {
                 Ok(n) if (*min..=*max).contains(&n) => Ok(()),
                 _ => Err(format!("`{value}` is not a whole number from {min} to {max}")),
             },
-            Kind::Bool if matches!(value, "true" | "false") => Ok(()),
-            Kind::Bool => Err(format!("`{value}` is not true or false")),
-            Kind::OneOf(allowed) if allowed.contains(&value) => Ok(()),
-            Kind::OneOf(allowed) => Err(format!("`{value}` is not available, only {}", allowed.join(", "))),
             Kind::Address => text::host_port(value).map(drop),
             Kind::Controllers => controllers(value).map(drop),
             Kind::Roles => roles(value).map(drop),
             Kind::Text if value.is_empty() => Err("is empty".into()),
             Kind::Text => Ok(()),
-        }
+            Kind::Broker(key) => return key.check(value),
+        };
+        checked.map(|()| value.to_owned())
     }
 }
 
@@ -301,7 +171,7 @@ mod tests {
             );
             assert!(!key.help.is_empty(), "{}", key.name);
             if let Some(default) = key.default {
-                assert_eq!(key.check(default), Ok(()), "{}", key.name);
+                assert_eq!(key.check(default).as_deref(), Ok(default), "{}", key.name);
             }
         }
         assert_eq!(find("node-id").unwrap().variable(), "KONTIKI_NODE_ID");
@@ -310,7 +180,7 @@ mod tests {
 
     #[test]
     fn check_what_is_not_built_is_refused() {
-        assert!(find("log.cleanup.policy").unwrap().check("compact").unwrap_err().contains("not available"));
+        assert!(find("log.cleanup.policy").unwrap().check("compact").unwrap_err().contains("not built yet"));
         assert!(find("compression.type").unwrap().check("zstd").is_err());
     }
 

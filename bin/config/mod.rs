@@ -118,11 +118,6 @@ impl Settings {
         Ok(settings)
     }
 
-    /// A setting by name.
-    pub fn get(&self, name: &str) -> Option<&Setting> {
-        self.0.get(name)
-    }
-
     /// A value by name, if there is one.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.0.get(name).and_then(|s| s.value.as_deref())
@@ -134,7 +129,8 @@ impl Settings {
     }
 
     fn set(&mut self, key: &'static Key, value: String, origin: Origin) -> Result<(), Failure> {
-        key.check(&value).map_err(|why| Failure::usage(format!("{}: {why} ({origin})", key.name)))?;
+        let value =
+            key.check(&value).map_err(|why| Failure::usage(format!("{}: {why} ({origin})", key.name)))?;
         self.0.insert(key.name, Setting { value: Some(value), origin });
         Ok(())
     }
@@ -164,7 +160,7 @@ impl Settings {
     ) -> Result<(), Failure> {
         let variables: BTreeMap<String, String> =
             environment.filter(|(n, _)| n.starts_with("KONTIKI_")).collect();
-        for key in KEYS {
+        for key in KEYS.iter() {
             let name = key.variable();
             if let Some(value) = variables.get(&name) {
                 self.set(key, value.clone(), Origin::Environment(name))?;
@@ -282,7 +278,7 @@ mod tests {
         flags.node_id = Some("3".into());
         let env = [("KONTIKI_NODE_ID", "2"), ("KONTIKI_RACK", "b"), ("KONTIKI_SERVICE_HOST", "x")];
         let settings = load(&flags, &env).unwrap();
-        let origin = |name| settings.get(name).unwrap().origin.to_string();
+        let origin = |name| settings.0[name].origin.to_string();
         assert_eq!((settings.value("node-id"), origin("node-id")), (Some("3"), "flag --node-id".into()));
         assert_eq!((settings.value("rack"), origin("rack")), (Some("b"), "env KONTIKI_RACK".into()));
         assert_eq!(settings.value("data-dir"), Some("/f"));

@@ -10,49 +10,6 @@ use kontiki::broker::config::{Defaults, Endpoint, NodeConfig, NodeId, default_ma
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Our flags under the names that Kafka's tools look for.
-const SHOWN_AS: &[(&str, &str)] = &[
-    ("node.id", "node-id"),
-    ("broker.id", "node-id"),
-    ("broker.rack", "rack"),
-    ("log.dirs", "data-dir"),
-    ("process.roles", "roles"),
-];
-
-/// Kafka's broker keys that the broker reads by name, as defaults of topics among others, or shows in DescribeConfigs.
-const HANDED_ON: &[&str] = &[
-    "auto.create.topics.enable",
-    "broker.session.timeout.ms",
-    "connections.max.idle.ms",
-    "max.connections",
-    "max.connections.per.ip",
-    "leader.replication.throttled.rate",
-    "replica.lag.time.max.ms",
-    "socket.request.max.bytes",
-    "min.insync.replicas",
-    "auto.leader.rebalance.enable",
-    "broker.heartbeat.interval.ms",
-    "delete.topic.enable",
-    "message.max.bytes",
-    "log.retention.ms",
-    "log.retention.minutes",
-    "log.retention.hours",
-    "log.retention.bytes",
-    "log.retention.check.interval.ms",
-    "metadata.log.max.record.bytes.between.snapshots",
-    "producer.id.expiration.ms",
-    "producer.id.expiration.check.interval.ms",
-    "log.segment.bytes",
-    "log.roll.ms",
-    "log.roll.hours",
-    "log.index.interval.bytes",
-    "log.cleanup.policy",
-    "compression.type",
-    "log.message.timestamp.type",
-    "log.message.timestamp.before.max.ms",
-    "log.message.timestamp.after.max.ms",
-];
-
 impl Settings {
     /// The configuration of a node.
     pub fn node_config(&self) -> Result<NodeConfig, Failure> {
@@ -188,16 +145,16 @@ impl Settings {
     }
 
     fn defaults(&self) -> Result<Defaults, Failure> {
-        let set = |name: &&str| self.get(name).is_some_and(|s| s.origin != Origin::Default);
-        let handed_on = HANDED_ON.iter().filter(|name| set(name)).map(|name| (*name, *name));
-        let named = handed_on.chain(SHOWN_AS.iter().copied());
-        let mut broker: BTreeMap<String, String> =
-            named.filter_map(|(shown, name)| Some((shown.into(), self.value(name)?.into()))).collect();
-        for (shown, name) in [("listeners", "listen"), ("advertised.listeners", "advertise")] {
-            if let Some(address) = self.value(name) {
-                broker.insert(shown.into(), format!("PLAINTEXT://{address}"));
-            }
-        }
+        // The broker reads them by name, as defaults of topics among others, and shows them in DescribeConfigs.
+        let set = self.iter().filter(|(key, setting)| key.kafka && setting.origin != Origin::Default);
+        let set = set.map(|(key, _)| (key.name, key.name));
+        let shown = |(shown, name): (&str, &str)| {
+            let value = self.value(name)?;
+            let is_listener = matches!(name, "listen" | "advertise");
+            let value = if is_listener { format!("PLAINTEXT://{value}") } else { value.to_owned() };
+            Some((shown.to_owned(), value))
+        };
+        let broker = set.chain(keys::NAMED_OTHERWISE.iter().copied()).filter_map(shown).collect();
         Ok(Defaults {
             num_partitions: self.number("num.partitions")?,
             replication_factor: match self.value("default.replication.factor") {
@@ -234,6 +191,7 @@ fn is_wildcard(address: &str) -> bool {
 mod tests {
     use super::super::NodeFlags;
     use super::*;
+    use kontiki::broker::config::BROKER_KEYS;
 
     fn flags() -> NodeFlags {
         NodeFlags {
@@ -274,6 +232,45 @@ mod tests {
         assert_eq!((&broker["node.id"][..], &broker["log.dirs"][..]), ("1", "/d"));
         assert!(broker["listeners"].starts_with("PLAINTEXT://"), "{broker:?}");
         assert!(config.auto_create_topics);
+    }
+
+    /// Set to something else than its default, every key that DescribeConfigs and docs/configuration.md name arrives at the broker.
+    #[test]
+    fn every_documented_broker_key_can_be_set_and_is_shown_as_set() {
+        let samples =
+            ["1048577", "7", "0.25", "1", "false", "true", "producer", "delete", "LogAppendTime", "3.9"];
+        let mut set = flags();
+        (set.rack, set.advertise) = (Some("r".into()), Some("a:1".into()));
+        let mut expected = BTreeMap::new();
+        for key in BROKER_KEYS {
+            if keys::NAMED_OTHERWISE.iter().any(|(shown, _)| *shown == key.name) {
+                assert!(keys::find(key.name).is_none(), "{} has two names", key.name);
+                continue;
+            }
+            let is_other = |value: &&&str| key.check(value).is_ok() && key.default != Some(**value);
+            // Of some keys only the default is built.
+            let value = samples.iter().find(is_other).copied().or(key.default).expect("a value of each kind");
+            let found = keys::find(key.name).unwrap_or_else(|| panic!("{} cannot be set", key.name));
+            assert!(found.kafka && found.default == key.default, "{}", key.name);
+            set.set.push((key.name.to_owned(), value.to_owned()));
+            expected.insert(key.name, value);
+        }
+        assert!(expected.len() > 50, "a table that names less is not the one");
+        assert_eq!(expected.len() + keys::NAMED_OTHERWISE.len(), BROKER_KEYS.len());
+        assert_eq!(keys::KEYS.iter().filter(|key| key.kafka).count(), expected.len());
+        assert!(
+            expected["shrink.grace.ms"] != "300000"
+                && expected["leader.replication.throttled.rate"] == "1048577"
+        );
+        let shown = config(&set).unwrap().defaults.broker;
+        for (name, value) in &expected {
+            assert_eq!(shown.get(*name).map(String::as_str), Some(*value), "{name}");
+        }
+        for (name, _) in keys::NAMED_OTHERWISE {
+            assert!(shown.contains_key(*name), "{name}");
+        }
+        assert_eq!(shown.len(), BROKER_KEYS.len(), "{shown:?}");
+        assert_eq!((&shown["advertised.listeners"][..], &shown["broker.rack"][..]), ("PLAINTEXT://a:1", "r"));
     }
 
     #[test]

@@ -59,8 +59,13 @@ pub fn default_file() -> String {
 }
 
 fn entry(key: &Key, out: &mut String) {
-    let value = match (&key.kind, key.default) {
-        (Kind::Int(..) | Kind::Bool, Some(value)) => value.to_owned(),
+    let is_bare = match &key.kind {
+        Kind::Int(..) => true,
+        Kind::Broker(key) => !key.is_text(),
+        _ => false,
+    };
+    let value = match (is_bare, key.default) {
+        (true, Some(value)) => value.to_owned(),
         (_, Some(value)) => format!("\"{value}\""),
         (_, None) => "\"\"".into(),
     };

@@ -135,7 +135,7 @@ pub struct Quorum {
     pub leader: NodeId,
     pub epoch: i32,
     pub generation: u64,
-    /// The voters are being changed: those of both halves are named.
+    /// The voters are being changed: those of both halves are named. Of the controllers' group, until that is committed.
     pub is_joint: bool,
     pub high_watermark: i64,
     pub voters: Vec<QuorumReplica>,
@@ -143,6 +143,9 @@ pub struct Quorum {
     /// Of two controllers: who alone may go on without the other.
     #[serde(default)]
     pub heir: Option<NodeId>,
+    /// Of the controllers' group: controllers that are to vote and do not, or vote and are not there.
+    #[serde(default)]
+    pub absent: Vec<NodeId>,
 }
 /// One of them. Times are those of the leader's wall clock, -1 for never.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -461,6 +464,10 @@ pub struct ControllersStatus {
     pub heir: Option<NodeId>,
     /// Nobody leads, this node is the other one of a pair, and only that heir can go on.
     pub waits_for_heir: Option<NodeId>,
+    /// Nobody leads, the voters are being changed, and without these nobody can finish that.
+    pub waits_for: Vec<NodeId>,
+    /// Sealed to go on alone, and not sure any more of what it holds: nobody can go on in that generation.
+    pub is_stuck: bool,
 }
 
 /// For /health, /ready and `cluster health`.

@@ -6,6 +6,8 @@
 //! Invariants: a `NodeConfig` never changes after the node has started; every limit is finite.
 
 pub use crate::ctl::command::Defaults;
+pub use crate::ctl::configs::BrokerKey;
+pub use crate::ctl::configs::broker_keys::BROKER_KEYS;
 pub use crate::ctl::record::Endpoint;
 pub use crate::segment::NodeId;
 use std::collections::BTreeMap;

@@ -105,6 +105,7 @@ async fn play(
                     voters: vec![replica(1), replica(2)],
                     learners: vec![replica(3)],
                     heir: None,
+                    absent: if group.0 == 0 { vec![NodeId(3)] } else { Vec::new() },
                 };
                 let _ = reply.send(answer(failure(group.0), quorum));
             }
@@ -737,6 +738,9 @@ async fn describe_quorum_of_every_version_names_voters_learners_and_generation()
         assert_eq!(ids(&row.current_voters), [(1, 41, heard), (2, 41, heard)]);
         assert_eq!(ids(&row.observers), [(3, 41, heard)]);
         assert_eq!(&row.unknown_tagged_fields[&10_000][..], [0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        // Of the controllers: no heir, and node 3 is absent.
+        let tag = &response.topics[1].partitions[0].unknown_tagged_fields[&10_000];
+        assert_eq!(tag[..], [0, 0, 0, 0, 0, 0, 0, 2, 0, 255, 255, 255, 255, 0, 0, 0, 3]);
     }
 }
 

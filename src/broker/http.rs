@@ -102,6 +102,14 @@ fn health_of(
     note(status.disk_full, "data directory is full".to_owned());
     let heir = status.controllers.waits_for_heir.map_or(-1, |heir| heir.0);
     note(heir >= 0, format!("the controllers wait for node {heir}, the heir of the pair"));
+    let missed: Vec<String> = status.controllers.waits_for.iter().map(NodeId::to_string).collect();
+    let which = missed.join(" and ");
+    note(
+        !missed.is_empty(),
+        format!("the controllers wait for node {which}, to finish a change of who votes"),
+    );
+    let stuck = "this controller was to go on alone and may have lost entries since: the controllers cannot go on without an operator";
+    note(status.controllers.is_stuck, stuck.to_owned());
     note(status.unread, "controller log cannot be read".to_owned());
     if let Some(why) = &status.metadata_differs {
         note(true, format!("metadata differs from the controller log's ({why}): see docs/operations.md"));
@@ -155,6 +163,8 @@ fn controllers_of(status: &ControllersStatus) -> Value {
         "generation": status.generation,
         "heir": status.heir.map(|id| id.0),
         "waits_for_heir": status.waits_for_heir.map(|id| id.0),
+        "waits_for": ids(&status.waits_for),
+        "stuck": status.is_stuck,
     })
 }
 

@@ -30,6 +30,8 @@ pub struct Quorum {
     pub learners: Vec<Member>,
     /// Of two controllers: who alone may go on without the other. None if there are not two, or the broker does not say.
     pub heir: Option<i32>,
+    /// Controllers that are to vote and do not, or vote and are not there. None if the broker does not say.
+    pub absent: Option<Vec<i32>>,
 }
 
 /// One member.
@@ -65,12 +67,14 @@ impl From<answer::PartitionData> for Quorum {
             rows.into_iter().map(member).collect()
         };
         let tag = row.unknown_tagged_fields.get(&GENERATION_TAG).filter(|tag| tag.len() >= 9);
+        let of_controllers = tag.filter(|tag| tag.len() >= 13);
         Self {
             leader: row.leader_id.0,
             epoch: row.leader_epoch,
             generation: tag.map(|tag| (&tag[..]).get_u64()),
             is_joint: tag.is_some_and(|tag| tag[8] != 0),
-            heir: tag.filter(|tag| tag.len() >= 13).map(|tag| (&tag[9..]).get_i32()),
+            heir: of_controllers.map(|tag| (&tag[9..]).get_i32()).filter(|heir| *heir >= 0),
+            absent: of_controllers.map(|tag| tag[13..].chunks_exact(4).map(|mut id| id.get_i32()).collect()),
             high_watermark: row.high_watermark,
             voters: members(row.current_voters),
             learners: members(row.observers),

@@ -62,7 +62,8 @@ pub const DESCRIBE_QUORUM: i16 = 55;
 /// DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
 
-/// Our tagged field of a partition in DescribeQuorum's answer: generation (u64) and whether the configuration is joint (u8).
+/// Our tagged field of a partition in DescribeQuorum's answer: generation (u64) and whether the configuration is joint (u8); of the controllers'
+/// group also the heir (i32, -1: none) and the absent controllers (i32 each).
 pub const GENERATION_TAG: i32 = 10_000;
 
 const fn row(key: i16, name: &'static str, min: i16, max: i16) -> ApiRange {

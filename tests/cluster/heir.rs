@@ -63,6 +63,8 @@ fn pair(cluster: &mut Cluster, writer: &mut Writer, first: u32) -> (u32, u32) {
     let from = now_us();
     cluster.kill(first);
     let heir = await_controllers(cluster, &left, 2).expect("two voters name an heir");
+    let reasons = health(cluster, &left).map(|health| health["reasons"].to_string()).unwrap_or_default();
+    assert!(reasons.contains(&format!("1 controller without a vote: {first}")), "{reasons}");
     left.iter().for_each(|id| {
         await_voters(cluster, *id, 2);
     });

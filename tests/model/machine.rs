@@ -88,15 +88,18 @@ impl Machine {
         })
     }
 
-    /// Whether a replica with this log may go on alone: it is heir of every half of the newest configuration (F1).
-    fn is_heir(&self, log: &Log, i: usize) -> bool {
+    /// Whether a replica may go on alone: it is heir of every half of the newest configuration in its log, or of the old half of one that
+    /// it appended itself, as leader, and let nobody lead since (F1).
+    fn is_heir(&self, replica: &Replica, i: usize) -> bool {
+        let log = &replica.log;
         let heir = |configuration: Entry| {
             let anyone = configuration.new_half().count_ones() == 2 && contains(configuration.new_half(), i);
             configuration.heir() == Some(i) || (anyone && self.breaks(Weakening::AnyoneOfAPair))
         };
         let Some((length, newest)) = log.configuration() else { return false };
         let old = !newest.is_joint() || log.before(length - 1).is_some_and(heir);
-        heir(newest) && (old || self.breaks(Weakening::JointNewHalfOnly))
+        let unfinished = newest.is_joint() && (replica.sole || self.breaks(Weakening::HeirOfTheOldHalf));
+        (heir(newest) || unfinished) && (old || self.breaks(Weakening::JointNewHalfOnly))
     }
 
     /// A configuration entry that leads from one to other voters, with its heir.
@@ -204,7 +207,7 @@ impl Machine {
         let old = replica.epoch.generation == 0;
         let unsealed = !replica.sealed || self.breaks(Weakening::ReportWithoutSeal);
         let may_seal = match self.scenario.heirs {
-            true => !replica.in_doubt && self.is_heir(&replica.log, i),
+            true => !replica.in_doubt && self.is_heir(replica, i),
             false => state.decisions[0].is_none(),
         };
         if may_seal && old && unsealed {
@@ -284,6 +287,7 @@ impl Machine {
         for j in members(set) {
             let voter = &mut state.replicas[j];
             voter.sealed &= voter.epoch.generation == generation;
+            voter.sole &= j == i;
             (voter.epoch, voter.leads, voter.commit) = (epoch, false, 0);
         }
         if self.scenario.unanimity {
@@ -329,7 +333,7 @@ impl Machine {
         let replica = &mut state.replicas[i];
         replica.sealed &= replica.epoch.generation == epoch.generation;
         if replica.epoch != epoch {
-            (replica.epoch, replica.leads, replica.commit) = (epoch, false, 0);
+            (replica.epoch, replica.leads, replica.commit, replica.sole) = (epoch, false, 0, false);
         }
         // Entries are cut only at a real conflict: a shorter append leaves the rest alone (Raft §5.3).
         let shared = self.shared(&replica.log, &sent);
@@ -392,7 +396,7 @@ impl Machine {
     }
 
     fn seal(&self, state: &mut State, i: usize) {
-        let is_heir = self.scenario.heirs && self.is_heir(&state.replicas[i].log, i);
+        let is_heir = self.scenario.heirs && self.is_heir(&state.replicas[i], i);
         let replica = &mut state.replicas[i];
         if !self.breaks(Weakening::ReportWithoutSeal) {
             (replica.sealed, replica.leads, replica.commit) = (true, false, 0);
@@ -551,6 +555,7 @@ impl stateright::Model for Machine {
                 let joint = Entry::joint(epoch, before.new_half(), new);
                 let entry = if single { Entry::simple(epoch, new) } else { joint };
                 Self::append(s, i, self.named(entry, before, i));
+                s.replicas[i].sole = self.scenario.heirs;
             }
             Step::Finish(i) => {
                 let Replica { epoch, log, .. } = s.replicas[i];
@@ -558,6 +563,7 @@ impl stateright::Model for Machine {
                 let entry = Entry::simple(epoch, joint.new_half());
                 let heir = joint.heir().filter(|_| self.scenario.heirs);
                 Self::append(s, i, heir.map_or(entry, |heir| entry.naming(heir)));
+                s.replicas[i].sole = false;
             }
             Step::Resign(i) => {
                 let replica = &mut s.replicas[i];
@@ -568,7 +574,7 @@ impl stateright::Model for Machine {
                 s.losses += 1;
                 let replica = &mut s.replicas[i];
                 replica.log = replica.log.prefix(kept);
-                (replica.in_doubt, replica.leads, replica.commit) = (true, false, 0);
+                (replica.in_doubt, replica.leads, replica.commit, replica.sole) = (true, false, 0, false);
                 if self.scenario.loses_term {
                     replica.epoch.term = 0;
                 }
@@ -646,6 +652,17 @@ impl stateright::Model for Machine {
                 acked.iter().any(|entry| entry.is_value() && entry.epoch().generation == 0)
                     && acked.iter().any(|entry| entry.epoch().generation == 1)
             }));
+        }
+        if s.heirs {
+            properties.push(Property::sometimes(
+                "an heir went on in the middle of growing",
+                |_, state: &State| {
+                    let acked = state.acked.entries();
+                    let old = acked.iter().rev().find(|e| e.is_configuration() && e.epoch().generation == 0);
+                    let grows = old.is_some_and(|e| e.is_joint() && e.new_half().count_ones() == 3);
+                    grows && acked.iter().any(|entry| entry.epoch().generation == 1)
+                },
+            ));
         }
         if s.changes[0] > 0 {
             properties.push(Property::sometimes("members changed", |_, state: &State| {

@@ -148,6 +148,7 @@ cases! {
     old_configuration_kept_makes_two_leaders: violated(FOUR, &[OldConfigurationKept]);
     anyone_of_a_pair_loses_acked: violated(HEIRS, &[AnyoneOfAPair]);
     heir_of_the_new_half_only_loses_acked: violated(HEIRS, &[JointNewHalfOnly]);
+    heir_that_does_not_know_what_followed_loses_acked: violated(HEIRS, &[HeirOfTheOldHalf]);
     no_boot_gate_loses_acked: violated(UNCLEAN, &[NoBootGate]);
     match_by_term_above_own_loses_acked:
         violated(Scenario { first_term: FirstTerm::AboveOwn, ..REGROW_ALL }, &[MatchByTerm]);

@@ -93,6 +93,8 @@ pub enum Weakening {
     InDoubtCounted,
     /// F1: either one of two goes on alone, not their heir only.
     AnyoneOfAPair,
+    /// F1: the heir goes on in the middle of a change of which it does not know what followed.
+    HeirOfTheOldHalf,
     /// F16: a broker that comes back votes before it has heard of the decision.
     NoBootGate,
 }

@@ -219,6 +219,8 @@ pub struct Replica {
     /// May have lost acknowledged entries (F11).
     pub in_doubt: bool,
     pub down: bool,
+    /// Nobody else has led since it appended the newest change of voters as leader: it knows what followed (F1).
+    pub sole: bool,
     /// As leader: length of the log it knows committed.
     pub commit: u8,
     pub log: Log,

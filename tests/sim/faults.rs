@@ -532,17 +532,22 @@ impl World {
     /// SIGTERM: hand over, finish, checkpoint.
     fn stop_orderly(&mut self) {
         let n = self.some_node();
-        if self.nodes[n].paused.is_some() {
+        if self.nodes[n].paused.is_some() || !self.ask_to_stop(n) {
             return;
         }
-        let Some(p) = self.nodes[n].process.as_mut().filter(|p| p.drain.is_none()) else { return };
+        let wait = self.faults.rng.range(100 * MS, 2 * SECOND);
+        self.undo_later(wait, Undo::EndStop(n));
+    }
+
+    /// False if it does not run, or stops already.
+    pub fn ask_to_stop(&mut self, n: usize) -> bool {
+        let Some(p) = self.nodes[n].process.as_mut().filter(|p| p.drain.is_none()) else { return false };
         let (reply, answer) = tokio::sync::oneshot::channel();
         p.drain = Some(answer);
         p.commands.push_back(kontiki::broker::shard::Command::Drain { reply });
         self.note_fault("orderly stop", n);
         self.wake(n);
-        let wait = self.faults.rng.range(100 * MS, 2 * SECOND);
-        self.undo_later(wait, Undo::EndStop(n));
+        true
     }
 
     fn end_stop(&mut self, n: usize) {

@@ -137,18 +137,7 @@ pub fn story(world: &mut World) -> Time {
     let wait = world.rng.range(300 * MS, 2 * SECOND);
     world.run_for(wait);
     let all = world.plan.controllers();
-    let first = world.rng.pick(&all).expect("three");
-    let power = world.rng.chance(500);
-    world.end(first, power);
-    let left: Vec<usize> = all.iter().copied().filter(|n| *n != first).collect();
-    let mut pair = None;
-    world.run_until("the controllers go on as two", LONG, |world| {
-        pair = world.pair(&left);
-        pair.is_some()
-    });
-    let pair = pair.expect("found");
-    let heir = crate::net::index_of(heir::of(&pair.voters).expect("of two").node);
-    let other = *left.iter().find(|n| **n != heir).expect("two");
+    let (first, heir, other) = world.shrunk_to_two();
     let wait = world.rng.below(3 * SECOND);
     world.run_for(wait);
     match world.rng.below(4) {
@@ -205,6 +194,111 @@ pub fn story(world: &mut World) -> Time {
 fn heir_of_a_pair_goes_on_alone_and_the_other_one_never_does() {
     let name = "heirs::heir_of_a_pair_goes_on_alone_and_the_other_one_never_does";
     let report = over_seeds(name, Budget::Seeds(SEEDS), plan, story);
+    println!("{}", report.text());
+}
+
+impl World {
+    /// One controller of three dies; the others go on as two. It, their heir, and the other one.
+    fn shrunk_to_two(&mut self) -> (usize, usize, usize) {
+        let all = self.plan.controllers();
+        let first = self.rng.pick(&all).expect("three");
+        let power = self.rng.chance(500);
+        self.end(first, power);
+        let left: Vec<usize> = all.iter().copied().filter(|n| *n != first).collect();
+        let mut pair = None;
+        self.run_until("the controllers go on as two", LONG, |world| {
+            pair = world.pair(&left);
+            pair.is_some()
+        });
+        let heir = heir::of(&pair.expect("found").voters).expect("of two");
+        let heir = crate::net::index_of(heir.node);
+        (first, heir, *left.iter().find(|n| **n != heir).expect("two"))
+    }
+
+    /// Whether the newest configuration here leads from two voters to three, and nobody has acknowledged it yet.
+    fn begins_to_grow(&self, n: usize) -> bool {
+        let core = self.nodes[n].process.as_ref().and_then(|p| p.shard.core_of_controllers());
+        core.is_some_and(|core| {
+            let (configuration, id) = core.configuration();
+            let is_growth = configuration.old_voters.len() == 2 && configuration.voters.len() == 3;
+            is_growth && id.index > core.commit() && core.role() == Role::Leader
+        })
+    }
+
+    fn awaited(&self, n: usize) -> Vec<NodeId> {
+        self.nodes[n].process.as_ref().map_or(Vec::new(), |p| p.shard.status().controllers.waits_for.clone())
+    }
+}
+
+/// The pair takes the third one in again, and the other one of it dies the moment that is begun.
+pub fn dies_while_they_grow(world: &mut World) -> Time {
+    world.set_up();
+    world.start_clients();
+    let (first, heir, other) = world.shrunk_to_two();
+    if world.rng.chance(400) {
+        // Who leads when they grow need not be who led when they shrank.
+        let now = world.nodes[heir].now(world.time);
+        if let Some(p) = world.nodes[heir].process.as_mut() {
+            p.shard.engine().transfer(now.mono, CONTROLLER, None);
+        }
+        world.wake(heir);
+        world.run_for(SECOND);
+    }
+    let wait = world.rng.below(2 * SECOND);
+    world.run_for(wait);
+    world.start_later(first, MS);
+    let deadline = world.time + LONG;
+    while !world.begins_to_grow(heir) {
+        assert!(world.time < deadline, "liveness: the heir takes the third one in again");
+        world.run_for(MS / 20);
+    }
+    let power = world.rng.chance(500);
+    world.end(other, power);
+    match world.rng.below(3) {
+        // By itself it cannot know what followed its own entry if it has forgotten what it did.
+        0 => {
+            let wait = world.rng.below(SECOND);
+            world.run_for(wait);
+            let power = world.rng.chance(500);
+            world.end(heir, power);
+            world.start_later(heir, MS);
+            if power {
+                // Its disk may have lost the entry: then it is the heir of two again.
+                world.run_for(8 * SECOND);
+            } else {
+                let name = NodeId(other as i32 + 1);
+                world.run_until("the heir says whom it waits for", LONG, |world| {
+                    world.awaited(heir) == [name] || world.goes_on_alone(heir, 0)
+                });
+                world.marks.hit("heir did not know what followed");
+            }
+        }
+        both => {
+            if both == 2 {
+                let power = world.rng.chance(500);
+                world.end(first, power);
+            }
+            world.run_until("the heir goes on in the middle of growing", LONG, |world| {
+                world.goes_on_alone(heir, 0)
+            });
+            world.marks.hit("heir went on in the middle of growing");
+            if world.rng.chance(300) {
+                world.kill(heir, true);
+            }
+        }
+    }
+    let wait = world.rng.below(4 * SECOND);
+    world.run_for(wait);
+    world.heal();
+    (0..world.nodes.len()).for_each(|n| world.start_later(n, MS));
+    world.stop_producers();
+    world.verdict()
+}
+
+#[test]
+fn other_one_dies_while_a_pair_grows_and_its_heir_goes_on() {
+    let name = "heirs::other_one_dies_while_a_pair_grows_and_its_heir_goes_on";
+    let report = over_seeds(name, Budget::Seeds(SEEDS), plan, dies_while_they_grow);
     println!("{}", report.text());
 }
 

@@ -23,6 +23,7 @@ mod plan;
 mod producer;
 mod reader;
 mod reads;
+mod restarts;
 mod rng;
 mod run;
 mod seeds;

@@ -1,12 +1,12 @@
 //! DescribeQuorum (55): members of a Raft group and how far each is (KIP-595, KIP-642).
 //!
 //! Kafka answers for `__cluster_metadata` alone, which any broker can be asked for; here a partition's leader answers
-//! for that partition too. What Kafka has no field for, the generation, whether the voters are being changed, who is heir,
-//! is a tagged field of the partition, which other clients skip.
+//! for that partition too. What Kafka has no field for (the generation, whether the voters are being changed; of the
+//! controllers who is heir, and who of them is to vote and does not or is not there) is a tagged field of the partition, which other clients skip.
 //! Not here: what a leader knows (the shard).
 
 use super::{Call, group_of, join_all, text};
-use crate::broker::api::{PartitionError, Quorum, QuorumReplica};
+use crate::broker::api::{ControllersStatus, PartitionError, Quorum, QuorumReplica};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error;
 use crate::broker::shard::CONTROLLER;
@@ -45,7 +45,9 @@ pub async fn handle(mut call: Call) -> Outcome {
         groups.into_iter().zip(answers).collect();
     let row = |topic: &str, index: i32| {
         let answer = group(topic, index).map_or(&Err(PartitionError::Unknown), |group| &answers[&group]);
-        partition_row(index, answer, call.version)
+        let is_controllers = topic == CLUSTER_METADATA;
+        let why = if is_controllers { awaited(&call.node.status().controllers) } else { None };
+        partition_row(index, answer, is_controllers, why, call.version)
     };
     let topic = |topic: &Asked| {
         let rows = topic.partitions.iter().map(|p| row(&topic.topic_name, p.partition_index));
@@ -59,12 +61,18 @@ pub async fn handle(mut call: Call) -> Outcome {
     call.respond(&response)
 }
 
-fn partition_row(index: i32, answer: &Result<Quorum, PartitionError>, version: i16) -> PartitionData {
+fn partition_row(
+    index: i32,
+    answer: &Result<Quorum, PartitionError>,
+    is_controllers: bool,
+    why: Option<String>,
+    version: i16,
+) -> PartitionData {
     let row = PartitionData::default().with_partition_index(index);
     let quorum = match answer {
         Ok(quorum) => quorum,
         Err(failure) => {
-            let message = (version >= 2).then(|| text(failure.to_string()));
+            let message = (version >= 2).then(|| text(why.unwrap_or_else(|| failure.to_string())));
             let row = row.with_error_code(error::partition(failure)).with_leader_id(BrokerId(-1));
             return row.with_error_message(message);
         }
@@ -80,11 +88,12 @@ fn partition_row(index: i32, answer: &Result<Quorum, PartitionError>, version: i
         }
         state
     };
-    let mut tag = BytesMut::with_capacity(13);
+    let mut tag = BytesMut::with_capacity(13 + 4 * quorum.absent.len());
     tag.put_u64(quorum.generation);
     tag.put_u8(u8::from(quorum.is_joint));
-    if let Some(heir) = quorum.heir {
-        tag.put_i32(heir.0);
+    if is_controllers {
+        tag.put_i32(quorum.heir.map_or(-1, |heir| heir.0));
+        quorum.absent.iter().for_each(|node| tag.put_i32(node.0));
     }
     row.with_leader_id(BrokerId(quorum.leader.0))
         .with_leader_epoch(quorum.epoch)
@@ -92,6 +101,19 @@ fn partition_row(index: i32, answer: &Result<Quorum, PartitionError>, version: i
         .with_current_voters(quorum.voters.iter().map(state).collect())
         .with_observers(quorum.learners.iter().map(state).collect())
         .with_unknown_tagged_fields(BTreeMap::from([(GENERATION_TAG, Bytes::from(tag))]))
+}
+
+/// For whom the controllers wait if nobody leads them, as far as this node's copy of their log says.
+fn awaited(status: &ControllersStatus) -> Option<String> {
+    let missed: Vec<String> = status.waits_for.iter().map(NodeId::to_string).collect();
+    if !missed.is_empty() {
+        let which = missed.join(" and ");
+        return Some(format!("the controllers wait for node {which}, to finish a change of who votes"));
+    }
+    let heir = status.waits_for_heir.or(status.heir)?;
+    Some(format!(
+        "no controller leads; of the two that vote node {heir}, the heir, alone may go on without the other"
+    ))
 }
 
 /// Controllers and their peer addresses: the only ones they all have.

@@ -27,6 +27,8 @@ const RETRY_MS: u64 = 50;
 const BALANCE_MS: u64 = 5_000;
 /// A replica silent for longer is not asked to lead.
 const HEARD_MS: u64 = 400;
+/// Stands for the registration number of a controller that is no broker: it has no session to renew, but may stop in order.
+pub(super) const NO_SESSION: u64 = 0;
 /// How long a fence or unfence decision may take.
 const INTERNAL_MS: u64 = 5_000;
 
@@ -171,6 +173,10 @@ impl Shard {
             return self.answer_rpc(now, from, id, &Answer::Unknown);
         };
         let leads = self.controller_leader() == Some(self.node());
+        if matches!(ask, Ask::Heartbeat { incarnation: NO_SESSION, stopping: true }) {
+            // Whether or not we lead: we may before it is back.
+            self.controllers.stops(from, now.mono);
+        }
         match ask {
             Ask::WhoAreYou { directory } => {
                 self.note_controller(now, from, &directory);
@@ -247,11 +253,14 @@ impl Shard {
             Answer::Quorum { quorum } => self.on_quorum(id, quorum),
             Answer::ControllerGeneration { decision } => self.on_controller_generation(now, from, decision),
             Answer::Session { known: false } => self.on_session_unknown(),
+            Answer::Session { known: true } if !self.config.node.is_broker => {
+                self.controllers.stop_is_known()
+            }
             Answer::Session { known: true } | Answer::Ok | Answer::Unknown => {}
         }
     }
 
-    fn transfer_if_ready(&mut self, now: Now, group: GroupId, to: NodeId) {
+    pub(super) fn transfer_if_ready(&mut self, now: Now, group: GroupId, to: NodeId) {
         if let Some(target) = self.ready_to_lead(now, group, to) {
             self.engine.transfer(now.mono, group, Some(target));
         }
@@ -296,8 +305,7 @@ impl Shard {
     /// A broker renews its session; false: it has to register again.
     pub(super) fn on_heartbeat(&mut self, now: Now, node: NodeId, incarnation: u64, stopping: bool) -> bool {
         let Some(sessions) = &mut self.control.sessions else { return true };
-        if stopping && !self.image.brokers.contains_key(&node) {
-            self.controllers.stops(node, now.mono);
+        if incarnation == NO_SESSION {
             return true;
         }
         if stopping {

@@ -8,6 +8,7 @@
 //! - a generation is told only by who holds an entry of it, durably;
 //! - the heir's silence is counted by looks that were made: a process that was stopped did not hear anybody.
 
+use super::control::NO_SESSION;
 use super::members::{HEALING_MS, HEARD_MS, TOGETHER_MS};
 use super::rpc::Ask;
 use super::{CONTROLLER, ELECTION_MS, Now, Shard};
@@ -26,10 +27,12 @@ const MISSED_MS: Millis = 2_000;
 const ASKED_MS: Millis = 3_000;
 /// How often a controller without a leader asks the others who they are.
 const INTRODUCE_MS: Millis = 1_000;
+/// One that stops repeats it all the time until its process ends: heard for so long after it last said so, it is another process.
+const RETURNED_MS: Millis = 5_000;
+/// A voter that is silent for longer is shown as absent.
+const ABSENT_MS: Millis = 2_000;
 /// Without a leader for so long: no mere election.
 const LEADERLESS_MS: Millis = 3_000;
-/// Number of the plan in a seal that nobody ordered.
-const OWN_PLAN: u64 = 0;
 
 /// What is kept between looks.
 pub struct Controllers {
@@ -38,8 +41,12 @@ pub struct Controllers {
     next_introduction: Millis,
     /// Directories of controllers that are no brokers, as they said themselves, and when.
     directories: BTreeMap<NodeId, (u128, Millis)>,
-    /// Controllers that are no brokers and stop in order.
+    /// Controllers that are no brokers and stop in order, and when they last said so.
     stopping: BTreeMap<NodeId, Millis>,
+    /// When nodes last said hello.
+    greeted: BTreeMap<NodeId, Millis>,
+    /// Another leader knows that this node stops.
+    is_stop_known: bool,
     /// Since when the replica here is damaged or in doubt.
     ailing: Option<Millis>,
     /// Since when learners wait for others.
@@ -48,8 +55,10 @@ pub struct Controllers {
     leaderless: Option<Millis>,
     /// Highest generation that somebody spoke in.
     seen: Generation,
-    /// The heir that was said to be waited for.
-    said: Option<NodeId>,
+    /// Who was said to be waited for.
+    said: Vec<NodeId>,
+    /// What was last said to be in the way.
+    complaint: String,
     peers: Vec<PeerProgress>,
 }
 
@@ -61,13 +70,23 @@ impl Controllers {
             next_introduction: now,
             directories: BTreeMap::new(),
             stopping: BTreeMap::new(),
+            greeted: BTreeMap::new(),
+            is_stop_known: false,
             ailing: None,
             together: None,
             leaderless: None,
             seen: Generation(0),
-            said: None,
+            said: Vec::new(),
+            complaint: String::new(),
             peers: Vec::new(),
         }
+    }
+
+    /// Whether this was not said last: looks are repeated, and what is in the way stays mostly what it is.
+    pub(super) fn is_news(&mut self, complaint: String) -> bool {
+        let is_news = self.complaint != complaint;
+        self.complaint = complaint;
+        is_news
     }
 
     pub(super) fn deadline(&self) -> Millis {
@@ -84,9 +103,15 @@ impl Controllers {
         self.stopping.insert(node, now);
     }
 
-    /// Its next process said hello.
-    pub(super) fn is_back(&mut self, node: NodeId) {
+    /// Whoever leads knows that this node, which is no broker, stops.
+    pub(super) fn stop_is_known(&mut self) {
+        self.is_stop_known = true;
+    }
+
+    /// Its next process said hello: what it did not say before is not held against it.
+    pub(super) fn is_back(&mut self, node: NodeId, now: Millis) {
         self.stopping.remove(&node);
+        self.greeted.insert(node, now);
     }
 }
 
@@ -135,8 +160,7 @@ impl Shard {
     /// a new one, and then the leader does not know whom to speak to.
     pub(super) fn tick_controller_apart(&mut self, now: Now) {
         if self.membership.is_stopping() {
-            // Whoever leads by now may not have heard it.
-            return self.send_heartbeat(now, 0, true);
+            return self.tell_stop(now);
         }
         if now.mono < self.controllers.next_introduction || self.controller_leader().is_some() {
             return;
@@ -147,6 +171,24 @@ impl Shard {
             let rpc = self.next_id();
             self.send_rpc(now, node, rpc, &Ask::WhoAreYou { directory: directory.clone() });
         }
+    }
+
+    /// A controller that is no broker tells all others that it stops in order: there is no record of it, and whoever leads next has to
+    /// know that nobody died. Repeated until the process ends.
+    pub(super) fn tell_stop(&mut self, now: Now) {
+        for node in self.other_controllers() {
+            let rpc = self.next_id();
+            self.send_rpc(now, node, rpc, &Ask::Heartbeat { incarnation: NO_SESSION, stopping: true });
+        }
+    }
+
+    /// Whether a vote here would be missed by a leader who does not know why.
+    pub(super) fn is_stop_untold(&self) -> bool {
+        let votes_with_others = |core: &Core| {
+            let (configuration, _) = core.configuration();
+            configuration.is_voter(core.replica()) && configuration.members().any(|r| r != core.replica())
+        };
+        !self.controllers.is_stop_known && self.engine.core(CONTROLLER).is_some_and(votes_with_others)
     }
 
     fn other_controllers(&self) -> Vec<NodeId> {
@@ -188,7 +230,12 @@ impl Shard {
         peers.clear();
         self.engine.each_peer(CONTROLLER, &mut |peer| peers.push(peer));
         let grace = self.config.node.shrink_grace.as_millis() as u64;
-        self.controllers.stopping.retain(|_, at| now.mono < at.saturating_add(grace));
+        let has_returned = |node: NodeId, at: Millis| {
+            peers.iter().any(|peer| peer.replica.node == node && peer.heard_ms > at + RETURNED_MS)
+        };
+        let is_awaited =
+            |node: &NodeId, at: &mut Millis| now.mono < at.saturating_add(grace) && !has_returned(*node, *at);
+        self.controllers.stopping.retain(is_awaited);
         let next = self.next_controllers(now, &peers);
         self.controllers.peers = peers;
         match next {
@@ -198,8 +245,20 @@ impl Shard {
             _ => self.controllers.together = None,
         }
         if let Next::Change { voters, learners } = next {
-            self.change_members(now, CONTROLLER, voters, learners);
+            match self.leads_growth(&voters) {
+                None => drop(self.change_members(now, CONTROLLER, voters, learners)),
+                // Should the other one die in the middle of it, who began it knows what followed (`heir`).
+                Some(heir) => self.transfer_if_ready(now, CONTROLLER, heir),
+            }
         }
+    }
+
+    /// The heir of the present two, if these voters are more, and it does not lead yet.
+    fn leads_growth(&self, voters: &[ReplicaId]) -> Option<NodeId> {
+        let core = self.engine.core(CONTROLLER)?;
+        let present = &core.configuration().0.voters;
+        let is_growth = voters.iter().any(|voter| !present.contains(voter));
+        heir::of(present).filter(|heir| is_growth && *heir != core.replica()).map(|heir| heir.node)
     }
 
     fn next_controllers(&self, now: Now, peers: &[PeerProgress]) -> Next {
@@ -210,7 +269,7 @@ impl Shard {
         let is_heard = |replica| silent(replica).is_some_and(|ms| ms < HEARD_MS);
         // Not a member yet: it is not spoken to.
         let asks = |replica: ReplicaId| self.asked_with(now, replica.node) == Some(replica.directory);
-        let assigned = self.controllers_to_be(now, core, &is_heard);
+        let assigned = self.controllers_to_be(now, core, &silent);
         let is_gone = |replica: ReplicaId| {
             if replica == me {
                 return !self.is_sound(core);
@@ -243,17 +302,49 @@ impl Shard {
         members::next(&view)
     }
 
+    /// As leader: controllers that are to vote and do not, or do and are not there. Brokers follow the group's log too, so its observers do not say
+    /// that; and whoever restarts one node after the other has to know.
+    pub(super) fn absent_controllers(&self, now: Now, core: &Core, peers: &[PeerProgress]) -> Vec<NodeId> {
+        let (configuration, id) = core.configuration();
+        let is_settled = !configuration.is_joint() && id.index <= core.commit();
+        let is_there = |node: NodeId| {
+            let peer = peers.iter().find(|peer| peer.replica.node == node);
+            let is_heard = peer.is_some_and(|peer| now.mono.saturating_sub(peer.heard_ms) < ABSENT_MS);
+            node == self.node()
+                || (is_heard
+                    && !self.gone.contains_key(&node)
+                    && !self.controllers.stopping.contains_key(&node))
+        };
+        let votes = |node: NodeId| {
+            let among = |voters: &[ReplicaId]| voters.iter().any(|voter| voter.node == node);
+            among(&configuration.voters)
+                && (is_settled || configuration.old_voters.is_empty() || among(&configuration.old_voters))
+        };
+        let known = self.known_controllers(core).into_iter();
+        let named = known.filter(|node| self.config.node.controllers.contains_key(node));
+        named.filter(|node| !votes(*node) || !is_there(*node)).collect()
+    }
+
+    /// Nodes that are controllers, or were.
+    fn known_controllers(&self, core: &Core) -> BTreeSet<NodeId> {
+        let (configuration, _) = core.configuration();
+        let known = configuration.members().chain(configuration.retired.iter().copied());
+        known.chain(self.membership.founders().iter().copied()).map(|replica| replica.node).collect()
+    }
+
     /// A controller that was not heard for so long is dead: by the metadata if it is a broker, else by the same times.
     fn is_lost(&self, now: Now, node: NodeId, silent_ms: Millis) -> bool {
         let broker = self.image.brokers.get(&node);
-        if broker.is_some_and(|broker| broker.dead) {
-            return true;
-        }
-        if broker.is_some_and(|broker| broker.stopping) || self.controllers.stopping.contains_key(&node) {
+        if self.controllers.stopping.contains_key(&node) {
             return false;
+        }
+        if let Some(broker) = broker.filter(|broker| broker.dead || broker.stopping) {
+            return broker.dead;
         }
         let config = &self.config.node;
         let ms = |time: std::time::Duration| time.as_millis() as u64;
+        let greeted = self.controllers.greeted.get(&node).map(|at| now.mono.saturating_sub(*at));
+        let silent_ms = greeted.map_or(silent_ms, |ms| ms.min(silent_ms));
         let ended = self.gone.get(&node).map(|until| until.saturating_sub(ELECTION_MS));
         silent_ms >= ms(config.broker_session_timeout)
             || ended.is_some_and(|at| now.mono >= at + ms(config.broker_reconnect_timeout))
@@ -265,30 +356,35 @@ impl Shard {
         asked.filter(|(_, at)| now.mono < at + ASKED_MS).map(|(directory, _)| *directory)
     }
 
-    /// One replica for each node that ever was a controller: the member, unless its node has come with another disk.
+    /// One replica for each node that ever was a controller: the member, unless its node has come with another disk. Not before the member
+    /// was silent for a whole session: another process may have been started under its node's number by mistake, and an id that is given
+    /// up never comes back.
     fn controllers_to_be(
         &self,
         now: Now,
         core: &Core,
-        is_heard: &dyn Fn(ReplicaId) -> bool,
+        silent: &dyn Fn(ReplicaId) -> Option<Millis>,
     ) -> Vec<ReplicaId> {
+        let session = self.config.node.broker_session_timeout.as_millis() as u64;
+        let may_be_alive = |member: ReplicaId| {
+            member == core.replica() || silent(member).is_some_and(|silent| silent < session)
+        };
         let (configuration, _) = core.configuration();
-        let known = configuration.members().chain(configuration.retired.iter().copied());
-        let known: BTreeSet<NodeId> =
-            known.chain(self.membership.founders().iter().copied()).map(|replica| replica.node).collect();
         let controller = |node: NodeId| {
             let member = configuration.members().find(|member| member.node == node);
-            if member.is_some_and(|member| is_heard(member) || member == core.replica()) {
+            if member.is_some_and(may_be_alive) {
                 return member;
             }
-            let broker = self.image.brokers.get(&node).map(|broker| broker.directory.as_u128());
-            let directory = broker
-                .or(self.asked_with(now, node))
+            // Its own word first: a controller that was a broker too, once, may have had another disk then.
+            let broker = || self.image.brokers.get(&node).map(|broker| broker.directory.as_u128());
+            let directory = self
+                .asked_with(now, node)
+                .or_else(broker)
                 .filter(|_| self.config.node.controllers.contains_key(&node));
             let anew = directory.map(|directory| ReplicaId { node, assignment: 0, directory });
             anew.filter(|anew| !configuration.is_retired(*anew)).or(member)
         };
-        known.into_iter().filter_map(controller).collect()
+        self.known_controllers(core).into_iter().filter_map(controller).collect()
     }
 
     /// Of two voters the heir goes on when the other has been silent for long enough; the other one says whom it waits for.
@@ -298,7 +394,8 @@ impl Shard {
         if core.leader().is_some() || configuration.voters.is_empty() && core.hard_state().opening.is_none() {
             self.controllers.leaderless = None;
             self.status.controllers.waits_for_heir = None;
-            self.controllers.said = None;
+            self.status.controllers.waits_for.clear();
+            self.controllers.said.clear();
             return;
         }
         let since = *self.controllers.leaderless.get_or_insert(now.mono);
@@ -308,20 +405,22 @@ impl Shard {
         }
         let silent = now.mono.saturating_sub(since);
         let me = core.replica();
-        let heir = heir::of(&configuration.voters).filter(|_| configuration.is_voter(me));
-        self.status.controllers.waits_for_heir = heir
-            .filter(|heir| *heir != me && silent >= LEADERLESS_MS && !configuration.is_joint())
-            .map(|heir| heir.node);
-        let awaited = self.status.controllers.waits_for_heir;
-        if let Some(heir) = awaited
-            && self.controllers.said != awaited
-        {
-            self.controllers.said = awaited;
+        let (mut heir, mut awaited) = (None, Vec::new());
+        if silent >= LEADERLESS_MS && configuration.is_voter(me) {
+            heir = heir::of(&configuration.voters).filter(|heir| *heir != me && !configuration.is_joint());
+            awaited = missed(core);
+        }
+        self.status.controllers.waits_for_heir = heir.map(|heir| heir.node);
+        self.status.controllers.waits_for.clone_from(&awaited);
+        awaited.extend(heir.map(|heir| heir.node));
+        if !awaited.is_empty() && self.controllers.said != awaited {
+            let nodes: Vec<i32> = awaited.iter().map(|node| node.0).collect();
             tracing::error!(
-                %heir,
-                "the controllers wait for their heir: of two that vote it alone may go on without the other; start it, or what is left needs \
-                 an operator"
+                ?nodes,
+                "the controllers wait for these: of two that vote the heir alone may go on without the other, and none in the middle of a \
+                 change that it does not know the end of; start them, or what is left needs an operator"
             );
+            self.controllers.said = awaited;
         }
         self.go_on_alone(now, silent);
     }
@@ -338,9 +437,12 @@ impl Shard {
             let opening = hard.opening.expect("looked at above");
             let decision = Decision { generation, opening, learners: Vec::new() };
             self.engine.decide(now.mono, CONTROLLER, decision);
-        } else if hard.sealed.is_some() || (is_due && heir::decide(&core.report(OWN_PLAN)).is_some()) {
+        } else if hard.sealed.is_some() {
+            self.engine.seal(now.mono, CONTROLLER, generation, plan_of(core));
+        } else if is_due && heir::decide(&core.report(plan_of(core))).is_some() {
             tracing::warn!(%generation, silent, "the other one of two controllers is silent; its heir goes on without it");
-            self.engine.seal(now.mono, CONTROLLER, generation, OWN_PLAN);
+            let plan = plan_of(core);
+            self.engine.seal(now.mono, CONTROLLER, generation, plan);
         }
     }
 
@@ -352,15 +454,23 @@ impl Shard {
                 Some(decision) => {
                     self.engine.decide(now.mono, CONTROLLER, decision);
                 }
-                None => tracing::error!(
-                    ?report,
-                    "the controllers' group is sealed here, and this is not its heir"
-                ),
+                None => {
+                    self.status.controllers.is_stuck = true;
+                    if self.controllers.is_news(format!("{report:?}")) {
+                        tracing::error!(
+                            ?report,
+                            "this controller ended its generation to go on alone, and what it holds does not prove any more that it may"
+                        );
+                    }
+                }
             },
             GenerationEffect::TakeOverRefused { generation, reason } => {
-                tracing::error!(%generation, reason, "this controller was to go on alone and is not what it decided on");
+                if self.controllers.is_news(format!("{generation} {reason}")) {
+                    tracing::error!(%generation, reason, "this controller was to go on alone and is not what it decided on");
+                }
             }
             GenerationEffect::Reopened { generation, commit } => {
+                self.status.controllers.is_stuck = false;
                 tracing::warn!(%generation, %commit, "a new generation of the controllers' group");
             }
             GenerationEffect::Seen { generation } => {
@@ -399,11 +509,26 @@ impl Shard {
         }
         if decision.opening.survivor == core.replica() {
             // What this replica decided is on its disk before anybody can have heard of it.
-            return tracing::error!(
-                ?decision,
-                "this controller's disk is older than what it went on alone with"
-            );
+            if self.controllers.is_news(format!("{decision:?}")) {
+                tracing::error!(?decision, "this controller's disk is older than what it went on alone with");
+            }
+            return;
         }
         self.engine.decide(now.mono, CONTROLLER, decision);
     }
+}
+
+/// The plan of the seal that is here, or would be.
+fn plan_of(core: &Core) -> u64 {
+    core.hard_state().sealed.unwrap_or_else(|| heir::plan(core.is_sole_author()))
+}
+
+/// In the middle of a change: those without whom nobody can finish it, unless this replica may go on alone.
+fn missed(core: &Core) -> Vec<NodeId> {
+    let (configuration, _) = core.configuration();
+    if !configuration.is_joint() || heir::decide(&core.report(plan_of(core))).is_some() {
+        return Vec::new();
+    }
+    let is_missed = |r: &ReplicaId| *r != core.replica() && !configuration.is_quorum(|other| other != *r);
+    configuration.members().filter(is_missed).map(|replica| replica.node).collect()
 }

@@ -221,15 +221,22 @@ impl Shard {
         match answer {
             Answer::Member { cluster, voters } => {
                 if self.membership.cluster.as_ref().is_some_and(|mine| *mine != cluster) {
-                    tracing::error!(cluster, "the controllers belong to another cluster than this directory");
+                    if self.controllers.is_news(format!("cluster {cluster}")) {
+                        tracing::error!(
+                            cluster,
+                            "the controllers belong to another cluster than this directory"
+                        );
+                    }
                     return;
                 }
                 let wiped = voters.iter().any(|v| v.node == self.node() && *v != self.own_voter());
                 if wiped && !self.config.node.is_broker {
                     if !self.admits_controllers() {
-                        tracing::error!(
-                            "this controller's directory is new; it may not vote until it is admitted"
-                        );
+                        if self.controllers.is_news("directory is new".to_owned()) {
+                            tracing::error!(
+                                "this controller's directory is new; it may not vote until it is admitted"
+                            );
+                        }
                         return;
                     }
                     tracing::warn!(
@@ -393,7 +400,7 @@ impl Shard {
     pub(super) fn announce_stop(&mut self, now: Now) {
         self.membership.stopping = true;
         if !self.config.node.is_broker {
-            self.send_heartbeat(now, 0, true);
+            self.tell_stop(now);
         }
         if let Registration::Known(number) | Registration::Open(number) = self.membership.registration {
             self.send_heartbeat(now, number, true);

@@ -706,7 +706,7 @@ impl Shard {
 
     fn on_hello(&mut self, now: Now, hello: Hello) {
         self.gone.remove(&hello.node);
-        self.controllers.is_back(hello.node);
+        self.controllers.is_back(hello.node, now.mono);
         self.note_connection(now, hello.node, true);
         self.engine.set_peer_boot(now.mono, hello.node, hello.boot);
         self.dials.push((hello.node, hello.address));

@@ -57,17 +57,20 @@ impl Shard {
         let core = self.engine.core(group).filter(|core| core.role() == Role::Leader);
         let core = core.ok_or(PartitionError::NotLeader { leader: None })?;
         let (own, epoch, last, commit) = (core.replica(), core.epoch(), core.last().index, core.commit());
-        let (configuration, _) = core.configuration();
+        let (configuration, id) = core.configuration();
         let (configuration, peers) = (configuration.clone(), core.progress());
+        let is_controllers = group == CONTROLLER;
+        let absent = if is_controllers { self.absent_controllers(now, core, &peers) } else { Vec::new() };
         // Monotonic times as the wall clock has them; 0 is never.
         let wall = |ms: u64| if ms == 0 { -1 } else { now.wall_ms - now.mono.saturating_sub(ms) as i64 };
         let mut quorum = Quorum {
             leader: own.node,
             epoch: leader_epoch(epoch),
             generation: epoch.generation.0,
-            is_joint: configuration.is_joint(),
+            is_joint: configuration.is_joint() || (is_controllers && id.index > commit),
             high_watermark: self.offset_after(group, commit, last),
-            heir: heir::of(&configuration.voters).filter(|_| group == CONTROLLER).map(|heir| heir.node),
+            heir: heir::of(&configuration.voters).filter(|_| is_controllers).map(|heir| heir.node),
+            absent,
             voters: Vec::new(),
             learners: Vec::new(),
         };

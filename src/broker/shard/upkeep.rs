@@ -477,17 +477,25 @@ impl Shard {
         if self.drain.is_none() {
             return;
         }
-        let own = self.image.brokers.get(&self.node()).filter(|_| self.config.node.is_broker);
-        if own.is_some_and(|broker| !broker.stopping && !broker.dead) && now.mono < self.upkeep.announcing {
-            return;
-        }
         let leads = |group: GroupId| {
             self.engine
                 .core(group)
                 .is_some_and(|core| core.role() == Role::Leader && core.configuration().0.voters.len() > 1)
         };
+        if leads(CONTROLLER) {
+            // It is the next leader that has to know.
+            self.upkeep.announcing = now.mono + ANNOUNCE_MS;
+            return;
+        }
+        let own = self.image.brokers.get(&self.node());
+        let is_untold = match self.config.node.is_broker {
+            true => own.is_some_and(|broker| !broker.stopping && !broker.dead),
+            false => self.is_stop_untold(),
+        };
+        if is_untold && now.mono < self.upkeep.announcing {
+            return;
+        }
         if !self.partitions.keys().any(|group| leads(*group))
-            && !leads(CONTROLLER)
             && let Some(reply) = self.drain.take()
         {
             let _gone = reply.send(());

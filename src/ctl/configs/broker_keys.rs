@@ -1,5 +1,5 @@
-//! The table of broker configurations under Kafka's names: the static ones a node's file, environment and flags may
-//! hold, and the dynamic ones that can be changed at run time for the whole cluster.
+//! The table of broker configurations under Kafka's names. A node's file, environment and flags may hold all of them; the dynamic ones can
+//! be changed at run time, for the whole cluster or for one broker.
 //!
 //! Not here: Kontiki's own start-up settings (`broker::config`). Sorted by name (a test says so). A key that gives the
 //! default of a topic key is dynamic exactly where Kafka lets it be: the strongest synonym, not its coarser twins.
@@ -174,7 +174,7 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Default of the topic's min.insync.replicas."),
     fixed("node.id", Kind::Int, None, Rule::AtLeast(0),
         "The node's number in the cluster."),
-    fixed("num.partitions", Kind::Int, Some("1"), Rule::AtLeast(1),
+    fixed("num.partitions", Kind::Int, Some("1"), Rule::Between(1, 100_000),
         "Partitions of a topic where the request names no count."),
     fixed("process.roles", Kind::List, None, Rule::OneOf(&["broker", "controller"]),
         "What the node is: `broker`, `controller`, or both."),
@@ -192,7 +192,7 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
     fixed("shrink.min.voters", Kind::Int, Some("1"), Rule::AtLeast(1),
         "Kontiki's own. No partition goes on with fewer voting replicas than these when brokers die; as many as it has \
          replicas: it never shrinks."),
-    fixed("socket.request.max.bytes", Kind::Int, Some("104857600"), Rule::AtLeast(1),
+    fixed("socket.request.max.bytes", Kind::Int, Some("104857600"), Rule::AtLeast(1024),
         "Largest request; a connection that announces a larger one is closed."),
     stored(Effect::Stored("there are no unclean elections; see the topic's recovery.policy"),
         dynamic("unclean.leader.election.enable", Kind::Boolean, Some("false"), Rule::Any,

@@ -140,6 +140,26 @@ pub struct BrokerKey {
     pub doc: &'static str,
 }
 
+impl BrokerKey {
+    /// The text to keep for this value.
+    ///
+    /// # Errors
+    /// Why it may not be that.
+    pub fn check(&self, value: &str) -> Result<String, String> {
+        check(self.name, self.kind, self.rule, value)
+    }
+
+    /// What it does, and if nothing, why.
+    pub fn documentation(&self) -> String {
+        describe::documentation(self.doc, self.effect)
+    }
+
+    /// Whether its value is words, not a number or a flag.
+    pub fn is_text(&self) -> bool {
+        matches!(self.kind, Kind::String | Kind::List)
+    }
+}
+
 /// Where a value comes from, with its code in DescribeConfigs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i8)]

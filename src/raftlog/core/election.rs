@@ -234,6 +234,7 @@ impl Core {
                 self.hard.vote = Some(from);
                 self.hard_dirty = true;
             }
+            self.sole = false;
             self.hurry = 0;
             if self.role == Role::PreCandidate {
                 self.rest(out);
@@ -324,6 +325,7 @@ impl Core {
         self.leader = leader;
         if leader.is_some() {
             self.hurry = 0;
+            self.sole = false;
         }
         // Only a leader's message or a vote given puts a follower's own candidacy off.
         if !rested || self.timer.is_none() {

@@ -61,6 +61,12 @@ impl Core {
         self.has_heirs = true;
     }
 
+    /// Whether the configuration in force is a joint one that this process appended as leader, and nobody else can have led since: then
+    /// nothing followed it (`heir`).
+    pub fn is_sole_author(&self) -> bool {
+        self.sole && self.log.configuration().0.is_joint()
+    }
+
     pub(super) fn change_membership(
         &mut self,
         now: Millis,
@@ -75,7 +81,7 @@ impl Core {
         let current = self.log.configuration().0;
         let mut next = current.towards(voters, learners);
         if self.has_heirs {
-            next = heir::name(next, current, self.replica);
+            next = heir::name(next, current, self.replica, self.is_sound());
         }
         let last = next.is_joint().then(|| next.without_old()).filter(|_| on(Mutation::LeaveJointEarly));
         self.append_configuration(now, next, out);
@@ -130,6 +136,7 @@ impl Core {
         let bytes = configuration.encode().len();
         let meta = self.add_own(EntryKind::Configuration, 0, bytes as u32);
         self.log.activate(meta.id, configuration.clone());
+        self.sole = configuration.is_joint();
         self.note_uncommitted(bytes);
         self.persist(out);
         out.push(Effect::AppendConfiguration { meta, configuration });

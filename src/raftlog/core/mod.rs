@@ -428,6 +428,8 @@ pub struct Core {
     doubting: Doubting,
     /// Two voters name an heir: the controllers' group.
     has_heirs: bool,
+    /// This process appended the newest configuration in its log, a joint one, and has let nobody else lead since.
+    sole: bool,
 }
 
 /// Quick pre-vote rounds after a reset and in a brand-new group.
@@ -475,6 +477,7 @@ impl Core {
             removed: None,
             doubting: Doubting::default(),
             has_heirs: false,
+            sole: false,
             config,
         };
         if core.log.last().epoch > core.hard.epoch {

@@ -125,7 +125,7 @@ impl Core {
         }
     }
 
-    fn is_sound(&self) -> bool {
+    pub(super) fn is_sound(&self) -> bool {
         !self.held_out && self.hard.doubt == Doubt::None
     }
 
@@ -243,6 +243,7 @@ impl Core {
             self.log.void_before(epoch.generation);
         }
         self.removed = None;
+        self.sole = false;
         self.verified = self.log.commit();
         self.acked = Index(0);
         self.told = Index(0);

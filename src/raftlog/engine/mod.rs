@@ -225,7 +225,8 @@ impl Engine {
             campaign_at_once: false,
             seed: self.seed_of(found.group),
         };
-        self.start(now, found.group, restored);
+        // All of it is durable: what waits for that does not wait for whatever is stored next, perhaps never.
+        self.start(now, found.group, restored, self.completed_round);
         self.begin_repair(found.group);
     }
 
@@ -248,7 +249,7 @@ impl Engine {
             seed: self.seed_of(id),
         };
         let group = id;
-        self.start(now, group, restored);
+        self.start(now, group, restored, self.store.next_round());
         let (early, rest): (Vec<_>, Vec<_>) = self.early.drain(..).partition(|(_, _, e)| e.group == group);
         self.early = rest.into();
         for (at, node, envelope) in early {
@@ -264,7 +265,7 @@ impl Engine {
         self.config.seed ^ mixed
     }
 
-    fn start(&mut self, now: Millis, id: GroupId, restored: Restored) {
+    fn start(&mut self, now: Millis, id: GroupId, restored: Restored, stored_round: u64) {
         let mut effects = std::mem::take(&mut self.effects);
         let mut core = Core::new(self.config.core.clone(), restored, now, &mut effects);
         if id == GroupId(0) {
@@ -275,7 +276,7 @@ impl Engine {
             core,
             peers: Vec::new(),
             observers: Vec::new(),
-            stored_round: self.store.next_round(),
+            stored_round,
             armed: Millis::MAX,
             poisoned: false,
             ties: beats::Ties::default(),

@@ -488,6 +488,26 @@ pub(crate) fn seal_is_reported_only_when_all_before_it_is_durable() {
     assert_eq!(seal_of(&events), Some(last));
 }
 
+/// An heir that was killed between its seal and its take-over, and whose process has nothing else to store (seed 458 of `tests/sim`, `heirs`).
+#[test]
+fn seal_from_before_a_restart_is_reported_without_waiting_for_anything_to_be_stored() {
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let leader = rig.leader();
+    rig.produce(leader, 3);
+    rig.run(300);
+    let now = rig.now;
+    assert!(rig.engine(leader).seal(now, GROUP, Generation(0), 1));
+    rig.run(300);
+    rig.crash(leader);
+    rig.start(leader);
+    let engine = rig.engine(leader);
+    let (last, mut events) = (engine.core(GROUP).unwrap().last(), Vec::new());
+    assert!(engine.core(GROUP).unwrap().hard_state().sealed.is_some());
+    assert!(engine.seal(now + 600, GROUP, Generation(0), 1));
+    engine.take_events(&mut events);
+    assert_eq!(seal_of(&events), Some(last));
+}
+
 /// safety.md F6: whoever answered may have lost since what it acknowledged, or be another replica altogether.
 #[test]
 pub(crate) fn message_of_a_former_process_is_dropped() {
