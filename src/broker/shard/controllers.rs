@@ -33,6 +33,8 @@ const RETURNED_MS: Millis = 5_000;
 const ABSENT_MS: Millis = 2_000;
 /// Without a leader for so long: no mere election.
 const LEADERLESS_MS: Millis = 3_000;
+/// How long growth waits for the heir to lead it.
+const HAND_OVER_MS: Millis = 10_000;
 
 /// What is kept between looks.
 pub struct Controllers {
@@ -51,6 +53,8 @@ pub struct Controllers {
     ailing: Option<Millis>,
     /// Since when learners wait for others.
     together: Option<Millis>,
+    /// Since when growth waits for the heir to lead it.
+    handing_over: Option<Millis>,
     /// Since when nobody leads.
     leaderless: Option<Millis>,
     /// Highest generation that somebody spoke in.
@@ -74,6 +78,7 @@ impl Controllers {
             is_stop_known: false,
             ailing: None,
             together: None,
+            handing_over: None,
             leaderless: None,
             seen: Generation(0),
             said: Vec::new(),
@@ -245,7 +250,7 @@ impl Shard {
             _ => self.controllers.together = None,
         }
         if let Next::Change { voters, learners } = next {
-            match self.leads_growth(&voters) {
+            match self.leads_growth(now, &voters) {
                 None => drop(self.change_members(now, CONTROLLER, voters, learners)),
                 // Should the other one die in the middle of it, who began it knows what followed (`heir`).
                 Some(heir) => self.transfer_if_ready(now, CONTROLLER, heir),
@@ -253,12 +258,22 @@ impl Shard {
         }
     }
 
-    /// The heir of the present two, if these voters are more, and it does not lead yet.
-    fn leads_growth(&self, voters: &[ReplicaId]) -> Option<NodeId> {
+    /// The heir of the present two, if these voters are more, and it does not lead yet, but could. One that is stopping, or has not come
+    /// to lead in all that time, keeps nobody waiting: what is lost is that it may go on alone in the middle of the change.
+    fn leads_growth(&mut self, now: Now, voters: &[ReplicaId]) -> Option<NodeId> {
         let core = self.engine.core(CONTROLLER)?;
         let present = &core.configuration().0.voters;
         let is_growth = voters.iter().any(|voter| !present.contains(voter));
-        heir::of(present).filter(|heir| is_growth && *heir != core.replica()).map(|heir| heir.node)
+        let heir =
+            heir::of(present).filter(|heir| is_growth && *heir != core.replica()).map(|heir| heir.node);
+        let Some(heir) = heir else {
+            self.controllers.handing_over = None;
+            return None;
+        };
+        let is_stopping = self.controllers.stopping.contains_key(&heir)
+            || self.image.brokers.get(&heir).is_some_and(|broker| broker.stopping);
+        let since = *self.controllers.handing_over.get_or_insert(now.mono);
+        (!is_stopping && now.mono.saturating_sub(since) < HAND_OVER_MS).then_some(heir)
     }
 
     fn next_controllers(&self, now: Now, peers: &[PeerProgress]) -> Next {

@@ -136,10 +136,10 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Default of the topic's retention.bytes."),
     fixed("log.retention.check.interval.ms", Kind::Long, Some("300000"), Rule::AtLeast(1),
         "How often segments are looked through for what can be deleted."),
-    fixed("log.retention.hours", Kind::Int, Some("168"), Rule::Any,
+    fixed("log.retention.hours", Kind::Int, Some("168"), Rule::AtLeast(-1),
         "Default of the topic's retention.ms, in hours, where neither log.retention.ms nor log.retention.minutes is \
          set."),
-    fixed("log.retention.minutes", Kind::Int, None, Rule::Any,
+    fixed("log.retention.minutes", Kind::Int, None, Rule::AtLeast(-1),
         "Default of the topic's retention.ms, in minutes, where log.retention.ms is not set."),
     dynamic("log.retention.ms", Kind::Long, None, Rule::AtLeast(-1),
         "Default of the topic's retention.ms."),
