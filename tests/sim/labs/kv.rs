@@ -11,19 +11,19 @@ use std::collections::BTreeMap;
 
 /// The labs' generic test.
 #[derive(Clone, Copy, Debug)]
-struct Shape {
-    clerks: u64,
-    servers: usize,
-    keys: usize,
-    unreliable: bool,
-    crash: bool,
-    partitions: bool,
+pub(super) struct Shape {
+    pub(super) clerks: u64,
+    pub(super) servers: usize,
+    pub(super) keys: usize,
+    pub(super) unreliable: bool,
+    pub(super) crash: bool,
+    pub(super) partitions: bool,
     /// Logs are trimmed while it runs, and must stay small.
-    trim: bool,
-    length: Time,
+    pub(super) trim: bool,
+    pub(super) length: Time,
 }
 
-const PLAIN: Shape = Shape {
+pub(super) const PLAIN: Shape = Shape {
     clerks: 1,
     servers: 5,
     keys: 1,
@@ -110,7 +110,7 @@ fn split(world: &mut World) {
     }
 }
 
-fn trim_all(world: &mut World, lab: &super::Lab) {
+pub(super) fn trim_all(world: &mut World, lab: &super::Lab) {
     let groups: Vec<_> = world.check.logs.keys().copied().filter(|g| g.0 > 0).collect();
     for group in groups {
         if let Some(leader) = world.leader_of(group) {
@@ -120,7 +120,7 @@ fn trim_all(world: &mut World, lab: &super::Lab) {
     }
 }
 
-fn stop_clerks(world: &mut World) {
+pub(super) fn stop_clerks(world: &mut World) {
     for client in &mut world.clients {
         if let Work::Clerk(clerk) = &mut client.work {
             clerk.stop();
@@ -129,7 +129,7 @@ fn stop_clerks(world: &mut World) {
 }
 
 /// One more read of every key.
-fn last_reads(world: &mut World, shape: Shape) {
+pub(super) fn last_reads(world: &mut World, shape: Shape) {
     for key in 0..shape.keys {
         let clerk = Clerk::new(900_000 + key as u64, vec![key], 1000, 1);
         world.add_client(Work::Clerk(Box::new(clerk)));
@@ -140,7 +140,7 @@ fn last_reads(world: &mut World, shape: Shape) {
 }
 
 /// Every append once, in its clerk's order; every key's history linearizable.
-fn judge(world: &mut World, shape: Shape) {
+pub(super) fn judge(world: &mut World, shape: Shape) {
     let mut histories: BTreeMap<usize, Vec<Operation>> = BTreeMap::new();
     let mut appended: BTreeMap<usize, Vec<Vec<u64>>> = BTreeMap::new();
     for client in &world.clients {

@@ -1,4 +1,4 @@
-//! The labs of MIT 6.824 (2021), parts 2A to 2D and 3A to 3B, on the product: servers are brokers that replicate one partition each,
+//! The labs of MIT 6.824 (2021), parts 2A to 2D, 3A to 3B and 4B, on the product: servers are brokers that replicate one partition each,
 //! a key is a partition, Append is a produce with acks=all, Get asks for the end and reads up to it. Every test bears the name of its
 //! model. `KONTIKI_SEEDS=1000 cargo test --release --test sim -- labs::` runs each a thousand times; the results are in
 //! docs/testing.md.
@@ -7,6 +7,7 @@
 
 mod kv;
 mod raft;
+mod shards;
 
 use crate::client::{Ask, Reply, Work};
 use crate::plan::Plan;
