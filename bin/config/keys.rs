@@ -183,6 +183,12 @@ pub const KEYS: &[Key] = &[
         "a broker that stopped in order is waited for so long before its partitions go on without it",
     ),
     kafka(
+        "replace.grace.ms",
+        Some("900000"),
+        Kind::Int(-1, MAX),
+        "a dead broker is waited for so long before its replicas are copied to others; -1: for ever",
+    ),
+    kafka(
         "shrink.min.voters",
         Some("1"),
         Kind::Int(1, INT),

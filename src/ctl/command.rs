@@ -7,7 +7,7 @@ use super::record::{Endpoint, GroupOpening};
 use super::recovery::{GroupPlan, Progress};
 use crate::segment::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 pub use super::decide::decide;
@@ -98,6 +98,8 @@ pub enum Command {
     Place { node: NodeId },
     /// AlterPartitionReassignments; each row is taken or refused by itself.
     Reassign { rows: Vec<Reassignment>, allow_factor_change: bool },
+    /// Nobody waits for these dead brokers any longer: their replicas go elsewhere.
+    Replace { nodes: BTreeSet<NodeId> },
     /// Leaders say that their groups are where they were to be.
     Arrived { arrivals: Vec<Arrival> },
     /// A block of producer ids for this broker to give out.

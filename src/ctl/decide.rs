@@ -15,6 +15,7 @@ use super::placement::{self, SplitMix64};
 use super::reassign;
 use super::record::{Batch, Endpoint, Record};
 use super::recovery::{GROUPS_PER_PLAN, GroupPlan, REASON_MAX, plan_id};
+use super::replace;
 use crate::mutation::{Mutation, on};
 use crate::segment::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,6 +99,10 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
         Command::Reassign { rows, allow_factor_change } => {
             let (moves, refusals) = reassign::to_reassign(image, rows, *allow_factor_change);
             Ok((unless(moves.is_empty(), Record::Reassign { moves }), Reply::Reassigned { refusals }))
+        }
+        Command::Replace { nodes } => {
+            let moves = replace::due(image, nodes);
+            Ok((unless(moves.is_empty(), Record::Reassign { moves }), Reply::Done))
         }
         Command::Arrived { arrivals } => {
             let arrivals = reassign::arrived(image, arrivals);

@@ -89,6 +89,32 @@ pub struct Broker {
     pub dead: bool,
 }
 
+/// What an operator wants to leave a broker ([`DRAIN`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drain {
+    /// Nothing: it takes what comes.
+    #[default]
+    None,
+    /// Leaderships; and it gets no new replicas.
+    Leaders,
+    /// Its replicas too, and then its registration: it is decommissioned.
+    Replicas,
+}
+
+/// The configuration of a broker that says so. Kept like any other, so it is in snapshots and outlives the registration.
+pub const DRAIN: &str = "broker.drain";
+
+impl Drain {
+    /// By its name.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "leaders" => Drain::Leaders,
+            "replicas" => Drain::Replicas,
+            _ => Drain::None,
+        }
+    }
+}
+
 /// What the controllers hold a broker for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -286,6 +312,17 @@ impl Image {
     /// Brokers that are not fenced.
     pub fn live_brokers(&self) -> impl Iterator<Item = &Broker> {
         self.brokers.values().filter(|b| !b.fenced)
+    }
+
+    /// What an operator wants to leave this broker.
+    pub fn drain(&self, node: NodeId) -> Drain {
+        let value = self.broker_configs.get(&node).and_then(|own| own.get(DRAIN));
+        value.map_or(Drain::None, |value| Drain::named(value))
+    }
+
+    /// Whether a broker may get replicas: it is live and not drained.
+    pub fn is_open(&self, broker: &Broker) -> bool {
+        !broker.fenced && self.drain(broker.node) == Drain::None
     }
 
     /// Whether the replica is on the disk its broker registered with. A broker whose disk was wiped keeps its name but

@@ -8,7 +8,7 @@ use super::foreign::{Writer, kafka_tool, read_all};
 use super::history::{self, History};
 use super::kafka::Partition;
 use super::replica::{self, Replica};
-use super::system::{BROKERS, CONTROLLER, Cluster, FOURTH, System};
+use super::system::{BROKERS, CONTROLLER, Cluster, FOURTH, Layout, System};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -161,6 +161,39 @@ fn kafkas_tools_move_partitions_onto_a_fourth_broker_under_load() {
         }
     }
     assert!(writer.next_ack(Duration::from_secs(20), |ack| ack.sent_us > ended).is_some(), "it goes on");
+    check(&mut cluster, writer, &places, (begun, ended));
+}
+
+/// Nobody asks for it: after `replace.grace.ms` the replicas of the dead broker are made anew on the fourth, and it gives up what it
+/// held when it comes back.
+#[test]
+fn broker_that_stays_dead_is_replaced_and_comes_back_to_nothing() {
+    let _one_at_a_time = exclusive();
+    if System::chosen() == System::Kafka {
+        return; // it does no such thing
+    }
+    let environment = vec![("KONTIKI_KAFKA_REPLACE_GRACE_MS", "3000")];
+    let mut cluster = Cluster::start_in("replace", Layout { environment, ..Layout::default() });
+    let mut writer = Writer::start(&cluster, TOPIC, PARTITIONS, &[]);
+    cluster.await_in_sync(TOPIC, Duration::from_secs(90));
+    cluster.add_broker(FOURTH);
+    let dead = cluster.leader(TOPIC, 0);
+    let begun = now_us();
+    cluster.kill(dead);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let is_whole = |p: &Partition| !p.replicas.contains(&(dead as i32)) && p.in_sync.len() == 3;
+    let mut after = describe(&cluster);
+    while !after.iter().all(is_whole) {
+        assert!(Instant::now() < deadline, "not replaced within 60 s: {after:?}");
+        std::thread::sleep(Duration::from_millis(100));
+        after = describe(&cluster);
+    }
+    let ended = now_us();
+    eprintln!("{dead} killed; every partition has three replicas again after {} ms", (ended - begun) / 1000);
+    cluster.spawn(dead);
+    cluster.await_answer(dead);
+    assert!(writer.next_ack(Duration::from_secs(20), |ack| ack.sent_us > ended).is_some(), "it goes on");
+    let places: Vec<Vec<i32>> = after.into_iter().map(|p| p.replicas).collect();
     check(&mut cluster, writer, &places, (begun, ended));
 }
 

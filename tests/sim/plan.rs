@@ -246,6 +246,8 @@ impl Plan {
             config.max_connections = 1000;
             config.heir_timeout = Duration::from_millis(self.heir_timeout_ms);
             config.shrink_min_voters = if self.shrink { 1 } else { usize::MAX };
+            // Where replicas are is the master's business.
+            config.replace_grace = None;
             let broker = &mut config.defaults.broker;
             broker.insert("log.retention.check.interval.ms".to_owned(), "1000".to_owned());
             if let Some(bytes) = self.snapshot_bytes() {

@@ -182,6 +182,9 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "How often idempotent producers are looked through for those to forget; one that wrote since the last look stays."),
     fixed("producer.id.expiration.ms", Kind::Int, Some("86400000"), Rule::AtLeast(1),
         "An idempotent producer whose newest record is older than this is forgotten by the partition."),
+    fixed("replace.grace.ms", Kind::Long, Some("900000"), Rule::AtLeast(-1),
+        "Kontiki's own. A dead broker is waited for so long before its replicas are copied to other brokers, where there are any; \
+         -1 = for ever."),
     stored(Effect::Stored("a broker has one data directory"),
         throttle("replica.alter.log.dirs.io.max.bytes.per.second",
         "Bytes a second that move between data directories of a broker.")),

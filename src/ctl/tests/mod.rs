@@ -11,6 +11,8 @@ pub(crate) mod members;
 mod placement;
 pub(crate) mod reassign;
 mod recovery;
+mod relocate;
+mod replace;
 mod sequences;
 mod snapshots;
 

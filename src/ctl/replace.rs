@@ -1,0 +1,72 @@
+//! Replicas that are to be elsewhere by themselves: those of brokers that stay dead, and of those that are decommissioned.
+//!
+//! The controller leader names the dead brokers that nobody waits for any longer; what is planned for them (`relocate`) is written like
+//! any other reassignment, and goes on by itself, whoever leads the controllers. Pure. Not here: who is dead (`liveness`), where
+//! replicas go (`relocate`), the moving (`members`). Invariants:
+//! - a partition on its way elsewhere is given another target only if a broker of that is lost; one whose generation is about to end
+//!   is left for later;
+//! - an apparent mass death moves nothing: then rather a network failed than disks, and copies would have to come from few. What an
+//!   operator decommissioned is no part of that;
+//! - so many partitions at a time; the rest follows when these have arrived.
+
+use super::image::{Drain, Image};
+use super::reassign::GroupMove;
+use super::relocate::{self, Row, Site};
+use crate::segment::{GroupId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Of the brokers that are to hold replicas, more than one in so many that are fenced or dead are an apparent mass death.
+const MASS: usize = 3;
+
+/// Most partitions that are moved by themselves at a time.
+const AT_ONCE: usize = 100;
+
+/// Whether so many brokers are away at once that nothing should be moved for it.
+pub fn is_mass_death(image: &Image) -> bool {
+    let partitions = image.topics.values().flat_map(|topic| &topic.partitions);
+    let mut counted: BTreeSet<NodeId> =
+        partitions.flat_map(|partition| partition.target()).map(|replica| replica.node).collect();
+    counted.extend(image.live_brokers().map(|broker| broker.node));
+    counted.retain(|node| image.drain(*node) != Drain::Replicas);
+    let is_away = |node: &&NodeId| image.brokers.get(node).is_none_or(|broker| broker.fenced);
+    counted.iter().filter(is_away).count() * MASS > counted.len()
+}
+
+/// What is to be moved now: off the decommissioned brokers, and off these, as far as they are dead.
+pub fn due(image: &Image, nodes: &BTreeSet<NodeId>) -> Vec<GroupMove> {
+    let is_dead = |node: &&NodeId| image.brokers.get(node).is_some_and(|broker| broker.dead);
+    let mut lost: BTreeSet<NodeId> = decommissioned(image).collect();
+    if !is_mass_death(image) {
+        lost.extend(nodes.iter().filter(is_dead));
+    }
+    if lost.is_empty() {
+        return Vec::new();
+    }
+    let partitions = image.topics.values().flat_map(|topic| &topic.partitions);
+    let is_under_way = |p: &&super::image::Partition| {
+        p.moving.is_some() && !p.target().iter().any(|replica| lost.contains(&replica.node))
+    };
+    plan(image, &lost, AT_ONCE.saturating_sub(partitions.filter(is_under_way).count()))
+}
+
+/// Brokers that are to have no replicas.
+pub fn decommissioned(image: &Image) -> impl Iterator<Item = NodeId> + '_ {
+    image.broker_configs.keys().copied().filter(|node| image.drain(*node) == Drain::Replicas)
+}
+
+/// Moves that replace the replicas on these brokers, at most so many partitions.
+pub fn plan(image: &Image, lost: &BTreeSet<NodeId>, limit: usize) -> Vec<GroupMove> {
+    let site = |broker: &super::image::Broker| Site { rack: broker.rack.clone(), takes: image.is_open(broker) };
+    let sites: BTreeMap<NodeId, Site> = image.brokers.values().map(|b| (b.node, site(b))).collect();
+    let mut groups: Vec<GroupId> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
+    for (topic, partition) in
+        image.topics.values().enumerate().flat_map(|(at, topic)| topic.partitions.iter().map(move |p| (at, p)))
+    {
+        let nodes = partition.target().iter().map(|replica| replica.node).collect();
+        groups.push(partition.group);
+        rows.push(Row { topic, nodes, stays: partition.sealing.is_some() });
+    }
+    let plan = relocate::vacate(&sites, &rows, lost, limit);
+    plan.into_iter().map(|(at, target)| GroupMove { group: groups[at], target }).collect()
+}
