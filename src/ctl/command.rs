@@ -100,6 +100,8 @@ pub enum Command {
     Reassign { rows: Vec<Reassignment>, allow_factor_change: bool },
     /// Nobody waits for these dead brokers any longer: their replicas go elsewhere.
     Replace { nodes: BTreeSet<NodeId> },
+    /// UnregisterBroker: it is forgotten, if it holds nothing.
+    Unregister { node: NodeId },
     /// Leaders say that their groups are where they were to be.
     Arrived { arrivals: Vec<Arrival> },
     /// A block of producer ids for this broker to give out.
@@ -188,6 +190,8 @@ pub enum Error {
     InvalidRequest(String),
     #[error("broker {0} is not registered with that incarnation")]
     StaleBroker(NodeId),
+    #[error("broker {0} is not registered")]
+    UnknownBroker(NodeId),
     #[error("{0}")]
     Refused(String),
     #[error("no controller leads at the moment")]

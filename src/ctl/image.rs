@@ -35,7 +35,7 @@ pub struct Image {
     pub cluster_id: String,
     /// Number (generation * 2^40 + index) of the last applied entry.
     pub applied: u64,
-    /// Every broker that ever registered.
+    /// Every broker that registered, and was not unregistered since.
     pub brokers: BTreeMap<NodeId, Broker>,
     /// Topics by name. A deleted topic is gone: its record is the tombstone.
     pub topics: BTreeMap<String, Topic>,
@@ -436,6 +436,7 @@ impl Image {
             Record::RecoveryProgress { steps } => self.apply_progress(steps, changes),
             Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
             Record::Reassign { moves } => self.apply_reassign(number, moves, changes),
+            Record::Unregister { node } => self.apply_unregister(*node, changes),
             Record::Reassigned { arrivals } => self.apply_reassigned(arrivals, changes),
             Record::Topic { name, id, replicas, configs } => {
                 self.apply_topic(number, name, *id, replicas, configs, changes)
@@ -450,16 +451,15 @@ impl Image {
                 Ok(())
             }
             Record::ClusterConfig { changes: settings } => {
-                if set_all(&mut self.configs, settings) {
-                    changes.push(Change::ClusterConfigChanged);
-                }
+                let changed = set_all(&mut self.configs, settings);
+                changes.extend(changed.then_some(Change::ClusterConfigChanged));
                 Ok(())
             }
             Record::BrokerConfig { node, changes: settings } => {
                 self.apply_broker_config(*node, settings, changes)
             }
             Record::ProducerIds { node, first, count } => self.apply_producer_ids(*node, *first, *count),
-            // What it says is known: it is for those who do not have what lies before.
+            // For those who do not have what lies before.
             Record::Snapshot(_) => Ok(()),
             Record::Group { group } => Err(format!("group record of a later version (group {group})")),
         }
@@ -600,7 +600,8 @@ impl Image {
         settings: &BTreeMap<String, Option<String>>,
         changes: &mut Vec<Change>,
     ) -> Result<(), String> {
-        if !self.brokers.contains_key(&node) {
+        // Of one that was decommissioned there is nothing else left.
+        if !self.brokers.contains_key(&node) && !self.broker_configs.contains_key(&node) {
             return Err(format!("broker {node} is not registered"));
         }
         let own = self.broker_configs.entry(node).or_default();

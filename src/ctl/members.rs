@@ -114,7 +114,7 @@ pub fn next(view: &View<'_>) -> Next {
     let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
     if is_whole {
         voters = view.target.to_vec();
-    } else if let Some((older, arrived)) = making_room(view, least) {
+    } else if let Some((older, arrived)) = making_room(view, &voters, least) {
         voters.retain(|r| !older.contains(r) && !arrived.contains(r));
         voters.extend(arrived);
     } else if !is_awaited {
@@ -156,17 +156,25 @@ fn has_arrived(view: &View<'_>, replica: ReplicaId) -> bool {
 
 /// Voters in whose stead others are to come on the same nodes, if all the rest of the target is there, and that rest: a successor comes when
 /// the older one has left, so the others have to do meanwhile.
-fn making_room(view: &View<'_>, least: usize) -> Option<(Vec<ReplicaId>, Vec<ReplicaId>)> {
-    let voters = &view.configuration.voters;
+///
+/// Not down to a single copy, where there are two: then the older one stays until its node is away for other reasons.
+fn making_room(
+    view: &View<'_>,
+    staying: &[ReplicaId],
+    least: usize,
+) -> Option<(Vec<ReplicaId>, Vec<ReplicaId>)> {
     let older = |to: &ReplicaId| {
         let is_older = |r: &&ReplicaId| r.node == to.node && *r != to;
-        voters.iter().find(is_older).copied().filter(|_| is_coming(view, *to))
+        view.configuration.voters.iter().find(is_older).copied().filter(|_| is_coming(view, *to))
     };
     let (arrived, rest): (Vec<ReplicaId>, Vec<ReplicaId>) =
         view.target.iter().copied().partition(|r| has_arrived(view, *r));
     let leave: Vec<ReplicaId> = rest.iter().filter_map(older).collect();
     let is_all = !rest.is_empty() && leave.len() == rest.len();
-    (is_all && arrived.len() >= least.max(1)).then_some((leave, arrived))
+    let copies =
+        staying.iter().filter(|r| !leave.contains(r) && !arrived.contains(r)).count() + arrived.len();
+    let is_enough = !arrived.is_empty() && copies >= least.max(staying.len().min(2));
+    (is_all && is_enough).then_some((leave, arrived))
 }
 
 /// Whether these members can commit a change to those voters: both halves of the joint configuration have to.

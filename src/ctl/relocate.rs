@@ -37,17 +37,15 @@ pub struct Row {
     pub stays: bool,
 }
 
+/// Moves that the best is chosen from: with tens of thousands of partitions all that there are would be too many.
+const CHOICE: usize = 256;
+
 /// New replica lists, by the number of the row.
 pub type Plan = BTreeMap<usize, Vec<NodeId>>;
 
 /// Replaces the replicas on these brokers in at most so many partitions, those with the fewest others first. What nobody could take
 /// stays where it is.
-pub fn vacate(
-    sites: &BTreeMap<NodeId, Site>,
-    rows: &[Row],
-    lost: &BTreeSet<NodeId>,
-    limit: usize,
-) -> Plan {
+pub fn vacate(sites: &BTreeMap<NodeId, Site>, rows: &[Row], lost: &BTreeSet<NodeId>, limit: usize) -> Plan {
     let mut layout = Layout::new(sites, rows, lost);
     let is_lost: Vec<bool> = layout.ids.iter().map(|node| lost.contains(node)).collect();
     let takers: Vec<usize> = layout.takers().collect();
@@ -117,6 +115,8 @@ struct Layout {
     spread: Vec<BTreeMap<usize, usize>>,
     /// Places that may move, by the broker they are on.
     on: Vec<BTreeSet<(usize, usize)>>,
+    /// Where the last one that moved from each broker stood: the next is looked for from there.
+    next: Vec<(usize, usize)>,
 }
 
 impl Layout {
@@ -146,7 +146,8 @@ impl Layout {
             lines.push(Line { topic: row.topic, origin: nodes.clone(), nodes, free, stays: row.stays });
         }
         let on = vec![BTreeSet::new(); ids.len()];
-        Self { ids, racks, takes, lines, held, spread, on }
+        let next = vec![(0, 0); ids.len()];
+        Self { ids, racks, takes, lines, held, spread, on, next }
     }
 
     fn takers(&self) -> impl Iterator<Item = usize> + '_ {
@@ -165,7 +166,9 @@ impl Layout {
     /// Gives a place to whom it suits best, if there is anyone.
     fn fill(&mut self, row: usize, place: usize) {
         let line = &self.lines[row];
-        let key = |node: &usize| (self.crowd(row, place, *node), self.held[*node], self.of_topic(*node, row), *node);
+        let key = |node: &usize| {
+            (self.crowd(row, place, *node), self.held[*node], self.of_topic(*node, row), *node)
+        };
         let best = self.takers().filter(|node| !line.nodes.contains(node)).min_by_key(key);
         if let Some(best) = best {
             self.put(row, place, best);
@@ -232,7 +235,11 @@ impl Layout {
                 order.iter().find_map(|from| self.chain(*from))
             });
             let Some(path) = path else { return };
-            path.into_iter().for_each(|(row, place, to)| self.put(row, place, to));
+            for (row, place, to) in path {
+                let from = self.lines[row].nodes[place];
+                self.next[from] = (row, place);
+                self.put(row, place, to);
+            }
         }
     }
 
@@ -251,12 +258,15 @@ impl Layout {
         if empty.is_empty() {
             return None;
         }
-        let moves = self.on[from].iter().flat_map(|(row, place)| empty.iter().map(|to| (*row, *place, *to)));
+        let on = &self.on[from];
+        let around = on.range(self.next[from]..).chain(on.range(..self.next[from]));
+        let moves = around.flat_map(|(row, place)| empty.iter().map(|to| (*row, *place, *to)));
         let key = |(row, place, to): &(usize, usize, usize)| {
             let skew = self.of_topic(*to, *row) as isize - self.of_topic(from, *row) as isize;
             (self.cost(*row, from, *to), self.held[*to], skew, *place, *row, *to)
         };
-        moves.filter(|(row, place, to)| self.may_take(*row, *place, *to)).min_by_key(key).map(|one| vec![one])
+        let moves = moves.filter(|(row, place, to)| self.may_take(*row, *place, *to)).take(CHOICE);
+        moves.min_by_key(key).map(|one| vec![one])
     }
 
     /// Moves that pass one replica's burden on from broker to broker, to one with clearly less.

@@ -9,7 +9,7 @@
 //!   operator decommissioned is no part of that;
 //! - so many partitions at a time; the rest follows when these have arrived.
 
-use super::image::{Drain, Image};
+use super::image::{Drain, Image, Partition};
 use super::reassign::GroupMove;
 use super::relocate::{self, Row, Site};
 use crate::segment::{GroupId, NodeId};
@@ -39,14 +39,13 @@ pub fn due(image: &Image, nodes: &BTreeSet<NodeId>) -> Vec<GroupMove> {
     if !is_mass_death(image) {
         lost.extend(nodes.iter().filter(is_dead));
     }
-    if lost.is_empty() {
+    let is_held = |p: &&Partition| p.target().iter().any(|replica| lost.contains(&replica.node));
+    let partitions = image.topics.values().flat_map(|topic| &topic.partitions);
+    if lost.is_empty() || !partitions.clone().any(|p| is_held(&p)) {
         return Vec::new();
     }
-    let partitions = image.topics.values().flat_map(|topic| &topic.partitions);
-    let is_under_way = |p: &&super::image::Partition| {
-        p.moving.is_some() && !p.target().iter().any(|replica| lost.contains(&replica.node))
-    };
-    plan(image, &lost, AT_ONCE.saturating_sub(partitions.filter(is_under_way).count()))
+    let under_way = partitions.filter(|p| p.moving.is_some() && !is_held(p)).count();
+    plan(image, &lost, AT_ONCE.saturating_sub(under_way))
 }
 
 /// Brokers that are to have no replicas.
@@ -56,12 +55,16 @@ pub fn decommissioned(image: &Image) -> impl Iterator<Item = NodeId> + '_ {
 
 /// Moves that replace the replicas on these brokers, at most so many partitions.
 pub fn plan(image: &Image, lost: &BTreeSet<NodeId>, limit: usize) -> Vec<GroupMove> {
-    let site = |broker: &super::image::Broker| Site { rack: broker.rack.clone(), takes: image.is_open(broker) };
+    let site =
+        |broker: &super::image::Broker| Site { rack: broker.rack.clone(), takes: image.is_open(broker) };
     let sites: BTreeMap<NodeId, Site> = image.brokers.values().map(|b| (b.node, site(b))).collect();
     let mut groups: Vec<GroupId> = Vec::new();
     let mut rows: Vec<Row> = Vec::new();
-    for (topic, partition) in
-        image.topics.values().enumerate().flat_map(|(at, topic)| topic.partitions.iter().map(move |p| (at, p)))
+    for (topic, partition) in image
+        .topics
+        .values()
+        .enumerate()
+        .flat_map(|(at, topic)| topic.partitions.iter().map(move |p| (at, p)))
     {
         let nodes = partition.target().iter().map(|replica| replica.node).collect();
         groups.push(partition.group);

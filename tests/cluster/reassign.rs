@@ -23,7 +23,7 @@ const SLOW: &str = "60000";
 const FAST: &str = "100000000";
 
 /// What any broker says of the topic's partitions.
-fn describe(cluster: &Cluster) -> Vec<Partition> {
+pub(super) fn describe(cluster: &Cluster) -> Vec<Partition> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         match cluster.partitions(TOPIC, &BROKERS) {
@@ -164,15 +164,19 @@ fn kafkas_tools_move_partitions_onto_a_fourth_broker_under_load() {
     check(&mut cluster, writer, &places, (begun, ended));
 }
 
-/// Nobody asks for it: after `replace.grace.ms` the replicas of the dead broker are made anew on the fourth, and it gives up what it
-/// held when it comes back.
+/// Nobody asks for it: after `replace.grace.ms` the replicas of the dead broker are made anew on the fourth, whoever leads the
+/// controllers, and it gives up what it held when it comes back.
 #[test]
 fn broker_that_stays_dead_is_replaced_and_comes_back_to_nothing() {
     let _one_at_a_time = exclusive();
     if System::chosen() == System::Kafka {
         return; // it does no such thing
     }
-    let environment = vec![("KONTIKI_KAFKA_REPLACE_GRACE_MS", "3000")];
+    // The copies take long enough for the controllers to change meanwhile.
+    let environment = vec![
+        ("KONTIKI_KAFKA_REPLACE_GRACE_MS", "3000"),
+        ("KONTIKI_KAFKA_LEADER_REPLICATION_THROTTLED_RATE", "1000000"),
+    ];
     let mut cluster = Cluster::start_in("replace", Layout { environment, ..Layout::default() });
     let mut writer = Writer::start(&cluster, TOPIC, PARTITIONS, &[]);
     cluster.await_in_sync(TOPIC, Duration::from_secs(90));
@@ -181,6 +185,13 @@ fn broker_that_stays_dead_is_replaced_and_comes_back_to_nothing() {
     let begun = now_us();
     cluster.kill(dead);
     let deadline = Instant::now() + Duration::from_secs(60);
+    while !describe(&cluster).iter().any(|p| p.replicas.contains(&(FOURTH as i32))) {
+        assert!(Instant::now() < deadline, "nothing moves");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    cluster.kill(CONTROLLER);
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.spawn(CONTROLLER);
     let is_whole = |p: &Partition| !p.replicas.contains(&(dead as i32)) && p.in_sync.len() == 3;
     let mut after = describe(&cluster);
     while !after.iter().all(is_whole) {
@@ -216,7 +227,7 @@ fn await_replicas(cluster: &Cluster, places: &[Vec<i32>]) {
 }
 
 /// Holds what the writer was promised against what consumers see and what each replica's files hold.
-fn check(cluster: &mut Cluster, writer: Writer, places: &[Vec<i32>], window: (u64, u64)) {
+pub(super) fn check(cluster: &mut Cluster, writer: Writer, places: &[Vec<i32>], window: (u64, u64)) {
     await_replicas(cluster, places);
     let run = writer.run.clone();
     let history = writer.finish();

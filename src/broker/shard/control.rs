@@ -6,6 +6,7 @@
 
 use super::recovery::Asker;
 use super::rpc::{Answer, Ask};
+use super::tending::Tending;
 use super::{CONTROLLER, CtlAnswer, Now, Shard};
 use crate::ctl::balance;
 use crate::ctl::command::{self, Command as CtlCommand, Error as CtlError, Reply as CtlReply};
@@ -13,13 +14,12 @@ use crate::ctl::generations::{self, Sealed};
 use crate::ctl::image::Image;
 use crate::ctl::liveness::{Beat, Sessions};
 use crate::ctl::record::{Batch, Record};
-use crate::ctl::replace;
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::Proposal;
 use crate::raftlog::generation::SealReport;
 use crate::segment::{EntryKind, GroupId, Index, NodeId, ReplicaId};
 use bytes::BytesMut;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::oneshot;
 
 /// How often requests without a leader are routed again.
@@ -74,8 +74,7 @@ pub struct Control {
     waiting: Vec<Request>,
     next: Millis,
     next_balance: Millis,
-    /// Since when this controller leader knows brokers for dead.
-    dead: BTreeMap<NodeId, Millis>,
+    pub(super) tending: Tending,
     /// Leader as another node named it, for a node that does not hear one itself yet.
     named: Option<NodeId>,
     /// Which controller is asked next while nobody is known to lead.
@@ -94,7 +93,7 @@ impl Control {
             waiting: Vec::new(),
             next: now,
             next_balance: now + BALANCE_MS,
-            dead: BTreeMap::new(),
+            tending: Tending::default(),
             named: None,
             turn: 0,
         }
@@ -340,7 +339,7 @@ impl Shard {
         self.control.sealed = Sealed::default();
         self.control.check_disks = true;
         self.membership.snapshots.writing.clear();
-        self.control.dead.clear();
+        self.control.tending = Tending::default();
         if let Some(InFlight { asked: Some((request, _)), .. }) = self.control.in_flight.take() {
             // It may still be committed by the next leader: the asker has to look.
             self.finish_request(now, request.target, Err(CtlError::TimedOut));
@@ -355,7 +354,7 @@ impl Shard {
     }
 
     /// Decides the next command, if the image has applied everything before it.
-    fn pump(&mut self, now: Now) {
+    pub(super) fn pump(&mut self, now: Now) {
         while self.control.in_flight.is_none() && self.leads_established() {
             let Some(core) = self.engine.core(CONTROLLER) else { return };
             let (last, epoch) = (core.last().index, core.epoch());
@@ -510,8 +509,8 @@ impl Shard {
         if now.mono >= self.control.next_balance {
             self.control.next_balance = now.mono + BALANCE_MS;
             self.balance_leaders(now);
-            self.replace_dead(now);
         }
+        self.tend_brokers(now);
     }
 
     /// Queues a decision of the controller's own.
@@ -588,27 +587,6 @@ impl Shard {
         for (group, from, to) in balance::plan_preferred(&self.image, &leaders, &in_sync) {
             tracing::debug!(%group, %from, %to, "preferred leader");
             self.ask_to_hand_over(now, group, from, to);
-        }
-    }
-
-    /// Brokers that stay dead: their replicas go elsewhere. A new controller leader waits for the whole time again.
-    fn replace_dead(&mut self, now: Now) {
-        let Some(grace) = self.config.node.replace_grace else { return };
-        let brokers = self.image.brokers.values();
-        let dead: BTreeSet<NodeId> = brokers.filter(|broker| broker.dead).map(|broker| broker.node).collect();
-        self.control.dead.retain(|node, _| dead.contains(node));
-        for node in dead {
-            self.control.dead.entry(node).or_insert(now.mono);
-        }
-        let grace = grace.as_millis() as u64;
-        let waited_for = |since: &Millis| now.mono >= since.saturating_add(grace);
-        let lost = self.control.dead.iter().filter(|(_, since)| waited_for(since));
-        let nodes: BTreeSet<NodeId> = lost.map(|(node, _)| *node).collect();
-        let moves = replace::due(&self.image, &nodes).len();
-        if moves > 0 {
-            tracing::warn!(?nodes, partitions = moves, "brokers stay dead; their replicas go to others");
-            self.decide_internally(now, CtlCommand::Replace { nodes });
-            self.pump(now);
         }
     }
 

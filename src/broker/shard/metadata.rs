@@ -15,7 +15,7 @@ use super::{CONTROLLER, Now, Shard, ShardConfig};
 use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
 use crate::ctl::configs;
-use crate::ctl::image::{Change, Image};
+use crate::ctl::image::{Change, Drain, Image};
 use crate::ctl::record::Batch;
 use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
@@ -336,6 +336,10 @@ impl Shard {
             Err(error) => {
                 tracing::info!(%error, "registration not taken; trying again");
                 self.membership.registration = Registration::None;
+                if self.image.drain(self.node()) == Drain::Replicas {
+                    // Decommissioned, until somebody takes that back.
+                    self.membership.next = now.mono + REGISTER_MS;
+                }
             }
         }
     }
@@ -524,6 +528,10 @@ impl Shard {
             Change::ClusterConfigChanged => {
                 self.set_throttle();
                 self.refresh_configs(now, None)
+            }
+            Change::BrokerRemoved { node } if node == self.node() => {
+                tracing::warn!("this broker is registered no longer");
+                self.status.registered = false;
             }
             _ => {}
         }

@@ -25,7 +25,9 @@ mod quorum;
 mod reads;
 mod recovery;
 pub mod rpc;
+
 mod snapshot;
+mod tending;
 mod upkeep;
 
 use super::api::{

@@ -225,6 +225,10 @@ fn voter_under_an_old_id_makes_room_for_its_successor_when_the_others_are_there(
     // The leader itself is the one.
     let first = configuration(&[3, 1, 2], &[], &[]);
     assert_eq!(look(&first, &assigned, &[1, 2], 1), change(&[1, 2], &[]));
+    // With a replication factor of two the other one would be the only copy meanwhile.
+    let pair = configuration(&[1, 3], &[], &[]);
+    let two = [assigned[0], assigned[2]];
+    assert_eq!(look(&pair, &two, &[3], 1), Next::Nothing);
     // Of a group of one it is all there is.
     let alone = configuration(&[3], &[], &[]);
     assert_eq!(look(&alone, &assigned[2..], &[], 1), Next::Nothing);

@@ -4,6 +4,7 @@
 mod balance;
 mod configs;
 pub(crate) mod decide;
+mod drain;
 pub(crate) mod generations;
 pub(crate) mod image;
 pub(crate) mod liveness;

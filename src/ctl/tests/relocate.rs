@@ -31,7 +31,8 @@ fn load(sites: &Sites, rows: &[Vec<NodeId>]) -> BTreeMap<NodeId, (usize, usize)>
 }
 
 fn moved(rows: &[Row], plan: &Plan) -> usize {
-    let moved = |(at, nodes): (&usize, &Vec<NodeId>)| nodes.iter().filter(|n| !rows[*at].nodes.contains(n)).count();
+    let moved =
+        |(at, nodes): (&usize, &Vec<NodeId>)| nodes.iter().filter(|n| !rows[*at].nodes.contains(n)).count();
     plan.iter().map(moved).sum()
 }
 
@@ -61,13 +62,34 @@ fn fourth_broker_gets_its_share_and_nothing_else_moves() {
     assert_eq!(rebalance(&four, &again), Plan::new(), "what is level is left alone");
 }
 
+#[test]
+fn ten_thousand_partitions_are_levelled_onto_a_fourth_broker_topic_by_topic() {
+    let four = sites(&[(None, true); 4]);
+    let rows: Vec<Row> =
+        (0..10_000).map(|at| row(at / 200, &[[1, 2, 3], [2, 3, 1], [3, 1, 2]][at % 3])).collect();
+    let plan = rebalance(&four, &rows);
+    assert_eq!(moved(&rows, &plan), 7_500);
+    let after = after(&rows, &plan);
+    assert!(load(&four, &after).values().all(|load| *load == (7_500, 2_500)), "{:?}", load(&four, &after));
+    for topic in after.chunks(200) {
+        let new = load(&four, topic)[&NodeId(4)].0;
+        assert!((100..=200).contains(&new), "{new} of 600 where 150 would be even");
+    }
+}
+
 /// No single newcomer can go to the broker with least, which holds all of their partitions but one that is a step away.
 #[test]
 fn chain_of_moves_levels_where_no_single_move_would() {
     let all = sites(&[(None, true), (None, true), (None, true), (None, false)]);
     // 1 holds most; 3 holds least and has a replica of everything that 1 could give away; 2 can pass something on to 3.
-    let rows =
-        [row(0, &[1, 3]), row(0, &[1, 3]), row(0, &[1, 4]), row(0, &[2, 4]), row(0, &[2, 4]), row(0, &[2, 1])];
+    let rows = [
+        row(0, &[1, 3]),
+        row(0, &[1, 3]),
+        row(0, &[1, 4]),
+        row(0, &[2, 4]),
+        row(0, &[2, 4]),
+        row(0, &[2, 1]),
+    ];
     let mut fixed = rows.to_vec();
     fixed[2].stays = true;
     fixed[5].stays = true;
@@ -105,16 +127,25 @@ fn partitions_with_the_fewest_copies_left_are_replaced_first() {
     let rows = [row(0, &[1, 2]), row(0, &[2, 1, 4]), row(0, &[2, 3, 1]), row(0, &[2])];
     let lost = BTreeSet::from([NodeId(2), NodeId(3)]);
     let plan = vacate(&some, &rows, &lost, 2);
-    assert_eq!(plan.keys().copied().collect::<Vec<_>>(), [0, 3], "1 has no taker, 2 has a copy like 0 and comes later");
+    assert_eq!(
+        plan.keys().copied().collect::<Vec<_>>(),
+        [0, 3],
+        "1 has no taker, 2 has a copy like 0 and comes later"
+    );
     assert_eq!(plan[&0], [NodeId(1), NodeId(4)], "who holds the log leads");
     let plan = vacate(&some, &rows, &lost, 9);
     assert_eq!(plan[&2].iter().filter(|node| lost.contains(node)).count(), 1, "as far as there are takers");
 }
 
+/// Rack and whether it takes replicas, of each broker; topic and brokers of each partition.
+type Brokers = Vec<(Option<usize>, bool)>;
+type Rows = Vec<(usize, Vec<prop::sample::Index>)>;
+
 /// A layout of any kind: brokers in racks, topics with replicas anywhere.
-fn any_layout() -> impl Strategy<Value = (Vec<(Option<usize>, bool)>, Vec<(usize, Vec<prop::sample::Index>)>)> {
+fn any_layout() -> impl Strategy<Value = (Brokers, Rows)> {
     let brokers = prop::collection::vec((prop::option::of(0..3usize), prop::bool::weighted(0.85)), 3..9);
-    let rows = prop::collection::vec((0..3usize, prop::collection::vec(any::<prop::sample::Index>(), 1..4)), 1..60);
+    let rows =
+        prop::collection::vec((0..3usize, prop::collection::vec(any::<prop::sample::Index>(), 1..4)), 1..60);
     (brokers, rows)
 }
 

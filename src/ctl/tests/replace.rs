@@ -68,6 +68,24 @@ fn two_of_four_away_at_once_move_nothing() {
     assert!(!is_mass_death(&log.image));
 }
 
+/// A partition was on its way to a broker that died for good: it waited for it for ever.
+#[test]
+fn target_that_dies_on_the_way_is_replaced_too() {
+    let mut log = Log::with_brokers(&[None; 5]);
+    let assignments = Some(vec![[0, 1, 2].map(NodeId).to_vec()]);
+    log.run(&Command::CreateTopic(CreateTopic { assignments, ..creation("t", -1, -1) })).unwrap();
+    kill(&mut log, 2);
+    replace(&mut log, &[2]);
+    let target = |log: &Log| nodes(log.image.topics["t"].partitions[0].target());
+    assert_eq!(target(&log), [0, 1, 3].map(NodeId));
+    log.run(&registration(5, 0, None)).unwrap();
+    log.run(&registration(6, 0, None)).unwrap();
+    kill(&mut log, 3);
+    replace(&mut log, &[2, 3]);
+    assert_eq!(target(&log), [0, 1, 4].map(NodeId));
+    assert_eq!(log.image.topics["t"].partitions[0].replicas.len(), 5, "nobody has left yet");
+}
+
 #[test]
 fn without_a_spare_broker_nothing_moves() {
     let mut log = Log::with_brokers(&[None; 3]);
