@@ -459,8 +459,9 @@ fn record_line(batch: u64, record: &Record) -> Value {
         Record::LogStart(_, s) => json!({"prev": s.prev.to_string(), "base_offset": s.base_offset.0,
             "start_offset": s.start_offset.0}),
         Record::Install { start, file, .. } => json!({"prev": start.prev.to_string(), "file": file}),
-        Record::Replace { old, new, left, .. } => {
-            json!({"old": old, "new": new, "first": left.map(|l| l.0.0), "last": left.map(|l| l.1.0)})
+        Record::Replace { old, new, shortened, left, .. } => {
+            json!({"old": old, "new": new, "prev": shortened.map(|s| s.prev.to_string()),
+            "end": shortened.map(|s| s.end), "first": left.map(|l| l.0.0), "last": left.map(|l| l.1.0)})
         }
         Record::Damage { first, last, .. } => json!({"first": first.0, "last": last.0}),
         Record::Synced { last, .. } => json!({"last": last.to_string()}),

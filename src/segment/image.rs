@@ -61,6 +61,17 @@ pub(crate) struct CutPoint {
     pub max_timestamp: i64,
 }
 
+/// How the copy of a file begins that leaves out what the log start has passed, and where it ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Shortened {
+    /// Entry before its first one: the log start when the copy began.
+    pub prev: LogId,
+    /// Base offset of its first entry.
+    pub base_offset: Offset,
+    /// Byte behind its last entry.
+    pub end: u64,
+}
+
 /// A contiguous piece of log in one file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Extent {
@@ -219,9 +230,17 @@ impl GroupImage {
     }
 
     /// A sound copy takes the place of a file; `left` is what is still damaged. Old 0: no file was replaced.
-    pub(crate) fn replace(&mut self, old: u64, new: u64, left: Option<(Index, Index)>) {
+    pub(crate) fn replace(
+        &mut self,
+        (old, new): (u64, u64),
+        shortened: Option<Shortened>,
+        left: Option<(Index, Index)>,
+    ) {
         if let Some(file) = self.files.iter_mut().find(|f| f.number == old) {
             file.number = new;
+            if let Some(Shortened { prev, base_offset, end }) = shortened {
+                (file.prev, file.base_offset, file.end) = (prev, base_offset, end);
+            }
         }
         self.needs_repair = left;
     }
@@ -257,11 +276,17 @@ impl GroupImage {
                 self.install(start, *file);
                 return Ok(file + 1);
             }
-            Record::Replace { old, new, left, .. } => {
-                if *old != 0 && self.files.iter().all(|f| f.number != *old) {
+            Record::Replace { old, new, shortened, left, .. } => {
+                let file = self.files.iter().find(|f| f.number == *old);
+                if *old != 0 && file.is_none() {
                     return Err("a replacement of a file that is not there");
                 }
-                self.replace(*old, *new, *left);
+                if let (Some(file), Some(from)) = (file, shortened)
+                    && (from.prev.index < file.prev.index || from.prev.index > self.log_start.prev.index)
+                {
+                    return Err("a shortened file that begins behind the log start");
+                }
+                self.replace((*old, *new), *shortened, *left);
                 return Ok(new + 1);
             }
             Record::Damage { first, last, .. } => {

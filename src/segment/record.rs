@@ -6,7 +6,7 @@
 
 use super::GroupOptions;
 use super::codec::*;
-use super::image::{CutPoint, Extent};
+use super::image::{CutPoint, Extent, Shortened};
 use super::types::*;
 use bytes::{BufMut, Bytes};
 
@@ -66,8 +66,9 @@ pub(crate) enum Record {
     Install { group: GroupId, start: Box<LogStart>, file: u64 },
     /// Entries were found damaged.
     Damage { group: GroupId, first: Index, last: Index },
-    /// A sound copy took the place of a damaged file (0: nothing was wrong with it); what is still damaged.
-    Replace { group: GroupId, old: u64, new: u64, left: Option<(Index, Index)> },
+    /// A sound copy took the place of a damaged file (0: nothing was wrong with it); what is still damaged. `shortened`: it leaves out what
+    /// the log start has passed.
+    Replace { group: GroupId, old: u64, new: u64, shortened: Option<Shortened>, left: Option<(Index, Index)> },
     /// Loose entries up to this one have been synced. Says something of what stands before it in the journal, and changes nothing.
     Synced { group: GroupId, last: LogId },
 }
@@ -132,7 +133,8 @@ impl Record {
             Self::LogStart(..) => 10,
             Self::Install { .. } => 11,
             Self::Damage { .. } => 12,
-            Self::Replace { .. } => 13,
+            Self::Replace { shortened: None, .. } => 13,
+            Self::Replace { shortened: Some(_), .. } => 15,
             Self::Synced { .. } => 14,
         }
     }
@@ -183,10 +185,15 @@ impl Record {
                 out.put_u64_le(first.0);
                 out.put_u64_le(last.0);
             }
-            Self::Replace { old, new, left, .. } => {
+            Self::Replace { old, new, shortened, left, .. } => {
                 let (first, last) = left.unwrap_or_default();
                 for number in [*old, *new, first.0, last.0] {
                     out.put_u64_le(number);
+                }
+                if let Some(Shortened { prev, base_offset, end }) = shortened {
+                    put_log_id(out, *prev);
+                    out.put_i64_le(base_offset.0);
+                    out.put_u64_le(*end);
                 }
             }
             Self::Synced { last, .. } => put_log_id(out, *last),
@@ -249,10 +256,18 @@ impl Record {
             },
             10 => Self::LogStart(group, Box::new(get_log_start(b)?)),
             11 => Self::Install { group, start: Box::new(get_log_start(b)?), file: get_u64(b)? },
-            13 => {
+            13 | 15 => {
                 let (old, new) = (get_u64(b)?, get_u64(b)?);
                 let left = (Index(get_u64(b)?), Index(get_u64(b)?));
-                Self::Replace { group, old, new, left: (left.0 > Index(0)).then_some(left) }
+                let shortened = match code {
+                    13 => None,
+                    _ => Some(Shortened {
+                        prev: get_log_id(b)?,
+                        base_offset: Offset(get_i64(b)?),
+                        end: get_u64(b)?,
+                    }),
+                };
+                Self::Replace { group, old, new, shortened, left: (left.0 > Index(0)).then_some(left) }
             }
             12 => Self::Damage { group, first: Index(get_u64(b)?), last: Index(get_u64(b)?) },
             14 => Self::Synced { group, last: get_log_id(b)? },
@@ -410,8 +425,15 @@ mod tests {
             Record::LogStart(g, Box::new(start.clone())),
             Record::Install { group: g, start: Box::new(start), file: 8 },
             Record::Damage { group: g, first: Index(3), last: Index(u64::MAX) },
-            Record::Replace { group: g, old: 3, new: 9, left: Some((Index(7), Index(8))) },
-            Record::Replace { group: g, old: 0, new: 0, left: None },
+            Record::Replace { group: g, old: 3, new: 9, shortened: None, left: Some((Index(7), Index(8))) },
+            Record::Replace { group: g, old: 0, new: 0, shortened: None, left: None },
+            Record::Replace {
+                group: g,
+                old: 3,
+                new: 9,
+                shortened: Some(Shortened { prev: LogId::new(1, 3, 9), base_offset: Offset(5), end: 777 }),
+                left: None,
+            },
         ];
         let mut out = Vec::new();
         records.iter().for_each(|r| r.encode(&mut out));

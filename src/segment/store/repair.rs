@@ -4,7 +4,8 @@
 //!
 //! * An entry is taken from a peer only if it is the very one that was here: its index and epoch stand in the term index, its
 //!   predecessor and offset continue the copy, and the file ends as the image says.
-//! * No byte of the old file is touched; frames keep their places, so only the number of the file changes.
+//! * No byte of the old file is touched; frames keep their places, so only the number of the file changes. But if the log start has moved
+//!   into the file, the copy begins there: what stands before it may be damaged, and nobody has it any more.
 //! * The copy is complete, synced and named durably before the record that names it is queued.
 //! * Reading and writing happen on a helper thread (inline on a simulated disk).
 //! * Copies at a time are bounded; one that no peer can help makes room for others ([`Store::yield_repair`]).
@@ -13,7 +14,7 @@ use super::Store;
 use crate::mutation::{Mutation, on};
 use crate::segment::fs::{File, Fs, OpenMode, patiently};
 use crate::segment::group::Segment;
-use crate::segment::image::{CutPoint, FileImage};
+use crate::segment::image::{CutPoint, FileImage, Shortened};
 use crate::segment::record::Record;
 use crate::segment::round::{Change, Op};
 use crate::segment::segment_file::{self, Expect, SEGMENT_HEADER};
@@ -69,6 +70,10 @@ struct Copy {
     from: PathBuf,
     to: PathBuf,
     file: FileImage,
+    /// Bytes of the damaged file that the copy leaves out; None if it is not known where in it the log starts, and all comes from peers.
+    left_out: Option<u64>,
+    /// The log start, if the copy begins there and not where the file does.
+    begin: Option<(LogId, Offset)>,
     /// First index of every epoch of the log.
     epochs: Vec<(Epoch, Index)>,
     handle: Arc<dyn File>,
@@ -91,7 +96,7 @@ impl Copy {
     fn is_next(&self, meta: &EntryMeta) -> bool {
         segment_file::check_chain(Expect::After(self.last, self.next_offset), meta).is_ok()
             && (self.epoch_of(meta.id.index) == Some(meta.id.epoch) || on(Mutation::MendWithAnything))
-            && self.at + frame::frame_len(meta.payload_len) <= self.file.end
+            && self.at + frame::frame_len(meta.payload_len) <= self.file.end - self.left_out.unwrap_or(0)
             && meta.id.index <= self.file.last.index
     }
 
@@ -123,12 +128,11 @@ impl Copy {
         }
         self.copy_sound()?;
         self.flush()?;
-        let is_whole = self.at == self.file.end
-            && (self.last, self.next_offset) == (self.file.last, self.file.next_offset);
-        if !is_whole {
+        let is_end = self.left_out.is_none_or(|left_out| self.at + left_out == self.file.end);
+        if !is_end || (self.last, self.next_offset) != (self.file.last, self.file.next_offset) {
             return Ok(Outcome::Needs(self.last.index.next()));
         }
-        if self.is_mended {
+        if self.is_new() {
             self.handle.fdatasync()?;
             let dir = self.to.parent().unwrap_or(&self.to);
             patiently(|| self.fs.sync_dir(dir))?;
@@ -136,10 +140,21 @@ impl Copy {
         Ok(Outcome::Complete)
     }
 
+    /// Whether it differs from the file it was made of. One that begins later does: whoever looks for a place in the old file walks over
+    /// what is damaged before it.
+    fn is_new(&self) -> bool {
+        self.is_mended || self.begin.is_some()
+    }
+
+    fn shortened(&self) -> Option<Shortened> {
+        self.begin.map(|(prev, base_offset)| Shortened { prev, base_offset, end: self.at })
+    }
+
     /// Copies from the old file up to the first frame that is not what it must be.
     fn copy_sound(&mut self) -> io::Result<()> {
+        let Some(left_out) = self.left_out else { return Ok(()) };
         let Ok(old) = self.fs.open(&self.from, OpenMode::Read) else { return Ok(()) };
-        let (from, end) = (self.at, self.file.end);
+        let (from, end) = (self.at + left_out, self.file.end);
         let expect = Expect::After(self.last, self.next_offset);
         let mut result = Ok(());
         let mut is_good = true;
@@ -215,12 +230,22 @@ impl Store {
                 self.finish_repair(group, session)?;
                 Ok(Repair::Working)
             }
-            State::Waiting(_, index) => {
-                let index = *index;
+            State::Waiting(_, index) if *index <= self.group(group)?.image.log_start.prev.index => {
+                // The log start has moved: begun again, the copy begins behind it.
+                self.discard(group, session.new);
+                Ok(Repair::Working)
+            }
+            State::Waiting(copy, index) => {
+                let (index, is_blind) = (*index, copy.left_out.is_none());
                 let end = session.old.last.index;
                 self.repairs.insert(group, session);
                 // Beyond what is known to be damaged one entry at a time: the next may be sound.
-                Ok(Repair::Needs(index, if index < first { index } else { last.min(end).max(index) }))
+                let to = match index < first {
+                    _ if is_blind => end,
+                    true => index,
+                    false => last.min(end).max(index),
+                };
+                Ok(Repair::Needs(index, to))
             }
             State::Running(_) => Ok(Repair::Working),
             State::Failed => {
@@ -275,16 +300,25 @@ impl Store {
             self.wants_written = true;
             return Ok(());
         }
-        let new = FileImage { number: self.next_file, ..old.clone() };
+        let start = (g.image.log_start.prev, g.image.log_start.base_offset);
+        let begin = (start.0.index > old.prev.index).then_some(start);
+        let (last, next_offset) = begin.unwrap_or((old.prev, old.base_offset));
+        let left_out = match begin {
+            None => Some(0),
+            Some((prev, _)) => {
+                self.cut_point_behind(group, prev.index).ok().map(|cut| cut.end - SEGMENT_HEADER)
+            }
+        };
+        let g = self.group(group)?;
         let dir = g.image.dir.clone();
         let epochs = g.image.terms.epochs(g.image.last().index);
         self.check_space(old.end, false)?;
-        let to = segment_file::path(&self.options.dir, &dir, new.number);
+        let new = self.next_file;
+        let to = segment_file::path(&self.options.dir, &dir, new);
         let failed = |e: io::Error| error::failed("create", &to, &e);
         let handle = self.fs.open(&to, OpenMode::CreateNew).map_err(failed)?;
         self.next_file += 1;
-        let header =
-            segment_file::encode_header(group, &FileImage::new(new.number, old.prev, old.base_offset));
+        let header = segment_file::encode_header(group, &FileImage::new(new, last, next_offset));
         handle.preallocate(0, old.end).and_then(|()| handle.pwrite(&header, 0)).map_err(failed)?;
         let copy = Box::new(Copy {
             fs: self.fs.clone(),
@@ -294,14 +328,16 @@ impl Store {
             epochs,
             handle,
             at: SEGMENT_HEADER,
-            last: old.prev,
-            next_offset: old.base_offset,
+            left_out,
+            begin,
+            last,
+            next_offset,
             piece: Vec::new(),
             is_mended: false,
             file: old.clone(),
         });
         let state = Session::start(copy, Vec::new(), self.fs.is_threaded());
-        self.repairs.insert(group, Session { old, new: new.number, state });
+        self.repairs.insert(group, Session { old, new, state });
         Ok(())
     }
 
@@ -313,28 +349,32 @@ impl Store {
         let left =
             g.image.needs_repair.filter(|(_, to)| *to > last).map(|(from, to)| (from.max(last.next()), to));
         let at = g.image.files.iter().position(|f| *f == session.old);
-        let (Some(at), true) = (at, copy.is_mended) else {
+        let (Some(at), true) = (at, copy.is_new()) else {
             // Cut, dropped, or sound when it was read again.
             let left = if at.is_some() { left } else { g.image.needs_repair };
             g.image.needs_repair = left;
-            self.queue(group, Change::plain(Record::Replace { group, old: 0, new: 0, left }));
+            self.queue(
+                group,
+                Change::plain(Record::Replace { group, old: 0, new: 0, shortened: None, left }),
+            );
             self.discard(group, session.new);
             return self.note_whole(group);
         };
-        g.image.replace(session.old.number, session.new, left);
+        let (old, new, shortened) = (session.old.number, session.new, copy.shortened());
+        g.image.replace((old, new), shortened, left);
         let found = Segment {
             handle: Some(copy.handle.clone()),
             allocated: session.old.end,
-            ..Segment::found(session.new, session.old.end)
+            ..Segment::found(new, copy.at)
         };
         let gone = std::mem::replace(&mut g.segments[at], found);
         self.lru.forget(std::slice::from_ref(&gone));
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
         self.lru.opened(group, &mut g.segments[at]);
-        g.tail.renumber(session.old.number, session.new);
+        g.tail.renumber(old, new, session.old.end - copy.at);
         let dir = g.image.dir.clone();
-        let unlink = self.paths(&dir, &[session.old.number]);
-        let record = Record::Replace { group, old: session.old.number, new: session.new, left };
+        let unlink = self.paths(&dir, &[old]);
+        let record = Record::Replace { group, old, new, shortened, left };
         let op = Change { record, new: None, trim: None, unlink, remove_dir: None, is_aside: false };
         self.queue(group, Op::Change(Box::new(op)));
         tracing::info!(%group, from = %session.old.first(), to = %last, "damaged file replaced by a sound copy");
@@ -342,7 +382,7 @@ impl Store {
     }
 
     /// Where the log ends behind an entry when the one after it is damaged.
-    pub(super) fn cut_point_behind(&mut self, group: GroupId, last: Index) -> Result<CutPoint> {
+    pub(in crate::segment) fn cut_point_behind(&mut self, group: GroupId, last: Index) -> Result<CutPoint> {
         let max_timestamp =
             self.max_timestamp_before(group, self.file_number_of(group, last)?, last.next())?;
         let at = self.group(group)?.file_of(last);

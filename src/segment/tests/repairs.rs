@@ -151,6 +151,74 @@ pub(crate) fn entry_of_another_epoch_is_not_taken() {
     assert!(repair(&mut store, &mut writer, &entries));
 }
 
+/// The log start moves into the first file, whose damage reaches from before it to behind it; peers have moved theirs too.
+#[test]
+fn a_file_damaged_on_both_sides_of_the_log_start_becomes_one_that_begins_there() {
+    let (mut blind, mut guided, mut finished) = (0, 0, 0);
+    for n in 0..200_u64 {
+        let (fs, entries, _) = written(n);
+        let Opened { store, writer, .. } = boot(&fs);
+        let inside = store.segments(G).expect("there")[1].first.0 - 2;
+        let start_at = entries[usize::try_from(1 + n % (inside - 1)).expect("small")].meta.clone();
+        writer.close().expect("closed");
+        drop(store);
+        let files = files_of(&fs, ".segment");
+        let size = fs.read(&files[0].0).expect("there").iter().rposition(|b| *b != 0).expect("full") as u64;
+        fs.flip(&files[0].0, 64 + n % 64, 3);
+        fs.flip(&files[0].0, 64 + (n * 977) % (size - 64), 5);
+        fs.flip(&files[0].0, size - 1 - n % 5, 3);
+        let Opened { mut store, mut writer, .. } = boot(&fs);
+        look(&mut store, &entries);
+        // A copy is waiting for what nobody has.
+        let waits = (0..100).any(|_| {
+            let state = store.repair(G).expect("works");
+            commit(&mut store, &mut writer).expect("durable");
+            writer.idle();
+            matches!(state, Repair::Needs(..))
+        });
+        assert!(waits, "{n}: damage was not met");
+        let start = LogStart {
+            prev: start_at.id,
+            base_offset: start_at.next_offset(),
+            start_offset: start_at.next_offset(),
+            ..store.log_start(G).expect("there").clone()
+        };
+        store.set_log_start(G, start).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+        let left: Vec<Entry> =
+            entries.iter().filter(|e| e.meta.id.index > start_at.id.index).cloned().collect();
+        match store.cut_point_behind(G, start_at.id.index) {
+            Ok(_) => guided += 1,
+            Err(_) => blind += 1,
+        }
+        if n % 2 == 1 {
+            fs.power_off_after(n / 8);
+        }
+        finished += u32::from(repair(&mut store, &mut writer, &left));
+        fs.crash(n);
+        drop((store, writer));
+        let Opened { mut store, mut writer, .. } = boot(&fs);
+        look(&mut store, &left);
+        assert!(repair(&mut store, &mut writer, &left), "power off at {n}");
+        assert_eq!(read_all(&mut store, 1).expect("whole"), left, "{n}");
+        let file = &store.segments(G).expect("there")[0];
+        assert_eq!((file.first, file.base_offset), (left[0].meta.id.index, left[0].meta.base_offset), "{n}");
+        // A cut in it, and an entry behind the cut: all places in it are right.
+        let cut = left[usize::try_from(n).expect("small") % left.len()].meta.clone();
+        store.truncate(G, cut.id.index).expect("cut");
+        store.append(G, records(&store, 1, 9, 1, 100)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
+        fs.crash(n);
+        let Opened { mut store, groups, .. } = boot(&fs);
+        assert_eq!(groups[0].needs_repair, None, "{n}");
+        let mut all = read_all(&mut store, 1).expect("whole");
+        all.pop();
+        let kept: Vec<Entry> = left.into_iter().filter(|e| e.meta.id.index < cut.id.index).collect();
+        assert_eq!(all, kept, "{n}");
+    }
+    assert!(blind > 5 && guided > 20 && (100..190).contains(&finished), "{blind} {guided} {finished}");
+}
+
 #[test]
 fn cut_of_damaged_entries_ends_their_repair() {
     let (fs, entries, _) = written(2);
