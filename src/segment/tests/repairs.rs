@@ -159,7 +159,7 @@ fn a_file_damaged_on_both_sides_of_the_log_start_becomes_one_that_begins_there()
         let (fs, entries, _) = written(n);
         let Opened { store, writer, .. } = boot(&fs);
         let inside = store.segments(G).expect("there")[1].first.0 - 2;
-        let start_at = entries[usize::try_from(1 + n % (inside - 1)).expect("small")].meta.clone();
+        let start_at = entries[usize::try_from(1 + n % (inside - 1)).expect("small")].meta;
         writer.close().expect("closed");
         drop(store);
         let files = files_of(&fs, ".segment");
@@ -204,7 +204,7 @@ fn a_file_damaged_on_both_sides_of_the_log_start_becomes_one_that_begins_there()
         let file = &store.segments(G).expect("there")[0];
         assert_eq!((file.first, file.base_offset), (left[0].meta.id.index, left[0].meta.base_offset), "{n}");
         // A cut in it, and an entry behind the cut: all places in it are right.
-        let cut = left[usize::try_from(n).expect("small") % left.len()].meta.clone();
+        let cut = left[usize::try_from(n).expect("small") % left.len()].meta;
         store.truncate(G, cut.id.index).expect("cut");
         store.append(G, records(&store, 1, 9, 1, 100)).expect("taken");
         commit(&mut store, &mut writer).expect("durable");
