@@ -127,8 +127,8 @@ Example:
     /// Forget a broker that is gone and holds nothing
     #[command(
         after_help = "A broker that holds replicas is refused: `kontiki broker decommission` makes them anew on others, also if it is dead. So is
-one that is alive, as it would register again. After a decommission the cluster remembers that the broker is not to come back;
-this makes it forget that too, so that another one may have its id.
+one that is alive, as it would register again. After a decommission the controllers do this by themselves, and remember that the
+broker is not to come back: `kontiki broker undrain` makes them forget that, so that another one may have its id.
 
 Example:
   kontiki broker remove 3"

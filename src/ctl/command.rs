@@ -100,8 +100,13 @@ pub enum Command {
     Reassign { rows: Vec<Reassignment>, allow_factor_change: bool },
     /// Nobody waits for these dead brokers any longer: their replicas go elsewhere.
     Replace { nodes: BTreeSet<NodeId> },
-    /// UnregisterBroker: it is forgotten, if it holds nothing.
-    Unregister { node: NodeId },
+    /// UnregisterBroker: it is forgotten, if it holds nothing. The controllers' own is for a decommissioned one with this registration
+    /// and no other: repeated, or too late, it does nothing.
+    Unregister {
+        node: NodeId,
+        #[serde(default)]
+        incarnation: Option<u64>,
+    },
     /// Leaders say that their groups are where they were to be.
     Arrived { arrivals: Vec<Arrival> },
     /// A block of producer ids for this broker to give out.

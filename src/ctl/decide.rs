@@ -105,7 +105,11 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
             let moves = replace::due(image, nodes);
             Ok((unless(moves.is_empty(), Record::Reassign { moves }), Reply::Done))
         }
-        Command::Unregister { node } => {
+        Command::Unregister { node, incarnation: Some(incarnation) } => {
+            let is_left = drain::left(image).contains(&(*node, *incarnation));
+            Ok((unless(!is_left, Record::Unregister { node: *node }), Reply::Done))
+        }
+        Command::Unregister { node, incarnation: None } => {
             drain::check_removal(image, *node)?;
             Ok((Batch::new(vec![Record::Unregister { node: *node }]), Reply::Done))
         }

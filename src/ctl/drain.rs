@@ -8,7 +8,7 @@
 //!   back, and so gets nothing.
 
 use super::command::Error;
-use super::image::{Broker, Change, DRAIN, Drain, Image};
+use super::image::{Change, DRAIN, Drain, Image};
 use crate::segment::NodeId;
 use std::collections::BTreeMap;
 
@@ -35,15 +35,13 @@ pub fn check(image: &Image, node: NodeId, drain: Drain) -> Result<(), Error> {
     }
 }
 
-/// Whether a broker's registration, or what is left of it, may go.
+/// Whether an operator may have a broker's registration go. What is kept of a decommissioned one that is gone goes with its `broker.drain`
+/// and in no other way: a request that is repeated, or meets the controllers' own, takes nothing back.
 ///
 /// # Errors
 /// Says what it still holds, or that it is alive.
 pub fn check_removal(image: &Image, node: NodeId) -> Result<(), Error> {
-    let Some(broker) = image.brokers.get(&node) else {
-        let is_known = image.broker_configs.contains_key(&node);
-        return if is_known { Ok(()) } else { Err(Error::UnknownBroker(node)) };
-    };
+    let broker = image.brokers.get(&node).ok_or(Error::UnknownBroker(node))?;
     if let Some(named) = name(partitions_of(image, node).map(|(topic, number, _)| (topic, number))) {
         return Err(Error::Refused(format!(
             "broker {node} holds replicas of {named}; decommission it first, which makes them anew on others"
@@ -71,10 +69,11 @@ pub fn check_registration(image: &Image, node: NodeId) -> Result<(), Error> {
     }
 }
 
-/// Decommissioned brokers that nothing holds any longer.
-pub fn left(image: &Image) -> Vec<NodeId> {
-    let out = super::replace::decommissioned(image).filter(|node| image.brokers.contains_key(node));
-    out.filter(|node| partitions_of(image, *node).next().is_none()).collect()
+/// Registered brokers that are decommissioned and hold nothing any longer, with their incarnations.
+pub fn left(image: &Image) -> Vec<(NodeId, u64)> {
+    let registered = |node: NodeId| Some((node, image.brokers.get(&node)?.incarnation));
+    let out = super::replace::decommissioned(image).filter_map(registered);
+    out.filter(|(node, _)| partitions_of(image, *node).next().is_none()).collect()
 }
 
 /// Topic, number and count of wanted replicas of each partition that has one here.
@@ -98,20 +97,21 @@ fn name<'a>(partitions: impl Iterator<Item = (&'a str, usize)>) -> Option<String
 }
 
 impl Image {
-    /// The registration goes, and the configuration with it; of one that is decommissioned only `broker.drain` stays. Once more: that too.
+    /// The registration goes, and the configuration with it; of one that is decommissioned only `broker.drain` stays. Whether it may go is
+    /// the decision's; here only what the image rests on: every broker that a partition names is registered.
     pub(super) fn apply_unregister(&mut self, node: NodeId, changes: &mut Vec<Change>) -> Result<(), String> {
-        check_removal(self, node).map_err(|why| why.to_string())?;
+        if !self.brokers.contains_key(&node) {
+            return Err(format!("broker {node} is not registered"));
+        }
+        if let Some((topic, number, _)) = partitions_of(self, node).next() {
+            return Err(format!("broker {node} holds a replica of {topic}-{number}"));
+        }
         let kept = self.broker_configs.remove(&node).and_then(|mut own| own.remove_entry(DRAIN));
-        let was: Option<Broker> = self.brokers.remove(&node);
-        if let (Some((key, value)), Some(_)) = (kept, &was)
-            && Drain::named(&value) == Drain::Replicas
-        {
+        self.brokers.remove(&node);
+        if let Some((key, value)) = kept.filter(|(_, value)| Drain::named(value) == Drain::Replicas) {
             self.broker_configs.insert(node, BTreeMap::from([(key, value)]));
         }
-        changes.push(Change::ClusterConfigChanged);
-        if was.is_some() {
-            changes.push(Change::BrokerRemoved { node });
-        }
+        changes.extend([Change::ClusterConfigChanged, Change::BrokerRemoved { node }]);
         Ok(())
     }
 }

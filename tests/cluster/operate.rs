@@ -141,6 +141,7 @@ fn brokers_are_added_drained_decommissioned_and_removed_under_load() {
     cluster.spawn(3);
     std::thread::sleep(Duration::from_secs(3));
     await_state(&cluster, 3, None);
+    refused(&cluster, "broker remove 3", "BROKER_ID_NOT_REGISTERED");
     done(&cluster, "broker undrain 3");
     await_state(&cluster, 3, Some("up"));
 

@@ -15,7 +15,7 @@ const TIMEOUT_MS: u64 = 30_000;
 /// Answers an UnregisterBroker request.
 pub async fn handle(mut call: Call) -> Outcome {
     let request: UnregisterBrokerRequest = call.decode()?;
-    let command = Command::Unregister { node: NodeId(request.broker_id.0) };
+    let command = Command::Unregister { node: NodeId(request.broker_id.0), incarnation: None };
     let response = UnregisterBrokerResponse::default().with_error_message(None);
     call.respond(&match call.node.controller(command, TIMEOUT_MS).await {
         Ok(_) => response,

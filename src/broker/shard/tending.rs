@@ -31,9 +31,9 @@ impl Shard {
         }
         self.control.tending.next = now.mono + LOOK_MS;
         self.replace_lost(now);
-        for node in drain::left(&self.image) {
+        for (node, incarnation) in drain::left(&self.image) {
             tracing::info!(%node, "decommissioned broker has no replicas left; it is unregistered");
-            self.decide_internally(now, CtlCommand::Unregister { node });
+            self.decide_internally(now, CtlCommand::Unregister { node, incarnation: Some(incarnation) });
         }
         self.pump(now);
         if self.image.live_brokers().any(|broker| self.image.drain(broker.node) != Drain::None) {

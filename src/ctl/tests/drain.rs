@@ -17,7 +17,7 @@ fn set(log: &mut Log, node: i32, value: Option<&str>) -> Result<Reply, Error> {
 }
 
 fn remove(log: &mut Log, node: i32) -> Result<Reply, Error> {
-    log.run(&Command::Unregister { node: NodeId(node) })
+    log.run(&Command::Unregister { node: NodeId(node), incarnation: None })
 }
 
 /// What the controller leader does once a second, and the leaders of the groups after it.
@@ -35,8 +35,8 @@ fn tend(log: &mut Log) {
         })
         .collect();
     log.run(&Command::Arrived { arrivals: moving }).unwrap();
-    for node in left(&log.image) {
-        log.run(&Command::Unregister { node }).unwrap();
+    for (node, incarnation) in left(&log.image) {
+        log.run(&Command::Unregister { node, incarnation: Some(incarnation) }).unwrap();
     }
 }
 
@@ -99,6 +99,30 @@ fn decommissioned_broker_is_left_by_its_replicas_then_unregistered_and_stays_out
     assert_eq!(log.image.drain(NodeId(2)), Drain::None);
 }
 
+/// The controllers looked at the same image twice before the first decision was applied: the second one took `broker.drain` away, and the
+/// process, told to be stopped, got replicas again.
+#[test]
+fn unregistering_twice_does_not_forget_that_a_broker_was_decommissioned() {
+    let mut log = Log::with_brokers(&[None; 4]);
+    set(&mut log, 3, Some("replicas")).unwrap();
+    let [(node, incarnation)] = left(&log.image)[..] else { panic!("it holds nothing") };
+    let own = Command::Unregister { node, incarnation: Some(incarnation) };
+    log.run(&own).unwrap();
+    let written = log.index;
+    assert_eq!(log.run(&own), Ok(Reply::Done));
+    assert_eq!(log.index, written, "nothing is written");
+    assert_eq!(remove(&mut log, 3), Err(Error::UnknownBroker(node)), "nor by an operator's request");
+    assert_eq!(log.image.drain(node), Drain::Replicas);
+    assert!(matches!(log.run(&registration(3, 0, None)), Err(Error::Refused(_))));
+    // One that was taken back, or registered anew, meanwhile stays.
+    set(&mut log, 3, None).unwrap();
+    log.run(&registration(3, 0, None)).unwrap();
+    log.run(&own).unwrap();
+    set(&mut log, 3, Some("replicas")).unwrap();
+    log.run(&own).unwrap();
+    assert!(log.image.brokers.contains_key(&node));
+}
+
 #[test]
 fn decommission_without_room_is_refused_with_what_stands_in_its_way() {
     let mut log = Log::with_brokers(&[None; 4]);
@@ -152,6 +176,7 @@ fn decommissioned_brokers_are_no_mass_death() {
     assert!(!due(&log.image, &BTreeSet::new()).is_empty(), "of the decommissioned one");
     (0..4).for_each(|_| tend(&mut log));
     assert!(!log.image.brokers.contains_key(&NodeId(0)), "it was dead, and is forgotten");
-    remove(&mut log, 0).expect("so that another may have its id");
+    assert_eq!(remove(&mut log, 0), Err(Error::UnknownBroker(NodeId(0))), "it is forgotten already");
+    set(&mut log, 0, None).expect("so that another may have its id");
     log.run(&registration(0, 7, None)).unwrap();
 }

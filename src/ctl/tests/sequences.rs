@@ -122,7 +122,7 @@ fn run(log: &mut Log, step: &Step) {
             log.run(&Command::Replace { nodes: BTreeSet::from([NodeId(*node)]) })
         }
         Step::Arrive => log.run(&Command::Arrived { arrivals: arrivals(&log.image) }),
-        Step::Remove { node } => log.run(&Command::Unregister { node: NodeId(*node) }),
+        Step::Remove { node } => log.run(&Command::Unregister { node: NodeId(*node), incarnation: None }),
         Step::NewGeneration => {
             log.generation += 1;
             log.index = 0;
