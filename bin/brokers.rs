@@ -197,11 +197,13 @@ fn leaving(picture: &Picture, broker: i32) -> BTreeMap<PartitionName, Vec<i32>> 
 
 async fn remove(client: &Client, broker: i32, ui: &Ui) -> Outcome {
     match client.unregister_broker(broker).await {
-        Ok(()) => report(ui, broker, "removed", "forgotten; another one may have its id"),
+        Ok(()) => report(ui, broker, "removed", "not registered any more"),
         Err(e) => {
-            let hint = format!("kontiki broker decommission {broker} --dry-run says what it holds");
+            let holds = format!("kontiki broker decommission {broker} --dry-run says what it holds");
+            let gone = format!("if it was decommissioned, `kontiki broker undrain {broker}` frees its id");
             Err(match e.kafka_code() {
-                Some(POLICY_VIOLATION) => Failure::from(e).with_hint(hint),
+                Some(POLICY_VIOLATION) => Failure::from(e).with_hint(holds),
+                Some(BROKER_ID_NOT_REGISTERED) => Failure::from(e).with_hint(gone),
                 _ => e.into(),
             })
         }
@@ -209,6 +211,7 @@ async fn remove(client: &Client, broker: i32, ui: &Ui) -> Outcome {
 }
 
 const POLICY_VIOLATION: i16 = 44;
+const BROKER_ID_NOT_REGISTERED: i16 = 102;
 
 /// What is said about it.
 struct Words {
@@ -273,12 +276,24 @@ fn remains(picture: &Picture, broker: i32, goal: &Goal) -> Option<String> {
     Some(format!("{left} {what} are left{on_their_way}{said}"))
 }
 
+/// So many looks in a row have to say that something was taken back.
+const LOOKS: u32 = 20;
+
+/// Whether what is waited for is still to be.
+fn is_wanted(picture: &Picture, broker: i32, goal: &Goal) -> bool {
+    match (picture.cluster.drains.get(&broker), goal) {
+        (None, _) | (Some(Drain::Leaders), Goal::IsGone(_)) => false,
+        (Some(_), _) => true,
+    }
+}
+
 async fn wait(client: &Client, broker: i32, wait: &Wait, ui: &Ui, words: &Words, goal: Goal) -> Outcome {
     if wait.no_wait {
         return report(ui, broker, "under-way", words.going);
     }
     let begun = Instant::now();
     let (mut told, mut left) = (Instant::now(), Some(words.going.to_owned()));
+    let mut unwanted = 0;
     let mut progress = match &goal {
         Goal::IsGone(moves) if !moves.is_empty() => Some(Progress::new(moves)),
         _ => None,
@@ -289,6 +304,14 @@ async fn wait(client: &Client, broker: i32, wait: &Wait, ui: &Ui, words: &Words,
             left = remains(&picture, broker, &goal);
             if left.is_none() {
                 return report(ui, broker, "done", words.done);
+            }
+            // Whoever is asked may be behind.
+            unwanted = if is_wanted(&picture, broker, &goal) { 0 } else { unwanted + 1 };
+            if unwanted == LOOKS {
+                let why = format!("broker {broker}: somebody took that back meanwhile");
+                return Err(
+                    Failure::new("TAKEN_BACK", why).with_hint("`kontiki broker list` says how it stands")
+                );
             }
             if told.elapsed() >= TELL {
                 told = Instant::now();

@@ -33,15 +33,18 @@ pub struct Picture {
     pub cluster: ClusterInfo,
     /// What moves already.
     pub moving: BTreeMap<PartitionName, Reassignment>,
+    /// What moved just before the rest was asked for: of these the metadata may tell of replicas that have left, or are about to.
+    pub moved: BTreeMap<PartitionName, Reassignment>,
 }
 
 impl Picture {
     /// Asks for it.
     pub async fn of(client: &Client) -> Result<Self, Failure> {
+        let moved = client.reassignments().await?;
         let metadata = client.fresh_metadata().await?;
         let cluster = client.describe_cluster().await?;
         let moving = client.reassignments().await?;
-        Ok(Self { metadata, cluster, moving })
+        Ok(Self { metadata, cluster, moving, moved })
     }
 
     /// Where the replicas of each partition are, or are to be.
@@ -50,11 +53,17 @@ impl Picture {
         for topic in self.metadata.topics.values() {
             for p in &topic.partitions {
                 let name = (topic.name.clone(), p.index);
-                let target = self.moving.get(&name).map_or_else(|| p.replicas.clone(), Reassignment::target);
+                let moves = self.moving.get(&name).or_else(|| self.moved.get(&name));
+                let target = moves.map_or_else(|| p.replicas.clone(), Reassignment::target);
                 places.insert(name, target);
             }
         }
         places
+    }
+
+    /// Whether it is on its way, or was a moment ago: nothing is planned of such a one.
+    pub fn is_moving(&self, name: &PartitionName) -> bool {
+        self.moving.contains_key(name) || self.moved.contains_key(name)
     }
 
     /// Brokers that answer.
@@ -150,10 +159,14 @@ pub async fn move_replicas(args: &MoveArgs, global: &Global, ui: &Ui) -> Outcome
         );
     }
     let wanted = wanted(&picture, args.topic.as_deref(), &args.partitions)?;
-    let (mut targets, mut held) = (BTreeMap::new(), Vec::new());
+    let (mut targets, mut held, mut busy) = (BTreeMap::new(), Vec::new(), Vec::new());
     for (name, place) in wanted.into_iter().filter(|(_, place)| place.contains(&args.from)) {
         if place.contains(&args.to) {
             held.push(label(&name));
+            continue;
+        }
+        if picture.is_moving(&name) {
+            busy.push(label(&name));
             continue;
         }
         let swap = |node: i32| if node == args.from { args.to } else { node };
@@ -162,7 +175,10 @@ pub async fn move_replicas(args: &MoveArgs, global: &Global, ui: &Ui) -> Outcome
     if !held.is_empty() {
         ui.note(&format!("left out, broker {} holds them already: {}", args.to, held.join(" ")));
     }
-    carry_out(&client, &picture, targets, args.dry_run, &args.wait, ui).await
+    if !busy.is_empty() {
+        ui.note(&format!("left out, they are on their way already: {}", busy.join(" ")));
+    }
+    carry_out(&client, &picture, targets, false, args.dry_run, &args.wait, ui).await
 }
 
 /// The partitions that a topic and numbers name.
@@ -208,7 +224,7 @@ pub async fn reassign(args: &ReassignArgs, global: &Global, ui: &Ui) -> Outcome 
         let why = format!("unknown partition {}", label(unknown));
         return Err(Failure::new("UNKNOWN_TOPIC_OR_PARTITION", why));
     }
-    carry_out(&client, &picture, targets, args.dry_run, &args.wait, ui).await
+    carry_out(&client, &picture, targets, true, args.dry_run, &args.wait, ui).await
 }
 
 /// A plan in the JSON of Kafka's tool.
@@ -251,7 +267,7 @@ pub async fn rebalance(args: &RebalanceArgs, global: &Global, ui: &Ui) -> Outcom
         wanted(&picture, Some(topic), &[])?;
     }
     let targets = level(&picture, &args.topics);
-    carry_out(&client, &picture, targets, args.dry_run, &args.wait, ui).await
+    carry_out(&client, &picture, targets, false, args.dry_run, &args.wait, ui).await
 }
 
 /// What the planner would have elsewhere; `only` these topics, if any are named.
@@ -262,7 +278,7 @@ pub fn level(picture: &Picture, only: &[String]) -> BTreeMap<PartitionName, Vec<
     for (name, place) in picture.places() {
         let next = topics.len();
         let topic = *topics.entry(name.0.clone()).or_insert(next);
-        let stays = picture.moving.contains_key(&name) || !(only.is_empty() || only.contains(&name.0));
+        let stays = picture.is_moving(&name) || !(only.is_empty() || only.contains(&name.0));
         rows.push(Row { topic, nodes: place.into_iter().map(NodeId).collect(), stays });
         names.push(name);
     }
@@ -315,6 +331,7 @@ async fn carry_out(
     client: &Client,
     picture: &Picture,
     targets: BTreeMap<PartitionName, Vec<i32>>,
+    allow_factor_change: bool,
     dry_run: bool,
     wait: &Wait,
     ui: &Ui,
@@ -343,7 +360,7 @@ async fn carry_out(
     let mut refused: BTreeMap<PartitionName, Error> = BTreeMap::new();
     for part in moves.chunks(ROWS) {
         let rows = part.iter().map(|one| (one.name.clone(), Some(one.to.clone()))).collect();
-        for (name, done) in client.reassign(&rows).await? {
+        for (name, done) in client.reassign(&rows, allow_factor_change).await? {
             if let Err(why) = done {
                 refused.insert(name, why);
             }
@@ -363,6 +380,11 @@ async fn carry_out(
         (None, Some(Over::Done)) => Item::ok(one.cells("done"), one.json("done")),
         (None, Some(Over::Late(left))) | (None, Some(Over::Left(left))) => match left.get(&one.name) {
             None => Item::ok(one.cells("done"), one.json("done")),
+            Some(why) if why == ELSEWHERE => {
+                let failure = Failure::new("WENT_ELSEWHERE", format!("{}: {why}", one.label()))
+                    .with_hint("`kontiki op list` says what is under way");
+                Item::failed(one.cells("elsewhere"), one.json("elsewhere"), failure)
+            }
             Some(why) => {
                 let failure = Failure::new("STILL_UNDER_WAY", format!("{}: {why}", one.label()))
                     .with_hint("it goes on by itself; `kontiki op list` says how far it has come");
@@ -398,12 +420,16 @@ pub async fn follow(client: &Client, moves: &[Move], wait: &Wait, ui: &Ui) -> Re
     let mut left: BTreeMap<PartitionName, String> =
         moves.iter().map(|one| (one.name.clone(), "not looked at yet".to_owned())).collect();
     let mut told = Instant::now();
+    let mut elsewhere: BTreeMap<PartitionName, u32> = BTreeMap::new();
     loop {
         // Whoever was asked may be the one that is just being restarted.
         if let Ok(picture) = Picture::of(client).await {
             left = pending(&picture, moves);
-            if left.is_empty() {
-                return Ok(Over::Done);
+            count_elsewhere(&picture, moves, &mut left, &mut elsewhere);
+            match (left.is_empty(), left.values().all(|why| why == ELSEWHERE)) {
+                (true, _) => return Ok(Over::Done),
+                (false, true) => return Ok(Over::Late(left)),
+                (false, false) => {}
             }
             if told.elapsed() >= TELL {
                 told = Instant::now();
@@ -417,6 +443,33 @@ pub async fn follow(client: &Client, moves: &[Move], wait: &Wait, ui: &Ui) -> Re
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             _ = tokio::signal::ctrl_c() => return Ok(Over::Left(left)),
+        }
+    }
+}
+
+/// What is to become of it was changed by somebody else: it is no use to wait.
+const ELSEWHERE: &str = "somebody else, or the controllers, had it go elsewhere or back meanwhile";
+/// So many looks in a row have to say so: whoever is asked may be behind.
+const LOOKS: u32 = 20;
+
+/// Counts in how many looks each of what is left is neither there nor on its way there.
+fn count_elsewhere(
+    picture: &Picture,
+    moves: &[Move],
+    left: &mut BTreeMap<PartitionName, String>,
+    counts: &mut BTreeMap<PartitionName, u32>,
+) {
+    for one in moves {
+        let goes_there = picture.moving.get(&one.name).is_some_and(|moving| moving.target() == one.to);
+        match left.get_mut(&one.name).filter(|_| !goes_there) {
+            None => drop(counts.remove(&one.name)),
+            Some(why) => {
+                let count = counts.entry(one.name.clone()).or_default();
+                *count = LOOKS.min(*count + 1);
+                if *count == LOOKS {
+                    ELSEWHERE.clone_into(why);
+                }
+            }
         }
     }
 }
@@ -540,7 +593,7 @@ pub async fn cancel(client: &Client, names: &[PartitionName], dry_run: bool, ui:
     }
     for part in names.chunks(ROWS) {
         let rows = part.iter().map(|name| (name.clone(), None)).collect();
-        for (name, done) in client.reassign(&rows).await? {
+        for (name, done) in client.reassign(&rows, true).await? {
             items.push(match done {
                 Ok(()) => Item::ok(cells(&name, "cancelled"), json(&name, "cancelled")),
                 Err(why) => Item::failed(cells(&name, "refused"), json(&name, "refused"), why.into()),
@@ -581,6 +634,7 @@ pub(crate) mod tests {
                 drains: BTreeMap::new(),
             },
             moving: BTreeMap::new(),
+            moved: BTreeMap::new(),
         }
     }
 
@@ -617,6 +671,45 @@ pub(crate) mod tests {
         assert_eq!(said(&now).as_deref(), Some("its controllers have not said so yet"));
         now.metadata.topics.get_mut("t").unwrap().partitions[0].replicas = vec![4, 2, 3];
         assert_eq!(said(&now), None);
+    }
+
+    /// The metadata was asked for while a move was listed, and the list when it had arrived: a plan of four replicas.
+    #[test]
+    fn move_that_ends_between_two_answers_does_not_change_the_factor() {
+        let mut now = picture(&[&[4, 2, 3, 1], &[1, 2, 3], &[1, 2, 3]], 5);
+        let moving = Reassignment { replicas: vec![4, 2, 3, 1], adding: vec![4], removing: vec![1] };
+        now.moved.insert(("t".to_owned(), 0), moving);
+        assert_eq!(now.places()[&("t".to_owned(), 0)], [4, 2, 3]);
+        let targets = level(&now, &[]);
+        assert!(!targets.is_empty() && !targets.contains_key(&("t".to_owned(), 0)), "{targets:?}");
+    }
+
+    #[test]
+    fn move_that_somebody_else_redirects_or_takes_back_is_not_waited_for_for_ever() {
+        let one = Move::new(("t".into(), 0), vec![1, 2, 3], vec![4, 2, 3], &BTreeMap::new());
+        let moves = std::slice::from_ref(&one);
+        let mut counts = BTreeMap::new();
+        let mut looks = |now: &Picture, times: u32| {
+            (0..times).fold(BTreeMap::new(), |_, _| {
+                let mut left = pending(now, moves);
+                count_elsewhere(now, moves, &mut left, &mut counts);
+                left
+            })
+        };
+        let is_given_up = |left: BTreeMap<PartitionName, String>| left.values().all(|why| why == ELSEWHERE);
+        let mut now = picture(&[&[1, 2, 3]], 5);
+        assert!(!is_given_up(looks(&now, LOOKS - 1)));
+        now.moving.insert(
+            one.name.clone(),
+            Reassignment { replicas: vec![4, 2, 3, 1], adding: vec![4], removing: vec![1] },
+        );
+        assert!(!is_given_up(looks(&now, LOOKS + 1)), "it goes there");
+        now.moving.insert(
+            one.name.clone(),
+            Reassignment { replicas: vec![5, 2, 3, 1, 4], adding: vec![5], removing: vec![1, 4] },
+        );
+        assert!(!is_given_up(looks(&now, LOOKS - 1)));
+        assert!(is_given_up(looks(&now, 1)));
     }
 
     #[test]

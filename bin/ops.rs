@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 const LOOK: Duration = Duration::from_millis(500);
 const TELL: Duration = Duration::from_secs(5);
+/// Looks in a row that have to show nothing.
+const QUIET: u32 = 2;
 /// Between the two looks that a rate is taken from.
 const RATE: Duration = Duration::from_secs(1);
 
@@ -285,12 +287,17 @@ async fn cancel(client: &Client, id: &str, ui: &Ui) -> Outcome {
     let op = ops(&picture).remove(id).ok_or_else(|| unknown(id))?;
     let names: Vec<PartitionName> = op.moving.keys().cloned().collect();
     match op.what {
-        What::Move(_) => cancel_moves(client, &names, false, ui).await,
+        What::Move(_) => {
+            let names: Vec<PartitionName> = op.moving.keys().cloned().collect();
+            cancel_moves(client, &names, false, ui).await
+        }
         What::Drain(broker) => brokers::undrain(client, broker, ui).await,
         What::Decommission(broker) => {
             brokers::take_back(client, broker).await?;
-            ui.note(&format!("broker {broker} is taken back; what has not moved yet stays"));
-            cancel_moves(client, &names, false, ui).await
+            ui.note(&format!(
+                "broker {broker} is taken back; what is on its way from it, whoever asked for that, goes back"
+            ));
+            cancel_moves(client, &leaving_after(client, broker).await?, false, ui).await
         }
         What::Replace(broker) => {
             let why = format!("broker {broker} is dead, and the controllers would plan the same again");
@@ -300,23 +307,62 @@ async fn cancel(client: &Client, id: &str, ui: &Ui) -> Outcome {
     }
 }
 
+/// What is on its way from a broker that was taken back: the controllers may have planned more until then, and none after.
+async fn leaving_after(client: &Client, broker: i32) -> Result<Vec<PartitionName>, Failure> {
+    let begun = Instant::now();
+    loop {
+        let picture = Picture::of(client).await?;
+        let is_behind = picture.cluster.drains.contains_key(&broker);
+        if is_behind && begun.elapsed() < TELL {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        let leaves = |(name, moving): (&PartitionName, &Reassignment)| {
+            moving.removing.contains(&broker).then(|| name.clone())
+        };
+        return Ok(picture.moving.iter().filter_map(leaves).collect());
+    }
+}
+
+/// Whether an id names an operation that there could be: one that is misspelt is not done.
+///
+/// A decommissioned broker is not registered any more when that is done, so its id may be any.
+fn is_possible(picture: &Picture, id: &str) -> bool {
+    let is_registered = |id: &str| {
+        id.parse().is_ok_and(|id: i32| picture.cluster.brokers.iter().any(|(broker, _)| broker.id == id))
+    };
+    match id.split_once(':') {
+        Some(("move", topic)) => picture.metadata.topics.contains_key(topic),
+        Some(("drain", broker)) => is_registered(broker),
+        Some(("decommission" | "replace", broker)) => broker.parse::<i32>().is_ok_and(|id| id >= 0),
+        _ => false,
+    }
+}
+
 /// Waits until none of these is under way, or nothing is.
 async fn wait(client: &Client, ids: &[String], timeout: Option<Duration>, ui: &Ui) -> Outcome {
     let begun = Instant::now();
     let mut told: Option<Instant> = None;
     let is_asked = |id: &String| ids.is_empty() || ids.contains(id);
     let mut left: Vec<String> = Vec::new();
+    let (mut is_checked, mut quiet) = (false, 0);
     loop {
         // Whoever was asked may be the one that is just being restarted.
         match Picture::of(client).await {
             Ok(picture) => {
+                if let Some(id) = ids.iter().find(|id| !is_checked && !is_possible(&picture, id)) {
+                    return Err(unknown(id));
+                }
+                is_checked = true;
                 let open: Vec<Op> =
                     ops(&picture).into_iter().filter(|(id, _)| is_asked(id)).map(|(_, op)| op).collect();
                 left = open.iter().map(|op| format!("{}: {}", op.what.id(), op.why(&picture).0)).collect();
-                if open.is_empty() {
+                // Whoever is asked may not know yet of what was asked for a moment ago.
+                quiet = if open.is_empty() { quiet + 1 } else { 0 };
+                if quiet == QUIET {
                     return finish(ids, begun, ui);
                 }
-                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                if !open.is_empty() && told.is_none_or(|told| told.elapsed() >= TELL) {
                     told = Some(Instant::now());
                     let sizes = Sizes::of(client, &picture).await;
                     for (op, why) in open.iter().zip(&left) {
@@ -388,6 +434,17 @@ mod tests {
         now.cluster.drains.insert(2, Drain::Leaders);
         let all = ops(&now);
         assert_eq!((all["drain:2"].waiting, all.len()), (1, 2));
+    }
+
+    #[test]
+    fn misspelt_operation_is_none() {
+        let now = picture(&[&[1, 2, 3]], 3);
+        for id in ["move:t", "drain:2", "decommission:7", "replace:1"] {
+            assert!(is_possible(&now, id), "{id}");
+        }
+        for id in ["", "t", "move:u", "drain:7", "decomission:3", "decommission:x", "replace:-1"] {
+            assert!(!is_possible(&now, id), "{id}");
+        }
     }
 
     #[test]

@@ -36,10 +36,12 @@ impl Reassignment {
 }
 
 impl Client {
-    /// Sets where the replicas of partitions are to be; None cancels what is under way.
+    /// Sets where the replicas of partitions are to be; None cancels what is under way. Unless the factor may change, a target of another
+    /// count than the partition has, or is on its way to have, is refused.
     pub async fn reassign(
         &self,
         targets: &BTreeMap<PartitionName, Option<Vec<i32>>>,
+        allow_factor_change: bool,
     ) -> Result<BTreeMap<PartitionName, Result<()>>> {
         let mut topics: BTreeMap<&str, Vec<ReassignablePartition>> = BTreeMap::new();
         for ((topic, partition), target) in targets {
@@ -54,6 +56,7 @@ impl Client {
         let timeout = i32::try_from(self.options().request_timeout.as_millis()).unwrap_or(i32::MAX);
         let request = AlterPartitionReassignmentsRequest::default()
             .with_timeout_ms(timeout)
+            .with_allow_replication_factor_change(allow_factor_change)
             .with_topics(rows.collect());
         let answer = self.call_controller(&request, |answer| answer.error_code).await?;
         Error::check(answer.error_code, answer.error_message.as_deref(), || "reassignment".into())?;

@@ -51,7 +51,8 @@ fn is_drained(image: &Image, node: NodeId) -> bool {
     image.drain(node) != Drain::None
 }
 
-/// Leaderships to move off drained brokers, as (group, from, to): each to the replica in sync whose broker leads least.
+/// Leaderships to move off drained brokers, as (group, from, to): each to the preferred replica if that may lead, else to the one in sync
+/// whose broker leads least.
 pub fn plan_drained(
     image: &Image,
     leaders: &BTreeMap<GroupId, NodeId>,
@@ -68,7 +69,10 @@ pub fn plan_drained(
             let live = image.brokers.get(&replica.node).is_some_and(|broker| image.is_open(broker));
             live && image.holds(replica) && synced.contains(&replica.node)
         };
-        let least = partition.target().iter().filter(may_lead).min_by_key(|r| led.get(&r.node).copied());
+        // The preferred one first: it would be handed to that next (`plan_preferred`).
+        let preferred = partition.target().first().map(|replica| replica.node);
+        let key = |r: &&ReplicaId| (Some(r.node) != preferred, led.get(&r.node).copied());
+        let least = partition.target().iter().filter(may_lead).min_by_key(key);
         let Some(to) = least.map(|replica| replica.node) else { continue };
         *led.entry(to).or_default() += 1;
         moves.push((group, leader, to));

@@ -396,7 +396,8 @@ impl Shard {
     /// Announces an orderly stop: the session ends, no registration follows.
     pub(super) fn announce_stop(&mut self, now: Now) {
         self.membership.stopping = true;
-        if !self.config.node.is_broker {
+        // One that was decommissioned may be a controller still.
+        if !self.config.node.is_broker || !self.image.brokers.contains_key(&self.node()) {
             self.send_heartbeat(now, 0, true);
         }
         if let Registration::Known(number) | Registration::Open(number) = self.membership.registration {
@@ -529,12 +530,24 @@ impl Shard {
                 self.set_throttle();
                 self.refresh_configs(now, None)
             }
-            Change::BrokerRemoved { node } if node == self.node() => {
-                tracing::warn!("this broker is registered no longer");
-                self.status.registered = false;
-            }
+            Change::BrokerRemoved { node } if node == self.node() => self.on_unregistered(now),
             _ => {}
         }
+    }
+
+    /// The controllers forgot this broker: it holds nothing, nobody tells it of leaders any more, and what it knows of them gets old.
+    fn on_unregistered(&mut self, now: Now) {
+        if self.image.brokers.contains_key(&self.node()) {
+            return;
+        }
+        tracing::warn!("this broker is registered no longer");
+        self.forget_registration();
+        self.membership.registration = Registration::None;
+        self.membership.next = now.mono + REGISTER_MS;
+        self.status.registered = false;
+        self.engine.close_gate(now.mono);
+        self.hints.clear();
+        self.leadership_news = true;
     }
 
     fn on_broker_changed(&mut self, now: Now, node: NodeId) {
