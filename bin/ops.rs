@@ -285,7 +285,6 @@ async fn show(client: &Client, id: &str, ui: &Ui) -> Outcome {
 async fn cancel(client: &Client, id: &str, ui: &Ui) -> Outcome {
     let picture = Picture::of(client).await?;
     let op = ops(&picture).remove(id).ok_or_else(|| unknown(id))?;
-    let names: Vec<PartitionName> = op.moving.keys().cloned().collect();
     match op.what {
         What::Move(_) => {
             let names: Vec<PartitionName> = op.moving.keys().cloned().collect();
