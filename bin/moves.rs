@@ -380,16 +380,7 @@ async fn carry_out(
         (None, Some(Over::Done)) => Item::ok(one.cells("done"), one.json("done")),
         (None, Some(Over::Late(left))) | (None, Some(Over::Left(left))) => match left.get(&one.name) {
             None => Item::ok(one.cells("done"), one.json("done")),
-            Some(why) if why == ELSEWHERE => {
-                let failure = Failure::new("WENT_ELSEWHERE", format!("{}: {why}", one.label()))
-                    .with_hint("`kontiki op list` says what is under way");
-                Item::failed(one.cells("elsewhere"), one.json("elsewhere"), failure)
-            }
-            Some(why) => {
-                let failure = Failure::new("STILL_UNDER_WAY", format!("{}: {why}", one.label()))
-                    .with_hint("it goes on by itself; `kontiki op list` says how far it has come");
-                Item::failed(one.cells("under-way"), one.json("under-way"), failure)
-            }
+            Some(why) => not_there(one, why),
         },
     };
     let items: Vec<Item> = moves
@@ -401,6 +392,22 @@ async fn carry_out(
         .collect();
     let outcome = ui.results(&ROW, items)?;
     Ok(if matches!(is_over, Some(Over::Left(_))) { ExitCode::from(130) } else { outcome })
+}
+
+fn not_there(one: &Move, why: &str) -> Item {
+    let said = format!("{}: {why}", one.label());
+    let (state, failure) = match why == ELSEWHERE {
+        true => (
+            "elsewhere",
+            Failure::new("WENT_ELSEWHERE", said).with_hint("`kontiki op list` says what is under way"),
+        ),
+        false => (
+            "under-way",
+            Failure::new("STILL_UNDER_WAY", said)
+                .with_hint("it goes on by itself; `kontiki op list` says how far it has come"),
+        ),
+    };
+    Item::failed(one.cells(state), one.json(state), failure)
 }
 
 /// How the waiting ended: done, at the time limit, or by Ctrl-C; with what is left and why.
