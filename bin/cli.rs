@@ -3,6 +3,10 @@
 //! Conventions: nouns first, `produce` and `consume` at top level; `-o` is the offset of `consume`, so output is
 //! chosen by the long `--output` everywhere.
 
+use crate::cli_operate::{
+    BrokerCommand, MOVE_HELP, MoveArgs, OP_HELP, OpCommand, REASSIGN_HELP, REBALANCE_HELP, ReassignArgs,
+    RebalanceArgs,
+};
 use crate::config::NodeFlags;
 use crate::text;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -93,9 +97,15 @@ pub enum Command {
     /// The state of the cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Partitions that lost their majority
+    /// Where replicas are, and partitions that lost their majority
     #[command(subcommand)]
     Partition(PartitionCommand),
+    /// Which brokers take part
+    #[command(subcommand)]
+    Broker(BrokerCommand),
+    /// What is under way: moves, drains, decommissions
+    #[command(subcommand, after_help = OP_HELP)]
+    Op(OpCommand),
     /// Wait until the cluster can be used
     Ready(ReadyArgs),
     /// A node's configuration
@@ -402,6 +412,15 @@ pub struct HealthArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum PartitionCommand {
+    /// Move replicas from one broker to another
+    #[command(after_help = MOVE_HELP)]
+    Move(MoveArgs),
+    /// Say which brokers hold a partition
+    #[command(after_help = REASSIGN_HELP)]
+    Reassign(ReassignArgs),
+    /// Level replicas and leaders over all brokers, a new one included
+    #[command(after_help = REBALANCE_HELP)]
+    Rebalance(RebalanceArgs),
     /// Go on without replicas that are lost, by a plan that says what may be lost with them
     #[command(after_help = RECOVER_HELP)]
     Recover(RecoverArgs),

@@ -7,6 +7,7 @@
 //! | `topic`, `cluster`, `produce`, `consume` | what a user does with a cluster |
 //! | `config`, `start`, `dev`, `dump` | what an operator does with a node |
 //! | `recover` | partitions that lost their majority |
+//! | `moves`, `brokers`, `ops` | where replicas are, which brokers take part, what is under way (`cli_operate`: their flags) |
 //! | `bench` | measuring |
 //! | `jsonl`, `http`, `text` | the record envelope, a tiny HTTP client, small parsers |
 //!
@@ -14,7 +15,9 @@
 //! else to stderr. Not here: anything the library should do.
 
 mod bench;
+mod brokers;
 mod cli;
+mod cli_operate;
 mod cluster;
 mod config;
 mod consume;
@@ -22,6 +25,8 @@ mod dev;
 mod dump;
 mod http;
 mod jsonl;
+mod moves;
+mod ops;
 mod output;
 mod produce;
 mod recover;
@@ -31,7 +36,7 @@ mod topic;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use cli::{Cli, Command, Global};
+use cli::{Cli, Command, Global, PartitionCommand};
 use output::{Outcome, Ui};
 use std::process::ExitCode;
 
@@ -68,7 +73,13 @@ async fn run(cli: Cli, ui: &Ui) -> Outcome {
         Command::Produce(args) => produce::run(args, &global, ui).await,
         Command::Consume(args) => consume::run(args, &global, ui).await,
         Command::Cluster(command) => cluster::run(command, &global, ui).await,
-        Command::Partition(command) => recover::run(command, ui).await,
+        Command::Partition(PartitionCommand::Move(args)) => moves::move_replicas(&args, &global, ui).await,
+        Command::Partition(PartitionCommand::Reassign(args)) => moves::reassign(&args, &global, ui).await,
+        Command::Partition(PartitionCommand::Rebalance(args)) => moves::rebalance(&args, &global, ui).await,
+        Command::Partition(PartitionCommand::Recover(args)) => recover::recover(&args, ui).await,
+        Command::Partition(PartitionCommand::Recoveries(args)) => recover::recoveries(&args, ui).await,
+        Command::Broker(command) => brokers::run(command, &global, ui).await,
+        Command::Op(command) => ops::run(command, &global, ui).await,
         Command::Ready(args) => cluster::ready(args, &global, ui).await,
         Command::Config(command) => config::print::run(command, ui),
         Command::Dump(args) => dump::run(args, ui),

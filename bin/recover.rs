@@ -3,7 +3,7 @@
 //! Shows the plan, has exactly that plan approved, waits for its end. What a plan is and whether it still holds is the cluster's to say
 //! (`POST /recovery/...` of any node's admin address); this command remembers nothing, so it may be repeated at any time.
 
-use crate::cli::{PartitionCommand, RecoverArgs, RecoveriesArgs};
+use crate::cli::{RecoverArgs, RecoveriesArgs};
 use crate::http;
 use crate::output::{Failure, Item, Outcome, Ui};
 use serde_json::{Value, json};
@@ -14,14 +14,6 @@ use std::time::{Duration, Instant};
 /// One answer; the node looks for a controller leader meanwhile.
 const ANSWER: Duration = Duration::from_secs(25);
 const AGAIN: Duration = Duration::from_millis(300);
-
-/// Runs the command.
-pub async fn run(command: PartitionCommand, ui: &Ui) -> Outcome {
-    match command {
-        PartitionCommand::Recover(args) => recover(&args, ui).await,
-        PartitionCommand::Recoveries(args) => recoveries(&args, ui).await,
-    }
-}
 
 /// Asks one node after the other until one answers.
 async fn ask(admin: &[String], path: &str, body: Option<&Value>) -> Result<(u16, Value), Failure> {
@@ -57,7 +49,8 @@ async fn expect(admin: &[String], path: &str, body: Option<&Value>) -> Result<Va
     }
 }
 
-async fn recover(args: &RecoverArgs, ui: &Ui) -> Outcome {
+/// `kontiki partition recover`.
+pub async fn recover(args: &RecoverArgs, ui: &Ui) -> Outcome {
     let mut request = json!({ "topic": args.topic, "partitions": args.partitions });
     let report = expect(&args.admin, "/recovery/report", Some(&request)).await?;
     let empty = Vec::new();
@@ -206,7 +199,8 @@ fn row(recovery: &Value) -> Item {
     }
 }
 
-async fn recoveries(args: &RecoveriesArgs, ui: &Ui) -> Outcome {
+/// `kontiki partition recoveries`.
+pub async fn recoveries(args: &RecoveriesArgs, ui: &Ui) -> Outcome {
     let all = expect(&args.admin, "/recoveries", None).await?;
     let rows = all["recoveries"].as_array().into_iter().flatten().map(row);
     // What was refused is history here, no failure of this command.

@@ -72,6 +72,21 @@ pub fn size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("`{text}` is not a size between 1 and 1g, such as 1024, 64k or 1m"))
 }
 
+/// Bytes for people: `512 B`, `4.0 KiB`, `1.2 GiB`.
+pub fn bytes(n: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", units[unit])
+}
+
 /// `1000`, `50k`, `1m` (powers of 1000).
 pub fn count(text: &str) -> Result<u64, String> {
     scaled(text, 1000, u64::MAX)

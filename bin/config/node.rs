@@ -46,6 +46,9 @@ impl Settings {
             broker_session_timeout: self.millis("broker.session.timeout.ms")?,
             broker_reconnect_timeout: self.millis("broker.reconnect.timeout.ms")?,
             shrink_grace: self.millis("shrink.grace.ms")?,
+            replace_grace: u64::try_from(self.number::<i64>("replace.grace.ms")?)
+                .ok()
+                .map(Duration::from_millis),
             shrink_min_voters: self.number("shrink.min.voters")?,
             heir_timeout: self.millis("controller.quorum.heir.timeout.ms")?,
             scrub_bytes_per_second: self.number("log.scrub.bytes.per.second")?,

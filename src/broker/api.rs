@@ -416,11 +416,14 @@ impl NodeHandle {
         self.inner.published.borrow().controller
     }
 
-    /// Waits until this broker is, or is no longer, as good as cut off from all others: it hears no controller, leads nothing and knows
-    /// partitions without a leader, all that for a second. What it could tell clients of leaders is old. Never, once the node has ended.
+    /// Waits until this broker is, or is no longer, as good as cut off from all others: it hears no controller or is not registered (it was
+    /// decommissioned, say), leads nothing and knows partitions without a leader, all that for a second. What it could tell clients of leaders is old. Never, once the node has ended.
     pub async fn cut_off(&self, wanted: bool) {
         let mut published = self.inner.published.clone();
-        let is = |p: &Published| p.controller.is_none() && p.status.led == 0 && p.status.leaderless > 0;
+        let is = |p: &Published| {
+            let is_untold = p.controller.is_none() || !p.status.registered;
+            is_untold && p.status.led == 0 && p.status.leaderless > 0
+        };
         loop {
             if published.wait_for(|p| is(p) == wanted).await.is_err() {
                 return std::future::pending().await;

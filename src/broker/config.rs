@@ -72,6 +72,8 @@ pub struct NodeConfig {
     pub broker_reconnect_timeout: Duration,
     /// `shrink.grace.ms`: a broker that stopped in order is dead after this.
     pub shrink_grace: Duration,
+    /// `replace.grace.ms`: the replicas of a broker that is dead for this long go to others; None = never.
+    pub replace_grace: Option<Duration>,
     /// `shrink.min.voters`: no group shrinks below; as many as there are replicas: none shrinks at all.
     pub shrink_min_voters: usize,
     /// `controller.quorum.heir.timeout.ms`: of two controllers the heir goes on without the other after this silence; 0: never.
@@ -116,6 +118,7 @@ impl NodeConfig {
             broker_session_timeout: Duration::from_secs(9),
             broker_reconnect_timeout: Duration::from_secs(1),
             shrink_grace: Duration::from_secs(300),
+            replace_grace: Some(Duration::from_secs(900)),
             shrink_min_voters: 1,
             heir_timeout: Duration::from_secs(10),
             scrub_bytes_per_second: 20 << 20,

@@ -118,6 +118,7 @@ impl Session {
             46 => Box::pin(handlers::list_partition_reassignments::handle(call)),
             55 => Box::pin(handlers::describe_quorum::handle(call)),
             60 => Box::pin(handlers::describe_cluster::handle(call)),
+            64 => Box::pin(handlers::unregister_broker::handle(call)),
             _ => return Err(frame::FrameError::Unsupported(key, version).into()),
         })
     }

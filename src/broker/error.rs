@@ -55,6 +55,7 @@ pub mod code {
     pub const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
     pub const INVALID_RECORD: i16 = 87;
     pub const UNKNOWN_TOPIC_ID: i16 = 100;
+    pub const BROKER_ID_NOT_REGISTERED: i16 = 102;
     pub const MISMATCHED_ENDPOINT_TYPE: i16 = 114;
     pub const UNSUPPORTED_ENDPOINT_TYPE: i16 = 115;
 }
@@ -128,6 +129,7 @@ pub fn controller(error: &ControllerError) -> i16 {
         ControllerError::InvalidConfig(_) => code::INVALID_CONFIG,
         ControllerError::InvalidRequest(_) => code::INVALID_REQUEST,
         ControllerError::StaleBroker(_) => code::STALE_BROKER_EPOCH,
+        ControllerError::UnknownBroker(_) => code::BROKER_ID_NOT_REGISTERED,
         ControllerError::Refused(_) => code::POLICY_VIOLATION,
         ControllerError::NotController => code::NOT_CONTROLLER,
         ControllerError::TimedOut => code::REQUEST_TIMED_OUT,

@@ -111,9 +111,11 @@ fn health_of(
     let stuck = "this controller was to go on alone and may have lost entries since: the controllers cannot go on without an operator";
     note(status.controllers.is_stuck, stuck.to_owned());
     note(status.unread, "controller log cannot be read".to_owned());
-    if let Some(why) = &status.metadata_differs {
-        note(true, format!("metadata differs from the controller log's ({why}): see docs/operations.md"));
-    }
+    let differs = status.metadata_differs.as_deref().unwrap_or_default();
+    note(
+        !differs.is_empty(),
+        format!("metadata differs from the controller log's ({differs}): see docs/operations.md"),
+    );
     note(status.leaderless > 0, format!("{} partitions without a leader", status.leaderless));
     note(!status.damaged.is_empty(), format!("{} damaged replicas", status.damaged.len()));
     note(!status.waiting.is_empty(), format!("{} partitions wait for replicas", status.waiting.len()));

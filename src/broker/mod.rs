@@ -1,7 +1,7 @@
 //! What a Kafka client can see, and the assembly of a node.
 //!
 //! `net` reads frames, `dispatch` finds the handler, `handlers` decode, ask a [`api::NodeHandle`], and encode. Behind the handle
-//! one `shard` per node owns all groups; `node` drives it, `peer` connects it, `server` assembles everything, `dev` runs a
+//! one `shard` per node owns all groups; `node` drives it, `peer` connects it, `planning` lends commands the controllers' planner, `server` assembles everything, `dev` runs a
 //! whole cluster in one process. Not here: Raft (`raftlog`), bytes on disk (`segment`), controller decisions (`ctl`).
 pub mod api;
 pub mod config;
@@ -15,5 +15,6 @@ pub mod net;
 pub mod node;
 pub mod partition;
 pub mod peer;
+pub mod planning;
 pub mod server;
 pub mod shard;

@@ -6,10 +6,12 @@
 
 use super::cluster::{Broker, Client, text, topic_name};
 use super::error::{Error, Result};
+use crate::wire::versions::DRAIN_TAG;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{
@@ -86,6 +88,27 @@ pub struct ClusterInfo {
     pub controller: i32,
     /// Registered brokers, and whether each is fenced.
     pub brokers: Vec<(Broker, bool)>,
+    /// What brokers are to be left by, where that is anything.
+    pub drains: BTreeMap<i32, Drain>,
+}
+
+/// What an operator wants to leave a broker (`broker.drain`; Kontiki's own).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// Leaderships; and it gets no new replicas.
+    Leaders,
+    /// Its replicas too: it is decommissioned.
+    Replicas,
+}
+
+impl Drain {
+    fn of(row: &DescribeClusterBroker) -> Option<Self> {
+        match row.unknown_tagged_fields.get(&DRAIN_TAG)?.first()? {
+            1 => Some(Drain::Leaders),
+            2 => Some(Drain::Replicas),
+            _ => None,
+        }
+    }
 }
 
 impl Client {
@@ -297,6 +320,7 @@ impl Client {
             other => other?,
         };
         Error::check(answer.error_code, answer.error_message.as_deref(), || "cluster".into())?;
+        let drains = answer.brokers.iter().filter_map(|b| Some((b.broker_id.0, Drain::of(b)?))).collect();
         let brokers = answer
             .brokers
             .into_iter()
@@ -305,6 +329,11 @@ impl Client {
                 (Broker { id: b.broker_id.0, host: b.host.to_string(), port: b.port, rack }, b.is_fenced)
             })
             .collect();
-        Ok(ClusterInfo { id: answer.cluster_id.to_string(), controller: answer.controller_id.0, brokers })
+        Ok(ClusterInfo {
+            id: answer.cluster_id.to_string(),
+            controller: answer.controller_id.0,
+            brokers,
+            drains,
+        })
     }
 }

@@ -7,6 +7,7 @@
 //! | `connection` | one socket: pipelined requests, version negotiation, time limits |
 //! | `cluster` | [`Client`]: bootstrap, metadata cache, connections, routing to leaders |
 //! | `admin` | topics, configurations, cluster description |
+//! | `moves` | where replicas are to be: reassignments, sizes, brokers taken out |
 //! | `quorum` | members of a partition's Raft group |
 //! | `offsets` | [`Position`]: `start`, `end`, `N`, `-N`, `@time`, and ListOffsets |
 //! | `producer` | [`Producer`]: idempotent, batching, ordered retries |
@@ -21,6 +22,7 @@ pub mod cluster;
 pub mod connection;
 pub mod consumer;
 pub mod error;
+pub mod moves;
 pub mod offsets;
 pub mod producer;
 pub mod quorum;
@@ -30,6 +32,7 @@ pub use crate::wire::compression::Compression as Codec;
 pub use cluster::{Broker, Client, ClientOptions, Metadata, PartitionInfo, TopicInfo};
 pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, OutOfRange};
 pub use error::{Error, Result};
+pub use moves::{PartitionName, Reassignment};
 pub use offsets::{Position, Range};
 pub use producer::{Ack, Delivery, Producer, ProducerOptions};
 pub use quorum::{Member, Quorum};

@@ -1,10 +1,10 @@
-//! Preferred leaders: which leaderships should go back to the first replica.
+//! Which leaderships should be elsewhere: back at the first replica, the preferred leader, or away from a drained broker.
 //!
 //! Not here: handing leadership over (`raftlog`), choosing preferred leaders (`placement`). Called by the controller
 //! leader now and then with what the brokers last reported. A plan is advice on soft state: a transfer that fails or
 //! comes too late does no harm and is planned again.
-use super::image::Image;
-use crate::segment::{GroupId, NodeId};
+use super::image::{Drain, Image};
+use crate::segment::{GroupId, NodeId, ReplicaId};
 use std::collections::BTreeMap;
 
 /// Most moves in one plan: a broker that returns takes its partitions back over a few rounds, not in one stampede.
@@ -34,7 +34,7 @@ pub fn plan_preferred(
         let Some((_, _, partition)) = image.group(group) else { continue };
         let Some(preferred) = partition.replicas.first() else { continue };
         let live = image.brokers.get(&preferred.node).is_some_and(|b| !b.fenced);
-        if preferred.node == leader || !live || !image.holds(preferred) {
+        if preferred.node == leader || !live || !image.holds(preferred) || is_drained(image, preferred.node) {
             continue;
         }
         let taken = to_broker.entry(preferred.node).or_default();
@@ -43,6 +43,42 @@ pub fn plan_preferred(
         }
         *taken += 1;
         moves.push((group, leader, preferred.node));
+    }
+    moves
+}
+
+fn is_drained(image: &Image, node: NodeId) -> bool {
+    image.drain(node) != Drain::None
+}
+
+/// Leaderships to move off drained brokers, as (group, from, to): each to the preferred replica if that may lead, else to the one in sync
+/// whose broker leads least.
+pub fn plan_drained(
+    image: &Image,
+    leaders: &BTreeMap<GroupId, NodeId>,
+    in_sync: &dyn Fn(GroupId) -> Vec<NodeId>,
+) -> Vec<(GroupId, NodeId, NodeId)> {
+    let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
+    leaders.values().for_each(|node| *led.entry(*node).or_default() += 1);
+    let moves_max = MOVES_MAX.max(leaders.len() / MOVES_PART * 4);
+    let mut moves = Vec::new();
+    for (&group, &leader) in leaders.iter().filter(|(_, leader)| is_drained(image, **leader)) {
+        let Some((_, _, partition)) = image.group(group) else { continue };
+        let synced = in_sync(group);
+        let may_lead = |replica: &&ReplicaId| {
+            let live = image.brokers.get(&replica.node).is_some_and(|broker| image.is_open(broker));
+            live && image.holds(replica) && synced.contains(&replica.node)
+        };
+        // The preferred one first: it would be handed to that next (`plan_preferred`).
+        let preferred = partition.target().first().map(|replica| replica.node);
+        let key = |r: &&ReplicaId| (Some(r.node) != preferred, led.get(&r.node).copied());
+        let least = partition.target().iter().filter(may_lead).min_by_key(key);
+        let Some(to) = least.map(|replica| replica.node) else { continue };
+        *led.entry(to).or_default() += 1;
+        moves.push((group, leader, to));
+        if moves.len() == moves_max {
+            break;
+        }
     }
     moves
 }

@@ -7,7 +7,7 @@ use super::record::{Endpoint, GroupOpening};
 use super::recovery::{GroupPlan, Progress};
 use crate::segment::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 pub use super::decide::decide;
@@ -98,6 +98,15 @@ pub enum Command {
     Place { node: NodeId },
     /// AlterPartitionReassignments; each row is taken or refused by itself.
     Reassign { rows: Vec<Reassignment>, allow_factor_change: bool },
+    /// Nobody waits for these dead brokers any longer: their replicas go elsewhere.
+    Replace { nodes: BTreeSet<NodeId> },
+    /// UnregisterBroker: it is forgotten, if it holds nothing. The controllers' own is for a decommissioned one with this registration
+    /// and no other: repeated, or too late, it does nothing.
+    Unregister {
+        node: NodeId,
+        #[serde(default)]
+        incarnation: Option<u64>,
+    },
     /// Leaders say that their groups are where they were to be.
     Arrived { arrivals: Vec<Arrival> },
     /// A block of producer ids for this broker to give out.
@@ -186,6 +195,8 @@ pub enum Error {
     InvalidRequest(String),
     #[error("broker {0} is not registered with that incarnation")]
     StaleBroker(NodeId),
+    #[error("broker {0} is not registered")]
+    UnknownBroker(NodeId),
     #[error("{0}")]
     Refused(String),
     #[error("no controller leads at the moment")]

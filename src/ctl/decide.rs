@@ -8,13 +8,15 @@
 use super::command::{Command, ConfigChange, ConfigOp, CreateTopic, Defaults, Error, Reply};
 use super::configs::describe::default_replication_factor;
 use super::configs::{self, Kind};
+use super::drain;
 use super::generations;
-use super::image::{INDEX_BITS, Image, Standing, Topic};
+use super::image::{DRAIN, Drain, INDEX_BITS, Image, Standing, Topic};
 use super::names;
 use super::placement::{self, SplitMix64};
 use super::reassign;
 use super::record::{Batch, Endpoint, Record};
 use super::recovery::{GROUPS_PER_PLAN, GroupPlan, REASON_MAX, plan_id};
+use super::replace;
 use crate::mutation::{Mutation, on};
 use crate::segment::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,6 +101,18 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
             let (moves, refusals) = reassign::to_reassign(image, rows, *allow_factor_change);
             Ok((unless(moves.is_empty(), Record::Reassign { moves }), Reply::Reassigned { refusals }))
         }
+        Command::Replace { nodes } => {
+            let moves = replace::due(image, nodes);
+            Ok((unless(moves.is_empty(), Record::Reassign { moves }), Reply::Done))
+        }
+        Command::Unregister { node, incarnation: Some(incarnation) } => {
+            let is_left = drain::left(image).contains(&(*node, *incarnation));
+            Ok((unless(!is_left, Record::Unregister { node: *node }), Reply::Done))
+        }
+        Command::Unregister { node, incarnation: None } => {
+            drain::check_removal(image, *node)?;
+            Ok((Batch::new(vec![Record::Unregister { node: *node }]), Reply::Done))
+        }
         Command::Arrived { arrivals } => {
             let arrivals = reassign::arrived(image, arrivals);
             Ok((unless(arrivals.is_empty(), Record::Reassigned { arrivals }), Reply::Done))
@@ -160,6 +174,7 @@ fn check_registration(
     if image.cluster_id.is_empty() {
         return Err(Error::Refused("the cluster has no id yet".into()));
     }
+    drain::check_registration(image, node)?;
     if let Some(cluster) = cluster.filter(|c| *c != image.cluster_id) {
         return Err(Error::Refused(format!(
             "broker {node} belongs to cluster {cluster}, this is cluster {}",
@@ -317,6 +332,9 @@ fn check_assignments(
             }
             if !image.brokers.contains_key(node) {
                 return refuse(format!("broker {node} is not registered"));
+            }
+            if image.drain(*node) != Drain::None {
+                return refuse(format!("broker {node} is drained"));
             }
         }
         // Raft needs a majority to elect the first leader.
@@ -510,7 +528,8 @@ fn alter_broker(
     node: NodeId,
     changes: &[ConfigChange],
 ) -> Result<BTreeMap<String, Option<String>>, Error> {
-    if !image.brokers.contains_key(&node) {
+    let is_left = image.drain(node) == Drain::Replicas && changes.iter().all(|change| change.name == DRAIN);
+    if !image.brokers.contains_key(&node) && !is_left {
         return Err(Error::InvalidRequest(format!("broker {node} is not registered")));
     }
     check_unique(changes)?;
@@ -520,7 +539,13 @@ fn alter_broker(
         let (name, key) = (&change.name, configs::broker_key(&change.name));
         let base = || merged.get(name).cloned().unwrap_or_default();
         let value = match altered(change, key.map(|k| k.kind), base)? {
-            Some(value) => Some(configs::check_own_value(name, &value)?),
+            Some(value) => {
+                let value = configs::check_own_value(name, &value)?;
+                if name == DRAIN {
+                    drain::check(image, node, Drain::named(&value))?;
+                }
+                Some(value)
+            }
             // Tools take back more than they set.
             None if merged.contains_key(name) || key.is_some() => None,
             None => return Err(Error::InvalidConfig(format!("unknown broker config name `{name}`"))),

@@ -35,7 +35,7 @@ pub struct Image {
     pub cluster_id: String,
     /// Number (generation * 2^40 + index) of the last applied entry.
     pub applied: u64,
-    /// Every broker that ever registered.
+    /// Every broker that registered, and was not unregistered since.
     pub brokers: BTreeMap<NodeId, Broker>,
     /// Topics by name. A deleted topic is gone: its record is the tombstone.
     pub topics: BTreeMap<String, Topic>,
@@ -87,6 +87,32 @@ pub struct Broker {
     /// Nobody waits for it: its replicas are not to be voters.
     #[serde(default)]
     pub dead: bool,
+}
+
+/// What an operator wants to leave a broker ([`DRAIN`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drain {
+    /// Nothing: it takes what comes.
+    #[default]
+    None,
+    /// Leaderships; and it gets no new replicas.
+    Leaders,
+    /// Its replicas too, and then its registration: it is decommissioned.
+    Replicas,
+}
+
+/// The configuration of a broker that says so. Kept like any other, so it is in snapshots and outlives the registration.
+pub const DRAIN: &str = "broker.drain";
+
+impl Drain {
+    /// By its name.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "leaders" => Drain::Leaders,
+            "replicas" => Drain::Replicas,
+            _ => Drain::None,
+        }
+    }
 }
 
 /// What the controllers hold a broker for.
@@ -291,6 +317,17 @@ impl Image {
         self.brokers.values().filter(|b| !b.fenced)
     }
 
+    /// What an operator wants to leave this broker.
+    pub fn drain(&self, node: NodeId) -> Drain {
+        let value = self.broker_configs.get(&node).and_then(|own| own.get(DRAIN));
+        value.map_or(Drain::None, |value| Drain::named(value))
+    }
+
+    /// Whether a broker may get replicas: it is live and not drained.
+    pub fn is_open(&self, broker: &Broker) -> bool {
+        !broker.fenced && self.drain(broker.node) == Drain::None
+    }
+
     /// Whether the replica is on the disk its broker registered with. A broker whose disk was wiped keeps its name but
     /// no longer holds the replicas placed on the old disk (safety.md F6).
     pub fn holds(&self, replica: &ReplicaId) -> bool {
@@ -402,6 +439,7 @@ impl Image {
             Record::RecoveryProgress { steps } => self.apply_progress(steps, changes),
             Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
             Record::Reassign { moves } => self.apply_reassign(number, moves, changes),
+            Record::Unregister { node } => self.apply_unregister(*node, changes),
             Record::Reassigned { arrivals } => self.apply_reassigned(arrivals, changes),
             Record::Topic { name, id, replicas, configs } => {
                 self.apply_topic(number, name, *id, replicas, configs, changes)
@@ -416,16 +454,15 @@ impl Image {
                 Ok(())
             }
             Record::ClusterConfig { changes: settings } => {
-                if set_all(&mut self.configs, settings) {
-                    changes.push(Change::ClusterConfigChanged);
-                }
+                let changed = set_all(&mut self.configs, settings);
+                changes.extend(changed.then_some(Change::ClusterConfigChanged));
                 Ok(())
             }
             Record::BrokerConfig { node, changes: settings } => {
                 self.apply_broker_config(*node, settings, changes)
             }
             Record::ProducerIds { node, first, count } => self.apply_producer_ids(*node, *first, *count),
-            // What it says is known: it is for those who do not have what lies before.
+            // For those who do not have what lies before.
             Record::Snapshot(_) => Ok(()),
             Record::Group { group } => Err(format!("group record of a later version (group {group})")),
         }
@@ -566,7 +603,8 @@ impl Image {
         settings: &BTreeMap<String, Option<String>>,
         changes: &mut Vec<Change>,
     ) -> Result<(), String> {
-        if !self.brokers.contains_key(&node) {
+        // Of one that was decommissioned there is nothing else left.
+        if !self.brokers.contains_key(&node) && !self.broker_configs.contains_key(&node) {
             return Err(format!("broker {node} is not registered"));
         }
         let own = self.broker_configs.entry(node).or_default();

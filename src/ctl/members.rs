@@ -10,6 +10,8 @@
 //! - a voter that is to leave leaves when all of the target is there and caught up, in the joint change that makes voters of the
 //!   newcomers: nobody gives up a copy for one that is still to come. It stays a learner until the controllers have written down
 //!   that the group has arrived: a reassignment may be cancelled until then;
+//! - while the newcomers are still to come and a voter has been lost, whoever is to leave, keeps up and has no vote gets it (back), up to
+//!   as many as there are to be: a whole copy without a vote is no help when the others fail;
 //! - never fewer voters than `shrink.min.voters` by a shrink.
 
 use crate::mutation::{Mutation, on};
@@ -27,6 +29,8 @@ pub struct View<'a> {
     pub assigned: &'a [ReplicaId],
     /// Those of them that are to stay, all of them unless the partition moves.
     pub target: &'a [ReplicaId],
+    /// Those that are to leave may get a vote meanwhile. Not where a reassignment was cancelled: that is over as soon as none of them has one.
+    pub takes_back: bool,
     /// Not to be counted on: the broker is dead and silent, or the replica is damaged, or not on its broker's disk.
     pub is_gone: &'a dyn Fn(ReplicaId) -> bool,
     /// As leader: it was heard a moment ago.
@@ -114,13 +118,19 @@ pub fn next(view: &View<'_>) -> Next {
     let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
     if is_whole {
         voters = view.target.to_vec();
-    } else if let Some((older, arrived)) = making_room(view, least) {
+    } else if let Some((older, arrived)) = making_room(view, &voters, least) {
         voters.retain(|r| !older.contains(r) && !arrived.contains(r));
         voters.extend(arrived);
-    } else if !is_awaited {
+    } else {
         // More voters than there are to be would have to agree, to no avail: beyond that the newcomers wait for one another.
-        let room = if has_leaving { view.target.len().saturating_sub(voters.len()) } else { ready.len() };
-        voters.extend(ready.iter().take(room));
+        let room = |voters: &[ReplicaId]| view.target.len().saturating_sub(voters.len());
+        if !is_awaited {
+            let room = if has_leaving { room(&voters) } else { ready.len() };
+            voters.extend(ready.iter().take(room));
+        }
+        let back = current.learners.iter().copied().filter(|r| may_return(view, *r));
+        let room = room(&voters);
+        voters.extend(back.take(room));
     }
     // Too few: some of those that are gone stay by order, first who acknowledges all the same.
     let mut gone: Vec<ReplicaId> =
@@ -156,17 +166,25 @@ fn has_arrived(view: &View<'_>, replica: ReplicaId) -> bool {
 
 /// Voters in whose stead others are to come on the same nodes, if all the rest of the target is there, and that rest: a successor comes when
 /// the older one has left, so the others have to do meanwhile.
-fn making_room(view: &View<'_>, least: usize) -> Option<(Vec<ReplicaId>, Vec<ReplicaId>)> {
-    let voters = &view.configuration.voters;
+///
+/// Not down to a single copy, where there are two: then the older one stays until its node is away for other reasons.
+fn making_room(
+    view: &View<'_>,
+    staying: &[ReplicaId],
+    least: usize,
+) -> Option<(Vec<ReplicaId>, Vec<ReplicaId>)> {
     let older = |to: &ReplicaId| {
         let is_older = |r: &&ReplicaId| r.node == to.node && *r != to;
-        voters.iter().find(is_older).copied().filter(|_| is_coming(view, *to))
+        view.configuration.voters.iter().find(is_older).copied().filter(|_| is_coming(view, *to))
     };
     let (arrived, rest): (Vec<ReplicaId>, Vec<ReplicaId>) =
         view.target.iter().copied().partition(|r| has_arrived(view, *r));
     let leave: Vec<ReplicaId> = rest.iter().filter_map(older).collect();
     let is_all = !rest.is_empty() && leave.len() == rest.len();
-    (is_all && arrived.len() >= least.max(1)).then_some((leave, arrived))
+    let copies =
+        staying.iter().filter(|r| !leave.contains(r) && !arrived.contains(r)).count() + arrived.len();
+    let is_enough = !arrived.is_empty() && copies >= least.max(staying.len().min(2));
+    (is_all && is_enough).then_some((leave, arrived))
 }
 
 /// Whether these members can commit a change to those voters: both halves of the joint configuration have to.
@@ -180,12 +198,23 @@ fn may_vote(view: &View<'_>, replica: ReplicaId) -> bool {
         && ((view.is_caught_up)(replica) || on(Mutation::PromoteBehind))
 }
 
+/// It is on its way out, and a copy as good as any: its broker was given up, and came back while others copy.
+fn may_return(view: &View<'_>, replica: ReplicaId) -> bool {
+    view.takes_back
+        && view.assigned.contains(&replica)
+        && !view.target.contains(&replica)
+        && is_able(view, replica)
+        && (view.is_heard)(replica)
+        && (view.is_caught_up)(replica)
+}
+
 /// It may be a voter sooner or later.
 fn is_coming(view: &View<'_>, replica: ReplicaId) -> bool {
-    view.target.contains(&replica)
-        && !view.configuration.is_retired(replica)
-        && (view.is_live)(replica)
-        && !(view.is_gone)(replica)
+    view.target.contains(&replica) && is_able(view, replica)
+}
+
+fn is_able(view: &View<'_>, replica: ReplicaId) -> bool {
+    !view.configuration.is_retired(replica) && (view.is_live)(replica) && !(view.is_gone)(replica)
 }
 
 /// Who is to be replicated to without a vote: of the members all that are to be here, of the others those in service.

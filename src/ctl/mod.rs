@@ -5,7 +5,8 @@
 //! - *What does this entry change?* [`image::Image::apply`]: the same log gives the same image on every node.
 //! - *What should happen next?* [`liveness::Sessions`] (who is dead), [`balance`] (which leaders go home), [`members`] (who votes in a
 //!   group, asked by its leader), [`generations`] (how a group that lost its quorum goes on), [`recovery`] (the same, where an operator
-//!   has to approve what may be lost), [`reassign`] (where replicas move).
+//!   has to approve what may be lost), [`reassign`] (where replicas move), [`replace`] (where those of dead and decommissioned brokers
+//!   go, by [`relocate`], the planner), [`drain`] (which brokers are taken out).
 //!
 //! [`snapshot`]: the state written into its own log, so that the log need not be kept whole.
 //!
@@ -15,6 +16,7 @@ pub mod balance;
 pub mod command;
 pub mod configs;
 pub mod decide;
+pub mod drain;
 pub mod generations;
 pub mod image;
 pub mod liveness;
@@ -24,6 +26,8 @@ pub mod placement;
 pub mod reassign;
 pub mod record;
 pub mod recovery;
+pub mod relocate;
+pub mod replace;
 pub mod snapshot;
 
 #[cfg(test)]

@@ -44,10 +44,11 @@ pub struct Shortage {
     pub live: usize,
 }
 
-/// The unfenced brokers with what they hold; `topic` = the one that is being extended.
+/// The brokers that may get replicas, with what they hold; `topic` = the one that is being extended.
 pub fn candidates(image: &Image, topic: Option<&Topic>) -> Vec<Candidate> {
     let mut found: BTreeMap<NodeId, Candidate> = image
         .live_brokers()
+        .filter(|b| image.is_open(b))
         .map(|b| {
             let candidate = Candidate {
                 node: b.node,
@@ -260,6 +261,16 @@ fn hand_over(
     }
     move_leader(load, Some(from), path.last().expect("a path has a step").1);
     true
+}
+
+/// Levels leaders over rows in which the first leads and any may; `led` = partitions each leads in all, these included.
+pub(super) fn level_leaders(rows: &mut [Vec<usize>], led: &[usize]) {
+    let mut load: Vec<(usize, usize)> = led.iter().map(|led| (*led, *led)).collect();
+    let mut by: Vec<Vec<usize>> = vec![Vec::new(); led.len()];
+    for (row, members) in rows.iter().enumerate() {
+        by[members[0]].push(row);
+    }
+    while (0..led.len()).any(|from| hand_over(rows, &mut by, &mut load, from)) {}
 }
 
 fn move_leader(load: &mut [(usize, usize)], from: Option<usize>, to: usize) {

@@ -13,7 +13,7 @@
 
 use super::command::Error;
 use super::generations::GROUPS_PER_RECORD;
-use super::image::{Change, Image, Partition, Topic};
+use super::image::{Change, Drain, Image, Partition, Topic};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Configuration;
 use crate::segment::{GroupId, LogId, NodeId, ReplicaId};
@@ -75,6 +75,13 @@ impl Partition {
     /// Replicas that are to leave.
     pub fn removing(&self) -> &[ReplicaId] {
         &self.replicas[self.target().len()..]
+    }
+
+    /// Whether most of the brokers are so: of those that are to hold it, and of those that held it before it began to move. The same,
+    /// unless it moves; then either may be those that vote.
+    pub fn most(&self, are: impl Fn(NodeId) -> bool) -> [bool; 2] {
+        let most = |nodes: Vec<NodeId>| 2 * nodes.iter().filter(|node| are(**node)).count() > nodes.len();
+        [most(self.target().iter().map(|replica| replica.node).collect()), most(self.origin())]
     }
 
     /// Brokers that had no replica before it began to move, and are to have one.
@@ -164,6 +171,10 @@ pub fn to_reassign(
             (Some(target), _) => target.clone(),
         };
         check_target(image, &target)?;
+        let is_new = |node: &&NodeId| !partition.replicas.iter().any(|replica| replica.node == **node);
+        if let Some(node) = target.iter().filter(is_new).find(|node| image.drain(**node) != Drain::None) {
+            return Err(Error::InvalidAssignment(format!("broker {node} is drained")));
+        }
         // Of where it is on its way to, as in Kafka (KIP-860); a cancel asks for no factor.
         let before = partition.target().len();
         if !allow_factor_change && row.target.is_some() && before != target.len() {

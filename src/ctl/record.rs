@@ -148,6 +148,8 @@ pub enum Record {
     /// Replicas of these groups are to be elsewhere. The number of this record is the assignment of those that are new, and names
     /// the reassignment.
     Reassign { moves: Vec<GroupMove> },
+    /// The broker is forgotten: it holds nothing.
+    Unregister { node: NodeId },
     /// These groups are where they were to be: the committed tombstone of the replicas that left, which may be deleted.
     Reassigned { arrivals: Vec<Arrival> },
     /// Reserved: a later version's record, kept by old readers only as an error.

@@ -285,7 +285,9 @@ fn standing(
             return Standing::Opening { generation: placed.generation, survivor: survivor.node };
         }
     }
-    let reports: Vec<SealReport> = current().map(|h| h.report.clone()).collect();
+    // One that came for a reassignment and has heard no leader yet is empty, and sound.
+    let has_begun = |h: &&&Holding| !h.report.configuration.voters.is_empty();
+    let reports: Vec<SealReport> = current().filter(has_begun).map(|h| h.report.clone()).collect();
     let decision = match generation::decide(from, &reports, Term(0)) {
         Ok(decision) if decision.opening.lossless => return Standing::Provable,
         Ok(decision) => decision,
@@ -398,6 +400,9 @@ pub fn check_plan(image: &Image, plan: &GroupPlan) -> Result<(), String> {
     let name = format!("{}-{}", topic.name, number);
     if (topic.name.as_str(), number) != (plan.topic.as_str(), plan.partition) {
         return Err(format!("group {} is {name}, not {}-{}", plan.group, plan.topic, plan.partition));
+    }
+    if plan.voters.is_empty() {
+        return Err(format!("broker {} holds nothing of {name} that says who votes", plan.survivor));
     }
     if placed.generation != plan.from {
         return Err(format!("{name} is in generation {}, the plan ends {}", placed.generation, plan.from));

@@ -104,6 +104,7 @@ pub(super) fn of(api_key: i16) -> Option<&'static Shape> {
         versions::LIST_PARTITION_REASSIGNMENTS => &LIST_PARTITION_REASSIGNMENTS,
         versions::DESCRIBE_QUORUM => &DESCRIBE_QUORUM,
         versions::DESCRIBE_CLUSTER => &DESCRIBE_CLUSTER,
+        versions::UNREGISTER_BROKER => &UNREGISTER_BROKER,
         _ => return None,
     })
 }
@@ -344,3 +345,7 @@ static DESCRIBE_CLUSTER: Shape = shape(
     &[all(BOOL), from(1, INT8), from(2, BOOL)],
     size_of::<m::describe_cluster_request::DescribeClusterRequest>(),
 );
+
+// UnregisterBroker: broker.
+static UNREGISTER_BROKER: Shape =
+    shape(&[all(INT32)], size_of::<m::unregister_broker_request::UnregisterBrokerRequest>());

@@ -78,6 +78,10 @@ pub(super) fn body(key: i16, version: i16, rng: &mut StdRng) -> Bytes {
         versions::LIST_PARTITION_REASSIGNMENTS => list_reassignments(rng).encode(&mut out, version),
         versions::DESCRIBE_QUORUM => describe_quorum(rng).encode(&mut out, version),
         versions::DESCRIBE_CLUSTER => describe_cluster(version, rng).encode(&mut out, version),
+        versions::UNREGISTER_BROKER => {
+            let broker = kafka_protocol::messages::BrokerId(rng.random());
+            UnregisterBrokerRequest::default().with_broker_id(broker).encode(&mut out, version)
+        }
         _ => panic!("no sample of key {key}"),
     };
     result.unwrap_or_else(|error| panic!("key {key} v{version}: {error}"));
@@ -398,6 +402,7 @@ pub(super) fn decode_all(key: i16, version: i16, body: Bytes) -> Result<(), Stri
         versions::LIST_PARTITION_REASSIGNMENTS => one::<ListPartitionReassignmentsRequest>,
         versions::DESCRIBE_QUORUM => one::<DescribeQuorumRequest>,
         versions::DESCRIBE_CLUSTER => one::<DescribeClusterRequest>,
+        versions::UNREGISTER_BROKER => one::<UnregisterBrokerRequest>,
         _ => panic!("no decoder of key {key}"),
     };
     decode(version, body)

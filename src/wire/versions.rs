@@ -59,6 +59,8 @@ pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
 pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
 /// DescribeQuorum.
 pub const DESCRIBE_QUORUM: i16 = 55;
+/// UnregisterBroker.
+pub const UNREGISTER_BROKER: i16 = 64;
 /// DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
 
@@ -66,11 +68,14 @@ pub const DESCRIBE_CLUSTER: i16 = 60;
 /// group also the heir (i32, -1: none) and the absent controllers (i32 each).
 pub const GENERATION_TAG: i32 = 10_000;
 
+/// Our tagged field of a broker in DescribeCluster's answer: what is to leave it (u8): 1 leaderships, 2 its replicas too.
+pub const DRAIN_TAG: i32 = 10_000;
+
 const fn row(key: i16, name: &'static str, min: i16, max: i16) -> ApiRange {
     ApiRange { key, name, min, max, served_min: min }
 }
 
-const TABLE: [ApiRange; 19] = [
+const TABLE: [ApiRange; 20] = [
     ApiRange { key: PRODUCE, name: "Produce", min: 0, max: 13, served_min: 3 },
     row(FETCH, "Fetch", 4, 18),
     row(LIST_OFFSETS, "ListOffsets", 1, 10),
@@ -90,6 +95,7 @@ const TABLE: [ApiRange; 19] = [
     row(LIST_PARTITION_REASSIGNMENTS, "ListPartitionReassignments", 0, 0),
     row(DESCRIBE_QUORUM, "DescribeQuorum", 0, 2),
     row(DESCRIBE_CLUSTER, "DescribeCluster", 0, 2),
+    row(UNREGISTER_BROKER, "UnregisterBroker", 0, 0),
 ];
 
 /// The table, ascending by key.
@@ -125,7 +131,7 @@ pub fn is_flexible(key: i16, version: i16) -> bool {
         ELECT_LEADERS => 2,
         INCREMENTAL_ALTER_CONFIGS => 1,
         ALTER_PARTITION_REASSIGNMENTS | LIST_PARTITION_REASSIGNMENTS => 0,
-        DESCRIBE_QUORUM | DESCRIBE_CLUSTER => 0,
+        DESCRIBE_QUORUM | DESCRIBE_CLUSTER | UNREGISTER_BROKER => 0,
         _ => return false,
     };
     version >= from

@@ -17,6 +17,7 @@ mod frames;
 mod heir;
 mod history;
 mod kafka;
+mod operate;
 mod reassign;
 mod recover;
 mod replica;

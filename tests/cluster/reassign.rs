@@ -8,7 +8,7 @@ use super::foreign::{Writer, kafka_tool, read_all};
 use super::history::{self, History};
 use super::kafka::Partition;
 use super::replica::{self, Replica};
-use super::system::{BROKERS, CONTROLLER, Cluster, FOURTH, System};
+use super::system::{BROKERS, CONTROLLER, Cluster, FOURTH, Layout, System};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ const SLOW: &str = "60000";
 const FAST: &str = "100000000";
 
 /// What any broker says of the topic's partitions.
-fn describe(cluster: &Cluster) -> Vec<Partition> {
+pub(super) fn describe(cluster: &Cluster) -> Vec<Partition> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         match cluster.partitions(TOPIC, &BROKERS) {
@@ -164,6 +164,50 @@ fn kafkas_tools_move_partitions_onto_a_fourth_broker_under_load() {
     check(&mut cluster, writer, &places, (begun, ended));
 }
 
+/// Nobody asks for it: after `replace.grace.ms` the replicas of the dead broker are made anew on the fourth, whoever leads the
+/// controllers, and it gives up what it held when it comes back.
+#[test]
+fn broker_that_stays_dead_is_replaced_and_comes_back_to_nothing() {
+    let _one_at_a_time = exclusive();
+    if System::chosen() == System::Kafka {
+        return; // it does no such thing
+    }
+    // The copies take long enough for the controllers to change meanwhile.
+    let environment = vec![
+        ("KONTIKI_KAFKA_REPLACE_GRACE_MS", "3000"),
+        ("KONTIKI_KAFKA_LEADER_REPLICATION_THROTTLED_RATE", "1000000"),
+    ];
+    let mut cluster = Cluster::start_in("replace", Layout { environment, ..Layout::default() });
+    let mut writer = Writer::start(&cluster, TOPIC, PARTITIONS, &[]);
+    cluster.await_in_sync(TOPIC, Duration::from_secs(90));
+    cluster.add_broker(FOURTH);
+    let dead = cluster.leader(TOPIC, 0);
+    let begun = now_us();
+    cluster.kill(dead);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !describe(&cluster).iter().any(|p| p.replicas.contains(&(FOURTH as i32))) {
+        assert!(Instant::now() < deadline, "nothing moves");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    cluster.kill(CONTROLLER);
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.spawn(CONTROLLER);
+    let is_whole = |p: &Partition| !p.replicas.contains(&(dead as i32)) && p.in_sync.len() == 3;
+    let mut after = describe(&cluster);
+    while !after.iter().all(is_whole) {
+        assert!(Instant::now() < deadline, "not replaced within 60 s: {after:?}");
+        std::thread::sleep(Duration::from_millis(100));
+        after = describe(&cluster);
+    }
+    let ended = now_us();
+    eprintln!("{dead} killed; every partition has three replicas again after {} ms", (ended - begun) / 1000);
+    cluster.spawn(dead);
+    cluster.await_answer(dead);
+    assert!(writer.next_ack(Duration::from_secs(20), |ack| ack.sent_us > ended).is_some(), "it goes on");
+    let places: Vec<Vec<i32>> = after.into_iter().map(|p| p.replicas).collect();
+    check(&mut cluster, writer, &places, (begun, ended));
+}
+
 /// Waits until every broker has the replicas that it is to have, and no others.
 fn await_replicas(cluster: &Cluster, places: &[Vec<i32>]) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -183,7 +227,7 @@ fn await_replicas(cluster: &Cluster, places: &[Vec<i32>]) {
 }
 
 /// Holds what the writer was promised against what consumers see and what each replica's files hold.
-fn check(cluster: &mut Cluster, writer: Writer, places: &[Vec<i32>], window: (u64, u64)) {
+pub(super) fn check(cluster: &mut Cluster, writer: Writer, places: &[Vec<i32>], window: (u64, u64)) {
     await_replicas(cluster, places);
     let run = writer.run.clone();
     let history = writer.finish();

@@ -222,6 +222,11 @@ impl Plan {
         [None, Some(600), Some(4_000)][(self.seed % 3) as usize]
     }
 
+    /// In half of the runs in which partitions move, the controllers replace brokers that stay dead, while those come back.
+    fn replaces(&self) -> bool {
+        self.menu.moves && self.seed.is_multiple_of(2)
+    }
+
     /// Places of the brokers.
     pub fn brokers(&self) -> Vec<usize> {
         (0..self.brokers_count).collect()
@@ -246,6 +251,8 @@ impl Plan {
             config.max_connections = 1000;
             config.heir_timeout = Duration::from_millis(self.heir_timeout_ms);
             config.shrink_min_voters = if self.shrink { 1 } else { usize::MAX };
+            // Else where replicas are is the master's business.
+            config.replace_grace = self.replaces().then(|| Duration::from_secs(5));
             let broker = &mut config.defaults.broker;
             broker.insert("log.retention.check.interval.ms".to_owned(), "1000".to_owned());
             if let Some(bytes) = self.snapshot_bytes() {

@@ -7,10 +7,13 @@ use super::metadata::CLUSTER_OPERATIONS;
 use super::{Call, controller_id, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::code;
-use crate::ctl::image::Image;
+use crate::ctl::image::{Drain, Image};
 use crate::segment::NodeId;
+use crate::wire::versions::DRAIN_TAG;
+use bytes::Bytes;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::{BrokerId, DescribeClusterRequest, DescribeClusterResponse};
+use std::collections::BTreeMap;
 
 /// Endpoint type of brokers.
 const BROKERS: i8 = 1;
@@ -50,6 +53,7 @@ fn describe(
             .with_port(i32::from(broker.kafka.port))
             .with_rack(broker.rack.clone().map(text))
             .with_is_fenced(broker.fenced)
+            .with_unknown_tagged_fields(drain(image, broker.node))
     };
     let mut response = response
         .with_controller_id(BrokerId(controller_id(image, node)))
@@ -58,6 +62,16 @@ fn describe(
         response.cluster_authorized_operations = CLUSTER_OPERATIONS;
     }
     response
+}
+
+/// What is to leave a broker, for those that know our field.
+fn drain(image: &Image, node: NodeId) -> BTreeMap<i32, Bytes> {
+    let what = match image.drain(node) {
+        Drain::None => return BTreeMap::new(),
+        Drain::Leaders => 1,
+        Drain::Replicas => 2,
+    };
+    BTreeMap::from([(DRAIN_TAG, Bytes::copy_from_slice(&[what]))])
 }
 
 #[cfg(test)]

@@ -297,19 +297,16 @@ fn whom(image: &Image, me: NodeId, partition: &Partition, state: Option<&Partiti
         Some(leader) if live(&leader.node) => Named::Leader(leader.node),
         // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
         None if state.epoch < 0 => Named::Nobody,
-        _ => {
-            let replicas: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).collect();
-            contact(me, &replicas, live).map_or(Named::Nobody, Named::Contact)
-        }
+        _ => contact(me, partition, live).map_or(Named::Nobody, Named::Contact),
     }
 }
 
 /// Whom a client may ask while a leader is being elected: a live replica, this broker if it is one. It answers NOT_LEADER_OR_FOLLOWER
 /// until it knows better, after which any client asks for metadata again; told "no leader", librdkafka holds that for final in some of
 /// its calls until its metadata expires, minutes later.
-fn contact(me: NodeId, replicas: &[NodeId], live: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
-    let alive: Vec<NodeId> = replicas.iter().copied().filter(live).collect();
-    let is_electable = 2 * alive.len() > replicas.len();
+fn contact(me: NodeId, partition: &Partition, live: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
+    let alive: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).filter(&live).collect();
+    let is_electable = partition.most(|node| live(&node)).contains(&true);
     let here = alive.contains(&me).then_some(me);
     is_electable.then(|| here.or_else(|| alive.first().copied())).flatten()
 }

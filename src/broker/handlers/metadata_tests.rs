@@ -3,6 +3,8 @@
 use super::*;
 use crate::broker::api::LeaderHint;
 use crate::broker::handlers::tests::{ORDERS, image};
+use crate::ctl::reassign::Moving;
+use crate::segment::ReplicaId;
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
 fn ask(name: Option<&'static str>, id: Uuid) -> MetadataRequestTopic {
@@ -87,13 +89,23 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
 
 #[test]
 fn whom_to_ask_while_there_is_no_leader() {
-    let ids = |nodes: &[i32]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
-    let ask = |me: i32, live: &[i32]| contact(NodeId(me), &ids(&[1, 2, 3]), |n| live.contains(&n.0));
+    let replica = |node: i32| ReplicaId { node: NodeId(node), assignment: 1, directory: 7 };
+    let mut partition = Partition { replicas: [1, 2, 3].map(replica).to_vec(), ..Partition::default() };
+    let placed = partition.clone();
+    let ask = |me: i32, live: &[i32]| contact(NodeId(me), &placed, |n| live.contains(&n.0));
     assert_eq!(ask(3, &[1, 3]), Some(NodeId(3)), "itself, if it is a replica");
     assert_eq!(ask(4, &[2, 3]), Some(NodeId(2)), "a live one");
     assert_eq!(ask(2, &[1, 3]), Some(NodeId(1)), "fenced itself");
     assert_eq!(ask(3, &[3]), None, "nobody can be elected");
     assert_eq!(ask(3, &[]), None);
+    // It moves to 4 and 5: those that leave are counted for what was, and not for what is to be.
+    partition.replicas = [1, 4, 5, 2, 3].map(replica).to_vec();
+    let (target, origin) = ([1, 4, 5].map(NodeId).to_vec(), [1, 2, 3].map(NodeId).to_vec());
+    partition.moving = Some(Box::new(Moving { since: 1, target, origin }));
+    let ask = |live: &[i32]| contact(NodeId(9), &partition, |n| live.contains(&n.0));
+    assert_eq!(ask(&[2, 3]), Some(NodeId(2)), "most of the old ones");
+    assert_eq!(ask(&[1, 5]), Some(NodeId(1)), "most of the new ones");
+    assert_eq!(ask(&[3, 5]), None);
 }
 
 #[test]

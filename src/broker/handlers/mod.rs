@@ -24,6 +24,7 @@ pub mod list_partition_reassignments;
 pub mod metadata;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod unregister_broker;
 
 use super::api::{LeaderHint, NodeHandle};
 use super::config::NodeConfig;

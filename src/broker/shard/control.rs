@@ -6,6 +6,7 @@
 
 use super::recovery::Asker;
 use super::rpc::{Answer, Ask};
+use super::tending::Tending;
 use super::{CONTROLLER, CtlAnswer, Now, Shard};
 use crate::ctl::balance;
 use crate::ctl::command::{self, Command as CtlCommand, Error as CtlError, Reply as CtlReply};
@@ -75,6 +76,7 @@ pub struct Control {
     waiting: Vec<Request>,
     next: Millis,
     next_balance: Millis,
+    pub(super) tending: Tending,
     /// Leader as another node named it, for a node that does not hear one itself yet.
     named: Option<NodeId>,
     /// Which controller is asked next while nobody is known to lead.
@@ -93,6 +95,7 @@ impl Control {
             waiting: Vec::new(),
             next: now,
             next_balance: now + BALANCE_MS,
+            tending: Tending::default(),
             named: None,
             turn: 0,
         }
@@ -344,6 +347,7 @@ impl Shard {
         self.control.sealed = Sealed::default();
         self.control.check_disks = true;
         self.membership.snapshots.writing.clear();
+        self.control.tending = Tending::default();
         if let Some(InFlight { asked: Some((request, _)), .. }) = self.control.in_flight.take() {
             // It may still be committed by the next leader: the asker has to look.
             self.finish_request(now, request.target, Err(CtlError::TimedOut));
@@ -358,7 +362,7 @@ impl Shard {
     }
 
     /// Decides the next command, if the image has applied everything before it.
-    fn pump(&mut self, now: Now) {
+    pub(super) fn pump(&mut self, now: Now) {
         while self.control.in_flight.is_none() && self.leads_established() {
             let Some(core) = self.engine.core(CONTROLLER) else { return };
             let (last, epoch) = (core.last().index, core.epoch());
@@ -515,6 +519,7 @@ impl Shard {
             self.control.next_balance = now.mono + BALANCE_MS;
             self.balance_leaders(now);
         }
+        self.tend_brokers(now);
     }
 
     /// Queues a decision of the controller's own.

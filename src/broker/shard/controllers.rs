@@ -304,6 +304,7 @@ impl Shard {
             me,
             assigned: &assigned,
             target: &assigned,
+            takes_back: false,
             is_gone: &is_gone,
             is_heard: &is_heard,
             is_live: &|replica| is_heard(replica) || asks(replica),

@@ -299,6 +299,7 @@ impl Shard {
             me,
             assigned: &placed.replicas,
             target: placed.target(),
+            takes_back: !placed.is_cancelled(),
             is_gone: &is_gone,
             is_heard: &is_heard,
             is_live: &is_live,

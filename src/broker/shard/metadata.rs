@@ -15,7 +15,7 @@ use super::{CONTROLLER, Now, Shard, ShardConfig};
 use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
 use crate::ctl::configs;
-use crate::ctl::image::{Change, Image};
+use crate::ctl::image::{Change, Drain, Image};
 use crate::ctl::record::Batch;
 use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
@@ -343,6 +343,10 @@ impl Shard {
             Err(error) => {
                 tracing::info!(%error, "registration not taken; trying again");
                 self.membership.registration = Registration::None;
+                if self.image.drain(self.node()) == Drain::Replicas {
+                    // Decommissioned, until somebody takes that back.
+                    self.membership.next = now.mono + REGISTER_MS;
+                }
             }
         }
     }
@@ -399,7 +403,8 @@ impl Shard {
     /// Announces an orderly stop: the session ends, no registration follows.
     pub(super) fn announce_stop(&mut self, now: Now) {
         self.membership.stopping = true;
-        if !self.config.node.is_broker {
+        // One that was decommissioned may be a controller still.
+        if !self.config.node.is_broker || !self.image.brokers.contains_key(&self.node()) {
             self.tell_stop(now);
         }
         if let Registration::Known(number) | Registration::Open(number) = self.membership.registration {
@@ -538,8 +543,24 @@ impl Shard {
                 self.set_throttle();
                 self.refresh_configs(now, None)
             }
+            Change::BrokerRemoved { node } if node == self.node() => self.on_unregistered(now),
             _ => {}
         }
+    }
+
+    /// The controllers forgot this broker: it holds nothing, nobody tells it of leaders any more, and what it knows of them gets old.
+    fn on_unregistered(&mut self, now: Now) {
+        if self.image.brokers.contains_key(&self.node()) {
+            return;
+        }
+        tracing::warn!("this broker is registered no longer");
+        self.forget_registration();
+        self.membership.registration = Registration::None;
+        self.membership.next = now.mono + REGISTER_MS;
+        self.status.registered = false;
+        self.engine.close_gate(now.mono);
+        self.hints.clear();
+        self.leadership_news = true;
     }
 
     fn on_broker_changed(&mut self, now: Now, node: NodeId) {

@@ -25,7 +25,9 @@ mod quorum;
 mod reads;
 mod recovery;
 pub mod rpc;
+
 mod snapshot;
+mod tending;
 mod upkeep;
 
 use super::api::{
@@ -570,17 +572,7 @@ impl Shard {
                 self.on_controller_role(now, role, leader)
             }
             GroupEvent::Role { group, epoch, role, leader } => {
-                if let Some(p) = self.partitions.get_mut(&group) {
-                    self.led += usize::from(role == Role::Leader);
-                    self.led -= usize::from(p.role == Role::Leader);
-                    self.leadership_news = true;
-                    let is_new = role == Role::Leader && (p.role, p.epoch) != (role, epoch);
-                    p.on_role(role, epoch, leader, now.mono, &mut self.done);
-                    if is_new {
-                        self.forget_lost_batches(now, group, epoch);
-                    }
-                    self.on_leadership(now, group);
-                }
+                self.on_partition_role(now, group, (role, epoch, leader))
             }
             GroupEvent::Configured { group: CONTROLLER, .. } => self.controllers.look_now(),
             // Who is in sync is looked at anew; placement follows the controller log.

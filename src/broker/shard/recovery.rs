@@ -136,9 +136,10 @@ impl Shard {
     /// Nobody is known to lead the group, or most of its brokers are gone: a leader that stepped down for want of them is not forgotten.
     fn may_wait(&self, group: GroupId) -> bool {
         let lives = |node: &NodeId| self.image.brokers.get(node).is_some_and(|broker| !broker.fenced);
-        let most_are_gone = self.image.group(group).is_some_and(|(_, _, placed)| {
-            2 * placed.replicas.iter().filter(|r| lives(&r.node)).count() <= placed.replicas.len()
-        });
+        let most_are_gone = self
+            .image
+            .group(group)
+            .is_some_and(|(_, _, placed)| placed.most(|node| lives(&node)).contains(&false));
         most_are_gone || self.hint_of(group).is_none()
     }
 

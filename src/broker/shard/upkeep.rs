@@ -8,7 +8,7 @@ use crate::broker::partition::{SNAPSHOT_BYTES, encode_forgotten};
 use crate::raftlog::codec::{self, Hint};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::Proposal;
-use crate::segment::{Doubt, EntryKind, Epoch, GroupId, LogStart, NodeId, Offset, SegmentInfo};
+use crate::segment::{Doubt, EntryKind, Epoch, GroupId, LogStart, NodeId, Offset, ReplicaId, SegmentInfo};
 use bytes::{Bytes, BytesMut};
 use std::collections::BTreeSet;
 use tokio::sync::oneshot;
@@ -188,7 +188,26 @@ impl Shard {
         self.partitions.keys().filter_map(|group| self.own_hint(*group)).collect()
     }
 
-    /// Role or leader of a partition changed.
+    /// Role, epoch or leader of a partition changed.
+    pub(super) fn on_partition_role(
+        &mut self,
+        now: Now,
+        group: GroupId,
+        (role, epoch, leader): (Role, Epoch, Option<ReplicaId>),
+    ) {
+        let Some(p) = self.partitions.get_mut(&group) else { return };
+        self.led += usize::from(role == Role::Leader);
+        self.led -= usize::from(p.role == Role::Leader);
+        self.leadership_news = true;
+        let is_new = role == Role::Leader && (p.role, p.epoch) != (role, epoch);
+        p.on_role(role, epoch, leader, now.mono, &mut self.done);
+        if is_new {
+            self.forget_lost_batches(now, group, epoch);
+        }
+        self.on_leadership(now, group);
+    }
+
+    /// What follows from it.
     pub(super) fn on_leadership(&mut self, now: Now, group: GroupId) {
         let image = self.image.clone();
         let Some(p) = self.partitions.get_mut(&group) else { return };

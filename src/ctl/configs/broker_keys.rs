@@ -21,7 +21,17 @@ const fn fixed(
     rule: Rule,
     doc: &'static str,
 ) -> BrokerKey {
-    BrokerKey { name, kind, default, rule, effect: Effect::Applied, dynamic: false, own: false, doc }
+    BrokerKey {
+        name,
+        kind,
+        default,
+        rule,
+        effect: Effect::Applied,
+        dynamic: false,
+        own: false,
+        only_own: false,
+        doc,
+    }
 }
 
 /// A key that can be changed at run time, for all brokers: the default of a topic key.
@@ -32,12 +42,27 @@ const fn dynamic(
     rule: Rule,
     doc: &'static str,
 ) -> BrokerKey {
-    BrokerKey { name, kind, default, rule, effect: Effect::Applied, dynamic: true, own: false, doc }
+    BrokerKey {
+        name,
+        kind,
+        default,
+        rule,
+        effect: Effect::Applied,
+        dynamic: true,
+        own: false,
+        only_own: false,
+        doc,
+    }
 }
 
 /// A limit in bytes a second that can be changed at run time, for one broker or for all.
 const fn throttle(name: &'static str, doc: &'static str) -> BrokerKey {
     BrokerKey { own: true, ..fixed(name, Kind::Long, Some(MAX), Rule::AtLeast(1), doc) }
+}
+
+/// A key that can be changed at run time, for one broker alone.
+const fn of_one(name: &'static str, default: &'static str, rule: Rule, doc: &'static str) -> BrokerKey {
+    BrokerKey { only_own: true, ..fixed(name, Kind::String, Some(default), rule, doc) }
 }
 
 /// A key that is taken and stored, and does nothing.
@@ -54,6 +79,9 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Whether asking for the metadata of a topic that does not exist creates it."),
     fixed("auto.leader.rebalance.enable", Kind::Boolean, Some("true"), Rule::Any,
         "Whether leadership goes back to the preferred replica once that is in sync again."),
+    of_one("broker.drain", "none", Rule::OneOf(&["none", "leaders", "replicas"]),
+        "Kontiki's own. What is to leave the broker: `leaders` = it leads nothing and gets no new replicas, `replicas` = its replicas are \
+         made anew on others, and then it is unregistered."),
     fixed("broker.heartbeat.interval.ms", Kind::Int, None, Rule::AtLeast(1),
         "How often a broker renews its session with the controllers; not set = 2000, or a quarter of the session if \
          that is less."),
@@ -182,6 +210,9 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "How often idempotent producers are looked through for those to forget; one that wrote since the last look stays."),
     fixed("producer.id.expiration.ms", Kind::Int, Some("86400000"), Rule::AtLeast(1),
         "An idempotent producer whose newest record is older than this is forgotten by the partition."),
+    fixed("replace.grace.ms", Kind::Long, Some("900000"), Rule::AtLeast(-1),
+        "Kontiki's own. A dead broker is waited for so long before its replicas are copied to other brokers, where there are any; \
+         -1 = for ever."),
     stored(Effect::Stored("a broker has one data directory"),
         throttle("replica.alter.log.dirs.io.max.bytes.per.second",
         "Bytes a second that move between data directories of a broker.")),

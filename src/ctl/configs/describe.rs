@@ -83,7 +83,7 @@ pub fn describe_broker(image: &Image, node: Option<NodeId>, defaults: &Defaults)
                 name: key.name.into(),
                 value,
                 source,
-                read_only: !key.dynamic && !key.own,
+                read_only: !key.dynamic && !key.own && !key.only_own,
                 sensitive: false,
                 kind: key.kind,
                 documentation: documentation(key.doc, key.effect),

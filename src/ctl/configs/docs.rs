@@ -60,10 +60,11 @@ pub fn page() -> String {
                 key.kind.name().into(),
                 default(key.default),
                 valid(key.rule),
-                match (key.own, key.dynamic) {
-                    (true, _) => "dynamic, per broker",
-                    (false, true) => "dynamic",
-                    (false, false) => "static",
+                match (key.only_own, key.own, key.dynamic) {
+                    (true, ..) => "dynamic, of one broker",
+                    (false, true, _) => "dynamic, per broker",
+                    (false, false, true) => "dynamic",
+                    (false, false, false) => "static",
                 }
                 .into(),
                 documentation(key.doc, key.effect),

@@ -136,6 +136,8 @@ pub struct BrokerKey {
     pub dynamic: bool,
     /// Can be changed at run time, for one broker or for all.
     pub own: bool,
+    /// Can be changed at run time, for one broker alone.
+    pub only_own: bool,
     /// One sentence or two.
     pub doc: &'static str,
 }
@@ -208,6 +210,9 @@ pub fn check_topic_value(name: &str, value: &str) -> Result<String, Error> {
 pub fn check_dynamic_value(name: &str, value: &str) -> Result<String, Error> {
     let key = broker_key(name)
         .ok_or_else(|| Error::InvalidConfig(format!("unknown broker config name `{name}`")))?;
+    if key.only_own {
+        return Err(Error::InvalidConfig(format!("{name} can only be set for one broker")));
+    }
     if !key.dynamic && !key.own {
         return Err(Error::InvalidConfig(format!("{name} cannot be changed at run time")));
     }
@@ -220,6 +225,7 @@ pub fn check_dynamic_value(name: &str, value: &str) -> Result<String, Error> {
 /// `InvalidConfig`: as [`check_dynamic_value`], or the key is the same for all brokers.
 pub fn check_own_value(name: &str, value: &str) -> Result<String, Error> {
     match broker_key(name) {
+        Some(key) if key.only_own => check(key.name, key.kind, key.rule, value).map_err(Error::InvalidConfig),
         Some(key) if !key.own => {
             let how = if key.dynamic { "for all brokers at once" } else { "when the broker starts" };
             Err(Error::InvalidConfig(format!("{name} can only be set {how}")))
@@ -247,6 +253,9 @@ pub fn check_static(values: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in values {
         let key = broker_key(name)
             .ok_or_else(|| Error::InvalidConfig(format!("unknown broker config name `{name}`")))?;
+        if key.only_own {
+            return Err(Error::InvalidConfig(format!("{name} is set at run time, for one broker")));
+        }
         check(key.name, key.kind, key.rule, value).map_err(Error::InvalidConfig)?;
     }
     Ok(())

@@ -40,6 +40,7 @@ fn look(
         me: replica(1),
         assigned: &ids(&[1, 2, 3]),
         target: &ids(&[1, 2, 3]),
+        takes_back: true,
         is_gone: &|r| is(gone, r),
         is_heard: &|r| !is(gone, r),
         is_live: &|r| !is(gone, r),
@@ -89,6 +90,7 @@ fn unfit_voter_that_acknowledges_lets_the_leader_remove_a_dead_one() {
             me: replica(1),
             assigned: &ids(&[1, 2, 3]),
             target: &ids(&[1, 2, 3]),
+            takes_back: true,
             is_gone: &|r| r.node.0 != 1,
             is_heard: &|r| r.node.0 != 3,
             is_live: &|r| r.node.0 != 3,
@@ -115,6 +117,7 @@ fn change_is_asked_for_only_if_those_who_are_heard_commit_it() {
             me: replica(1),
             assigned: &ids(&[1, 3, 2]),
             target: &ids(&[1, 3, 2]),
+            takes_back: true,
             is_gone: &|r| gone.contains(&r.node.0),
             is_heard: &|r| r.node.0 != 3,
             is_live: &|r| r.node.0 != 3,
@@ -152,6 +155,7 @@ pub(crate) fn learner_that_is_behind_or_not_heard_does_not_vote() {
             me: replica(1),
             assigned: &ids(&[1, 2, 3]),
             target: &ids(&[1, 2, 3]),
+            takes_back: true,
             is_gone: &|_| false,
             is_heard: &|r| is_heard || r.node.0 != 3,
             is_live: &|_| true,
@@ -178,6 +182,7 @@ fn replica_on_a_replaced_disk_leaves_before_its_successor_joins() {
             me: replica(1),
             assigned: &ids(&[1, 2, 3]),
             target: &ids(&[1, 2, 3]),
+            takes_back: true,
             is_gone: gone,
             is_heard: &|r| r.directory != 77,
             is_live: &|_| true,
@@ -204,6 +209,7 @@ fn voter_under_an_old_id_makes_room_for_its_successor_when_the_others_are_there(
                 me: configuration.voters[0],
                 assigned,
                 target: assigned,
+                takes_back: true,
                 is_gone: &|_| false,
                 is_heard: &|_| true,
                 is_live: &|_| true,
@@ -225,6 +231,10 @@ fn voter_under_an_old_id_makes_room_for_its_successor_when_the_others_are_there(
     // The leader itself is the one.
     let first = configuration(&[3, 1, 2], &[], &[]);
     assert_eq!(look(&first, &assigned, &[1, 2], 1), change(&[1, 2], &[]));
+    // With a replication factor of two the other one would be the only copy meanwhile.
+    let pair = configuration(&[1, 3], &[], &[]);
+    let two = [assigned[0], assigned[2]];
+    assert_eq!(look(&pair, &two, &[3], 1), Next::Nothing);
     // Of a group of one it is all there is.
     let alone = configuration(&[3], &[], &[]);
     assert_eq!(look(&alone, &assigned[2..], &[], 1), Next::Nothing);
@@ -246,6 +256,7 @@ fn look_moving(
         me: replica(1),
         assigned: &assigned,
         target: &assigned[..target.len()],
+        takes_back: true,
         is_gone: &|r| is(gone, r),
         is_heard: &|r| !is(gone, r),
         is_live: &|r| !is(gone, r),
@@ -298,6 +309,23 @@ fn voter_that_is_to_leave_stays_while_one_of_the_target_is_missing() {
     assert_eq!(look_moving(&[1, 2], &whole, &[2], &[3], true), change(&[1, 3], &[2]));
 }
 
+/// Two of three died one after the other and were given up; they came back in sync while others copied for hours, and the only voter's disk
+/// failed: two whole copies had no vote.
+#[test]
+fn replica_that_is_to_leave_and_keeps_up_votes_until_the_newcomers_are_there() {
+    let alone = configuration(&[1], &[], &[4, 5, 2, 3]);
+    for over in [false, true] {
+        assert_eq!(look_moving(&[1, 4, 5], &alone, &[2, 3], &[], over), Next::Nothing);
+        assert_eq!(look_moving(&[1, 4, 5], &alone, &[3], &[2], over), change(&[1, 2], &[4, 5, 3]));
+        assert_eq!(look_moving(&[1, 4, 5], &alone, &[], &[2, 3], over), change(&[1, 2, 3], &[4, 5]));
+        assert_eq!(look_moving(&[1, 4, 5], &alone, &[], &[2, 3, 4, 5], over), change(&[1, 4, 5], &[2, 3]));
+        let whole = configuration(&[1, 2, 3], &[], &[4, 5]);
+        let waits = if over { Next::Nothing } else { Next::Wait };
+        assert_eq!(look_moving(&[1, 4, 5], &whole, &[], &[2, 3, 4], over), waits, "as many as are to be");
+        assert_eq!(look_moving(&[1, 4, 5], &whole, &[], &[2, 3, 4, 5], over), change(&[1, 4, 5], &[2, 3]));
+    }
+}
+
 /// Found by the sequences below: the next leader, whose copy of the controller log was behind, took the newcomer out again, and with it
 /// the newcomer's id, for good.
 #[test]
@@ -311,6 +339,7 @@ fn leader_that_knows_less_than_its_log_changes_nothing() {
             me: replica(1),
             assigned: &assigned,
             target: &assigned,
+            takes_back: true,
             is_gone: &|_| false,
             is_heard: &|_| true,
             is_live: &|_| true,
@@ -771,6 +800,7 @@ impl World {
             me: id,
             assigned: &partition.replicas,
             target: partition.target(),
+            takes_back: !partition.is_cancelled(),
             is_gone: &|r| r != id && dead(r) && !(own.leads && follows(r)),
             is_heard: &|r| own.leads && follows(r),
             is_live: &|r| image.holds(&r) && !image.brokers[&r.node].fenced,

@@ -4,6 +4,7 @@
 mod balance;
 mod configs;
 pub(crate) mod decide;
+mod drain;
 pub(crate) mod generations;
 pub(crate) mod image;
 pub(crate) mod liveness;
@@ -11,6 +12,8 @@ pub(crate) mod members;
 mod placement;
 pub(crate) mod reassign;
 mod recovery;
+mod relocate;
+mod replace;
 mod sequences;
 mod snapshots;
 

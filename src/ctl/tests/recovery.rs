@@ -209,6 +209,19 @@ fn every_standing_travels() {
     assert_eq!(serde_json::from_str::<Holding>(&text).ok(), Some(held));
 }
 
+/// A newcomer that never heard a leader was offered as what the partition should go on with, from nothing.
+#[test]
+fn replica_that_knows_of_no_voters_is_no_survivor() {
+    let mut world = lost();
+    let mut empty = world.holding(0, 0, 0);
+    (empty.report.last, empty.report.configuration) = (LogId::default(), Configuration::default());
+    let Standing::Stuck { reason } = world.stand(std::slice::from_ref(&empty)) else { panic!("offered") };
+    assert!(reason.contains("no broker that answers holds a replica"), "{reason}");
+    let mut plan = world.plan(&[world.holding(0, 9, 6)]);
+    plan.voters.clear();
+    assert!(matches!(world.approve(&plan), Err(Error::Refused(_))));
+}
+
 #[test]
 fn nothing_that_may_lose_records_is_decided_without_approval() {
     let mut world = lost();

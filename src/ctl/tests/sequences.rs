@@ -2,9 +2,11 @@
 //! every step, and that a replay gives the same image.
 use super::snapshots::snapshot_of;
 use super::*;
-use crate::ctl::image::Change;
+use crate::ctl::command::{ConfigChange, ConfigOp};
+use crate::ctl::image::{Change, DRAIN, Partition};
+use crate::ctl::reassign::Arrival;
 use crate::ctl::snapshot;
-use crate::segment::{GroupId, ReplicaId};
+use crate::segment::{GroupId, LogId, ReplicaId};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -47,6 +49,10 @@ enum Step {
     Extend { topic: u8, by: i32 },
     Delete { topic: u8 },
     ProducerIds { node: i32 },
+    Drain { node: i32, what: u8 },
+    Replace { node: i32 },
+    Arrive,
+    Remove { node: i32 },
     NewGeneration,
 }
 
@@ -63,6 +69,10 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0..6u8, 1..9i32).prop_map(|(topic, by)| Step::Extend { topic, by }),
         2 => (0..6u8).prop_map(|topic| Step::Delete { topic }),
         1 => node().prop_map(|node| Step::ProducerIds { node }),
+        2 => (node(), 0..3u8).prop_map(|(node, what)| Step::Drain { node, what }),
+        2 => node().prop_map(|node| Step::Replace { node }),
+        2 => Just(Step::Arrive),
+        2 => node().prop_map(|node| Step::Remove { node }),
         1 => Just(Step::NewGeneration),
     ]
 }
@@ -100,6 +110,19 @@ fn run(log: &mut Log, step: &Step) {
         }
         Step::Delete { topic } => log.run(&Command::DeleteTopic { name: Some(name(topic)), id: None }),
         Step::ProducerIds { node } => log.run(&Command::AllocateProducerIds { node: NodeId(*node) }),
+        Step::Drain { node, what } => {
+            let value = ["none", "leaders", "replicas"][usize::from(*what)];
+            let op = ConfigOp::Set;
+            let changes = vec![ConfigChange { name: DRAIN.into(), op, value: Some(value.into()) }];
+            log.run(&Command::AlterBroker { node: NodeId(*node), changes, validate_only: false })
+        }
+        Step::Replace { node } => {
+            let incarnation = incarnation(log, node);
+            let _unknown = log.run(&Command::Dead { node: NodeId(*node), incarnation });
+            log.run(&Command::Replace { nodes: BTreeSet::from([NodeId(*node)]) })
+        }
+        Step::Arrive => log.run(&Command::Arrived { arrivals: arrivals(&log.image) }),
+        Step::Remove { node } => log.run(&Command::Unregister { node: NodeId(*node), incarnation: None }),
         Step::NewGeneration => {
             log.generation += 1;
             log.index = 0;
@@ -108,18 +131,50 @@ fn run(log: &mut Log, step: &Step) {
     };
 }
 
+/// Every group that moves has arrived.
+fn arrivals(image: &Image) -> Vec<Arrival> {
+    let all = image.topics.values().flat_map(|topic| &topic.partitions);
+    let arrival = |p: &Partition| {
+        let since = p.moving.as_ref()?.since;
+        Some(Arrival {
+            group: p.group,
+            since,
+            generation: p.generation,
+            configuration: LogId::new(0, 1, since),
+        })
+    };
+    all.filter_map(arrival).collect()
+}
+
 /// New partitions went to live brokers, on the disks these have now, under the number of this entry.
 fn check_placed(before: &Image, after: &Image) {
     for (group, _) in after.groups.iter().filter(|(g, _)| !before.groups.contains_key(g)) {
         let (_, _, partition) = after.group(*group).unwrap();
         for replica in &partition.replicas {
-            assert!(!before.brokers[&replica.node].fenced, "new replica on a fenced broker");
+            assert!(
+                before.is_open(&before.brokers[&replica.node]),
+                "new replica on a fenced or drained broker"
+            );
             assert_eq!(replica.assignment, after.applied);
             assert!(after.holds(replica));
         }
     }
     for (group, _) in before.groups.iter().filter(|(g, _)| after.groups.contains_key(g)) {
-        assert_eq!(before.group(*group).unwrap().2, after.group(*group).unwrap().2, "placed once, for good");
+        let (was, is) = (before.group(*group).unwrap().2, after.group(*group).unwrap().2);
+        if was.moving == is.moving {
+            assert_eq!(was, is, "placed once, for good");
+            continue;
+        }
+        let newcomers = is.replicas.iter().filter(|replica| !was.replicas.contains(replica));
+        for replica in newcomers {
+            assert!(
+                before.is_open(&before.brokers[&replica.node]),
+                "new replica on a fenced or drained broker"
+            );
+            assert!(replica.assignment == after.applied && after.holds(replica));
+        }
+        let left: Vec<&ReplicaId> = was.replicas.iter().filter(|r| !is.replicas.contains(r)).collect();
+        assert!(left.is_empty() || (is.moving.is_none() && left.iter().all(|r| was.removing().contains(r))));
     }
 }
 

@@ -141,6 +141,7 @@ impl Shards {
         let shape = Shape { clerks: self.clerks.len() as u64, keys: SHARDS, ..PLAIN };
         last_reads(world, shape);
         judge(world, shape);
+        world.run_until("replicas converge again", 30 * SECOND, World::converged);
         world.compare_replicas();
     }
 }

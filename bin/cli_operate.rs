@@ -1,0 +1,233 @@
+//! Commands and flags of operating a cluster: where replicas are, which brokers take part. As `cli`, no behaviour.
+
+use crate::text;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How the commands wait that set something going.
+#[derive(Clone, Debug, Args)]
+pub struct Wait {
+    /// Do not wait for the end
+    #[arg(long, conflicts_with = "timeout")]
+    pub no_wait: bool,
+    /// How long to wait for the end, as long as it takes if not given; it goes on without the command
+    #[arg(long, value_parser = text::duration, value_name = "DURATION")]
+    pub timeout: Option<Duration>,
+}
+
+pub const MOVE_HELP: &str = "Every partition for itself: the new replica copies without a vote; when it holds everything it becomes a voter and the old
+one goes, in one step. No copy is given up for one that is still to come, and nothing stops being served. The cluster does
+it by itself once it was asked: Ctrl-C ends the waiting, not the move (`kontiki op list`). It may be cancelled until a partition has
+arrived (`kontiki partition reassign TOPIC --cancel`). `leader.replication.throttled.rate` of the brokers bounds what it costs.
+
+Examples:
+  kontiki partition move orders --from 1 --to 4 --dry-run     the plan, nothing else
+  kontiki partition move orders -p 0,3 --from 1 --to 4
+  kontiki partition move --from 1 --to 4                      all that broker 1 holds";
+
+#[derive(Debug, Args)]
+pub struct MoveArgs {
+    /// Topic; every topic if not given
+    pub topic: Option<String>,
+    /// Partitions; all of the topic if not given
+    #[arg(short, long, value_delimiter = ',', requires = "topic")]
+    pub partitions: Vec<i32>,
+    /// Broker that gives its replicas up
+    #[arg(long, value_name = "BROKER")]
+    pub from: i32,
+    /// Broker that gets them; one that has a replica of a partition already gets no second one
+    #[arg(long, value_name = "BROKER")]
+    pub to: i32,
+    /// Show the plan and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+pub const REASSIGN_HELP: &str = "Sets where replicas are to be, preferred leader first. More or fewer brokers than now change the replication factor. Another
+list for a partition that is still on its way is taken too. See `kontiki partition move --help` for what happens.
+
+Examples:
+  kontiki partition reassign orders -p 0 --replicas 4,2,3 --dry-run
+  kontiki partition reassign orders --replicas 1,2        every partition of orders
+  kontiki partition reassign --file plan.json             as kafka-reassign-partitions writes and reads it
+  kontiki partition reassign orders --cancel              back to where they came from";
+
+#[derive(Debug, Args)]
+pub struct ReassignArgs {
+    /// Topic
+    #[arg(required_unless_present_any = ["file", "cancel"])]
+    pub topic: Option<String>,
+    /// Partitions; all of the topic if not given
+    #[arg(short, long, value_delimiter = ',', requires = "topic")]
+    pub partitions: Vec<i32>,
+    /// Brokers of the replicas, preferred leader first
+    #[arg(long, value_delimiter = ',', value_name = "BROKER", required_unless_present_any = ["file", "cancel"])]
+    pub replicas: Vec<i32>,
+    /// A plan in the JSON of kafka-reassign-partitions
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["topic", "replicas", "cancel"])]
+    pub file: Option<PathBuf>,
+    /// Take back what is under way: of the topic, or of all
+    #[arg(long, conflicts_with = "replicas")]
+    pub cancel: bool,
+    /// Show the plan and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+pub const REBALANCE_HELP: &str = "Levels replicas and preferred leaders over the brokers that are live and not drained: none has two more than another, as far
+as racks allow, which come first; nothing moves that need not. To bring a new broker into use, start it, then rebalance.
+Replicas on brokers that are down or drained stay where they are; see `kontiki broker --help` for those.
+See `kontiki partition move --help` for what happens.
+
+Examples:
+  kontiki partition rebalance --dry-run       the plan, nothing else
+  kontiki partition rebalance
+  kontiki partition rebalance orders audit    only these topics move; all are counted";
+
+#[derive(Debug, Args)]
+pub struct RebalanceArgs {
+    /// Topics that may move; all if not given
+    pub topics: Vec<String>,
+    /// Show the plan and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BrokerCommand {
+    /// Every broker: up or not, what it holds, what is to leave it
+    #[command(
+        visible_alias = "ls",
+        after_help = "Example:
+  kontiki broker list --output json"
+    )]
+    List,
+    /// Have leaderships leave a broker, before its machine is worked on
+    #[command(after_help = DRAIN_HELP)]
+    Drain(DrainArgs),
+    /// Take a drained or decommissioned broker back
+    #[command(
+        after_help = "Its leaderships come back by themselves (auto.leader.rebalance.enable). Replicas that a decommission moved away stay where
+they are: `kontiki partition rebalance` gives it its share.
+
+Example:
+  kontiki broker undrain 3"
+    )]
+    Undrain(UndrainArgs),
+    /// Have everything leave a broker, for good
+    #[command(after_help = DECOMMISSION_HELP)]
+    Decommission(DrainArgs),
+    /// Forget a broker that is gone and holds nothing
+    #[command(
+        after_help = "A broker that holds replicas is refused: `kontiki broker decommission` makes them anew on others, also if it is dead. So is
+one that is alive, as it would register again. After a decommission the controllers do this by themselves, and remember that the
+broker is not to come back: `kontiki broker undrain` makes them forget that, so that another one may have its id.
+
+Example:
+  kontiki broker remove 3"
+    )]
+    Remove(RemoveArgs),
+}
+
+const DRAIN_HELP: &str = "A drained broker leads nothing and gets no new replicas; it keeps those it has, and they stay in sync. The controllers see to
+it until `kontiki broker undrain`, whatever restarts meanwhile. A partition of which nobody else is in sync keeps its leader.
+
+Examples:
+  kontiki broker drain 3            before its machine is restarted
+  kontiki broker undrain 3          after that";
+
+const DECOMMISSION_HELP: &str = "Every replica of the broker is made anew on another one, by racks and load, a hundred partitions at a time; no copy is given
+up before its successor is in sync. When none is left the broker is unregistered, and may be stopped. It does not register again
+before `kontiki broker undrain`. A dead broker may be decommissioned too: nobody waits `replace.grace.ms` for it then. Refused where
+the other brokers are too few for a partition's replicas.
+
+Examples:
+  kontiki broker decommission 3 --dry-run     whether it may be done, and what would be copied
+  kontiki broker decommission 3
+  kontiki broker undrain 3                    takes it back; what has moved stays there";
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Broker
+    pub broker: i32,
+    /// Only check, and say what would leave
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub struct UndrainArgs {
+    /// Broker
+    pub broker: i32,
+}
+
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// Broker
+    pub broker: i32,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum OpCommand {
+    /// Everything that is under way, how far it is, and why it is not done
+    #[command(
+        visible_alias = "ls",
+        after_help = "Example:
+  kontiki op list --output json"
+    )]
+    List,
+    /// One of them, partition by partition
+    #[command(after_help = "Example:
+  kontiki op show decommission:3")]
+    Show(OpArgs),
+    /// Take back what can be taken back
+    #[command(after_help = "move:TOPIC        partitions go back to the replicas they had
+decommission:N    the same, and broker N is taken back; what has moved already stays where it is
+drain:N           broker N is taken back
+replace:N         cannot be: the controllers would plan the same again
+
+Example:
+  kontiki op cancel move:orders")]
+    Cancel(OpArgs),
+    /// Wait until these are done, or all if none is named
+    #[command(
+        after_help = "Ctrl-C ends the waiting, not what is waited for; the same command waits again. One that is not under way is done.
+
+Examples:
+  kontiki op wait --timeout 10m
+  kontiki op wait decommission:3"
+    )]
+    Wait(OpWaitArgs),
+}
+
+pub const OP_HELP: &str =
+    "An operation is what is to be and is not yet, whoever asked for it, by whatever tool:
+  move:TOPIC        partitions of TOPIC are on their way to other brokers
+  decommission:N    everything leaves broker N
+  drain:N           leaderships leave broker N
+  replace:N         the replicas of broker N, which stays dead, are made anew on others
+The cluster carries it out by itself, and remembers it through restarts; one that is done is listed no more.";
+
+#[derive(Debug, Args)]
+pub struct OpArgs {
+    /// As `kontiki op list` names it
+    pub operation: String,
+}
+
+#[derive(Debug, Args)]
+pub struct OpWaitArgs {
+    /// As `kontiki op list` names them; all if not given
+    pub operations: Vec<String>,
+    /// How long to wait, as long as it takes if not given
+    #[arg(long, value_parser = text::duration, value_name = "DURATION")]
+    pub timeout: Option<Duration>,
+}
