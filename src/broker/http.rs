@@ -81,13 +81,8 @@ fn is_ready(status: &NodeStatus) -> bool {
     status.registered && status.storage_failure.is_none()
 }
 
-/// Code and body of /health.
-fn health_of(
-    node: NodeId,
-    status: &NodeStatus,
-    controller: Option<NodeId>,
-    image: &Image,
-) -> (StatusCode, Value) {
+/// What is wrong with a node.
+fn reasons_of(status: &NodeStatus, controller: Option<NodeId>) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut note = |wrong: bool, text: String| {
         if wrong {
@@ -121,6 +116,17 @@ fn health_of(
     note(!status.waiting.is_empty(), format!("{} partitions wait for replicas", status.waiting.len()));
     let spent = status.out_of_terms.len();
     note(spent > 0, format!("{spent} partitions have used up the terms of their generation"));
+    reasons
+}
+
+/// Code and body of /health.
+fn health_of(
+    node: NodeId,
+    status: &NodeStatus,
+    controller: Option<NodeId>,
+    image: &Image,
+) -> (StatusCode, Value) {
+    let reasons = reasons_of(status, controller);
     let (code, verdict) = match (&status.storage_failure, reasons.is_empty()) {
         (Some(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
         (None, true) => (StatusCode::OK, "healthy"),
