@@ -308,7 +308,7 @@ mutations! {
     /// the controller log is cut behind a snapshot that nobody compared
     CutUnchecked: "decisions/0013", Test("broker::shard::alone_tests::controller_log_is_kept_where_a_snapshot_holds_other_metadata"), 1, ["cut behind a snapshot that differs"];
     /// replicas are deleted because the metadata does not name them (yet)
-    DeleteByAbsence: "F20, I13", Clusters, 20, ["I13", "Vote:", "is called out of range"];
+    DeleteByAbsence: "F20, I13", Clusters, 20, ["I13", "Vote:", "is called out of range", "F6:"];
 
     // What clients see.
     /// produce with acks=all is answered at the append
@@ -320,7 +320,7 @@ mutations! {
     /// sequences of producers are not looked at
     SkipSequenceCheck: "F21, KIP-98", Clusters, 50, ["I5", "I4"];
     /// a duplicate is answered before its original is committed
-    AnswerDuplicateEarly: "F21", Clusters, 50, ["I1"];
+    AnswerDuplicateEarly: "F21", Clusters, 50, ["I1", "F15"];
     /// a leader knows batches of producers that its log does not hold
     RememberLostBatches: "F21", Test("broker::shard::alone_tests::retry_of_a_batch_that_was_lost_is_new"), 1, ["a lost batch is taken for one that is here"];
     /// a truncation does not roll the producer state back
