@@ -100,6 +100,16 @@ pub trait File: Send + Sync {
     }
 }
 
+/// Removes, durably, what an earlier attempt left under the name of a file that is about to be written there and then renamed: a power cut
+/// may keep a rename without what came before it, and then it must not find the old file.
+pub(crate) fn remove_leftover(fs: &dyn Fs, dir: &Path, path: &Path) -> io::Result<()> {
+    match fs.unlink(path) {
+        Ok(()) => fs.sync_dir(dir),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 /// For the back half, which cannot give work back: waits out a shortage, some seconds at most.
 pub(crate) fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..250 {

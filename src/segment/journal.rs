@@ -580,12 +580,7 @@ impl Journal {
 fn make_file(fs: &dyn Fs, dir: &Path, number: u64, len: u64) -> io::Result<u64> {
     let path = dir.join(file_name(number));
     let new = path.with_extension("new");
-    match fs.unlink(&new) {
-        // A power cut may keep a rename without what came before it: then it must not find the old file under this name.
-        Ok(()) => fs.sync_dir(dir)?,
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        Err(_) => {}
-    }
+    super::fs::remove_leftover(fs, dir, &new)?;
     let handle = error::patiently(|| fs.open(&new, OpenMode::CreateNew))?;
     let zeroed = ZERO_STEP.min(len);
     let filled = handle.preallocate(0, len).and_then(|()| handle.pwrite(&vec![0; zeroed as usize], 0));

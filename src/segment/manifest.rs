@@ -131,12 +131,7 @@ pub(crate) fn write(fs: &dyn Fs, dir: &Path, sequence: u64, bytes: &[u8]) -> sup
     for name in names(sequence) {
         let path = dir.join(&name);
         let new = dir.join(format!("{name}.new"));
-        match fs.unlink(&new) {
-            // As in `journal`: a rename that is kept alone must not find what stood here before.
-            Ok(()) => fs.sync_dir(dir).map_err(io)?,
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
-            Err(_) => {}
-        }
+        super::fs::remove_leftover(fs, dir, &new).map_err(io)?;
         let handle = super::error::patiently(|| fs.open(&new, OpenMode::CreateNew)).map_err(io)?;
         handle.pwrite(bytes, 0).map_err(io)?;
         handle.fdatasync().map_err(io)?;

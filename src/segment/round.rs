@@ -109,9 +109,9 @@ pub(crate) fn is_configuration(entry: &Entry) -> bool {
 }
 
 impl Entries {
-    /// Whether they are a configuration, which stands alone.
+    /// Whether they are a configuration, which stands alone: a look at the first tells.
     pub(crate) fn is_configuration(&self) -> bool {
-        self.entries.iter().any(is_configuration)
+        self.entries.first().is_some_and(is_configuration)
     }
 
     /// What a reference record says of them.

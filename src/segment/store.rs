@@ -380,7 +380,7 @@ impl Store {
             && op.byte + op.bytes == byte
         {
             op.loose &= loose;
-            if !op.entries.iter().chain(&entries).any(is_configuration) {
+            if !op.is_configuration() && !entries.first().is_some_and(is_configuration) {
                 op.bytes += bytes;
                 op.entries.extend(entries);
                 op.slots.extend(slots);

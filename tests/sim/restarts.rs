@@ -6,6 +6,7 @@ use crate::plan::{Plan, style};
 use crate::rng::Rng;
 use crate::seeds::{Budget, over_seeds};
 use crate::world::{MS, SECOND, Time, World};
+use kontiki::raftlog::heir;
 use kontiki::segment::{NodeId, ReplicaId};
 
 /// Seeds of the default run.
@@ -149,5 +150,42 @@ fn disk_of_a_controller_is_not_given_up_before_its_session_is_over() {
     let name = "restarts::disk_of_a_controller_is_not_given_up_before_its_session_is_over";
     let plan = |seed| Plan { controllers_count: 3, shrink: true, ..Plan::calm(seed) };
     let report = over_seeds(name, Budget::Seeds(20), plan, comes_with_another_disk);
+    println!("{}", report.text());
+}
+
+/// The third controller comes back, and the heir of the two others, whoever leads them, stops in order before that one votes.
+fn heir_stops_while_the_third_comes_back(world: &mut World) -> Time {
+    world.set_up();
+    let controllers = world.plan.controllers();
+    let n = world.rng.pick(&controllers).expect("three");
+    world.end(n, true);
+    let mut pair = Vec::new();
+    world.run_until("two vote", 30 * SECOND, |world| {
+        let configuration = world.configuration_of(CONTROLLER);
+        pair = configuration.filter(|c| !c.is_joint()).map(|c| c.voters).unwrap_or_default();
+        pair.len() == 2
+    });
+    let heir = heir::of(&pair).expect("two have one").node;
+    world.start_later(n, MS);
+    let wait = world.rng.range(0, 1_500 * MS);
+    world.run_for(wait);
+    let heir = crate::net::index_of(heir);
+    let took = world.stop_in_order(heir);
+    assert!(took <= 4 * SECOND, "the stop of node {} took {} ms", heir + 1, took / MS);
+    let away = world.rng.range(0, 3 * SECOND);
+    world.run_for(away);
+    world.start_later(heir, MS);
+    world.run_until("three vote", 60 * SECOND, |world| {
+        world.configuration_of(CONTROLLER).is_some_and(|c| !c.is_joint() && c.voters.len() == 3)
+    });
+    world.verdict()
+}
+
+#[test]
+fn heir_that_stops_is_not_made_to_lead_the_growth() {
+    let name = "restarts::heir_that_stops_is_not_made_to_lead_the_growth";
+    let plan =
+        |seed| Plan { controllers_count: 3, shrink: true, heir_timeout_ms: 30_000, ..Plan::calm(seed) };
+    let report = over_seeds(name, Budget::Seeds(SEEDS), plan, heir_stops_while_the_third_comes_back);
     println!("{}", report.text());
 }

@@ -276,17 +276,21 @@ impl Partition {
         if self.producers.applied() <= last || on(Mutation::RememberLostBatches) {
             return false;
         }
-        let rebuilt = store.log_start(self.group).cloned().and_then(|start| {
-            self.producers = ProducerState::decode(&start.producers, start.producers_at).unwrap_or_default();
-            self.producers.forget_behind(start.prev.index);
-            self.starts.clear();
-            self.replay(start.prev.index.next(), store)
-        });
         tracing::warn!(group = %self.group, %last, "what was known of producers' lost batches is forgotten");
-        if let Err(error) = rebuilt {
-            self.out_of_service = Some(error.to_string());
+        if let Err(error) = self.rebuild_from_start(store) {
+            self.out_of_service = Some(error);
         }
         true
+    }
+
+    /// The producer state is what is kept of entries that the log start has passed, and the log.
+    fn rebuild_from_start(&mut self, store: &mut Store) -> Result<(), String> {
+        let start = store.log_start(self.group).map_err(|error| error.to_string())?.clone();
+        self.producers = ProducerState::decode(&start.producers, start.producers_at)
+            .map_err(|error| format!("producer snapshot: {error}"))?;
+        self.producers.forget_behind(start.prev.index);
+        self.starts.clear();
+        self.replay(start.prev.index.next(), store).map_err(|error| error.to_string())
     }
 
     /// A new generation: what lies above `commit` is not known to be committed any more. Lower than before only where the generation

@@ -414,6 +414,18 @@ fn moved(directory: Uuid) -> [Vec<Record>; 2] {
     [before, vec![Record::Reassign { moves }, Record::Reassigned { arrivals }]]
 }
 
+/// A node with a replica of [`moved`]'s partition, and the records from before and of the move.
+fn before_it_moves() -> (Alone, Vec<Record>, Vec<Record>) {
+    let mut alone = told(SimFs::new(1), &[]);
+    let [before, moves] = moved(alone.directory());
+    for record in &before {
+        alone.apply(record.clone());
+    }
+    registered(&mut alone);
+    assert!(alone.replica(GroupId(1)).is_some());
+    (alone, before, moves)
+}
+
 /// Its peers had all moved, too, so that nobody could say that it is a member no more: it stayed for ever, and with it any later replica of
 /// the partition was kept out.
 #[test]
@@ -450,13 +462,7 @@ fn replica_that_moved_away_is_deleted_though_none_of_its_peers_is_there_to_say_s
 /// Being told by the log, after a restart, that it is to go: the same without anybody's word.
 #[test]
 fn replica_that_moved_while_its_broker_was_away_is_deleted_when_it_is_back() {
-    let mut alone = told(SimFs::new(1), &[]);
-    let [before, moves] = moved(alone.directory());
-    for record in &before {
-        alone.apply(record.clone());
-    }
-    registered(&mut alone);
-    assert!(alone.replica(GroupId(1)).is_some());
+    let (alone, before, moves) = before_it_moves();
     let mut alone = told(reopen(alone), &before);
     alone.run(100);
     assert!(alone.replica(GroupId(1)).is_some(), "it is taken up before this broker is registered");
@@ -478,13 +484,7 @@ fn replica_that_moved_while_its_broker_was_away_is_deleted_when_it_is_back() {
 /// under the id of one that had voted and acknowledged, and it followed, and acknowledged, whoever spoke to it.
 #[test]
 pub(crate) fn replica_that_moved_away_is_not_made_again_while_the_log_is_read_again() {
-    let mut alone = told(SimFs::new(1), &[]);
-    let [before, moves] = moved(alone.directory());
-    for record in &before {
-        alone.apply(record.clone());
-    }
-    registered(&mut alone);
-    assert!(alone.replica(GroupId(1)).is_some());
+    let (mut alone, before, moves) = before_it_moves();
     for record in &moves {
         alone.apply(record.clone());
     }
@@ -682,13 +682,7 @@ pub(crate) fn controller_log_is_kept_where_a_snapshot_holds_other_metadata() {
 #[test]
 fn replica_that_moved_away_before_the_snapshot_is_deleted_and_a_later_one_stays() {
     for times in [1, 2] {
-        let mut alone = told(SimFs::new(1), &[]);
-        let [before, moves] = moved(alone.directory());
-        for record in &before {
-            alone.apply(record.clone());
-        }
-        registered(&mut alone);
-        assert!(alone.replica(GroupId(1)).is_some());
+        let (alone, _, moves) = before_it_moves();
         let mut image = Image::clone(&alone.shard.image);
         let mut number = image.applied;
         let mut apply = |image: &mut Image, record: Record| {
@@ -745,12 +739,7 @@ fn replica_that_moved_away_before_the_snapshot_is_deleted_and_a_later_one_stays(
 #[test]
 fn log_that_a_generation_went_on_without_is_kept_though_its_replica_moved_away() {
     for generation in [0, 1] {
-        let mut alone = told(SimFs::new(1), &[]);
-        let [before, moves] = moved(alone.directory());
-        for record in &before {
-            alone.apply(record.clone());
-        }
-        registered(&mut alone);
+        let (mut alone, before, moves) = before_it_moves();
         let meta = EntryMeta {
             id: LogId::new(0, 1, 1),
             prev: Epoch::default(),

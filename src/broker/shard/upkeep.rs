@@ -455,9 +455,19 @@ impl Shard {
             last.index = last.index.prev();
         }
         let Some(p) = self.partitions.get_mut(&group) else { return };
-        if p.forget_lost(last.index, self.engine.store()) {
-            let start = p.start;
-            self.move_start(now, group, start);
+        if !p.forget_lost(last.index, self.engine.store()) {
+            return;
+        }
+        let start = p.start;
+        self.move_start(now, group, start);
+        let stored = self.engine.store_ref().log_start(group).map(|start| start.producers_at);
+        if stored.is_ok_and(|at| at <= last.index.next()) {
+            return;
+        }
+        // A restart would find the old state, and not see what is written from now on.
+        if let Some(p) = self.partitions.get_mut(&group) {
+            p.out_of_service =
+                Some("its producers' state is of a log that is lost, and could not be stored anew".into());
         }
     }
 
