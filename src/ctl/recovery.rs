@@ -78,7 +78,8 @@ pub struct GroupPlan {
     pub known_by: NodeId,
     /// First offset that is not kept. What was acknowledged from here on is lost; how far that went nobody can tell.
     pub end: i64,
-    /// Brokers that vote in the newest configuration the survivor knows (of both halves if it is joint).
+    /// Brokers that vote in the newest configuration the survivor knows (of both halves if it is joint). None if it has learnt a generation
+    /// that it never joined.
     pub voters: Vec<NodeId>,
     /// Brokers whose replicas answered, with the last entry of each; all but the survivor rejoin as learners.
     pub answered: Vec<(NodeId, LogId)>,
@@ -285,8 +286,10 @@ fn standing(
             return Standing::Opening { generation: placed.generation, survivor: survivor.node };
         }
     }
-    // One that came for a reassignment and has heard no leader yet is empty, and sound.
-    let has_begun = |h: &&&Holding| !h.report.configuration.voters.is_empty();
+    // One that came for a reassignment and has heard no leader yet is empty, and sound. One that has learnt a generation which it never
+    // joined knows of no voters either (safety.md F3), and may hold all there is: its survivor may have been lost.
+    let has_begun =
+        |h: &&&Holding| !h.report.configuration.voters.is_empty() || h.report.last != LogId::default();
     let reports: Vec<SealReport> = current().filter(has_begun).map(|h| h.report.clone()).collect();
     let decision = match generation::decide(from, &reports, Term(0)) {
         Ok(decision) if decision.opening.lossless => return Standing::Provable,
@@ -401,8 +404,8 @@ pub fn check_plan(image: &Image, plan: &GroupPlan) -> Result<(), String> {
     if (topic.name.as_str(), number) != (plan.topic.as_str(), plan.partition) {
         return Err(format!("group {} is {name}, not {}-{}", plan.group, plan.topic, plan.partition));
     }
-    if plan.voters.is_empty() {
-        return Err(format!("broker {} holds nothing of {name} that says who votes", plan.survivor));
+    if plan.voters.is_empty() && plan.base == LogId::default() {
+        return Err(format!("broker {} holds nothing of {name}", plan.survivor));
     }
     if placed.generation != plan.from {
         return Err(format!("{name} is in generation {}, the plan ends {}", placed.generation, plan.from));

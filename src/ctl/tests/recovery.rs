@@ -218,8 +218,36 @@ fn replica_that_knows_of_no_voters_is_no_survivor() {
     let Standing::Stuck { reason } = world.stand(std::slice::from_ref(&empty)) else { panic!("offered") };
     assert!(reason.contains("no broker that answers holds a replica"), "{reason}");
     let mut plan = world.plan(&[world.holding(0, 9, 6)]);
-    plan.voters.clear();
+    (plan.voters, plan.base) = (Vec::new(), LogId::default());
     assert!(matches!(world.approve(&plan), Err(Error::Refused(_))));
+}
+
+/// Found by the simulator: the survivor that was decided on lost its disk before it took over. The others had learnt of the generation,
+/// which voids their configurations, and were taken for empty: no plan was offered, though they held everything.
+#[test]
+fn replicas_that_only_learnt_of_a_generation_may_survive_it() {
+    let mut world = lost();
+    let held = world.holding(0, 9, 6);
+    let (first, second) = (world.replicas()[0].node, world.replicas()[1].node);
+    world.approve(&world.plan(std::slice::from_ref(&held))).unwrap();
+    world.seal(&held);
+    world.decide();
+    assert_eq!(world.partition().generation, 1);
+    world.log.run(&registration(first.0, 77, None)).unwrap();
+    world.log.run(&Command::Place { node: first }).unwrap();
+    world.log.unfence(second.0);
+    let mut back = world.holding(1, 8, 0);
+    back.report.configuration = Configuration::default();
+    let mut anew = world.holding(0, 0, 0);
+    (anew.report.last, anew.report.configuration) = (LogId::default(), Configuration::default());
+    let plan = world.plan(&[anew.clone(), back.clone()]);
+    assert_eq!((plan.survivor, plan.base, plan.from), (second, back.report.last, 1));
+    world.approve(&plan).unwrap();
+    world.seal(&anew);
+    world.seal(&back);
+    world.decide();
+    assert_eq!(world.partition().generation, 2);
+    assert_eq!(world.partition().opening.as_ref().unwrap().opening.survivor.node, second);
 }
 
 #[test]
