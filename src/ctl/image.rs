@@ -438,7 +438,9 @@ impl Image {
             }
             Record::RecoveryProgress { steps } => self.apply_progress(steps, changes),
             Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
-            Record::Reassign { moves } => self.apply_reassign(number, moves, changes),
+            Record::Reassign { moves, by_controllers } => {
+                self.apply_reassign(number, moves, *by_controllers, changes)
+            }
             Record::Unregister { node } => self.apply_unregister(*node, changes),
             Record::Reassigned { arrivals } => self.apply_reassigned(arrivals, changes),
             Record::Topic { name, id, replicas, configs } => {
