@@ -449,10 +449,8 @@ impl Image {
             Record::Partitions { id, replicas } => self.apply_partitions(number, *id, replicas, changes),
             Record::DeleteTopic { id } => self.apply_delete(*id, changes),
             Record::TopicConfig { id, changes: settings } => {
-                let topic = self.topic_mut(*id)?;
-                if set_all(&mut topic.configs, settings) {
-                    changes.push(Change::TopicConfigChanged { topic: *id });
-                }
+                let changed = set_all(&mut self.topic_mut(*id)?.configs, settings);
+                changes.extend(changed.then_some(Change::TopicConfigChanged { topic: *id }));
                 Ok(())
             }
             Record::ClusterConfig { changes: settings } => {
