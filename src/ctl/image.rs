@@ -440,7 +440,9 @@ impl Image {
             }
             Record::RecoveryProgress { steps } => self.apply_progress(steps, changes),
             Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
-            Record::Reassign { moves } => self.apply_reassign(number, moves, changes),
+            Record::Reassign { moves, by_controllers } => {
+                self.apply_reassign(number, moves, *by_controllers, changes)
+            }
             Record::Unregister { node } => self.apply_unregister(*node, changes),
             Record::Reassigned { arrivals } => self.apply_reassigned(arrivals, changes),
             Record::Topic { name, id, replicas, configs } => {
@@ -449,10 +451,8 @@ impl Image {
             Record::Partitions { id, replicas } => self.apply_partitions(number, *id, replicas, changes),
             Record::DeleteTopic { id } => self.apply_delete(*id, changes),
             Record::TopicConfig { id, changes: settings } => {
-                let topic = self.topic_mut(*id)?;
-                if set_all(&mut topic.configs, settings) {
-                    changes.push(Change::TopicConfigChanged { topic: *id });
-                }
+                let changed = set_all(&mut self.topic_mut(*id)?.configs, settings);
+                changes.extend(changed.then_some(Change::TopicConfigChanged { topic: *id }));
                 Ok(())
             }
             Record::ClusterConfig { changes: settings } => {

@@ -53,6 +53,10 @@ const TESTS: &[(&str, fn())] = tests![
     broker::shard::alone_tests::retry_of_a_batch_that_was_lost_is_new,
     broker::shard::alone_tests::replica_that_moved_away_is_not_made_again_while_the_log_is_read_again,
     ctl::tests::reassign::arrival_of_another_target_or_generation_lets_nobody_go,
+    broker::shard::alone_tests::decommissioned_broker_that_runs_is_unregistered_when_it_says_that_it_holds_nothing,
+    ctl::tests::members::voter_that_is_to_leave_stays_while_one_of_the_target_is_missing,
+    ctl::tests::members::replica_that_is_to_leave_and_keeps_up_votes_until_the_newcomers_are_there,
+    ctl::tests::drain::unregistering_twice_does_not_forget_that_a_broker_was_decommissioned,
     ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice,
     ctl::tests::image::number_of_an_entry_orders_by_generation_then_index,
 ];

@@ -4,9 +4,10 @@
 mod balance;
 mod configs;
 pub(crate) mod decide;
-mod drain;
+pub(crate) mod drain;
 pub(crate) mod generations;
 pub(crate) mod image;
+mod labs;
 pub(crate) mod liveness;
 pub(crate) mod members;
 mod placement;

@@ -127,7 +127,12 @@ fn full() -> Image {
             base: at(4),
         })),
         opening: Some(Box::new(Decision { generation: Generation(1), opening, learners: vec![replica(1)] })),
-        moving: Some(Box::new(Moving { since: 7, target: vec![NodeId(0)], origin: vec![NodeId(1)] })),
+        moving: Some(Box::new(Moving {
+            since: 7,
+            target: vec![NodeId(0)],
+            origin: vec![NodeId(1)],
+            by_controllers: true,
+        })),
         configured: at(2),
         left: vec![replica(1)],
     };
