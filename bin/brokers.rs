@@ -274,10 +274,17 @@ pub fn replicas_left(picture: &Picture, broker: i32) -> (usize, Option<String>) 
         .filter(|(name, place)| held(place) && plan.get(*name).is_none_or(|place| held(&place)))
         .map(|(name, _)| label(name))
         .collect();
-    let named = list(&stuck[..stuck.len().min(NAMED)]);
-    let said =
-        (!stuck.is_empty()).then(|| format!("no broker that is up and not drained could take {named}"));
-    (places.values().filter(held).count(), said)
+    let first = |names: Vec<String>| list(&names[..names.len().min(NAMED)]);
+    let open = leaderless(picture, broker);
+    let mut said = Vec::new();
+    if !stuck.is_empty() {
+        said.push(format!("no broker that is up and not drained could take {}", first(stuck)));
+    }
+    if !open.is_empty() {
+        let help = "start the broker, or see `kontiki partition recover`";
+        said.push(format!("{} have no leader to copy from ({help}): {}", open.len(), first(open)));
+    }
+    (places.values().filter(held).count(), (!said.is_empty()).then(|| said.join("; ")))
 }
 
 /// What a broker still has to be rid of, and why it is not.
