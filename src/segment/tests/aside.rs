@@ -77,6 +77,8 @@ pub(crate) fn file_that_is_set_aside_holds_what_was_not_written_to_it_yet() {
         commit(&mut store, &mut writer).expect("durable");
         // Of the very round that cuts them.
         store.append(G, records(&store, 1, 1, 2, 100)).expect("taken");
+        let state = HardState { epoch: Epoch::new(1, 2), ..HardState::default() };
+        store.save_hard_state(G, state).expect("taken");
         store.set_aside(G, Index(1)).expect("named");
         store.truncate(G, Index(1)).expect("cut");
         commit(&mut store, &mut writer).expect("durable");
