@@ -4,46 +4,65 @@
 //! - a pre-vote changes nothing at its receiver: no term, no vote, no timer (thesis §9.6);
 //! - no real vote without the pre-votes of those who could elect it, except on `TimeoutNow` and in a group of one voter;
 //! - while the leader is heard nobody helps to replace it, unless it asked for that itself (thesis §4.2.3);
-//! - one vote per epoch, durable before it is told; every candidacy is in a new term (also alone, also after a restart).
+//! - one vote per epoch, durable before it is told; every candidacy is in a new term (also alone, also after a restart);
+//! - who has not answered is asked again while the round lasts (Raft §5.1), only by who is still a candidate: what `doubt` relies on.
 
 use super::{Core, Effect, GenerationEffect, Millis, Role, quorum};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{Epoch, LogId, ReplicaId};
 
-/// Answers of the present round.
+/// What a voter answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Granted,
+    /// Granted by a replica in doubt.
+    InDoubt,
+    Refused,
+}
+
+/// The present round.
 #[derive(Debug, Default)]
 pub(super) struct Votes {
-    granted: Vec<ReplicaId>,
-    /// Those among `granted` that are in doubt.
-    in_doubt: Vec<ReplicaId>,
-    refused: Vec<ReplicaId>,
+    answers: Vec<(ReplicaId, Answer)>,
+    /// When those who have not answered are asked again.
+    again: Option<Millis>,
+    /// The leader before asked for this election.
+    transfer: bool,
 }
 
 impl Votes {
     fn clear(&mut self) {
-        self.granted.clear();
-        self.in_doubt.clear();
-        self.refused.clear();
+        self.answers.clear();
+        self.again = None;
+        self.transfer = false;
     }
     fn note(&mut self, from: ReplicaId, granted: bool, in_doubt: bool) {
-        if self.granted.contains(&from) || self.refused.contains(&from) {
-            return;
+        if self.answer(from).is_none() {
+            let answer = match (granted, in_doubt) {
+                (false, _) => Answer::Refused,
+                (true, true) => Answer::InDoubt,
+                (true, false) => Answer::Granted,
+            };
+            self.answers.push((from, answer));
         }
-        if granted { &mut self.granted } else { &mut self.refused }.push(from);
-        if granted && in_doubt {
-            self.in_doubt.push(from);
-        }
+    }
+    fn answer(&self, replica: ReplicaId) -> Option<Answer> {
+        self.answers.iter().find(|(from, _)| *from == replica).map(|(_, answer)| *answer)
     }
     pub fn has_granted(&self, replica: ReplicaId) -> bool {
-        self.granted.contains(&replica)
+        matches!(self.answer(replica), Some(Answer::Granted | Answer::InDoubt))
     }
     pub fn has_refused(&self, replica: ReplicaId) -> bool {
-        self.refused.contains(&replica)
+        self.answer(replica) == Some(Answer::Refused)
     }
     /// Granted, and not in doubt.
     pub fn is_sound(&self, replica: ReplicaId) -> bool {
-        self.has_granted(replica) && (!self.in_doubt.contains(&replica) || on(Mutation::CountDoubtfulVotes))
+        match self.answer(replica) {
+            Some(Answer::Granted) => true,
+            Some(Answer::InDoubt) => on(Mutation::CountDoubtfulVotes),
+            Some(Answer::Refused) | None => false,
+        }
     }
 }
 
@@ -125,8 +144,7 @@ impl Core {
             self.restart_timer(now);
         }
         self.announce(out);
-        let body = Body::PreVote { last: self.log.last(), round: self.round };
-        self.ask_voters(&Message { epoch: self.next_epoch(), body }, false, out);
+        self.ask_voters(now, out);
     }
 
     pub(super) fn campaign(&mut self, now: Millis, transfer: bool, out: &mut Vec<Effect>) {
@@ -136,25 +154,41 @@ impl Core {
         self.leader = None;
         self.votes.clear();
         self.votes.note(self.replica, true, self.is_in_doubt());
+        self.votes.transfer = transfer;
         self.restart_timer(now);
         self.persist(out);
         self.announce(out);
         if self.have_votes() {
             return self.become_leader(now, out);
         }
-        let body = Body::Vote { last: self.log.last(), transfer };
-        self.ask_voters(&Message { epoch: self.hard.epoch, body }, true, out);
+        self.ask_voters(now, out);
     }
 
     pub(super) fn next_epoch(&self) -> Epoch {
         Epoch { term: self.hard.epoch.term.next(), ..self.hard.epoch }
     }
 
-    fn ask_voters(&self, message: &Message, after_storage: bool, out: &mut Vec<Effect>) {
+    /// Asks the voters that have not answered in this round.
+    fn ask_voters(&mut self, now: Millis, out: &mut Vec<Effect>) {
+        let last = self.log.last();
+        let (epoch, body, after_storage) = match self.role {
+            Role::PreCandidate => (self.next_epoch(), Body::PreVote { last, round: self.round }, false),
+            _ => (self.hard.epoch, Body::Vote { last, transfer: self.votes.transfer }, true),
+        };
         let (configuration, _) = self.log.configuration();
-        for to in configuration.members().filter(|r| *r != self.replica && configuration.is_voter(*r)) {
-            out.push(Effect::Send { to, message: message.clone(), after_storage });
+        let is_asked = |r: &ReplicaId| {
+            *r != self.replica && configuration.is_voter(*r) && self.votes.answer(*r).is_none()
+        };
+        for to in configuration.members().filter(is_asked) {
+            out.push(Effect::Send { to, message: Message { epoch, body: body.clone() }, after_storage });
         }
+        // Twice or thrice in a round: one lost message does not cost all of it, and a crowd of candidates stays bearable.
+        self.votes.again = Some(now + self.config.election_min_ms / 2);
+    }
+
+    /// When the voters that are silent are asked again.
+    pub(super) fn asks_again(&self) -> Option<Millis> {
+        self.votes.again.filter(|_| matches!(self.role, Role::PreCandidate | Role::Candidate))
     }
 
     pub(super) fn on_pre_vote(
@@ -342,6 +376,8 @@ impl Core {
             self.tick_leader(now, out);
         } else if self.timer.is_some_and(|at| at <= now) {
             self.on_election_timeout(now, out);
+        } else if self.asks_again().is_some_and(|at| at <= now) {
+            self.ask_voters(now, out);
         }
     }
 }

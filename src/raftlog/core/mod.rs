@@ -559,7 +559,7 @@ impl Core {
     pub fn deadline(&self) -> Option<Millis> {
         match &self.leading {
             Some(leading) => leading.deadline(),
-            None => self.timer.into_iter().chain(self.doubt_deadline()).min(),
+            None => [self.timer, self.asks_again(), self.doubt_deadline()].into_iter().flatten().min(),
         }
     }
 

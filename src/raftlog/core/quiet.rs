@@ -59,8 +59,9 @@ impl Core {
         }
     }
 
-    /// Whether the next `Tick` at or after its deadline begins a round of votes that others must answer.
-    pub fn is_candidate_next(&self) -> bool {
-        self.leading.is_none() && self.may_campaign() && self.log.configuration().0.voters.len() > 1
+    /// Whether a `Tick` at `now` begins a round of votes that others must answer.
+    pub fn is_candidate_next(&self, now: Millis) -> bool {
+        let is_due = self.leading.is_none() && self.timer.is_some_and(|at| at <= now);
+        is_due && self.may_campaign() && self.log.configuration().0.voters.len() > 1
     }
 }

@@ -43,7 +43,7 @@ impl Engine {
         if g.core.deadline().is_none_or(|deadline| deadline > now) {
             return self.arm(at);
         }
-        if g.core.is_candidate_next() && g.id != GroupId(0) {
+        if g.core.is_candidate_next(now) && g.id != GroupId(0) {
             match g.campaign {
                 State::Waiting => return,
                 State::None if self.campaigns.places == CONCURRENT || !self.campaigns.waiting.is_empty() => {
