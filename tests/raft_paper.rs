@@ -886,7 +886,7 @@ fn replica_in_doubt_votes_and_stands_only_where_every_voter_grants() {
         let vote = doubt == Doubt::Vote;
         assert_eq!(replica.sent(2), [(Body::PreVoteIfAll { round: 1, vote }, false)]);
         replica.receive(2, 3, Body::Vote { last: id(9, 9), transfer: false });
-        assert_eq!(replica.sent(2), [(Body::VoteIfAll, true)]);
+        assert_eq!(replica.sent(2), [(Body::VoteIfAll { vote }, true)]);
         let mut replica = Replica::restored(3, 1, &[1], |restored| restored.hard_state.doubt = doubt);
         replica.receive(2, 9, Body::TimeoutNow);
         assert_eq!(replica.core.role(), Role::Follower);

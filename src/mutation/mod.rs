@@ -277,6 +277,8 @@ mutations! {
     CountWrittenAlone: "P7", Test("raftlog::engine::tests::unsynced::group_of_one_always_syncs_and_so_does_one_that_shrinks_to_it"), 1, ["engine/tests"];
     /// doubt is forgotten with the process
     ForgetDoubtOnRestart: "F11", Amnesia, 50, ["lacks committed", "committed entry changed", "two leaders in"];
+    /// whoever may have forgotten a term helps to elect a second leader in it
+    CountForgottenTerms: "F11", Script("doubt/forgotten_term_is_not_led_twice"), 1, ["another trace"];
     /// grants of a majority, some of them in doubt, are as good as everyone's
     UnanimityOfSome: "F11", Amnesia, 100, ["lacks committed", "committed entry changed", "two leaders in"];
 

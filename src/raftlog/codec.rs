@@ -408,7 +408,10 @@ fn put_body(b: &mut BytesMut, body: &Body) {
             b.put_u64_le(*round);
             b.put_u8(*vote as u8);
         }
-        Body::VoteIfAll => b.put_u8(41),
+        Body::VoteIfAll { vote } => {
+            b.put_u8(41);
+            b.put_u8(u8::from(*vote));
+        }
         Body::InDoubt { matched, last, sequence } => {
             b.put_u8(42);
             put_log_id(b, *matched);
@@ -460,7 +463,7 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         15 => Body::Removed { configuration: get_log_id(b)? },
         16 => Body::Written { last: get_log_id(b)? },
         40 => Body::PreVoteIfAll { round: get_u64(b)?, vote: get_bool(b)? },
-        41 => Body::VoteIfAll,
+        41 => Body::VoteIfAll { vote: get_bool(b)? },
         42 => Body::InDoubt { matched: get_log_id(b)?, last: get_log_id(b)?, sequence: get_u64(b)? },
         43 => Body::AskEnd { nonce: get_u64(b)?, vote: get_bool(b)? },
         45 => Body::Fetch { from: Index(get_u64(b)?), to: Index(get_u64(b)?) },
@@ -658,7 +661,7 @@ mod tests {
             Body::Fenced,
             Body::Removed { configuration: last },
             Body::PreVoteIfAll { round: 9, vote: true },
-            Body::VoteIfAll,
+            Body::VoteIfAll { vote: true },
             Body::InDoubt { matched: last, last, sequence: 4 },
             Body::AskEnd { nonce: 6, vote: true },
             Body::End { nonce: 6, last },

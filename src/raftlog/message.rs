@@ -194,7 +194,10 @@ pub enum Body {
         vote: bool,
     },
     /// Yes to a vote, by one in doubt, likewise.
-    VoteIfAll,
+    VoteIfAll {
+        /// Its term or vote may be lost too: in a term that it may have forgotten it does not count.
+        vote: bool,
+    },
     /// The acknowledgement, or answer to a beat, of one whose term or vote may be lost: it is not counted.
     InDoubt {
         /// Last durable entry that matches this leader's log (0 if none).

@@ -22,11 +22,22 @@ impl Wheel {
         Self { slots: vec![Vec::new(); SLOTS], next: now / SLOT_MS, len: 0 }
     }
 
-    /// Remembers `key` until `deadline`; deadlines beyond the wheel's span fire early.
+    /// When a key with this deadline would fire, inserted now: those beyond the wheel's span fire early.
+    pub fn fires_at(&self, deadline: Millis) -> Millis {
+        deadline.div_ceil(SLOT_MS).clamp(self.next, self.next + SLOTS as u64 - 1) * SLOT_MS
+    }
+
+    /// Remembers `key` until `deadline`.
     pub fn insert(&mut self, key: u64, deadline: Millis) {
-        let slot = deadline.div_ceil(SLOT_MS).clamp(self.next, self.next + SLOTS as u64 - 1);
+        let slot = self.fires_at(deadline) / SLOT_MS;
         self.slots[slot as usize % SLOTS].push(key);
         self.len += 1;
+    }
+
+    /// How many keys it holds.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// Moves every key that is due at `now` into `due`.

@@ -12,6 +12,7 @@
 //! answered the leader's round first. With up to three voters that candidate alone is missing from every quorum of others; with more it is
 //! not, so there the election itself must be younger: then the late voter holds an entry the candidate cannot have.
 
+use super::election::Answer;
 use super::{Core, Effect, Millis, Role, quorum};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::message::{Body, Configuration};
@@ -38,8 +39,6 @@ pub(super) struct Doubting {
     ends: Vec<PendingEnd>,
     /// An election that may lose entries goes on without asking anybody.
     unclean_allowed: bool,
-    /// Somebody who granted the present pre-vote may have lost its term.
-    terms_lost: bool,
     /// First damaged entry, if that is why it is held out.
     pub damaged_from: Option<Index>,
     /// It was told that one waits.
@@ -103,13 +102,12 @@ impl Core {
         self.hold_out(now, out);
     }
 
-    /// The epoch to campaign in after the pre-votes that were granted.
-    pub(super) fn campaign_epoch(&mut self) -> Epoch {
+    /// The epoch to campaign in after the pre-votes that were granted, and whether it skips the terms that may be forgotten.
+    pub(super) fn campaign_epoch(&self) -> (Epoch, bool) {
         let next = self.next_epoch();
-        let lost = self.is_vote_lost() || std::mem::take(&mut self.doubting.terms_lost);
-        match lost && !self.has_sound_votes() {
-            true => Epoch { term: Term(next.term.0 + LOST_TERMS), ..next },
-            false => next,
+        match self.votes.has_lost_terms() && !self.has_sound_votes() {
+            true => (Epoch { term: Term(next.term.0 + LOST_TERMS), ..next }, true),
+            false => (next, false),
         }
     }
 
@@ -183,7 +181,7 @@ impl Core {
         if on(Mutation::UnanimityOfSome) {
             return quorum::is_quorum(configuration, |replica| self.votes.has_granted(replica));
         }
-        !configuration.voters.is_empty() && voters(configuration).all(|r| self.votes.has_granted(r))
+        !configuration.voters.is_empty() && voters(configuration).all(|r| self.votes.has_granted_knowing(r))
     }
 
     /// Neither a sound quorum nor every voter can grant any more.
@@ -259,10 +257,9 @@ impl Core {
     ) {
         match body {
             Body::PreVoteIfAll { round, vote } => {
-                self.doubting.terms_lost |= vote && round == self.round;
-                self.on_pre_vote_reply(now, from, epoch, (true, true), round, out);
+                self.on_pre_vote_reply(now, from, epoch, Answer::if_all(vote), round, out);
             }
-            Body::VoteIfAll => self.on_vote_reply(now, from, epoch, (true, true), out),
+            Body::VoteIfAll { vote } => self.on_vote_reply(now, from, epoch, Answer::if_all(vote), out),
             Body::InDoubt { .. } if self.is_current(now, epoch, out) => self.on_answer(now, from, body, out),
             Body::AskEnd { nonce, vote } if self.is_current(now, epoch, out) => {
                 self.on_ask_end(from, nonce, vote, out);
@@ -334,9 +331,6 @@ impl Core {
     pub(super) fn mind_doubt(&mut self, now: Millis, out: &mut Vec<Effect>) {
         if !self.doubting.ends.is_empty() {
             self.confirm_ends(out);
-        }
-        if self.role != Role::PreCandidate {
-            self.doubting.terms_lost = false;
         }
         if matches!(self.role, Role::PreCandidate | Role::Candidate)
             && !self.doubting.told

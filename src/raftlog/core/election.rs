@@ -5,20 +5,31 @@
 //! - no real vote without the pre-votes of those who could elect it, except on `TimeoutNow` and in a group of one voter;
 //! - while the leader is heard nobody helps to replace it, unless it asked for that itself (thesis §4.2.3);
 //! - one vote per epoch, durable before it is told; every candidacy is in a new term (also alone, also after a restart);
-//! - who has not answered is asked again while the round lasts (Raft §5.1), only by who is still a candidate: what `doubt` relies on.
+//! - who has not answered is asked again while the round lasts (Raft §5.1).
 
 use super::{Core, Effect, GenerationEffect, Millis, Role, quorum};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::message::{Body, Message};
-use crate::segment::{Epoch, LogId, ReplicaId};
+use crate::segment::{Doubt, Epoch, LogId, ReplicaId};
 
 /// What a voter answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    Granted,
-    /// Granted by a replica in doubt.
-    InDoubt,
+pub(super) enum Answer {
+    /// In which doubt the replica is.
+    Granted(Doubt),
     Refused,
+}
+
+impl Answer {
+    /// Of one that is not in doubt.
+    pub fn sound(granted: bool) -> Self {
+        if granted { Self::Granted(Doubt::None) } else { Self::Refused }
+    }
+
+    /// Yes, by one in doubt; `vote`: its term or vote may be lost too.
+    pub fn if_all(vote: bool) -> Self {
+        Self::Granted(if vote { Doubt::Vote } else { Doubt::Entries })
+    }
 }
 
 /// The present round.
@@ -27,23 +38,19 @@ pub(super) struct Votes {
     answers: Vec<(ReplicaId, Answer)>,
     /// When those who have not answered are asked again.
     again: Option<Millis>,
-    /// The leader before asked for this election.
-    transfer: bool,
+    /// The term asked for is, or will be, beyond all that somebody may have forgotten.
+    skips_terms: bool,
 }
 
 impl Votes {
-    fn clear(&mut self) {
+    /// A new round, or none.
+    fn begin(&mut self, skips_terms: bool) {
         self.answers.clear();
         self.again = None;
-        self.transfer = false;
+        self.skips_terms = skips_terms;
     }
-    fn note(&mut self, from: ReplicaId, granted: bool, in_doubt: bool) {
+    fn note(&mut self, from: ReplicaId, answer: Answer) {
         if self.answer(from).is_none() {
-            let answer = match (granted, in_doubt) {
-                (false, _) => Answer::Refused,
-                (true, true) => Answer::InDoubt,
-                (true, false) => Answer::Granted,
-            };
             self.answers.push((from, answer));
         }
     }
@@ -51,7 +58,7 @@ impl Votes {
         self.answers.iter().find(|(from, _)| *from == replica).map(|(_, answer)| *answer)
     }
     pub fn has_granted(&self, replica: ReplicaId) -> bool {
-        matches!(self.answer(replica), Some(Answer::Granted | Answer::InDoubt))
+        matches!(self.answer(replica), Some(Answer::Granted(_)))
     }
     pub fn has_refused(&self, replica: ReplicaId) -> bool {
         self.answer(replica) == Some(Answer::Refused)
@@ -59,8 +66,19 @@ impl Votes {
     /// Granted, and not in doubt.
     pub fn is_sound(&self, replica: ReplicaId) -> bool {
         match self.answer(replica) {
-            Some(Answer::Granted) => true,
-            Some(Answer::InDoubt) => on(Mutation::CountDoubtfulVotes),
+            Some(Answer::Granted(doubt)) => doubt == Doubt::None || on(Mutation::CountDoubtfulVotes),
+            Some(Answer::Refused) | None => false,
+        }
+    }
+    /// Somebody who granted may have lost its term.
+    pub fn has_lost_terms(&self) -> bool {
+        self.answers.iter().any(|(_, answer)| *answer == Answer::Granted(Doubt::Vote))
+    }
+    /// Granted, as far as it can know: who may have forgotten this very term, and a vote in it, cannot.
+    pub fn has_granted_knowing(&self, replica: ReplicaId) -> bool {
+        match self.answer(replica) {
+            Some(Answer::Granted(Doubt::Vote)) => self.skips_terms || on(Mutation::CountForgottenTerms),
+            Some(Answer::Granted(_)) => true,
             Some(Answer::Refused) | None => false,
         }
     }
@@ -129,8 +147,8 @@ impl Core {
             return out.push(Effect::generation(GenerationEffect::TermsUsedUp));
         }
         self.round += 1;
-        self.votes.clear();
-        self.votes.note(self.replica, true, self.is_in_doubt());
+        self.votes.begin(true);
+        self.votes.note(self.replica, Answer::Granted(self.hard.doubt));
         self.leader = None;
         if self.have_votes() || on(Mutation::SkipPreVote) {
             return self.campaign(now, false, out);
@@ -144,46 +162,48 @@ impl Core {
             self.restart_timer(now);
         }
         self.announce(out);
-        self.ask_voters(now, out);
+        self.ask_voters(now, false, out);
     }
 
     pub(super) fn campaign(&mut self, now: Millis, transfer: bool, out: &mut Vec<Effect>) {
-        let epoch = self.campaign_epoch();
+        let (epoch, skips_terms) = self.campaign_epoch();
         self.enter_epoch(epoch, Some(self.replica));
         self.role = Role::Candidate;
         self.leader = None;
-        self.votes.clear();
-        self.votes.note(self.replica, true, self.is_in_doubt());
-        self.votes.transfer = transfer;
+        self.votes.begin(skips_terms);
+        self.votes.note(self.replica, Answer::Granted(self.hard.doubt));
         self.restart_timer(now);
         self.persist(out);
         self.announce(out);
         if self.have_votes() {
             return self.become_leader(now, out);
         }
-        self.ask_voters(now, out);
+        self.ask_voters(now, transfer, out);
     }
 
     pub(super) fn next_epoch(&self) -> Epoch {
         Epoch { term: self.hard.epoch.term.next(), ..self.hard.epoch }
     }
 
-    /// Asks the voters that have not answered in this round.
-    fn ask_voters(&mut self, now: Millis, out: &mut Vec<Effect>) {
+    /// Asks the voters that have not answered in this round. `transfer`: the leader wants it, now.
+    fn ask_voters(&mut self, now: Millis, transfer: bool, out: &mut Vec<Effect>) {
         let last = self.log.last();
-        let (epoch, body, after_storage) = match self.role {
-            Role::PreCandidate => (self.next_epoch(), Body::PreVote { last, round: self.round }, false),
-            _ => (self.hard.epoch, Body::Vote { last, transfer: self.votes.transfer }, true),
+        let is_vote = self.role == Role::Candidate;
+        let (epoch, body) = match is_vote {
+            true => (self.hard.epoch, Body::Vote { last, transfer }),
+            false => (self.next_epoch(), Body::PreVote { last, round: self.round }),
         };
         let (configuration, _) = self.log.configuration();
         let is_asked = |r: &ReplicaId| {
             *r != self.replica && configuration.is_voter(*r) && self.votes.answer(*r).is_none()
         };
+        let before = out.len();
         for to in configuration.members().filter(is_asked) {
-            out.push(Effect::Send { to, message: Message { epoch, body: body.clone() }, after_storage });
+            let message = Message { epoch, body: body.clone() };
+            out.push(Effect::Send { to, message, after_storage: is_vote });
         }
-        // Twice or thrice in a round: one lost message does not cost all of it, and a crowd of candidates stays bearable.
-        self.votes.again = Some(now + self.config.election_min_ms / 2);
+        // Not with every beat: one lost message does not cost the round, and a crowd of candidates stays bearable.
+        self.votes.again = (out.len() > before).then_some(now + self.config.election_min_ms / 2);
     }
 
     /// When the voters that are silent are asked again.
@@ -218,10 +238,11 @@ impl Core {
         now: Millis,
         from: ReplicaId,
         epoch: Epoch,
-        (granted, in_doubt): (bool, bool),
+        answer: Answer,
         round: u64,
         out: &mut Vec<Effect>,
     ) {
+        let granted = answer != Answer::Refused;
         if !granted && epoch > self.hard.epoch {
             return self.become_follower(now, epoch, None, out);
         }
@@ -229,7 +250,7 @@ impl Core {
         if self.role != Role::PreCandidate || round != self.round || epoch != asked {
             return;
         }
-        self.votes.note(from, granted, in_doubt);
+        self.votes.note(from, answer);
         if self.have_votes() {
             self.campaign(now, false, out);
         } else if self.votes_lost() {
@@ -267,17 +288,17 @@ impl Core {
             if self.hard.vote != Some(from) {
                 self.hard.vote = Some(from);
                 self.hard_dirty = true;
+                self.restart_timer(now);
             }
             self.sole = false;
             self.hurry = 0;
             if self.role == Role::PreCandidate {
                 self.rest(out);
             }
-            self.restart_timer(now);
             self.note_granted();
         }
         let body = match granted && self.is_in_doubt() {
-            true => Body::VoteIfAll,
+            true => Body::VoteIfAll { vote: self.is_vote_lost() },
             false => Body::VoteReply { granted },
         };
         self.send(from, body, true, out);
@@ -288,11 +309,11 @@ impl Core {
         now: Millis,
         from: ReplicaId,
         epoch: Epoch,
-        (granted, in_doubt): (bool, bool),
+        answer: Answer,
         out: &mut Vec<Effect>,
     ) {
         if self.is_current(now, epoch, out) && self.role == Role::Candidate {
-            self.votes.note(from, granted, in_doubt);
+            self.votes.note(from, answer);
             if self.have_votes() {
                 self.become_leader(now, out);
             } else if self.votes_lost() {
@@ -306,7 +327,7 @@ impl Core {
         match self.role {
             Role::Leader => self.become_follower(now, self.hard.epoch, None, out),
             Role::Candidate | Role::PreCandidate => {
-                self.votes.note(from, false, false);
+                self.votes.note(from, Answer::Refused);
                 if self.votes_lost() {
                     self.rest(out);
                 }
@@ -325,7 +346,7 @@ impl Core {
 
     /// Ends a round of votes; the timer keeps running towards the next.
     fn rest(&mut self, out: &mut Vec<Effect>) {
-        self.votes.clear();
+        self.votes.begin(false);
         self.role = self.resting_role();
         self.announce(out);
     }
@@ -354,7 +375,7 @@ impl Core {
             self.enter_epoch(epoch, None);
         }
         self.stop_leading(out);
-        self.votes.clear();
+        self.votes.begin(false);
         self.role = self.resting_role();
         self.leader = leader;
         if leader.is_some() {
@@ -377,7 +398,7 @@ impl Core {
         } else if self.timer.is_some_and(|at| at <= now) {
             self.on_election_timeout(now, out);
         } else if self.asks_again().is_some_and(|at| at <= now) {
-            self.ask_voters(now, out);
+            self.ask_voters(now, false, out);
         }
     }
 }

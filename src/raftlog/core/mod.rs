@@ -45,6 +45,7 @@ use crate::mutation::{Mutation, on};
 use crate::segment::{
     EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
 };
+use election::Answer;
 
 /// Milliseconds of a monotonic clock.
 pub type Millis = u64;
@@ -583,10 +584,10 @@ impl Core {
         match body {
             Body::PreVote { last, round } => self.on_pre_vote(now, from, epoch, last, round, out),
             Body::PreVoteReply { granted, round } => {
-                self.on_pre_vote_reply(now, from, epoch, (granted, false), round, out);
+                self.on_pre_vote_reply(now, from, epoch, Answer::sound(granted), round, out);
             }
             Body::Vote { last, transfer } => self.on_vote(now, from, epoch, last, transfer, out),
-            Body::VoteReply { granted } => self.on_vote_reply(now, from, epoch, (granted, false), out),
+            Body::VoteReply { granted } => self.on_vote_reply(now, from, epoch, Answer::sound(granted), out),
             Body::Append { prev, entries, commit } => {
                 if self.follow(now, from, epoch, out) {
                     self.on_append(from, prev, entries, commit, out);

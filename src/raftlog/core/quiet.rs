@@ -60,7 +60,7 @@ impl Core {
     }
 
     /// Whether a `Tick` at `now` begins a round of votes that others must answer.
-    pub fn is_candidate_next(&self, now: Millis) -> bool {
+    pub fn begins_round(&self, now: Millis) -> bool {
         let is_due = self.leading.is_none() && self.timer.is_some_and(|at| at <= now);
         is_due && self.may_campaign() && self.log.configuration().0.voters.len() > 1
     }

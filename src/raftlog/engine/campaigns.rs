@@ -35,6 +35,13 @@ pub(super) struct Campaigns {
     places: usize,
 }
 
+impl Campaigns {
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.places
+    }
+}
+
 impl Engine {
     /// The timer of a group fired.
     pub(super) fn time_out(&mut self, now: Millis, at: usize) {
@@ -43,7 +50,7 @@ impl Engine {
         if g.core.deadline().is_none_or(|deadline| deadline > now) {
             return self.arm(at);
         }
-        if g.core.is_candidate_next(now) && g.id != GroupId(0) {
+        if g.core.begins_round(now) && g.id != GroupId(0) {
             match g.campaign {
                 State::Waiting => return,
                 State::None if self.campaigns.places == CONCURRENT || !self.campaigns.waiting.is_empty() => {
@@ -107,8 +114,11 @@ impl Engine {
             }
             self.groups[at].campaign = State::None;
             self.catch_up(at);
-            if self.groups[at].core.deadline().is_some_and(|deadline| deadline <= now) {
-                self.admit(now, at);
+            let core = &self.groups[at].core;
+            if core.deadline().is_some_and(|deadline| deadline <= now) {
+                if core.begins_round(now) {
+                    self.admit(now, at);
+                }
                 self.step(now, at, Event::Tick, Payloads::None);
                 self.note_role(at, self.groups[at].core.role());
             } else {

@@ -320,11 +320,13 @@ impl Engine {
     pub(super) fn arm(&mut self, slot: usize) {
         let g = &mut self.groups[slot];
         if let Some(deadline) = g.core.deadline()
-            && deadline < g.armed
             && !g.poisoned
         {
-            g.armed = deadline;
-            self.wheel.insert(slot as u64, deadline);
+            let at = self.wheel.fires_at(deadline);
+            if at < g.armed {
+                g.armed = at;
+                self.wheel.insert(slot as u64, at);
+            }
         }
     }
 }

@@ -100,7 +100,7 @@ struct Group {
     observers: Vec<ReplicaId>,
     /// Round that makes the last storage change of this group durable.
     stored_round: u64,
-    /// Deadline the wheel holds for it.
+    /// When the wheel fires for it next. Keys of before that moved back are still in the wheel, and mean nothing.
     armed: Millis,
     poisoned: bool,
     /// Slots of the beats of quiet groups.
@@ -612,6 +612,11 @@ impl Engine {
         for slot in due {
             let slot = slot as usize;
             let Some(g) = self.groups.get_mut(slot) else { continue };
+            if g.armed > now {
+                // Its deadline was moved forward since, under a key that is still to fire: this one ends here, or they would
+                // multiply.
+                continue;
+            }
             g.armed = Millis::MAX;
             self.time_out(now, slot);
         }

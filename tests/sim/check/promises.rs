@@ -52,7 +52,7 @@ impl Check {
                         marks.hit("leadership transfer campaigned");
                     }
                 }
-                Body::VoteIfAll => {
+                Body::VoteIfAll { .. } => {
                     self.granted_all.insert((group, from, epoch));
                 }
                 Body::VoteReply { granted: true } => {

@@ -792,7 +792,7 @@ impl Cluster {
                 assert!(kept, "beat reply names {matched}, which is not durable");
             }
             Body::Vote { .. } => self.checker.vote(epoch, node.id, node.id, node.disk.hard),
-            Body::VoteReply { granted: true } | Body::VoteIfAll => {
+            Body::VoteReply { granted: true } | Body::VoteIfAll { .. } => {
                 self.checker.vote(epoch, node.id, envelope.to, node.disk.hard)
             }
             _ => {}

@@ -152,6 +152,7 @@ pub fn show_envelope(envelope: &Envelope) -> String {
             format!("InDoubt {sequence} matched {} last {}", show_id(*matched), show_id(*last))
         }
         Body::PreVoteIfAll { vote, .. } => format!("PreVoteIfAll{}", if *vote { " vote" } else { "" }),
+        Body::VoteIfAll { vote } => format!("VoteIfAll{}", if *vote { " vote" } else { "" }),
         Body::AskEnd { vote, .. } => format!("AskEnd{}", if *vote { " vote" } else { "" }),
         Body::End { last, .. } => format!("End {}", show_id(*last)),
         Body::Beat { commit, sequence } => format!("Beat {sequence} commit {commit}"),

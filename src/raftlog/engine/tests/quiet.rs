@@ -290,6 +290,41 @@ fn many_groups_of_a_dead_broker_are_led_again_a_few_campaigns_at_a_time() {
 }
 
 #[test]
+fn silent_voters_are_asked_again_without_a_place() {
+    let (mut rig, leader) = settled(&[1, 2, 3]);
+    let [left, other] = others(leader)[..] else { panic!("two are left") };
+    rig.crash(leader);
+    rig.crash(other);
+    while rig.role(left) != Role::PreCandidate {
+        rig.run(10);
+    }
+    assert_eq!(rig.engine(left).campaigns.places(), 1);
+    rig.run(150);
+    let before = rig.sent.raft;
+    for _ in 0..40 {
+        rig.run(10);
+        assert_eq!(rig.role(left), Role::PreCandidate);
+        assert_eq!(rig.engine(left).campaigns.places(), 0);
+    }
+    assert!(rig.sent.raft > before, "nobody was asked again");
+}
+
+/// Every message of a leader moves its followers' deadlines, often to an earlier moment than the one before.
+#[test]
+fn timers_that_move_with_every_message_do_not_pile_up() {
+    let (mut rig, leader) = settled(&[1, 2, 3]);
+    for _ in 0..600 {
+        rig.produce(leader, 1);
+        rig.run(50);
+    }
+    for id in 1..=3 {
+        let engine = rig.engine(id);
+        let (keys, groups) = (engine.wheel.len(), engine.group_ids().len());
+        assert!(keys <= 10 * groups, "{keys} timers of {groups} groups");
+    }
+}
+
+#[test]
 fn lone_group_fails_over_within_a_tenth_of_a_second() {
     for seed in 0..5 {
         let (mut rig, leader) = settled(&[1, 2, 3]);
