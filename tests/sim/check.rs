@@ -13,7 +13,7 @@ use crate::client::FetchedReply;
 use crate::marks::Marks;
 use crate::node::{Node, Process};
 use crate::trace::Trace;
-use crate::world::Time;
+use crate::world::{MS, Time};
 use bytes::Bytes;
 use kontiki::broker::api::{FetchItem, PartitionError};
 use kontiki::ctl::image::Image;
@@ -186,10 +186,18 @@ impl Check {
         }
     }
 
-    /// A client made this batch.
-    pub fn attempted(&mut self, batch: &[u8]) {
-        let header = BatchHeader::read(batch).expect("a batch has its header");
-        self.attempted.insert(header.crc);
+    /// A client makes a batch. Batches are told apart by their checksums, so one that happens to have another's is made anew, a
+    /// millisecond later.
+    pub fn attempt(&mut self, now: Time, make: impl Fn(i64) -> Bytes) -> Bytes {
+        let mut timestamp = 1_700_000_000_000 + (now / MS) as i64;
+        loop {
+            let batch = make(timestamp);
+            let header = BatchHeader::read(&batch).expect("a batch has its header");
+            if self.attempted.insert(header.crc) {
+                return batch;
+            }
+            timestamp += 1;
+        }
     }
 
     /// After a turn: every replica of the process against what was seen of it before and against the committed log.

@@ -138,13 +138,14 @@ impl Clerk {
         }
         self.next += 1;
         let value = self.next;
-        let mut builder = BatchBuilder::with_capacity(128);
-        let record = Record { value: Some(Bytes::from(value.to_string())), ..Record::default() };
-        builder.push(&record, 1_700_000_000_000 + (world.time / MS) as i64);
         let sequence = *self.sequences.get(&key).unwrap_or(&0);
         let stamp = ProducerStamp { id: self.id.unwrap_or(-1), epoch: 0, sequence };
-        let batch = builder.finish(Compression::None, stamp).expect("a batch of one record").freeze();
-        world.check.attempted(&batch);
+        let batch = world.check.attempt(world.time, |timestamp| {
+            let mut builder = BatchBuilder::with_capacity(128);
+            let record = Record { value: Some(Bytes::from(value.to_string())), ..Record::default() };
+            builder.push(&record, timestamp);
+            builder.finish(Compression::None, stamp).expect("a batch of one record").freeze()
+        });
         let crc = BatchHeader::read(&batch).map_or(0, |h| h.crc);
         world.values.insert(crc, value);
         self.doing = Doing::Append { key, value, batch, called };

@@ -161,21 +161,25 @@ impl Producer {
         }
         part.next_batch = time + world.rng.range(style.think.0, style.think.1);
         let count = world.rng.range(style.records.0, style.records.1 + 1) as i32;
-        let mut builder = BatchBuilder::with_capacity(256);
+        let mut values = Vec::new();
         for i in 0..count {
             let len = world.rng.range(style.value.0, style.value.1 + 1) as usize;
             self.number += 1;
             let mut value = format!("{}/{number}/{}/{i}/", self.id.unwrap_or(-1), self.number).into_bytes();
             value.resize(value.len().max(len), b'a' + (self.number % 26) as u8);
-            let record = Record { value: Some(Bytes::from(value)), ..Record::default() };
-            builder.push(&record, 1_700_000_000_000 + (time / MS) as i64);
+            values.push(Bytes::from(value));
         }
         let stamp = match self.id {
             Some(id) => ProducerStamp { id, epoch: 0, sequence: part.next_sequence },
             None => ProducerStamp::default(),
         };
-        let bytes = builder.finish(Compression::None, stamp).expect("a batch of a few records").freeze();
-        world.check.attempted(&bytes);
+        let bytes = world.check.attempt(time, |timestamp| {
+            let mut builder = BatchBuilder::with_capacity(256);
+            for value in &values {
+                builder.push(&Record { value: Some(value.clone()), ..Record::default() }, timestamp);
+            }
+            builder.finish(Compression::None, stamp).expect("a batch of a few records").freeze()
+        });
         part.queue.push_back(Batch {
             sequence: part.next_sequence,
             count,

@@ -168,21 +168,21 @@ impl World {
     }
 
     /// The next batch: one value of `bytes` at least.
-    pub fn command(&mut self, lab: &mut Lab, bytes: usize) -> Bytes {
+    fn command(&mut self, lab: &mut Lab, bytes: usize, stamp: ProducerStamp) -> Bytes {
         lab.next += 1;
         let mut text = format!("{}", lab.next).into_bytes();
         text.resize(text.len().max(bytes), b'x');
-        let mut builder = BatchBuilder::with_capacity(128);
-        let record = Record { value: Some(Bytes::from(text)), ..Record::default() };
-        builder.push(&record, 1_700_000_000_000 + (self.time / MS) as i64);
-        let batch = builder.finish(Compression::None, ProducerStamp::default()).expect("one record").freeze();
-        self.check.attempted(&batch);
-        batch
+        let text = Bytes::from(text);
+        self.check.attempt(self.time, |timestamp| {
+            let mut builder = BatchBuilder::with_capacity(128);
+            builder.push(&Record { value: Some(text.clone()), ..Record::default() }, timestamp);
+            builder.finish(Compression::None, stamp).expect("one record").freeze()
+        })
     }
 
     /// `Start`: hands a command to a server and does not wait; it has no producer id, so that one that is lost is lost.
     pub fn start_on(&mut self, lab: &mut Lab, n: usize) -> u64 {
-        let batch = self.command(lab, 0);
+        let batch = self.command(lab, 0, ProducerStamp::default());
         let (group, topic) = (lab.group, "t".to_owned());
         self.ask(lab.clerk, n, Ask::Produce { topic, group, batch, acks: -1, timeout_ms: 30_000 })
     }
@@ -197,11 +197,8 @@ impl World {
 
     /// `one`: a command is agreed on by at least `expected` servers within ten seconds, whatever it takes; answers its offset.
     pub fn one(&mut self, lab: &mut Lab, expected: usize, bytes: usize) -> i64 {
-        let mut batch = self.command(lab, bytes).to_vec();
         let stamp = ProducerStamp { id: lab.id, epoch: 0, sequence: lab.sequence };
-        kontiki::client::records::set_producer(&mut batch, stamp);
-        let batch = Bytes::from(batch);
-        self.check.attempted(&batch);
+        let batch = self.command(lab, bytes, stamp);
         let deadline = self.time + 10 * SECOND;
         while self.time < deadline {
             let Some(leader) = self.leaders(lab).pop_last().map(|(_, l)| l[0]) else {
