@@ -53,7 +53,11 @@ async fn list_brokers(client: &Client, ui: &Ui) -> Outcome {
     let places = picture.places();
     let (mut rows, mut items) = (Vec::new(), Vec::new());
     for (broker, fenced) in &picture.cluster.brokers {
-        let replicas = places.values().filter(|place| place.contains(&broker.id)).count();
+        // One that is on its way elsewhere is still there.
+        let leaves =
+            |name| picture.moving.get(name).is_some_and(|moving| moving.removing.contains(&broker.id));
+        let holds = |(name, place): &(_, &Vec<i32>)| place.contains(&broker.id) || leaves(*name);
+        let replicas = places.iter().filter(holds).count();
         let (leads, preferred) = (
             led(&picture, broker.id).len(),
             places.values().filter(|place| place.first() == Some(&broker.id)).count(),

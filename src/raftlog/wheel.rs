@@ -36,7 +36,7 @@ impl Wheel {
 
     /// How many keys it holds.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.len
     }
 
