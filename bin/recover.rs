@@ -160,8 +160,8 @@ fn name(recovery: &Value) -> String {
     format!("{}-{}", plan["topic"].as_str().unwrap_or("?"), plan["partition"])
 }
 
-const ROW: [&str; 8] =
-    ["RECOVERY", "PARTITION", "SURVIVOR", "KEPT", "AT-RISK", "LOST", "OUTCOME", "APPROVED"];
+const ROW: [&str; 9] =
+    ["RECOVERY", "PARTITION", "SURVIVOR", "KEPT", "AT-RISK", "LOST", "OUTCOME", "BY", "APPROVED"];
 
 /// One line of the audit.
 fn row(recovery: &Value) -> Item {
@@ -186,6 +186,7 @@ fn row(recovery: &Value) -> Item {
         risk,
         lost,
         said,
+        if recovery["auto"] == Value::Bool(true) { "auto" } else { "operator" }.to_owned(),
         approved.map(|at| at.to_string()).unwrap_or_default(),
     ];
     match state {

@@ -9,7 +9,8 @@
 //! - survivor and learners are replicas that the image names;
 //! - what is written is bounded per entry, however many groups a broker takes with it.
 
-use super::image::{Change, Image, Partition};
+use super::image::{Change, Image, Partition, Topic};
+use super::lease::{Granted, Hindrance};
 use super::record::GroupOpening;
 use super::recovery::{self, Judged, Outcome, Progress};
 use crate::mutation::{Mutation, on};
@@ -208,6 +209,8 @@ struct Collected {
 #[derive(Clone, Debug, Default)]
 pub struct Sealed {
     groups: BTreeMap<GroupId, Collected>,
+    /// What was granted to those that are not sealed.
+    pub leases: Granted,
 }
 
 impl Sealed {
@@ -245,8 +248,8 @@ impl Sealed {
             if collected.quiet_until > now {
                 continue;
             }
-            let Some((_, _, partition)) = image.group(group) else { continue };
-            let judged = collected.decide(image, partition, now);
+            let Some((topic, _, partition)) = image.group(group) else { continue };
+            let judged = collected.decide(image, (topic, partition), &self.leases, now);
             if judged.is_some() {
                 collected.quiet_until = now + RETRY_MS;
             }
@@ -269,7 +272,13 @@ impl Sealed {
 }
 
 impl Collected {
-    fn decide(&self, image: &Image, partition: &Partition, now: Millis) -> Option<Judged> {
+    fn decide(
+        &self,
+        image: &Image,
+        (topic, partition): (&Topic, &Partition),
+        leases: &Granted,
+        now: Millis,
+    ) -> Option<Judged> {
         let reported = |replica: &ReplicaId| self.reports.iter().any(|r| r.replica == *replica);
         let expected = |replica: &&ReplicaId| {
             image.holds(replica) && image.brokers.get(&replica.node).is_some_and(|b| !b.fenced)
@@ -289,7 +298,13 @@ impl Collected {
             decision.filter(|d| d.opening.lossless || on(Mutation::DecideWithoutMajority))
         });
         let Some(decision) = decision else {
-            return recovery::judge(partition, &all, now - self.since, all_are_in);
+            let judged = recovery::judge(partition, &all, now - self.since, all_are_in)?;
+            return match &partition.recovery {
+                Some(approval) if approval.auto => {
+                    wait_for_leases(judged, image, (topic, partition), &all, leases, now)
+                }
+                _ => Some(judged),
+            };
         };
         Some(Judged::Open(GroupOpening {
             group: partition.group,
@@ -300,5 +315,24 @@ impl Collected {
             lossless: true,
             learners: decision.learners.iter().map(|r| r.node).collect(),
         }))
+    }
+}
+
+/// Nobody was asked whether the old majority is gone: it must be unable to answer, whether or not it is.
+fn wait_for_leases(
+    judged: Judged,
+    image: &Image,
+    of: (&Topic, &Partition),
+    reports: &[SealReport],
+    leases: &Granted,
+    now: Millis,
+) -> Option<Judged> {
+    let Judged::Open(opening) = &judged else { return Some(judged) };
+    let survivor = reports.iter().find(|r| r.replica.node == opening.survivor)?;
+    let is_sealed = |replica: &ReplicaId| reports.iter().any(|r| r.replica == *replica);
+    match leases.check(image, of, survivor, &is_sealed, now) {
+        Ok(()) => Some(judged),
+        Err(Hindrance::Until(_)) => None,
+        Err(Hindrance::Lasting(why)) => Some(Judged::Drift(why)),
     }
 }

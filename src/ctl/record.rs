@@ -137,7 +137,15 @@ pub enum Record {
     Generation { openings: Vec<GroupOpening> },
     /// An operator approved a plan for partitions that lost their majority: the intent of generation changes that may lose records, and
     /// what is kept of it for ever. The number of this record is the recovery's.
-    Recover { id: String, reason: String, at_ms: i64, plans: Vec<GroupPlan> },
+    Recover {
+        id: String,
+        reason: String,
+        at_ms: i64,
+        plans: Vec<GroupPlan>,
+        /// The controllers did, by the topics' `recovery.policy`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        auto: bool,
+    },
     /// What came of approvals.
     RecoveryProgress { steps: Vec<Progress> },
     /// The broker's disk is another one: its replicas of these groups are placed anew. The number of this record is their
@@ -152,6 +160,9 @@ pub enum Record {
     Unregister { node: NodeId },
     /// These groups are where they were to be: the committed tombstone of the replicas that left, which may be deleted.
     Reassigned { arrivals: Vec<Arrival> },
+    /// Whoever runs a replica of these groups knows by now that it needs leases (`recovery.policy=auto`), from this committed configuration
+    /// of each on.
+    Leased { groups: Vec<(GroupId, LogId)> },
     /// Reserved: a later version's record, kept by old readers only as an error.
     Group { group: GroupId },
 }

@@ -149,6 +149,17 @@ pub struct Approval {
     pub survivor: ReplicaId,
     /// From where.
     pub base: LogId,
+    /// The controllers approved it themselves: leases have to be over before it is carried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
+}
+
+/// Who approved what, as its record says.
+pub(super) struct Approved<'a> {
+    pub id: &'a str,
+    pub reason: &'a str,
+    pub at_ms: i64,
+    pub auto: bool,
 }
 
 /// What came of an approval.
@@ -196,6 +207,9 @@ pub struct Recovery {
     pub id: String,
     /// Why, in the operator's words.
     pub reason: String,
+    /// Nobody was asked: the topic's `recovery.policy` is `auto`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
     /// When: milliseconds since 1970, by the clock of the node that was asked.
     pub at_ms: i64,
     /// What was approved.
@@ -385,7 +399,7 @@ fn make_plan(
 }
 
 /// Whether the survivor of an approved plan is gone before anything was decided.
-fn is_lost(image: &Image, approval: &Approval) -> bool {
+pub(super) fn is_lost(image: &Image, approval: &Approval) -> bool {
     let survivor = &approval.survivor;
     !image.holds(survivor) || image.brokers.get(&survivor.node).is_none_or(|broker| broker.dead)
 }
@@ -494,24 +508,30 @@ pub fn judge(
 
 impl Image {
     /// Whether these plans can be approved together. Asked before they are written and when they are applied.
-    pub(super) fn check_recovery(&self, plans: &[GroupPlan]) -> Result<(), String> {
+    pub(super) fn check_recovery(&self, plans: &[GroupPlan], auto: bool) -> Result<(), String> {
         Self::distinct(plans.iter().map(|plan| plan.group))?;
+        let is_asked =
+            |plan: &&GroupPlan| self.group(plan.group).is_some_and(|(t, ..)| t.auto_since.is_none());
+        if let Some(plan) = plans.iter().find(is_asked).filter(|_| auto) {
+            return Err(format!("recovery.policy of {} is not auto", plan.topic));
+        }
         plans.iter().try_for_each(|plan| check_plan(self, plan))
     }
 
     pub(super) fn apply_recovery(
         &mut self,
         number: u64,
-        (id, reason, at_ms): (&str, &str, i64),
+        approved: Approved<'_>,
         plans: &[GroupPlan],
         changes: &mut Vec<Change>,
     ) -> Result<(), String> {
-        self.check_recovery(plans)?;
+        let Approved { id, reason, at_ms, auto } = approved;
+        self.check_recovery(plans, auto)?;
         for plan in plans {
             let partition = self.partition_mut(plan.group)?;
             let survivor = partition.replicas.iter().find(|r| r.node == plan.survivor).copied();
             let survivor = survivor.expect("checked above");
-            let approval = Approval { recovery: number, id: id.to_owned(), survivor, base: plan.base };
+            let approval = Approval { recovery: number, id: id.to_owned(), survivor, base: plan.base, auto };
             // Sealed once, it stays so: another plan goes on from the same seals.
             partition.sealing.get_or_insert(number);
             let before = partition.recovery.replace(Box::new(approval)).map(|approval| approval.recovery);
@@ -523,6 +543,7 @@ impl Image {
                 recovery: number,
                 id: id.to_owned(),
                 reason: reason.to_owned(),
+                auto,
                 at_ms,
                 plan: plan.clone(),
                 outcome: Outcome::Approved,

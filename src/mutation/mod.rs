@@ -87,6 +87,8 @@ pub enum Part {
     Clusters,
     /// `tests/sim`, `reads`: leaders cut off from the others, asked for their ends.
     CutOffLeader,
+    /// `tests/sim`, `autos`: old majorities cut off from the controllers while their partitions go on without them.
+    Autos,
     /// `tests/sim`, `heirs`: of three combined nodes one is dead and the other two are cut off from each other.
     Pairs,
 }
@@ -95,7 +97,7 @@ pub enum Part {
 impl Part {
     /// Whether `tests/sim` is to run it.
     pub fn is_of_clusters(self) -> bool {
-        matches!(self, Self::Clusters | Self::CutOffLeader | Self::Pairs)
+        matches!(self, Self::Clusters | Self::CutOffLeader | Self::Autos | Self::Pairs)
     }
 }
 
@@ -110,6 +112,7 @@ impl std::fmt::Display for Part {
             Self::Test(name) => write!(f, "`{name}`"),
             Self::Clusters => f.write_str("*clusters*"),
             Self::CutOffLeader => f.write_str("*cut-off leaders*"),
+            Self::Autos => f.write_str("*autos*"),
             Self::Pairs => f.write_str("*pairs*"),
         }
     }
@@ -349,6 +352,16 @@ mutations! {
     CreateBeforeRegistration: "F6, F16", Test("broker::shard::alone_tests::replica_that_moved_away_is_not_made_again_while_the_log_is_read_again"), 1, ["made anew"];
     /// a group has arrived whatever became of the generation in which its leader said so
     StaleArrival: "F2, decisions/0010", Test("ctl::tests::reassign::arrival_of_another_target_or_generation_lets_nobody_go"), 1, ["ctl/tests/reassign.rs"];
+    /// the controllers go on without a majority whose leases are not over
+    IgnoreLeases: "P4, decisions/0017", Autos, 40, ["Auto:", "F2:", "I2:", "F17:"];
+    /// a leader commits when its lease is over
+    CommitWithoutLease: "P4, decisions/0017", Autos, 40, ["F2:", "I2:"];
+    /// what is stored is acknowledged when the lease is over
+    AcknowledgeWithoutLease: "P4, decisions/0017", Autos, 60, ["Auto:"];
+    /// fetches are answered when the lease is over
+    ServeWithoutLease: "P4, F17, decisions/0017", Autos, 20, ["Auto:"];
+    /// a lease counts from when its answer came
+    CountFromAnswer: "P4, decisions/0017", Test("ctl::tests::lease::no_lease_is_believed_in_when_the_controllers_take_it_for_over"), 1, ["ctl/tests/lease.rs"];
     /// numbers of the controller log forget its generation
     NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
 }

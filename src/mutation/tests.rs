@@ -53,6 +53,7 @@ const TESTS: &[(&str, fn())] = tests![
     broker::shard::alone_tests::replica_that_moved_away_is_not_made_again_while_the_log_is_read_again,
     ctl::tests::reassign::arrival_of_another_target_or_generation_lets_nobody_go,
     ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice,
+    ctl::tests::lease::no_lease_is_believed_in_when_the_controllers_take_it_for_over,
     ctl::tests::image::number_of_an_entry_orders_by_generation_then_index,
 ];
 
@@ -66,7 +67,9 @@ fn run(part: Part, seed: u64) {
             let (_, test) = TESTS.iter().find(|(known, _)| *known == name).expect("a test of the list");
             test();
         }
-        Part::Clusters | Part::CutOffLeader | Part::Pairs => unreachable!("tests/sim/mutations.rs"),
+        Part::Clusters | Part::CutOffLeader | Part::Autos | Part::Pairs => {
+            unreachable!("tests/sim/mutations.rs")
+        }
     }
 }
 

@@ -122,7 +122,8 @@ pub(super) async fn approve(State(admin): State<Admin>, Json(request): Json<Requ
         return (StatusCode::CONFLICT, Json(body));
     }
     let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-    let command = Command::Recover { id: approved.clone(), reason: request.reason.clone(), at_ms, plans };
+    let command =
+        Command::Recover { id: approved.clone(), reason: request.reason.clone(), at_ms, plans, auto: false };
     match admin.node.controller(command, APPROVAL_MS).await {
         Ok(_) => (StatusCode::OK, Json(json!({ "plan": approved }))),
         Err(error @ (CtlError::TimedOut | CtlError::NotController)) => {

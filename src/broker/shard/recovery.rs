@@ -8,8 +8,10 @@
 
 use super::rpc::{Answer, Ask};
 use super::{Now, Shard};
+use crate::ctl::auto;
 use crate::ctl::command::Command as CtlCommand;
-use crate::ctl::recovery::{self, GROUPS_PER_PLAN, Holding, Outcome, PartitionReport, Progress};
+use crate::ctl::lease;
+use crate::ctl::recovery::{self, GROUPS_PER_PLAN, Holding, Outcome, PartitionReport, Progress, plan_id};
 use crate::raftlog::core::Millis;
 use crate::segment::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +23,8 @@ const ANSWER_MS: Millis = 1_500;
 const REPORT_MS: Millis = 4_000;
 /// Reports gathered at a time.
 const AT_A_TIME: usize = 16;
+/// How often partitions are looked for that go on without anybody's approval.
+const AUTO_MS: Millis = 500;
 /// How often the survivors of decided recoveries are asked whether they lead.
 const VERIFY_MS: Millis = 500;
 
@@ -40,6 +44,10 @@ pub enum Asker {
     },
     /// The controller leader itself: are these recoveries done?
     Controller,
+    /// The same: may these go on without anybody's approval?
+    Auto,
+    /// The same: who votes in these, whose replicas all know of their policy?
+    Leasing,
 }
 
 struct Gathering {
@@ -59,6 +67,9 @@ pub struct Reports {
     /// Reports asked of the controller leader.
     forwarded: BTreeMap<u64, (Millis, oneshot::Sender<Reported>)>,
     next_verification: Millis,
+    next_auto: Millis,
+    /// Where the last look for those stopped.
+    cursor: GroupId,
 }
 
 impl Reports {
@@ -201,6 +212,14 @@ impl Shard {
                 self.note_recovered(now, &gathering);
                 continue;
             }
+            if matches!(gathering.asker, Asker::Auto) {
+                self.approve_autos(now, &gathering);
+                continue;
+            }
+            if matches!(gathering.asker, Asker::Leasing) {
+                self.note_leased(now, &gathering);
+                continue;
+            }
             let image = self.image.clone();
             let silent = |node: NodeId| self.silent_ms(now, node);
             let of = |group: &GroupId| gathering.holdings.get(group).map_or(&[][..], Vec::as_slice);
@@ -219,7 +238,7 @@ impl Shard {
             (Asker::Node { node, rpc }, None) => {
                 self.answer_rpc(now, node, rpc, &Answer::NotLeader { leader: None });
             }
-            (Asker::Controller, _) => {}
+            (Asker::Controller | Asker::Auto | Asker::Leasing, _) => {}
         }
     }
 
@@ -256,5 +275,93 @@ impl Shard {
             tracing::warn!(partitions = steps.len(), "recovered partitions are led by their survivors");
             self.decide_internally(now, CtlCommand::RecoveryProgress { steps });
         }
+    }
+
+    /// As controller leader: looks after partitions with `recovery.policy=auto` that have no leader.
+    pub(super) fn watch_autos(&mut self, now: Now) {
+        if now.mono < self.recovery.next_auto || !self.leases.is_used() {
+            return;
+        }
+        self.recovery.next_auto = now.mono + AUTO_MS;
+        self.ask_who_knows(now);
+        let is_asking = |g: &Gathering| matches!(g.asker, Asker::Auto);
+        if self.recovery.gathering.values().any(is_asking) {
+            return;
+        }
+        let image = self.image.clone();
+        let mut groups: Vec<GroupId> =
+            auto::candidates(&image).filter(|group| self.may_wait(*group)).collect();
+        groups.sort_unstable();
+        let waiting: BTreeSet<GroupId> = groups.iter().copied().collect();
+        self.control.watch.retain(|group| waiting.contains(&group));
+        // From where the last look stopped: those at the front may wait for long.
+        let at = groups.partition_point(|group| *group <= self.recovery.cursor);
+        groups.rotate_left(at);
+        groups.truncate(GROUPS_PER_PLAN);
+        match groups.last() {
+            Some(last) => self.recovery.cursor = *last,
+            None => return self.tell_autos(),
+        }
+        self.begin_report(now, groups, Asker::Auto);
+    }
+
+    /// Partitions that were made under another policy: once all their brokers know of it, their leaders say who they are.
+    fn ask_who_knows(&mut self, now: Now) {
+        let is_asking = |g: &Gathering| matches!(g.asker, Asker::Leasing);
+        if self.recovery.gathering.values().any(is_asking) {
+            return;
+        }
+        let mut groups = self.control.sealed.leases.informed(&self.image);
+        groups.retain(|group| self.hint_of(*group).is_some());
+        if !groups.is_empty() {
+            self.begin_report(now, groups, Asker::Leasing);
+        }
+    }
+
+    fn note_leased(&mut self, now: Now, gathering: &Gathering) {
+        let of = |group: &GroupId| {
+            let holdings = gathering.holdings.get(group)?;
+            Some((*group, lease::configuration(self.image.group(*group)?.2, holdings)?))
+        };
+        let groups: Vec<_> = gathering.groups.iter().filter_map(of).collect();
+        if !groups.is_empty() {
+            let partitions = groups.len();
+            tracing::info!(partitions, "all brokers know that partitions go on by themselves from now on");
+            self.decide_internally(now, CtlCommand::Leased { groups });
+            self.pump(now);
+        }
+    }
+
+    fn approve_autos(&mut self, now: Now, gathering: &Gathering) {
+        let image = self.image.clone();
+        let silent = |node: NodeId| self.silent_ms(now, node);
+        let of = |group: &GroupId| gathering.holdings.get(group).map_or(&[][..], Vec::as_slice);
+        let report = |group: &GroupId| {
+            let report = recovery::plan(&image, *group, of(group), &silent)?;
+            Some((*group, report, of(group)))
+        };
+        let found: Vec<_> = gathering.groups.iter().filter_map(report).collect();
+        let (defaults, leases) = (&self.config.node.defaults, &self.control.sealed.leases);
+        let plans = self.control.watch.look(&image, defaults, leases, &found, now.mono);
+        self.tell_autos();
+        if plans.is_empty() || !self.leads_established() {
+            return;
+        }
+        let partitions = plans.len();
+        tracing::error!(
+            partitions,
+            "partitions go on without their majorities, as recovery.policy=auto says; records may be lost"
+        );
+        let (id, reason) = (plan_id(&plans), auto::REASON.to_owned());
+        self.decide_internally(
+            now,
+            CtlCommand::Recover { id, reason, at_ms: now.wall_ms, plans, auto: true },
+        );
+        self.pump(now);
+    }
+
+    fn tell_autos(&mut self) {
+        let said = self.control.watch.said().iter();
+        self.status.autos = said.map(|(group, said)| (*group, said.clone())).collect();
     }
 }

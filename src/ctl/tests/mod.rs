@@ -1,12 +1,14 @@
 //! Tests of the shard controller, one file per subject, and the small builders they share.
 //!
 //! Not here: replication of the controller log. A [`Log`] stands for it: decide, number, apply, keep.
+mod auto;
 mod balance;
 mod configs;
 pub(crate) mod decide;
 mod drain;
 pub(crate) mod generations;
 pub(crate) mod image;
+pub(crate) mod lease;
 pub(crate) mod liveness;
 pub(crate) mod members;
 mod placement;

@@ -7,6 +7,7 @@
 //!
 //! Needs root and what `install.sh` installs; without them a test fails. See docs/testing.md.
 
+mod autos;
 mod disk;
 mod inject;
 mod limits;
