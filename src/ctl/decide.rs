@@ -19,7 +19,7 @@ use super::record::{Batch, Endpoint, Record};
 use super::recovery::{GROUPS_PER_PLAN, GroupPlan, REASON_MAX, plan_id};
 use super::replace;
 use crate::mutation::{Mutation, on};
-use crate::segment::NodeId;
+use crate::segment::{LogId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -140,6 +140,11 @@ fn recover(image: &Image, id: &str, reason: &str, at_ms: i64, plans: &[GroupPlan
     }
     if reason.len() > REASON_MAX {
         return Err(Error::InvalidRequest(format!("the reason is longer than {REASON_MAX} bytes")));
+    }
+    // Not asked again when it is applied: an older version may have written one.
+    if let Some(plan) = plans.iter().find(|plan| plan.voters.is_empty() && plan.base == LogId::default()) {
+        let (node, topic, partition) = (plan.survivor, &plan.topic, plan.partition);
+        return Err(Error::Refused(format!("broker {node} holds nothing of {topic}-{partition}")));
     }
     image.check_recovery(plans, auto).map_err(Error::Refused)?;
     let (id, reason, plans) = (id.to_owned(), reason.to_owned(), plans.to_vec());

@@ -28,6 +28,8 @@ use uuid::Uuid;
 pub const INDEX_BITS: u32 = 40;
 
 /// Everything the controller log says. Written as it stands into snapshots: what a later version adds, an earlier one must refuse.
+/// So every type that it holds refuses fields that it does not know, and keeps its names; and what `apply` makes of a record stays as it
+/// is: a snapshot carries the outcome on to versions that never saw the record.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Image {

@@ -214,6 +214,10 @@ impl Granted {
         now: Millis,
     ) -> Result<(), Hindrance> {
         check_policy(topic, placed, survivor)?;
+        if survivor.configuration.voters.is_empty() {
+            let text = "the survivor has not seen who votes in its generation";
+            return Err(Hindrance::Lasting(text.to_owned()));
+        }
         // Who left is in no configuration that the survivor does not know, and shows nothing that the survivor does not hold.
         if survivor.last < placed.configured {
             let text = "the survivor has not seen who left when the partition was last reassigned";

@@ -31,6 +31,8 @@ pub struct View<'a> {
     pub target: &'a [ReplicaId],
     /// Those that are to leave may get a vote meanwhile. Not where a reassignment was cancelled: that is over as soon as none of them has one.
     pub takes_back: bool,
+    /// It is to leave, and was there before all that: should its broker come back, it is worth replicating to meanwhile.
+    pub was_there: &'a dyn Fn(ReplicaId) -> bool,
     /// Not to be counted on: the broker is dead and silent, or the replica is damaged, or not on its broker's disk.
     pub is_gone: &'a dyn Fn(ReplicaId) -> bool,
     /// As leader: it was heard a moment ago.
@@ -217,13 +219,16 @@ fn is_able(view: &View<'_>, replica: ReplicaId) -> bool {
     !view.configuration.is_retired(replica) && (view.is_live)(replica) && !(view.is_gone)(replica)
 }
 
-/// Who is to be replicated to without a vote: of the members all that are to be here, of the others those in service.
+/// Who is to be replicated to without a vote: of the members all that are to be here, of the others those in service that are to stay or
+/// were here before.
 fn learners(view: &View<'_>, voters: &[ReplicaId]) -> Vec<ReplicaId> {
     let current = view.configuration;
     let joins = |r: &ReplicaId| {
         // Another replica of its node has to leave first.
         let replaces = current.members().any(|known| known.node == r.node && known != *r);
-        current.is_member(*r) || (is_coming(view, *r) && !replaces)
+        // A generation began with one voter and those who were sealed: who returns to it is no member any more.
+        let returns = view.takes_back && (view.was_there)(*r) && is_able(view, *r);
+        current.is_member(*r) || ((is_coming(view, *r) || returns) && !replaces)
     };
     view.assigned.iter().copied().filter(|r| !voters.contains(r) && joins(r)).collect()
 }

@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 
 /// Where a partition is on its way to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Moving {
     /// Number of the record that set the target.
     pub since: u64,
@@ -96,6 +97,14 @@ impl Partition {
             moving.target.len() == moving.origin.len()
                 && moving.target.iter().all(|node| moving.origin.contains(node))
         })
+    }
+
+    /// Whether this replica is to leave, and was where the partition was before it began to move.
+    pub fn was_there(&self, replica: ReplicaId) -> bool {
+        let leaves = self.replicas.contains(&replica) && !self.target().contains(&replica);
+        let from =
+            |moving: &Moving| replica.assignment < moving.since && moving.origin.contains(&replica.node);
+        leaves && self.moving.as_deref().is_some_and(from)
     }
 
     /// Whether a group with these members, once that is committed, has nothing more to do for its reassignment: the voters are the

@@ -71,6 +71,7 @@ impl Batch {
 
 /// Where a broker can be reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Endpoint {
     /// Name or address, without brackets.
     pub host: String,

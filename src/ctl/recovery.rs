@@ -43,6 +43,7 @@ pub struct Holding {
 
 /// A replica that did not answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Silent {
     /// Its broker.
     pub node: NodeId,
@@ -56,6 +57,7 @@ pub struct Silent {
 
 /// How one partition would go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GroupPlan {
     /// Its group.
     pub group: GroupId,
@@ -140,6 +142,7 @@ pub struct PartitionReport {
 
 /// An approval, as the partition keeps it until the generation is decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Approval {
     /// Number of its record.
     pub recovery: u64,
@@ -165,9 +168,11 @@ pub(super) struct Approved<'a> {
 /// What came of an approval.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
+#[serde(deny_unknown_fields)]
 pub enum Outcome {
     /// Replicas are being sealed.
-    Approved,
+    // With braces serde refuses unknown fields here too; written it is the same.
+    Approved {},
     /// The seals did not say what the plan did: nothing was decided, the partition waits for another plan.
     Refused {
         /// What differs.
@@ -200,6 +205,7 @@ pub enum Outcome {
 
 /// The audit record of one partition's recovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Recovery {
     /// Number of the record that approved it.
     pub recovery: u64,
@@ -299,8 +305,10 @@ fn standing(
             return Standing::Opening { generation: placed.generation, survivor: survivor.node };
         }
     }
-    // One that came for a reassignment and has heard no leader yet is empty, and sound.
-    let has_begun = |h: &&&Holding| !h.report.configuration.voters.is_empty();
+    // One that came for a reassignment and has heard no leader yet is empty, and sound. (Without a configuration is also whoever learned of
+    // a generation and does not have its first entry yet (F3), whatever it holds: perhaps all that is left.)
+    let has_begun =
+        |h: &&&Holding| !h.report.configuration.voters.is_empty() || h.report.last > LogId::default();
     let reports: Vec<SealReport> = current().filter(has_begun).map(|h| h.report.clone()).collect();
     let decision = match generation::decide(from, &reports, Term(0)) {
         Ok(decision) if decision.opening.lossless => return Standing::Provable,
@@ -414,9 +422,6 @@ pub fn check_plan(image: &Image, plan: &GroupPlan) -> Result<(), String> {
     let name = format!("{}-{}", topic.name, number);
     if (topic.name.as_str(), number) != (plan.topic.as_str(), plan.partition) {
         return Err(format!("group {} is {name}, not {}-{}", plan.group, plan.topic, plan.partition));
-    }
-    if plan.voters.is_empty() {
-        return Err(format!("broker {} holds nothing of {name} that says who votes", plan.survivor));
     }
     if placed.generation != plan.from {
         return Err(format!("{name} is in generation {}, the plan ends {}", placed.generation, plan.from));
@@ -546,7 +551,7 @@ impl Image {
                 auto,
                 at_ms,
                 plan: plan.clone(),
-                outcome: Outcome::Approved,
+                outcome: Outcome::Approved {},
             });
             changes.push(Change::GroupChanged { group: plan.group });
         }
@@ -584,7 +589,7 @@ impl Image {
     fn check_progress(&self, step: &Progress) -> Result<(), String> {
         let known = self.recovery(step.group, step.recovery);
         let fits = match (known.map(|r| &r.outcome), &step.outcome) {
-            (Some(Outcome::Approved), Outcome::Refused { .. }) => true,
+            (Some(Outcome::Approved {}), Outcome::Refused { .. }) => true,
             (Some(Outcome::Decided { lossless: decided, .. }), Outcome::Verified { lossless, .. }) => {
                 decided == lossless
             }

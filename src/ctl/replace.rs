@@ -15,7 +15,7 @@
 use super::image::{Drain, Image, Partition};
 use super::reassign::GroupMove;
 use super::relocate::{self, Row, Site};
-use crate::segment::{GroupId, NodeId};
+use crate::segment::{GroupId, NodeId, ReplicaId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Of the brokers that are to hold replicas, more than one in so many that are fenced or dead are an apparent mass death.
@@ -59,10 +59,13 @@ fn holds(image: &Image, partition: &Partition, node: NodeId) -> bool {
     is_live && partition.replicas.iter().any(|replica| replica.node == node && image.holds(replica))
 }
 
-/// Somebody holds it who is there and did not begin to copy it for this move.
+/// Somebody holds it who is there and did not begin to copy it for this move, or has led it since.
 fn has_source(image: &Image, partition: &Partition) -> bool {
     let adding = partition.adding();
-    let mut old = partition.replicas.iter().filter(|replica| !adding.contains(&replica.node));
+    let survived = |replica: &ReplicaId| {
+        partition.opening.as_ref().is_some_and(|decision| decision.opening.survivor == *replica)
+    };
+    let mut old = partition.replicas.iter().filter(|r| !adding.contains(&r.node) || survived(r));
     old.any(|replica| holds(image, partition, replica.node))
 }
 

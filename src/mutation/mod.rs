@@ -268,6 +268,8 @@ mutations! {
     CallWrittenDurable: "F10, P7", Test("segment::tests::loose::power_cuts_and_kills_at_random_moments_lose_nothing_but_what_is_in_doubt"), 1, ["; durable"];
     /// a sync leaves out what the group has written before and not synced
     LeaveLooseBehind: "F10", Test("segment::tests::loose::strict_changes_take_all_entries_before_them_along"), 1, ["segment/tests/loose.rs"];
+    /// a round that was out before a cut is believed of what stands there after it
+    BelieveRoundBeforeCut: "F10", Test("segment::tests::loose::round_from_before_a_cut_does_not_vouch_for_the_same_entries_after_it"), 1, ["segment/tests/loose.rs"];
     /// a sync that began before a cut is believed of what stands there after it
     BelieveSyncBeforeCut: "F10", Test("segment::tests::loose::sync_from_before_a_cut_does_not_vouch_for_the_same_entries_after_it"), 1, ["segment/tests/loose.rs"];
     /// nothing says that a group has entries which are not synced

@@ -31,6 +31,7 @@ const TESTS: &[(&str, fn())] = tests![
     segment::tests::told_once::round_is_not_durable_because_the_checkpoint_was_told_of_its_failure,
     segment::tests::loose::power_cuts_and_kills_at_random_moments_lose_nothing_but_what_is_in_doubt,
     segment::tests::loose::strict_changes_take_all_entries_before_them_along,
+    segment::tests::loose::round_from_before_a_cut_does_not_vouch_for_the_same_entries_after_it,
     segment::tests::loose::sync_from_before_a_cut_does_not_vouch_for_the_same_entries_after_it,
     raftlog::engine::tests::unsynced::leader_whose_topic_says_sync_again_counts_what_is_durable_whatever_its_followers_know,
     raftlog::engine::tests::unsynced::group_of_one_always_syncs_and_so_does_one_that_shrinks_to_it,

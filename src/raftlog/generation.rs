@@ -50,6 +50,7 @@ pub struct SealReport {
 
 /// What the controllers decided, once per generation. A replica takes it from its own copy of their log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Decision {
     /// The new generation.
     pub generation: Generation,

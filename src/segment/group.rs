@@ -10,6 +10,7 @@ use super::image::GroupImage;
 use super::index::SparseIndex;
 use super::map::SegmentMap;
 use super::types::*;
+use crate::mutation::{Mutation, on};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -135,9 +136,29 @@ pub(crate) struct Group {
     pub is_async: bool,
     /// Round of its last loose entries.
     pub loose_round: u64,
+    /// Rounds in which the log was cut, and behind what, as far as earlier ones may still be answered.
+    cuts: Vec<(u64, LogId)>,
 }
 
 impl Group {
+    /// The log is cut behind this entry in the round that is being gathered, or begins anew (`LogId::default()`).
+    pub(crate) fn recut(&mut self, round: u64, kept: LogId) {
+        // Rounds before the last one taken are answered.
+        self.cuts.retain(|(cut, _)| cut + 1 >= round);
+        self.cuts.push((round, kept));
+    }
+
+    /// How much of the present log is durable where rounds up to this one made it so up to `last`: not what was cut since, even if the same
+    /// entries are here again.
+    pub(crate) fn vouched(&mut self, round: u64, last: LogId) -> LogId {
+        self.cuts.retain(|(cut, _)| *cut > round);
+        let kept = self.cuts.iter().map(|(_, kept)| *kept).min_by_key(|kept| kept.index);
+        match kept.filter(|_| !on(Mutation::BelieveRoundBeforeCut)) {
+            Some(kept) if kept.index < last.index => kept,
+            _ => last,
+        }
+    }
+
     pub(crate) fn new(image: GroupImage, segments: Vec<Segment>) -> Self {
         debug_assert_eq!(image.files.len(), segments.len());
         Self {
@@ -150,6 +171,7 @@ impl Group {
             is_kept: false,
             is_async: false,
             loose_round: 0,
+            cuts: Vec::new(),
         }
     }
     pub(crate) fn active(&mut self) -> &mut Segment {

@@ -216,7 +216,10 @@ impl Store {
         // Only now: a creation that failed leaves the suspicion to the next one.
         self.suspects.remove(&spec.name);
         self.dirs.insert(dir.clone());
-        self.groups.insert(spec.group, Group::new(image, vec![segment]));
+        let mut group = Group::new(image, vec![segment]);
+        // Rounds that are out speak of a replica that was here before.
+        group.recut(self.round, LogId::default());
+        self.groups.insert(spec.group, group);
         let creation = Creation {
             name: spec.name,
             dir,
@@ -431,6 +434,7 @@ impl Store {
         } else {
             g.segments.push(segment);
         }
+        g.recut(self.round, cut.last);
         self.tail_bytes -= g.tail.truncate(from);
         let unlink = self.paths(&dir, &dropped);
         let record = Record::Cut { group, cut, new_file: number };
@@ -538,6 +542,7 @@ impl Store {
         self.lru.forget(&g.segments);
         self.damage.forget(group);
         g.segments = vec![segment];
+        g.recut(self.round, LogId::default());
         self.tail_bytes -= g.tail.clear();
         let unlink = self.paths(&dir, &dropped);
         let record = Record::Install { group, start: Box::new(start), file: number };
@@ -649,7 +654,11 @@ impl Store {
                 s.written = s.written.max(written.end);
             }
         }
-        out.extend(done.progress.into_iter().filter(|d| self.groups.contains_key(&d.group)));
+        for mut durable in done.progress {
+            let Some(g) = self.groups.get_mut(&durable.group) else { continue };
+            durable.last = g.vouched(done.number, durable.last);
+            out.push(durable);
+        }
         self.evict();
         Ok(done.durable_round)
     }

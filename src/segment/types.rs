@@ -63,6 +63,7 @@ impl Index {
 
 /// The fence: generations order before terms (safety.md F4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Epoch {
     /// Recovery generation.
     pub generation: Generation,
@@ -85,6 +86,7 @@ impl fmt::Display for Epoch {
 
 /// Identity of one entry. Orders as Raft compares logs: epoch first, then index (Raft §5.4.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LogId {
     /// Epoch of the leader that appended it.
     pub epoch: Epoch,
@@ -108,6 +110,7 @@ impl fmt::Display for LogId {
 /// Identity of one voter or learner, never reused (safety.md F6): a wiped disk or a new assignment
 /// makes a new one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ReplicaId {
     /// The node it lives on.
     pub node: NodeId,
@@ -217,6 +220,7 @@ pub enum Doubt {
 
 /// How a generation began: what the controllers decided of it (safety.md F2 to F4). Generation 0 has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Opening {
     /// The only voter it began with.
     pub survivor: ReplicaId,

@@ -2,7 +2,7 @@
 //! Each kind of victim has a test of its own; `KONTIKI_ROUNDS` sets the rounds, `KONTIKI_SEED` replays the moments.
 
 use super::foreign::{Client, Writer, read_all};
-use super::history;
+use super::history::{self, History};
 use super::replica;
 use super::system::{BROKERS, CONTROLLER, Cluster, Layout, System};
 use super::{exclusive, rounds, seeded};
@@ -103,7 +103,7 @@ fn kill_rounds_of(victim: Victim, name: &str, config: &[&str]) {
 
 /// Ends the writer and holds everything it was promised against what consumers and files show. `replicas` are the
 /// nodes whose files must hold all of it.
-pub fn verify(cluster: &mut Cluster, writer: Writer, replicas: &[u32]) {
+pub fn verify(cluster: &mut Cluster, writer: Writer, replicas: &[u32]) -> History {
     let run = writer.run.clone();
     let history = writer.finish();
     let (records, ends) = read_all(cluster, TOPIC, PARTITIONS);
@@ -117,7 +117,7 @@ pub fn verify(cluster: &mut Cluster, writer: Writer, replicas: &[u32]) {
         history.infos.len()
     );
     if cluster.system == System::Kafka {
-        return; // its files are its own
+        return history; // its files are its own
     }
     cluster.all().into_iter().for_each(|id| cluster.stop(id));
     let mut dumps = Vec::new();
@@ -134,6 +134,7 @@ pub fn verify(cluster: &mut Cluster, writer: Writer, replicas: &[u32]) {
     let wrong = replica::compare(&dumps, &covers);
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), first(&wrong));
     eprintln!("{} replicas equal, byte for byte", dumps.len());
+    history
 }
 
 fn first(lines: &[String]) -> String {

@@ -4,7 +4,7 @@
 use super::faults::{PARTITIONS, TOPIC, now_us, pause, verify};
 use super::foreign::{Client, Writer, read_all};
 use super::shrink::{await_voters, gaps_within};
-use super::system::{BROKERS, Cluster, Layout, System};
+use super::system::{BROKERS, Cluster, Control, Layout, System};
 use super::{exclusive, rounds, seeded};
 use rand::seq::IndexedRandom;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ const ALONE: Duration = Duration::from_secs(25);
 
 fn combined(name: &str) -> Cluster {
     let environment = vec![("KONTIKI_KAFKA_CONTROLLER_QUORUM_HEIR_TIMEOUT_MS", HEIR_MS)];
-    Cluster::start_in(name, Layout { combined: true, environment, ..Layout::default() })
+    Cluster::start_in(name, Layout { control: Control::Combined, environment, ..Layout::default() })
 }
 
 fn writer(cluster: &Cluster) -> Writer {

@@ -18,6 +18,8 @@ pub const BROKERS: [u32; 3] = [1, 2, 3];
 pub const CONTROLLER: u32 = 4;
 /// A broker that some tests add.
 pub const FOURTH: u32 = 5;
+/// The separate controllers where there are three.
+pub const CONTROLLERS: [u32; 3] = [CONTROLLER, 6, 7];
 
 /// What is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,20 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Which processes the controllers are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Control {
+    /// One that is no broker.
+    #[default]
+    One,
+    /// Three that are no brokers.
+    Three,
+    /// The brokers are the controllers too, all three; there is no other one.
+    Combined,
+    /// `kontiki dev`: everything in one process, whose brokers die and start by its own commands.
+    Dev,
+}
+
 /// Where the processes of a cluster listen, keep their data, and what starts them.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
@@ -53,13 +69,23 @@ pub struct Layout {
     pub data: Option<PathBuf>,
     /// What a node's command is put behind, e.g. `prlimit`.
     pub prefix: BTreeMap<u32, Vec<String>>,
-    /// The brokers are the controllers too, all three; there is no other one.
-    pub combined: bool,
+    /// Who decides.
+    pub control: Control,
     /// Environment of nodes started from now on.
     pub environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Layout {
+    /// The controllers' ids; none where they have no process of their own to be named.
+    fn controllers(&self) -> &'static [u32] {
+        match self.control {
+            Control::One => &CONTROLLERS[..1],
+            Control::Three => &CONTROLLERS,
+            Control::Combined => &BROKERS,
+            Control::Dev => &[],
+        }
+    }
+
     /// The address of a node.
     pub fn host(&self, id: u32) -> Ipv4Addr {
         if self.spread { Ipv4Addr::new(127, 0, 0, 10 + id as u8) } else { Ipv4Addr::LOCALHOST }
@@ -89,8 +115,8 @@ impl Cluster {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cluster-{name}"));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory for the cluster");
-        let apart = (!layout.combined).then_some(CONTROLLER);
-        let all: Vec<u32> = apart.into_iter().chain(BROKERS).collect();
+        let apart = layout.controllers().iter().copied().filter(|id| !BROKERS.contains(id));
+        let all: Vec<u32> = apart.chain(BROKERS).collect();
         let nodes = all.iter().map(|id| (*id, None)).collect();
         let mut cluster = Cluster { system, layout, dir, base_port: free_ports(), nodes };
         if system == System::Kafka {
@@ -98,8 +124,10 @@ impl Cluster {
             let status = cluster.peer_script().arg("prepare").arg(&cluster.dir).arg(port).status();
             assert!(status.expect("kafka-cluster.sh").success(), "kafka directories could not be prepared");
         }
-        for id in all {
-            cluster.spawn(id);
+        if cluster.layout.control == Control::Dev {
+            cluster.start_dev();
+        } else {
+            all.into_iter().for_each(|id| cluster.spawn(id));
         }
         cluster.await_answers();
         cluster
@@ -123,7 +151,9 @@ impl Cluster {
 
     /// HTTP address of a node.
     pub fn admin_address(&self, id: u32) -> SocketAddr {
-        (self.layout.host(id), self.base_port + 4 + id as u16).into()
+        // The last two of the twenty belong to the two controllers whose peer ports come before them.
+        let offset = if id <= FOURTH { 4 + id } else { 12 + id };
+        (self.layout.host(id), self.base_port + offset as u16).into()
     }
 
     /// All client addresses, comma separated.
@@ -134,7 +164,10 @@ impl Cluster {
     /// Where a node keeps its data.
     pub fn data_dir(&self, id: u32) -> PathBuf {
         let below = self.layout.data.as_ref().unwrap_or(&self.dir);
-        below.join(format!("node-{id}/data"))
+        match self.layout.control {
+            Control::Dev => below.join(format!("dev/broker-{id}")),
+            _ => below.join(format!("node-{id}/data")),
+        }
     }
 
     /// The body of a node's /health, if it answers.
@@ -175,17 +208,16 @@ impl Cluster {
         // Shorter than `stop` waits: a last node whose only peer is damaged has nobody to hand over to.
         command.env("KONTIKI_SHUTDOWN_TIMEOUT_MS", "8000");
         command.args(["start", "--node-id", &id.to_string()]);
-        let apart = [CONTROLLER];
-        let controllers = if self.layout.combined { &BROKERS[..] } else { &apart };
-        let named = controllers.iter().map(|c| format!("{c}@{}", self.peer_address(*c)));
+        let named = self.layout.controllers().iter().map(|c| format!("{c}@{}", self.peer_address(*c)));
         command.args(["--controllers", &named.collect::<Vec<_>>().join(",")]);
         command.args(["--peer-listen", &self.peer_address(id).to_string()]);
         command.args(["--admin-listen", &self.admin_address(id).to_string()]);
         command.arg("--data-dir").arg(self.data_dir(id));
-        if id == CONTROLLER {
+        if CONTROLLERS.contains(&id) {
             command.args(["--roles", "controller"]);
         } else {
-            let roles = if self.layout.combined { "broker,controller" } else { "broker" };
+            let is_both = self.layout.control == Control::Combined;
+            let roles = if is_both { "broker,controller" } else { "broker" };
             command.args(["--roles", roles, "--listen", &self.address(id).to_string()]);
         }
         command
@@ -193,7 +225,7 @@ impl Cluster {
 
     /// Every node there is, brokers first.
     pub fn all(&self) -> Vec<u32> {
-        let apart = (!self.layout.combined).then_some(CONTROLLER);
+        let apart = self.layout.controllers().iter().copied().filter(|id| !BROKERS.contains(id));
         BROKERS.into_iter().chain(apart).collect()
     }
 
@@ -203,18 +235,43 @@ impl Cluster {
 
     /// Starts a node that is not running.
     pub fn spawn(&mut self, id: u32) {
-        let log_path = self.dir.join(format!("node-{id}.log"));
+        if self.layout.control == Control::Dev {
+            return self.tell_dev("restart", id);
+        }
+        let child = self.run(self.command(id), &format!("node-{id}"));
+        let slot = self.slot(id);
+        assert!(slot.is_none(), "node {id} runs already");
+        *slot = Some(child);
+    }
+
+    /// Starts a process with a log of its own.
+    fn run(&self, mut command: Command, name: &str) -> Child {
+        let log_path = self.dir.join(format!("{name}.log"));
         let log = File::options().append(true).create(true).open(log_path).expect("a log file");
-        let child = self
-            .command(id)
+        command
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|e| panic!("node {id} does not start: {e}"));
-        let slot = self.slot(id);
-        assert!(slot.is_none(), "node {id} runs already");
-        *slot = Some(child);
+            .unwrap_or_else(|e| panic!("{name} does not start: {e}"))
+    }
+
+    /// Everything in one process, the first slot's.
+    fn start_dev(&mut self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
+        command.envs(self.layout.environment.iter().copied());
+        command.args(["dev", "--port", &self.base_port.to_string()]);
+        command.args(["--admin-port", &self.admin_address(BROKERS[0]).port().to_string()]);
+        command.arg("--data-dir").arg(self.dir.join("dev"));
+        self.nodes[0].1 = Some(self.run(command, "dev"));
+    }
+
+    fn tell_dev(&self, verb: &str, id: u32) {
+        let port = self.admin_address(BROKERS[0]).port().to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
+        let output = command.args(["dev", verb, &id.to_string(), "--admin-port", &port]).output();
+        let output = output.expect("kontiki dev");
+        assert!(output.status.success(), "dev {verb} {id}: {output:?}");
     }
 
     /// Adds a broker to the cluster, and waits until it answers (Kontiki only).
@@ -226,6 +283,9 @@ impl Cluster {
 
     /// `kill -9`, and waits for the process to be gone.
     pub fn kill(&mut self, id: u32) {
+        if self.layout.control == Control::Dev {
+            return self.tell_dev("kill", id);
+        }
         if let Some(mut child) = self.slot(id).take() {
             child.kill().expect("a signal to our own child");
             child.wait().expect("our own child");
@@ -244,8 +304,11 @@ impl Cluster {
         rustix::process::kill_process(pid, signal).expect("a signal to our own child");
     }
 
-    /// SIGTERM, and waits for an orderly end; kills and fails after 30 s.
+    /// SIGTERM, and waits for an orderly end; kills and fails after 30 s. In `kontiki dev` the first one's ends all.
     pub fn stop(&mut self, id: u32) {
+        if self.layout.control == Control::Dev && id != BROKERS[0] {
+            return;
+        }
         self.signal(id, rustix::process::Signal::TERM);
         let mut child = self.slot(id).take().expect("a running node");
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -355,8 +418,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let all: Vec<u32> = self.nodes.iter().map(|(id, _)| *id).collect();
-        all.into_iter().for_each(|id| self.kill(id));
+        for child in self.nodes.iter_mut().filter_map(|(_, slot)| slot.as_mut()) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         if std::thread::panicking() {
             eprintln!("logs and data of the failed cluster are in {}", self.dir.display());
         } else {

@@ -254,3 +254,29 @@ fn topics_that_need_leases_bear_whatever_others_do() {
     let report = over_seeds(name, Budget::Seeds(SEEDS), under_faults, whole);
     println!("{}", report.text());
 }
+
+/// Random faults that end no disk, and controllers that act on them as soon as they may.
+fn acts_under_faults(seed: u64) -> Plan {
+    let mut rng = Rng::new(seed ^ 0xa070_0003);
+    let mut plan = Plan::random(seed);
+    (plan.brokers_count, plan.controllers_count, plan.combined) = (3, 3, false);
+    (plan.replication, plan.shrink, plan.unclean, plan.recovers) = (3, true, false, true);
+    (plan.is_async, plan.min_insync) = (false, 1);
+    plan.topic_configs.remove("flush.mode");
+    let menu = &mut plan.menu;
+    (menu.members, menu.generations, menu.damage, menu.io_errors, menu.full_disks, menu.moves, menu.admin) =
+        (false, false, false, false, false, false, false);
+    (menu.partitions, menu.clocks) = (true, rng.chance(700));
+    plan.chaos = rng.range(15, 40) * SECOND;
+    plan.topic_configs.insert("recovery.policy".to_owned(), Some("auto".to_owned()));
+    let delay = rng.range(0, 600).to_string();
+    plan.topic_configs.insert("recovery.auto.delay.ms".to_owned(), Some(delay));
+    plan
+}
+
+#[test]
+fn controllers_act_under_faults_and_nobody_answers_in_a_generation_that_is_over() {
+    let name = "autos::controllers_act_under_faults_and_nobody_answers_in_a_generation_that_is_over";
+    let report = over_seeds(name, Budget::Seeds(SEEDS), acts_under_faults, whole);
+    println!("{}", report.text());
+}

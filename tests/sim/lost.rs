@@ -170,7 +170,7 @@ pub fn story(world: &mut World) -> Time {
     // Every approval has come to something, and is on record with every node.
     let image = world.newest_image();
     for known in &image.recoveries {
-        let is_over = !matches!(known.outcome, Outcome::Approved);
+        let is_over = !matches!(known.outcome, Outcome::Approved {});
         assert!(is_over || image.sealing.is_empty(), "open for ever: {known:?}");
         world.marks.hit(match known.outcome {
             Outcome::Verified { lossless: false, .. } => "recovery verified",

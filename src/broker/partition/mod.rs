@@ -99,6 +99,8 @@ pub struct Partition {
     pub fetch_waiters: BTreeSet<u64>,
     /// Fenced off or damaged: serves nothing.
     pub out_of_service: Option<String>,
+    /// As leader: the producers' state is of a log that is lost, and could not be made, or stored, anew. Nothing is written until it was.
+    pub unsettled: Option<String>,
     /// Bytes appended since the last producer snapshot.
     pub since_snapshot: u64,
     producers: ProducerState,
@@ -132,6 +134,7 @@ impl Partition {
             in_sync: vec![replica.node],
             fetch_waiters: BTreeSet::new(),
             out_of_service: None,
+            unsettled: None,
             since_snapshot: 0,
             producers: ProducerState::default(),
             uncommitted: VecDeque::new(),
@@ -245,42 +248,56 @@ impl Partition {
             && !self.producers.truncate(from)
             && let Err(error) = self.rebuild(store)
         {
-            self.out_of_service = Some(error.to_string());
+            self.out_of_service = Some(error);
         }
     }
 
     /// Nothing of the log is damaged any more.
     pub fn on_repaired(&mut self, store: &mut Store) {
-        self.out_of_service = self.rebuild(store).err().map(|error| {
-            tracing::warn!(group = %self.group, %error, "repaired replica is not in service yet");
-            error.to_string()
+        let rebuilt = match self.unsettled {
+            Some(_) => self.rebuild_from_start(store),
+            None => self.rebuild(store),
+        };
+        self.out_of_service = rebuilt.err().map(|error| {
+            tracing::warn!(group = %self.group, error, "repaired replica is not in service yet");
+            error
         });
     }
 
     /// Starts the producer state over from the snapshot and the log.
-    fn rebuild(&mut self, store: &mut Store) -> StoreResult<()> {
-        let start = store.log_start(self.group)?.clone();
-        if let Ok(producers) = ProducerState::decode(&start.producers, start.producers_at) {
-            self.producers = producers;
-        }
+    fn rebuild(&mut self, store: &mut Store) -> Result<(), String> {
+        let start = store.log_start(self.group).map_err(|error| error.to_string())?.clone();
+        self.producers = ProducerState::decode(&start.producers, start.producers_at)
+            .map_err(|error| format!("producer snapshot: {error}"))?;
         self.starts.clear();
         self.since_snapshot = 0;
-        self.replay(start.producers_at.next(), store)
+        self.replay(start.producers_at.next(), store).map_err(|error| error.to_string())
     }
 
     /// This replica leads anew, with a log that ended with `last` when it was elected. What is kept with the log start may reflect entries
     /// behind that: it came with a log start of another leader, and the entries never did, or were lost unsynced. A leader without them
     /// says that they are gone (an unclean generation, an election in doubt), and retries of them are new (safety.md F21). True if so: the
     /// state is to be stored before anything is appended.
-    pub fn forget_lost(&mut self, last: Index, store: &mut Store) -> bool {
-        if self.producers.applied() <= last || on(Mutation::RememberLostBatches) {
-            return false;
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn forget_lost(&mut self, last: Index, store: &mut Store) -> Result<bool, String> {
+        if self.unsettled.is_none() {
+            if self.producers.applied() <= last || on(Mutation::RememberLostBatches) {
+                return Ok(false);
+            }
+            tracing::warn!(group = %self.group, %last, "what was known of producers' lost batches is forgotten");
         }
-        tracing::warn!(group = %self.group, %last, "what was known of producers' lost batches is forgotten");
-        if let Err(error) = self.rebuild_from_start(store) {
+        self.rebuild_from_start(store).map(|()| true)
+    }
+
+    /// Somebody else leads: what this replica knows of producers is what it has stored, as with any other that follows.
+    pub fn leave_unsettled(&mut self, store: &mut Store) {
+        if self.unsettled.take().is_some()
+            && let Err(error) = self.rebuild(store)
+        {
             self.out_of_service = Some(error);
         }
-        true
     }
 
     /// The producer state is what is kept of entries that the log start has passed, and the log.

@@ -174,24 +174,29 @@ impl Alone {
     /// Appends so many batches of one record.
     fn produce(&mut self, group: GroupId, batches: usize) {
         for _ in 0..batches {
-            let mut batch = crate::broker::handlers::produce::tests::batch(0);
-            let rules = BatchRules {
-                max_message_bytes: 1 << 20,
-                produce_version: 9,
-                before_max_ms: i64::MAX,
-                after_max_ms: i64::MAX,
-                now_ms: 0,
-                log_append_time: false,
-            };
-            let header = batch::validate(&mut batch, &rules).unwrap();
-            let items = vec![ProduceItem { group, batch, header, min_insync: 1 }];
-            let (reply, mut answer) = oneshot::channel();
-            let now = self.now();
-            let command = Command::Produce { items, acks: -1, timeout_ms: 1_000, permit: None, reply };
-            self.shard.handle(now, Input::Command(command));
-            self.run(50);
-            assert!(answer.try_recv().unwrap()[0].is_ok());
+            self.try_produce(group).unwrap();
         }
+    }
+
+    fn try_produce(&mut self, group: GroupId) -> Result<(), PartitionError> {
+        let mut batch = crate::broker::handlers::produce::tests::batch(0);
+        let rules = BatchRules {
+            max_message_bytes: 1 << 20,
+            produce_version: 9,
+            before_max_ms: i64::MAX,
+            after_max_ms: i64::MAX,
+            now_ms: 0,
+            log_append_time: false,
+        };
+        let header = batch::validate(&mut batch, &rules).unwrap();
+        let items = vec![ProduceItem { group, batch, header, min_insync: 1 }];
+        let (reply, mut answer) = oneshot::channel();
+        let now = self.now();
+        let command = Command::Produce { items, acks: -1, timeout_ms: 1_000, permit: None, reply };
+        self.shard.handle(now, Input::Command(command));
+        self.run(50);
+        let answers = answer.try_recv().unwrap();
+        answers.into_iter().next().unwrap().map(|_| ())
     }
 
     fn register_again(&mut self, directory: Uuid) {
@@ -802,6 +807,34 @@ pub(crate) fn retry_of_a_batch_that_was_lost_is_new() {
         alone.produce(group, 9);
         assert!(alone.shard.engine.store().log_start(group).unwrap().producers_at <= last.next());
     }
+}
+
+/// The state could not be stored for a moment: the partition took nothing more before a restart.
+#[test]
+fn nothing_is_written_while_what_was_lost_is_remembered_and_that_is_mended_by_itself() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[]);
+    alone.produce(group, 2);
+    let unsettle = |alone: &mut Alone| {
+        let partition = alone.shard.partitions.get_mut(&group).unwrap();
+        partition.unsettled = Some("could not be stored".into());
+    };
+    unsettle(&mut alone);
+    let refused = alone.try_produce(group);
+    assert!(matches!(refused, Err(PartitionError::Storage(_))), "{refused:?}");
+    // A repair makes the state from what is stored, which is what must not be.
+    let shard = &mut alone.shard;
+    shard.partitions.get_mut(&group).unwrap().on_repaired(shard.engine.store());
+    assert!(alone.try_produce(group).is_err());
+    alone.run(3_000);
+    assert_eq!(alone.shard.partitions[&group].unsettled, None);
+    alone.produce(group, 1);
+    // One that follows knows what it has stored.
+    unsettle(&mut alone);
+    let shard = &mut alone.shard;
+    shard.partitions.get_mut(&group).unwrap().leave_unsettled(shard.engine.store());
+    let partition = &alone.shard.partitions[&group];
+    assert!(partition.unsettled.is_none() && partition.out_of_service.is_none());
 }
 
 /// The record speaks of the replica that moved away; the partition came back, and the word of the leader had made another one here.

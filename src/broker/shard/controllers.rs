@@ -254,6 +254,9 @@ impl Shard {
             }
             _ => self.controllers.together = None,
         }
+        if !matches!(next, Next::Change { .. }) {
+            self.controllers.handing_over = None;
+        }
         if let Next::Change { voters, learners } = next {
             match self.leads_growth(now, &voters) {
                 None => drop(self.change_members(now, CONTROLLER, voters, learners)),
@@ -310,6 +313,7 @@ impl Shard {
             assigned: &assigned,
             target: &assigned,
             takes_back: false,
+            was_there: &|_| false,
             is_gone: &is_gone,
             is_heard: &is_heard,
             is_live: &|replica| is_heard(replica) || asks(replica),

@@ -300,6 +300,7 @@ impl Shard {
             assigned: &placed.replicas,
             target: placed.target(),
             takes_back: !placed.is_cancelled(),
+            was_there: &|replica| placed.was_there(replica),
             is_gone: &is_gone,
             is_heard: &is_heard,
             is_live: &is_live,

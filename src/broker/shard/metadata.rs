@@ -304,6 +304,10 @@ impl Shard {
                 self.announce_stop(now)
             };
         }
+        if self.status.storage_failure.is_some() {
+            // It can keep nothing: the controllers place nothing here, and after a while what it held is made anew elsewhere.
+            return;
+        }
         match self.membership.registration {
             Registration::None => self.register(now),
             Registration::Asked => {}

@@ -68,6 +68,9 @@ impl Shard {
         let leader = self.hint_of(group);
         let expiration_ms = self.upkeep.expiration_ms();
         let p = self.partitions.get_mut(&group).ok_or(PartitionError::Unknown)?;
+        if let Some(reason) = &p.unsettled {
+            return Err(PartitionError::Storage(reason.clone()));
+        }
         let verdict = match p.check_producer(&item.header, now.wall_ms, expiration_ms) {
             Err(PartitionError::OutOfOrderSequence(_))
                 if p.may_be_missing_earlier(&item.header, now.mono) =>

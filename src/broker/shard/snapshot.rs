@@ -11,6 +11,7 @@ use crate::ctl::image::{Change, Image};
 use crate::ctl::record::{Batch, Record};
 use crate::ctl::snapshot::{self, Piece, Pieces, Whole};
 use crate::mutation::{Mutation, on};
+use crate::raftlog::core::Millis;
 use crate::segment::{self, Entry, EntryKind, GroupId, Index, LogId, LogStart};
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -18,6 +19,8 @@ use std::sync::Arc;
 
 /// `metadata.log.max.record.bytes.between.snapshots`.
 const BYTES_BETWEEN: u64 = 20 << 20;
+/// From a comparison for which something could not be read to the next: each reads all that came after the snapshot.
+const RETRY_MS: Millis = 5_000;
 /// Entries read at once.
 const READ_BYTES: usize = 4 << 20;
 
@@ -29,6 +32,8 @@ pub struct Snapshots {
     pieces: Pieces,
     /// Whole, and the log is still to be cut; its first entry.
     whole: Option<(Whole, Index)>,
+    /// It could not be compared, and is not looked at again before.
+    retry_at: Millis,
     /// First entry of the last one that was begun.
     begun: Index,
     /// Bytes applied since the last whole one began.
@@ -132,8 +137,17 @@ impl Shard {
         }
         let Some(whole) = snapshots.pieces.take(piece) else { return Ok(false) };
         let at = whole.at;
-        let image = whole.read().map_err(|why| format!("the snapshot at {at} cannot be read: {why}"))?;
-        snapshots.missing = None;
+        let image = match whole.read() {
+            Ok(image) => image,
+            // A later one may be whole: nothing is acted on until then.
+            Err(why) => {
+                tracing::error!(%at, why, "a snapshot of the metadata cannot be read; a later one may be");
+                self.status.metadata_differs = Some(format!("snapshot at {at}: {why}"));
+                return Ok(false);
+            }
+        };
+        self.status.metadata_differs = None;
+        self.membership.snapshots.missing = None;
         self.take_image_of(image, at, changes, removed)?;
         Ok(true)
     }
@@ -172,6 +186,9 @@ impl Shard {
 
     /// Cuts the log behind the newest snapshot if there is a whole one, and it holds what was applied.
     pub(super) fn cut_controller_log(&mut self, now: Now) {
+        if now.mono < self.membership.snapshots.retry_at {
+            return;
+        }
         let Some((whole, begun)) = self.membership.snapshots.whole.take() else { return };
         let at = whole.at;
         if at.index.next() != begun {
@@ -190,6 +207,7 @@ impl Shard {
             Err(NotCut::Unread(why)) => {
                 tracing::warn!(%at, why, "a snapshot of the metadata cannot be compared now; it is tried again");
                 self.membership.snapshots.whole = Some((whole, begun));
+                self.membership.snapshots.retry_at = now.mono + RETRY_MS;
                 return;
             }
             Err(NotCut::Differs(why)) => {

@@ -101,6 +101,7 @@ impl Shard {
             self.upkeep.next_look = now.mono + IN_SYNC_MS + partitions / LOOK_PARTITIONS_PER_MS;
             self.refresh_in_sync(now);
             self.refresh_status(now);
+            self.settle_producers(now);
         }
         if now.mono >= self.upkeep.next_retention {
             self.upkeep.next_retention = now.mono + self.upkeep.retention_ms.max(100);
@@ -202,7 +203,9 @@ impl Shard {
         let is_new = role == Role::Leader && (p.role, p.epoch) != (role, epoch);
         p.on_role(role, epoch, leader, now.mono, &mut self.done);
         if is_new {
-            self.forget_lost_batches(now, group, epoch);
+            self.forget_lost_batches(now, group);
+        } else if role != Role::Leader {
+            p.leave_unsettled(self.engine.store());
         }
         self.on_leadership(now, group);
     }
@@ -447,27 +450,41 @@ impl Shard {
         self.engine.move_log_start(now.mono, group, start)
     }
 
-    /// A new leader's state of producers is made to reflect its own log, and is stored before anything new is.
-    pub(super) fn forget_lost_batches(&mut self, now: Now, group: GroupId, epoch: Epoch) {
+    /// A new leader's state of producers is made to reflect its own log, and is stored before anything new is. Where that fails another
+    /// replica is to lead, and it is tried again as long as this one does.
+    fn forget_lost_batches(&mut self, now: Now, group: GroupId) {
         let Ok((mut last, _)) = self.engine.store_ref().last(group) else { return };
-        if last.epoch == epoch {
+        let Some(p) = self.partitions.get_mut(&group) else { return };
+        if last.epoch == p.epoch && p.unsettled.is_none() {
             // The first entry of its term (Raft §8), or of its generation, and nothing else so far.
             last.index = last.index.prev();
         }
-        let Some(p) = self.partitions.get_mut(&group) else { return };
-        if !p.forget_lost(last.index, self.engine.store()) {
-            return;
-        }
         let start = p.start;
-        self.move_start(now, group, start);
+        let made = p.forget_lost(last.index, self.engine.store());
+        let settled = match made {
+            Ok(false) => return,
+            Ok(true) => self.try_move_start(now, group, start).map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
         let stored = self.engine.store_ref().log_start(group).map(|start| start.producers_at);
-        if stored.is_ok_and(|at| at <= last.index.next()) {
-            return;
-        }
         // A restart would find the old state, and not see what is written from now on.
-        if let Some(p) = self.partitions.get_mut(&group) {
-            p.out_of_service =
-                Some("its producers' state is of a log that is lost, and could not be stored anew".into());
+        let is_stored = stored.is_ok_and(|at| at <= last.index.next());
+        let Some(p) = self.partitions.get_mut(&group) else { return };
+        p.unsettled = match settled {
+            Ok(()) if is_stored => None,
+            Ok(()) => Some("the producers' state that was lost cannot be stored anew yet".to_owned()),
+            Err(error) => Some(format!("the producers' state that was lost cannot be made anew: {error}")),
+        };
+        if let Some(why) = &p.unsettled {
+            tracing::warn!(%group, why, "leads, and takes nothing; another replica is asked to lead");
+            self.engine.transfer(now.mono, group, None);
+        }
+    }
+
+    fn settle_producers(&mut self, now: Now) {
+        let unsettled = self.partitions.values().filter(|p| p.unsettled.is_some() && p.role == Role::Leader);
+        for group in unsettled.map(|p| p.group).collect::<Vec<_>>() {
+            self.forget_lost_batches(now, group);
         }
     }
 

@@ -217,15 +217,30 @@ fn every_standing_travels() {
 
 /// A newcomer that never heard a leader was offered as what the partition should go on with, from nothing.
 #[test]
-fn replica_that_knows_of_no_voters_is_no_survivor() {
+fn replica_that_is_empty_is_no_survivor() {
     let mut world = lost();
     let mut empty = world.holding(0, 0, 0);
     (empty.report.last, empty.report.configuration) = (LogId::default(), Configuration::default());
     let Standing::Stuck { reason } = world.stand(std::slice::from_ref(&empty)) else { panic!("offered") };
     assert!(reason.contains("no broker that answers holds a replica"), "{reason}");
     let mut plan = world.plan(&[world.holding(0, 9, 6)]);
-    plan.voters.clear();
+    (plan.voters, plan.base) = (Vec::new(), LogId::default());
     assert!(matches!(world.approve(&plan), Err(Error::Refused(_))));
+}
+
+/// The survivor of a generation was lost before the others had its first entry: they know of no voters, and hold all that is left.
+#[test]
+fn replica_that_learned_a_generation_and_has_not_joined_it_can_survive_it() {
+    let mut world = lost();
+    let mut waiting = world.holding(0, 9, 0);
+    waiting.report.configuration = Configuration::default();
+    let plan = world.plan(std::slice::from_ref(&waiting));
+    assert_eq!((plan.survivor, plan.base, plan.end), (world.replicas()[0].node, LogId::new(0, 3, 9), 9));
+    world.approve(&plan).unwrap();
+    world.seal(&waiting);
+    world.decide();
+    assert_eq!(world.partition().generation, 1);
+    assert!(matches!(world.outcome(), Outcome::Decided { lossless: false, .. }), "{:?}", world.outcome());
 }
 
 #[test]
@@ -266,7 +281,7 @@ fn approved_plan_is_carried_out_and_kept_for_ever() {
     world.approve(&plan).unwrap();
     let number = world.partition().recovery.as_ref().unwrap().recovery;
     assert_eq!(world.partition().sealing, Some(number));
-    assert_eq!(world.outcome(), Outcome::Approved);
+    assert_eq!(world.outcome(), Outcome::Approved {});
     let Standing::UnderWay { waits_for, .. } = world.stand(std::slice::from_ref(&held)) else {
         panic!("under way")
     };
@@ -354,7 +369,7 @@ fn broker_that_is_alive_is_heard_before_anything_is_given_up() {
     world.seal(&held);
     for _ in 0..5 {
         world.decide();
-        assert_eq!((world.partition().generation, world.outcome()), (0, Outcome::Approved));
+        assert_eq!((world.partition().generation, world.outcome()), (0, Outcome::Approved {}));
     }
     world.kill(replicas[2].node);
     world.decide();
@@ -487,7 +502,7 @@ proptest! {
                         let decided = best.is_some_and(|best| opening.base.index.0 <= best);
                         prop_assert!(decided, "of a log that was sealed");
                         let outcomes = &world.log.image.recoveries;
-                        let open = outcomes.iter().filter(|r| r.outcome == Outcome::Approved).count();
+                        let open = outcomes.iter().filter(|r| r.outcome == Outcome::Approved {}).count();
                         prop_assert_eq!(open, 0, "every approval has come to something");
                     }
                 }

@@ -84,7 +84,45 @@ fn target_that_dies_on_the_way_is_replaced_too() {
     kill(&mut log, 3);
     replace(&mut log, &[2, 3]);
     assert_eq!(target(&log), [0, 1, 4].map(NodeId));
-    assert_eq!(log.image.topics["t"].partitions[0].replicas.len(), 5, "nobody has left yet");
+    let placed = &log.image.topics["t"].partitions[0];
+    assert_eq!(placed.replicas.len(), 5, "nobody has left yet");
+    let was_there = placed.replicas.iter().filter(|r| placed.was_there(**r)).map(|r| r.node.0);
+    assert_eq!(was_there.collect::<Vec<_>>(), [2], "3 was on its way only");
+}
+
+/// A newcomer that was the last one left, and went on, was no source: nothing more was ever replaced.
+#[test]
+fn partition_that_a_newcomer_carries_on_is_replaced_like_any_other() {
+    let mut log = Log::with_brokers(&[None; 7]);
+    let assignments = Some(vec![[0, 1, 2].map(NodeId).to_vec()]);
+    log.run(&Command::CreateTopic(CreateTopic { assignments, ..creation("t", -1, -1) })).unwrap();
+    let group = log.image.topics["t"].partitions[0].group;
+    kill(&mut log, 1);
+    kill(&mut log, 2);
+    replace(&mut log, &[1, 2]);
+    let target = |log: &Log| nodes(log.image.topics["t"].partitions[0].target());
+    let [_, newcomer, other] = target(&log)[..] else { panic!("three") };
+    assert!(![1, 2].contains(&newcomer.0));
+    kill(&mut log, 0);
+    let seal = Batch::new(vec![Record::Seal { groups: vec![group] }]);
+    log.write(seal).unwrap();
+    let opening = crate::ctl::record::GroupOpening {
+        group,
+        generation: 1,
+        survivor: newcomer,
+        base: LogId::new(0, 1, 5),
+        first_term: crate::segment::Term(2),
+        lossless: true,
+        learners: Vec::new(),
+    };
+    log.write(Batch::new(vec![Record::Generation { openings: vec![opening] }])).unwrap();
+    // Fewer than a third are away, and of the brokers that were dead one is still to be replaced.
+    log.run(&registration(7, 0, None)).unwrap();
+    log.run(&registration(8, 0, None)).unwrap();
+    log.run(&registration(9, 0, None)).unwrap();
+    replace(&mut log, &[0, 1, 2]);
+    let after = target(&log);
+    assert!(after.contains(&newcomer) && after.contains(&other) && !after.contains(&NodeId(0)), "{after:?}");
 }
 
 #[test]

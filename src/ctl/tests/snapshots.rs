@@ -101,3 +101,104 @@ fn what_a_snapshot_does_not_know_is_kept_and_what_was_deleted_goes() {
     // Of a log that never knew the topic: nobody deleted it.
     assert!(removed(&snapshot::changes(&before, &Log::with_brokers(&[None; 3]).image)).is_empty());
 }
+
+/// An image with something in every field of every type.
+fn full() -> Image {
+    use crate::ctl::image::{Partition, Topic};
+    use crate::ctl::reassign::Moving;
+    use crate::ctl::recovery::{Approval, GroupPlan, Outcome, Recovery, Silent};
+    use crate::raftlog::generation::Decision;
+    use crate::segment::{Generation, GroupId, Opening, ReplicaId, Term};
+    let replica = |node: i32| ReplicaId { node: NodeId(node), assignment: 7, directory: 9 << 96 | 3 };
+    let mut image = Log::with_brokers(&[Some("a"), Some("b")]).image;
+    let broker = image.brokers.get_mut(&NodeId(1)).unwrap();
+    (broker.fenced, broker.stopping, broker.dead) = (true, true, true);
+    let opening = Opening { survivor: replica(0), base: at(4), first_term: Term(5), lossless: true };
+    let partition = Partition {
+        group: GroupId(3),
+        replicas: vec![replica(0), replica(1)],
+        founders: vec![replica(1)],
+        generation: 1,
+        sealing: Some(8),
+        recovery: Some(Box::new(Approval {
+            recovery: 8,
+            id: "ab12".into(),
+            survivor: replica(0),
+            base: at(4),
+        })),
+        opening: Some(Box::new(Decision { generation: Generation(1), opening, learners: vec![replica(1)] })),
+        moving: Some(Box::new(Moving { since: 7, target: vec![NodeId(0)], origin: vec![NodeId(1)] })),
+        configured: at(2),
+        left: vec![replica(1)],
+    };
+    let silent = Silent { node: NodeId(1), votes: true, silent_ms: Some(10), is_wiped: true };
+    let plan = GroupPlan {
+        group: GroupId(3),
+        topic: "t".into(),
+        partition: 0,
+        from: 0,
+        survivor: NodeId(0),
+        base: at(4),
+        start: 1,
+        at_risk: 2,
+        known_by: NodeId(0),
+        end: 3,
+        voters: vec![NodeId(0)],
+        answered: vec![(NodeId(0), at(4))],
+        silent: vec![silent],
+    };
+    let outcomes = [
+        Outcome::Approved {},
+        Outcome::Refused { reason: "differs".into(), at_ms: 1 },
+        Outcome::Replaced { by: 9 },
+        Outcome::Decided { number: 9, lossless: false },
+        Outcome::Verified { lossless: true, high_watermark: 3, at_ms: 2 },
+    ];
+    let recovery = |outcome| Recovery {
+        recovery: 8,
+        id: "ab12".into(),
+        reason: "why".into(),
+        at_ms: 1,
+        plan: plan.clone(),
+        outcome,
+    };
+    image.recoveries = outcomes.into_iter().map(recovery).collect();
+    let id = uuid::Uuid::from_u128(5);
+    let configs = BTreeMap::from([("retention.ms".into(), "1".into())]);
+    let topic = Topic { name: "t".into(), id, partitions: vec![partition], configs, internal: true };
+    image.topics.insert("t".into(), topic);
+    image.topic_names.insert(id, "t".into());
+    image.groups.insert(GroupId(3), (id, 0));
+    image.sealing.insert(GroupId(3));
+    image.configs.insert("num.partitions".into(), "2".into());
+    image.deleted.insert(1, 2);
+    image.broker_configs.insert(NodeId(1), BTreeMap::from([("broker.drain".into(), "leaders".into())]));
+    (image.next_group, image.next_producer_id) = (4, 1_000);
+    image
+}
+
+/// Snapshots of format 1 stay readable: `UPDATE_GOLDEN=1` is for what is added to it, and an added field has a default.
+#[test]
+fn snapshot_of_format_1_is_read_and_written_as_ever() {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ctl/tests/snapshot-1.json");
+    let written = serde_json::to_string_pretty(&full()).unwrap() + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&golden, &written).unwrap();
+    }
+    let text = std::fs::read_to_string(golden).unwrap();
+    assert_eq!(serde_json::from_str::<Image>(&text).unwrap(), full());
+    assert_eq!(written, text);
+}
+
+/// An older version that left something out would give it on, as a leader, to those who know it.
+#[test]
+fn field_of_a_later_version_is_refused_wherever_it_stands() {
+    let text = serde_json::to_string(&full()).unwrap();
+    let objects: Vec<usize> = text.match_indices('{').map(|(at, _)| at + 1).collect();
+    assert!(objects.len() > 40 && !text.contains("{}"), "{text}");
+    for at in objects {
+        let later = format!("{}\"later\":1,{}", &text[..at], &text[at..]);
+        let read = serde_json::from_str::<Image>(&later);
+        assert!(read.is_err(), "taken without a word: a field at {}", &text[at..][..40.min(text.len() - at)]);
+    }
+}

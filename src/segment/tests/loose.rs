@@ -363,6 +363,49 @@ pub(crate) fn sync_from_before_a_cut_does_not_vouch_for_the_same_entries_after_i
     drop(boot(&later));
 }
 
+/// So does a round that was out when the log was cut, or the replica replaced by another (seed 30458 of `long`: a new replica acknowledged
+/// what only the one before it had on its disk).
+#[test]
+pub(crate) fn round_from_before_a_cut_does_not_vouch_for_the_same_entries_after_it() {
+    let group = GroupId(2);
+    let told_of = |told: &[Durable]| told.iter().map(|d| d.last.index).max().unwrap_or_default();
+    for changed in ["cut", "replaced", "installed"] {
+        let (_, mut store, mut writer) = dirty();
+        store.create_group(spec(2)).expect("created");
+        settle(&mut store, &mut writer);
+        let entries = records(&store, 2, 1, 4, 100);
+        store.append(group, entries.clone()).expect("taken");
+        let round = store.take_round().expect("a round");
+        let kept = match changed {
+            "cut" => {
+                store.truncate(group, Index(3)).expect("taken");
+                store.append(group, entries[2..].to_vec()).expect("taken");
+                Index(2)
+            }
+            "replaced" => {
+                store.remove_group(group).expect("taken");
+                store.create_group(spec(2)).expect("created");
+                store.append(group, entries.clone()).expect("taken");
+                Index(0)
+            }
+            _ => {
+                store.install_log_start(group, LogStart::default()).expect("taken");
+                store.append(group, entries.clone()).expect("taken");
+                Index(0)
+            }
+        };
+        let mut told = Vec::new();
+        store.complete(writer.commit(round), &mut told).expect("fine");
+        assert_eq!(told_of(&told), kept, "{changed}: {told:?}");
+        let mut told = Vec::new();
+        while let Some(round) = store.take_round() {
+            store.complete(writer.commit(round), &mut told).expect("fine");
+        }
+        told.extend(idle(&mut store, &mut writer));
+        assert_eq!(told_of(&told), Index(4), "{changed}: {told:?}");
+    }
+}
+
 /// What one group went through.
 struct States {
     all: Vec<State>,
@@ -494,6 +537,7 @@ impl Run {
 
     fn complete(&mut self, done: RoundDone) -> Result<()> {
         let mut out = Vec::new();
+        let number = done.number();
         let round = self.store.complete(done, &mut out)?;
         for (group, states) in &mut self.groups {
             let told = |d: &&Durable| d.group.0 == *group;
@@ -504,7 +548,8 @@ impl Run {
             }
             for d in out.iter().filter(told) {
                 // Of states with the same end the first: what comes later changes no entries.
-                if let Some(at) = states.all.iter().position(|state| state.last().0 == d.last) {
+                let is_it = |state: &State| state.round <= number && state.last().0 == d.last;
+                if let Some(at) = states.all.iter().position(is_it) {
                     states.told = states.told.max(at);
                     states.durable = states.durable.max(if d.is_synced { at } else { 0 });
                 }

@@ -11,7 +11,7 @@ use crate::faults::{SCRUB_OFTEN, await_scrubbed, flip_a_bit, now_us};
 use crate::foreign::{Client, Poller, Writer, produce_once, read_all};
 use crate::history::{self, Ack, History};
 use crate::replica;
-use crate::system::{BROKERS, CONTROLLER, Cluster, Layout};
+use crate::system::{BROKERS, CONTROLLER, Cluster, Control, Layout};
 use rand::rngs::StdRng;
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,7 +147,7 @@ impl Stage {
         // "No majority, no acknowledgement" is what is judged here: groups keep all their votes. The shrink has tests of its own.
         let keeps_votes = ("KONTIKI_KAFKA_SHRINK_MIN_VOTERS", "3");
         let environment = SCRUB_OFTEN.into_iter().chain([keeps_votes]).collect();
-        let layout = Layout { spread: true, data: Some(below), prefix, environment, combined: false };
+        let layout = Layout { spread: true, data: Some(below), prefix, environment, control: Control::One };
         let mut cluster = Cluster::start_in(&format!("chaos-{name}"), layout);
         let config: Vec<&str> = ["segment.bytes=1048576"].iter().chain(more).copied().collect();
         let config = &config[..];
