@@ -125,10 +125,12 @@ fn full() -> Image {
             id: "ab12".into(),
             survivor: replica(0),
             base: at(4),
+            auto: true,
         })),
         opening: Some(Box::new(Decision { generation: Generation(1), opening, learners: vec![replica(1)] })),
         moving: Some(Box::new(Moving { since: 7, target: vec![NodeId(0)], origin: vec![NodeId(1)] })),
         configured: at(2),
+        leased: Some(at(3)),
         left: vec![replica(1)],
     };
     let silent = Silent { node: NodeId(1), votes: true, silent_ms: Some(10), is_wiped: true };
@@ -158,6 +160,7 @@ fn full() -> Image {
         recovery: 8,
         id: "ab12".into(),
         reason: "why".into(),
+        auto: true,
         at_ms: 1,
         plan: plan.clone(),
         outcome,
@@ -165,7 +168,8 @@ fn full() -> Image {
     image.recoveries = outcomes.into_iter().map(recovery).collect();
     let id = uuid::Uuid::from_u128(5);
     let configs = BTreeMap::from([("retention.ms".into(), "1".into())]);
-    let topic = Topic { name: "t".into(), id, partitions: vec![partition], configs, internal: true };
+    let (partitions, auto_since) = (vec![partition], Some(6));
+    let topic = Topic { name: "t".into(), id, partitions, configs, internal: true, auto_since };
     image.topics.insert("t".into(), topic);
     image.topic_names.insert(id, "t".into());
     image.groups.insert(GroupId(3), (id, 0));
