@@ -370,7 +370,7 @@ pub(crate) fn round_from_before_a_cut_does_not_vouch_for_the_same_entries_after_
     let group = GroupId(2);
     let told_of = |told: &[Durable]| told.iter().map(|d| d.last.index).max().unwrap_or_default();
     for changed in ["cut", "replaced", "installed"] {
-        let (_, mut store, mut writer) = dirty();
+        let Opened { mut store, mut writer, .. } = boot(&SimFs::new(1));
         store.create_group(spec(2)).expect("created");
         settle(&mut store, &mut writer);
         let entries = records(&store, 2, 1, 4, 100);
