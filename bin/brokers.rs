@@ -33,6 +33,9 @@ pub async fn run(command: BrokerCommand, global: &Global, ui: &Ui) -> Outcome {
     }
 }
 
+/// State of an id that nobody registers with before it is taken back.
+const GONE: &str = "decommissioned";
+
 /// What a broker is, in a word.
 fn state(picture: &Picture, broker: i32, fenced: bool) -> &'static str {
     match (picture.cluster.drains.get(&broker), fenced) {
@@ -69,6 +72,12 @@ async fn list_brokers(client: &Client, ui: &Ui) -> Outcome {
             json!({ "broker": broker.id, "address": broker.address(), "rack": broker.rack, "up": !fenced,
             "state": state, "replicas": replicas, "leads": leads, "preferred": preferred }),
         );
+    }
+    for broker in &picture.cluster.gone {
+        let empty = ["", "", GONE, "0", "0", "0"].map(str::to_owned);
+        rows.push([vec![broker.to_string()], empty.to_vec()].concat());
+        items.push(json!({ "broker": broker, "address": null, "rack": null, "up": false, "state": GONE,
+            "replicas": 0, "leads": 0, "preferred": 0 }));
     }
     match ui.is_json() {
         true => ui.json_items(items)?,
@@ -153,6 +162,13 @@ pub async fn take_back(client: &Client, broker: i32) -> Result<(), Failure> {
 
 async fn decommission(client: &Client, args: &DrainArgs, ui: &Ui) -> Outcome {
     let (broker, picture) = (args.broker, Picture::of(client).await?);
+    let words = Words {
+        going: "replicas are made anew on others",
+        done: "holds nothing, and is unregistered: stop its process",
+    };
+    if picture.cluster.gone.contains(&broker) {
+        return report(ui, broker, "done", words.done);
+    }
     find(&picture, broker)?;
     let hint = "`kontiki broker list` shows which brokers are up and not drained";
     set(client, broker, Some("replicas"), true).await.map_err(|refused| refused.with_hint(hint))?;
@@ -172,10 +188,6 @@ async fn decommission(client: &Client, args: &DrainArgs, ui: &Ui) -> Outcome {
             "node {broker} is also a controller, and stays one: its process has a vote among them"
         ));
     }
-    let words = Words {
-        going: "replicas are made anew on others",
-        done: "holds nothing, and is unregistered: stop its process",
-    };
     wait(client, broker, &args.wait, ui, &words, Goal::IsGone(moves)).await
 }
 
@@ -226,14 +238,30 @@ enum Goal {
     IsGone(Vec<Move>),
 }
 
-/// Leaderships that a drained broker still has, and what keeps them there, if anything does.
+/// Leaderships that a drained broker still has, or may get in an election, and what keeps them there, if anything does.
 pub fn leaderships_left(picture: &Picture, broker: i32) -> (usize, Option<String>) {
     let leads = led(picture, broker);
+    let first = |names: Vec<String>| list(&names[..names.len().min(NAMED)]);
     let stuck: Vec<String> =
         leads.iter().filter(|(_, others)| others.is_empty()).map(|(name, _)| label(name)).collect();
-    let named = list(&stuck[..stuck.len().min(NAMED)]);
-    let said = (!stuck.is_empty()).then(|| format!("of {} nobody else is in sync: {named}", stuck.len()));
-    (leads.len(), said)
+    let open = leaderless(picture, broker);
+    let left = leads.len() + open.len();
+    let mut said = Vec::new();
+    if !stuck.is_empty() {
+        said.push(format!("of {} nobody else is in sync: {}", stuck.len(), first(stuck)));
+    }
+    if !open.is_empty() {
+        said.push(format!("{} have no leader, and it may become that: {}", open.len(), first(open)));
+    }
+    (left, (!said.is_empty()).then(|| said.join("; ")))
+}
+
+/// Partitions with a replica there and no leader.
+fn leaderless(picture: &Picture, broker: i32) -> Vec<String> {
+    let topics = picture.metadata.topics.values();
+    let all = topics.flat_map(|topic| topic.partitions.iter().map(move |p| (topic.name.clone(), p)));
+    let open = all.filter(|(_, p)| p.leader < 0 && p.replicas.contains(&broker));
+    open.map(|(topic, p)| label(&(topic, p.index))).collect()
 }
 
 /// Replicas that a decommissioned broker has and that are not on their way yet, and what keeps them there, if anything does.
@@ -246,10 +274,17 @@ pub fn replicas_left(picture: &Picture, broker: i32) -> (usize, Option<String>) 
         .filter(|(name, place)| held(place) && plan.get(*name).is_none_or(|place| held(&place)))
         .map(|(name, _)| label(name))
         .collect();
-    let named = list(&stuck[..stuck.len().min(NAMED)]);
-    let said =
-        (!stuck.is_empty()).then(|| format!("no broker that is up and not drained could take {named}"));
-    (places.values().filter(held).count(), said)
+    let first = |names: Vec<String>| list(&names[..names.len().min(NAMED)]);
+    let open = leaderless(picture, broker);
+    let mut said = Vec::new();
+    if !stuck.is_empty() {
+        said.push(format!("no broker that is up and not drained could take {}", first(stuck)));
+    }
+    if !open.is_empty() {
+        let help = "start the broker, or see `kontiki partition recover`";
+        said.push(format!("{} have no leader to copy from ({help}): {}", open.len(), first(open)));
+    }
+    (places.values().filter(held).count(), (!said.is_empty()).then(|| said.join("; ")))
 }
 
 /// What a broker still has to be rid of, and why it is not.
@@ -356,4 +391,21 @@ async fn copied(client: &Client, picture: &Picture, progress: &mut Progress, mov
     let (copied, total, eta) = progress.numbers();
     let eta = eta.map_or(String::new(), |seconds| format!(", {seconds} s to go"));
     format!("; {} of {} copied{eta}", crate::text::bytes(copied), crate::text::bytes(total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::moves::tests::picture;
+
+    /// It was said to be drained in the middle of an election, which it won.
+    #[test]
+    fn partition_without_a_leader_may_be_led_by_any_of_its_brokers() {
+        let mut now = picture(&[&[1, 2, 3], &[2, 3, 1]], 4);
+        assert_eq!(leaderships_left(&now, 3), (0, None));
+        now.metadata.topics.get_mut("t").unwrap().partitions[0].leader = -1;
+        let (left, said) = leaderships_left(&now, 3);
+        assert_eq!((left, said.as_deref()), (1, Some("1 have no leader, and it may become that: t-0")));
+        assert_eq!(leaderships_left(&now, 4), (0, None));
+    }
 }

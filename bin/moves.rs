@@ -358,13 +358,15 @@ async fn carry_out(
     }
     ui.note(&summary(&moves));
     let mut refused: BTreeMap<PartitionName, Error> = BTreeMap::new();
+    let mut asked = 0;
     for part in moves.chunks(ROWS) {
         let rows = part.iter().map(|one| (one.name.clone(), Some(one.to.clone()))).collect();
-        for (name, done) in client.reassign(&rows, allow_factor_change).await? {
+        for (name, done) in client.reassign(&rows, allow_factor_change).await.map_err(|e| partly(e, asked))? {
             if let Err(why) = done {
                 refused.insert(name, why);
             }
         }
+        asked += part.len();
     }
     if !ui.is_json() {
         refused.values().take(NAMED).for_each(|why| ui.note(&why.to_string()));
@@ -392,6 +394,20 @@ async fn carry_out(
         .collect();
     let outcome = ui.results(&ROW, items)?;
     Ok(if matches!(is_over, Some(Over::Left(_))) { ExitCode::from(130) } else { outcome })
+}
+
+/// A request failed behind others: what these asked for is not undone by that.
+fn partly(why: Error, asked: usize) -> Failure {
+    let failure = Failure::from(why);
+    match asked {
+        0 => failure,
+        asked => {
+            let said =
+                format!("{}; {} had been asked for before", failure.message(), plural(asked, "partition"));
+            Failure::new("PARTLY_DONE", said)
+                .with_hint("`kontiki op list` says what is under way; the same command asks for the rest")
+        }
+    }
 }
 
 fn not_there(one: &Move, why: &str) -> Item {
@@ -600,7 +616,8 @@ pub async fn cancel(client: &Client, names: &[PartitionName], dry_run: bool, ui:
     }
     for part in names.chunks(ROWS) {
         let rows = part.iter().map(|name| (name.clone(), None)).collect();
-        for (name, done) in client.reassign(&rows, true).await? {
+        let done = client.reassign(&rows, true).await.map_err(|e| partly(e, items.len()))?;
+        for (name, done) in done {
             items.push(match done {
                 Ok(()) => Item::ok(cells(&name, "cancelled"), json(&name, "cancelled")),
                 Err(why) => Item::failed(cells(&name, "refused"), json(&name, "refused"), why.into()),
@@ -639,6 +656,7 @@ pub(crate) mod tests {
                 controller: 1,
                 brokers: (1..=brokers).map(|id| (broker(id), false)).collect(),
                 drains: BTreeMap::new(),
+                gone: Vec::new(),
             },
             moving: BTreeMap::new(),
             moved: BTreeMap::new(),
@@ -654,7 +672,12 @@ pub(crate) mod tests {
             |targets: &BTreeMap<PartitionName, Vec<i32>>| targets.values().filter(|t| t.contains(&4)).count();
         assert_eq!(copies(&targets), 3);
         assert!(level(&four, &["other".to_owned()]).is_empty());
-        let moving = Reassignment { replicas: vec![4, 2, 3, 1], adding: vec![4], removing: vec![1] };
+        let moving = Reassignment {
+            replicas: vec![4, 2, 3, 1],
+            adding: vec![4],
+            removing: vec![1],
+            ..Reassignment::default()
+        };
         assert_eq!(moving.target(), [4, 2, 3]);
         four.moving.insert(("t".to_owned(), 0), moving);
         let targets = level(&four, &[]);
@@ -667,7 +690,12 @@ pub(crate) mod tests {
     fn pending_says_what_a_partition_waits_for() {
         let mut now = picture(&[&[4, 2, 3, 1]], 3);
         let one = Move::new(("t".into(), 0), vec![1, 2, 3], vec![4, 2, 3], &BTreeMap::new());
-        let moving = Reassignment { replicas: vec![4, 2, 3, 1], adding: vec![4], removing: vec![1] };
+        let moving = Reassignment {
+            replicas: vec![4, 2, 3, 1],
+            adding: vec![4],
+            removing: vec![1],
+            ..Reassignment::default()
+        };
         now.moving.insert(one.name.clone(), moving);
         let said = |now: &Picture| pending(now, std::slice::from_ref(&one)).into_values().next();
         assert_eq!(said(&now).as_deref(), Some("waits for broker 4, which is down"));
@@ -684,7 +712,12 @@ pub(crate) mod tests {
     #[test]
     fn move_that_ends_between_two_answers_does_not_change_the_factor() {
         let mut now = picture(&[&[4, 2, 3, 1], &[1, 2, 3], &[1, 2, 3]], 5);
-        let moving = Reassignment { replicas: vec![4, 2, 3, 1], adding: vec![4], removing: vec![1] };
+        let moving = Reassignment {
+            replicas: vec![4, 2, 3, 1],
+            adding: vec![4],
+            removing: vec![1],
+            ..Reassignment::default()
+        };
         now.moved.insert(("t".to_owned(), 0), moving);
         assert_eq!(now.places()[&("t".to_owned(), 0)], [4, 2, 3]);
         let targets = level(&now, &[]);
@@ -708,12 +741,22 @@ pub(crate) mod tests {
         assert!(!is_given_up(looks(&now, LOOKS - 1)));
         now.moving.insert(
             one.name.clone(),
-            Reassignment { replicas: vec![4, 2, 3, 1], adding: vec![4], removing: vec![1] },
+            Reassignment {
+                replicas: vec![4, 2, 3, 1],
+                adding: vec![4],
+                removing: vec![1],
+                ..Reassignment::default()
+            },
         );
         assert!(!is_given_up(looks(&now, LOOKS + 1)), "it goes there");
         now.moving.insert(
             one.name.clone(),
-            Reassignment { replicas: vec![5, 2, 3, 1, 4], adding: vec![5], removing: vec![1, 4] },
+            Reassignment {
+                replicas: vec![5, 2, 3, 1, 4],
+                adding: vec![5],
+                removing: vec![1, 4],
+                ..Reassignment::default()
+            },
         );
         assert!(!is_given_up(looks(&now, LOOKS - 1)));
         assert!(is_given_up(looks(&now, 1)));
@@ -733,6 +776,14 @@ pub(crate) mod tests {
         );
         let unknown = Move::new(("u".into(), 0), vec![1], vec![2], &sizes);
         assert!(summary(&[unknown]).ends_with("0 B or more"));
+    }
+
+    #[test]
+    fn request_that_fails_behind_others_says_what_is_under_way() {
+        let why = || Error::Invalid("no answer".into());
+        let first = partly(why(), 0);
+        assert_eq!(first.message(), Failure::from(why()).message());
+        assert!(partly(why(), 2_000).message().ends_with("; 2000 partitions had been asked for before"));
     }
 
     #[test]

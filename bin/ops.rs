@@ -102,7 +102,8 @@ fn ops(picture: &Picture) -> BTreeMap<String, Op> {
     }
     for (name, moving) in &picture.moving {
         let decommissioned = |node: &&i32| picture.cluster.drains.get(node) == Some(&Drain::Replicas);
-        let dead = |node: &&i32| !picture.is_up(**node) && !moving.adding.is_empty();
+        // What somebody moves off a dead broker is theirs.
+        let dead = |node: &&i32| moving.by_controllers && !picture.is_up(**node);
         let what = match (moving.removing.iter().find(decommissioned), moving.removing.iter().find(dead)) {
             (Some(broker), _) => What::Decommission(*broker),
             (None, Some(broker)) => What::Replace(*broker),
@@ -410,7 +411,12 @@ mod tests {
     use crate::moves::tests::picture;
 
     fn moving(replicas: &[i32], adding: &[i32], removing: &[i32]) -> Reassignment {
-        Reassignment { replicas: replicas.to_vec(), adding: adding.to_vec(), removing: removing.to_vec() }
+        Reassignment {
+            replicas: replicas.to_vec(),
+            adding: adding.to_vec(),
+            removing: removing.to_vec(),
+            ..Reassignment::default()
+        }
     }
 
     #[test]
@@ -425,9 +431,11 @@ mod tests {
         let one = &all["decommission:1"];
         assert_eq!((all.len(), one.moving.len(), one.left()), (1, 1, 4));
         assert!(!one.why(&now).1, "{:?}", one.why(&now));
-        // It is dead, and nobody asked for it.
+        // It is dead, and somebody takes its replicas elsewhere; or nobody asked for it.
         now.cluster.drains.clear();
         now.metadata.brokers.remove(&1);
+        assert_eq!(ops(&now).keys().collect::<Vec<_>>(), ["move:t"]);
+        now.moving.get_mut(&("t".to_owned(), 0)).unwrap().by_controllers = true;
         assert_eq!(ops(&now).keys().collect::<Vec<_>>(), ["replace:1"]);
         // Drained while it leads something.
         now.cluster.drains.insert(2, Drain::Leaders);

@@ -285,7 +285,13 @@ fn plan_block(head: &str, plan: &Value) -> String {
         "{head}  may lose records\n  survivor  broker {survivor}, generation {} ends at entry {} of term {}\n",
         plan["from"], plan["base"]["index"], plan["base"]["epoch"]["term"]
     );
-    text += &format!("  voters    {}\n  kept      {kept}\n  at risk   {certain}\n", numbers(&plan["voters"]));
+    let voters = match plan["voters"].as_array().is_some_and(Vec::is_empty) {
+        true => {
+            format!("unknown: broker {survivor} has heard of generation {} and never joined it", plan["from"])
+        }
+        false => numbers(&plan["voters"]),
+    };
+    text += &format!("  voters    {voters}\n  kept      {kept}\n  at risk   {certain}\n");
     text += &format!("  lost      from {end} on; the end is open\n  rejoin    {}\n", numbers(&json!(rejoin)));
     for silent in plan["silent"].as_array().into_iter().flatten() {
         let heard = match (silent["is_wiped"] == Value::Bool(true), silent["silent_ms"].as_u64()) {

@@ -664,7 +664,12 @@ async fn describe_log_dirs_of_every_version_lists_the_replicas_that_are_here() {
 #[tokio::test]
 async fn list_partition_reassignments_shows_what_moves() {
     let mut node = node();
-    let moving = Moving { since: 7, target: vec![NodeId(2), NodeId(4)], origin: vec![NodeId(1), NodeId(2)] };
+    let moving = Moving {
+        since: 7,
+        target: vec![NodeId(2), NodeId(4)],
+        origin: vec![NodeId(1), NodeId(2)],
+        ..Moving::default()
+    };
     let mut image = Image::clone(&node.handle.image());
     let partition = &mut image.topics.get_mut("orders").unwrap().partitions[1];
     let replica = |id| crate::segment::ReplicaId { node: NodeId(id), assignment: 7, directory: id as u128 };

@@ -6,7 +6,7 @@
 
 use super::cluster::{Broker, Client, text, topic_name};
 use super::error::{Error, Result};
-use crate::wire::versions::DRAIN_TAG;
+use crate::wire::versions::{DRAIN_TAG, GONE_TAG};
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
@@ -90,6 +90,8 @@ pub struct ClusterInfo {
     pub brokers: Vec<(Broker, bool)>,
     /// What brokers are to be left by, where that is anything.
     pub drains: BTreeMap<i32, Drain>,
+    /// Ids of brokers that were decommissioned and are registered no more: nobody registers with them before that is taken back.
+    pub gone: Vec<i32>,
 }
 
 /// What an operator wants to leave a broker (`broker.drain`; Kontiki's own).
@@ -321,6 +323,9 @@ impl Client {
         };
         Error::check(answer.error_code, answer.error_message.as_deref(), || "cluster".into())?;
         let drains = answer.brokers.iter().filter_map(|b| Some((b.broker_id.0, Drain::of(b)?))).collect();
+        let gone = answer.unknown_tagged_fields.get(&GONE_TAG).map_or(Vec::new(), |ids| {
+            ids.chunks_exact(4).map(|id| i32::from_be_bytes([id[0], id[1], id[2], id[3]])).collect()
+        });
         let brokers = answer
             .brokers
             .into_iter()
@@ -334,6 +339,7 @@ impl Client {
             controller: answer.controller_id.0,
             brokers,
             drains,
+            gone,
         })
     }
 }

@@ -5,6 +5,7 @@
 
 use super::cluster::{Client, Purpose, topic_name};
 use super::error::{Error, Result};
+use crate::wire::versions::BY_CONTROLLERS_TAG;
 use kafka_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 pub type PartitionName = (String, i32);
 
 /// A reassignment under way.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reassignment {
     /// All replicas, those that are to leave included; the preferred leader first.
     pub replicas: Vec<i32>,
@@ -26,6 +27,8 @@ pub struct Reassignment {
     pub adding: Vec<i32>,
     /// Those that are to leave.
     pub removing: Vec<i32>,
+    /// Nobody asked for it: the controllers make anew what is lost on brokers that are dead or decommissioned.
+    pub by_controllers: bool,
 }
 
 impl Reassignment {
@@ -86,6 +89,7 @@ impl Client {
                     replicas: ids(row.replicas),
                     adding: ids(row.adding_replicas),
                     removing: ids(row.removing_replicas),
+                    by_controllers: row.unknown_tagged_fields.contains_key(&BY_CONTROLLERS_TAG),
                 };
                 found.insert((topic.name.to_string(), row.partition_index), one);
             }

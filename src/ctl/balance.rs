@@ -52,7 +52,7 @@ fn is_drained(image: &Image, node: NodeId) -> bool {
 }
 
 /// Leaderships to move off drained brokers, as (group, from, to): each to the preferred replica if that may lead, else to the one in sync
-/// whose broker leads least.
+/// whose broker leads least. So many to one broker in a plan: those that it does not take keep no others waiting.
 pub fn plan_drained(
     image: &Image,
     leaders: &BTreeMap<GroupId, NodeId>,
@@ -61,6 +61,8 @@ pub fn plan_drained(
     let mut led: BTreeMap<NodeId, usize> = BTreeMap::new();
     leaders.values().for_each(|node| *led.entry(*node).or_default() += 1);
     let moves_max = MOVES_MAX.max(leaders.len() / MOVES_PART * 4);
+    let broker_max = MOVES_PER_BROKER_MAX.max(leaders.len() / MOVES_PART);
+    let mut to_broker: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut moves = Vec::new();
     for (&group, &leader) in leaders.iter().filter(|(_, leader)| is_drained(image, **leader)) {
         let Some((_, _, partition)) = image.group(group) else { continue };
@@ -71,9 +73,15 @@ pub fn plan_drained(
         };
         // The preferred one first: it would be handed to that next (`plan_preferred`).
         let preferred = partition.target().first().map(|replica| replica.node);
-        let key = |r: &&ReplicaId| (Some(r.node) != preferred, led.get(&r.node).copied());
+        let is_full = |node: NodeId| to_broker.get(&node).is_some_and(|taken| *taken >= broker_max);
+        let key = |r: &&ReplicaId| {
+            let is_preferred = Some(r.node) == preferred;
+            // One that has its share waits for the next plan, unless another is as good.
+            (!is_preferred, is_full(r.node), led.get(&r.node).copied())
+        };
         let least = partition.target().iter().filter(may_lead).min_by_key(key);
-        let Some(to) = least.map(|replica| replica.node) else { continue };
+        let Some(to) = least.map(|replica| replica.node).filter(|node| !is_full(*node)) else { continue };
+        *to_broker.entry(to).or_default() += 1;
         *led.entry(to).or_default() += 1;
         moves.push((group, leader, to));
         if moves.len() == moves_max {

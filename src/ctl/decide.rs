@@ -106,14 +106,18 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
         }
         Command::Reassign { rows, allow_factor_change } => {
             let (moves, refusals) = reassign::to_reassign(image, rows, *allow_factor_change);
-            Ok((unless(moves.is_empty(), Record::Reassign { moves }), Reply::Reassigned { refusals }))
+            let nothing = moves.is_empty();
+            let record = Record::Reassign { moves, by_controllers: false };
+            Ok((unless(nothing, record), Reply::Reassigned { refusals }))
         }
         Command::Replace { nodes } => {
             let moves = replace::due(image, nodes);
-            Ok((unless(moves.is_empty(), Record::Reassign { moves }), Reply::Done))
+            let nothing = moves.is_empty();
+            Ok((unless(nothing, Record::Reassign { moves, by_controllers: true }), Reply::Done))
         }
         Command::Unregister { node, incarnation: Some(incarnation) } => {
-            let is_left = drain::left(image).contains(&(*node, *incarnation));
+            let is_it = drain::left(image).contains(&(*node, *incarnation));
+            let is_left = is_it || (on(Mutation::UnregisterAnybody) && image.brokers.contains_key(node));
             Ok((unless(!is_left, Record::Unregister { node: *node }), Reply::Done))
         }
         Command::Unregister { node, incarnation: None } => {
@@ -553,7 +557,8 @@ fn alter_broker(
         let value = match altered(change, key.map(|k| k.kind), base)? {
             Some(value) => {
                 let value = configs::check_own_value(name, &value)?;
-                if name == DRAIN {
+                // What is so already is not asked for anew: there may be less room meanwhile.
+                if name == DRAIN && merged.get(name) != Some(&value) {
                     drain::check(image, node, Drain::named(&value))?;
                 }
                 Some(value)

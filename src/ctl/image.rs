@@ -459,7 +459,9 @@ impl Image {
             }
             Record::RecoveryProgress { steps } => self.apply_progress(steps, changes),
             Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
-            Record::Reassign { moves } => self.apply_reassign(number, moves, changes),
+            Record::Reassign { moves, by_controllers } => {
+                self.apply_reassign(number, moves, *by_controllers, changes)
+            }
             Record::Unregister { node } => self.apply_unregister(*node, changes),
             Record::Leased { groups } => self.apply_leased(groups, changes),
             Record::Reassigned { arrivals } => self.apply_reassigned(arrivals, changes),
@@ -469,7 +471,13 @@ impl Image {
             Record::Partitions { id, replicas } => self.apply_partitions(number, *id, replicas, changes),
             Record::DeleteTopic { id } => self.apply_delete(*id, changes),
             Record::TopicConfig { id, changes: settings } => {
+<<<<<<< HEAD
                 self.apply_topic_config(number, *id, settings, changes)
+=======
+                let changed = set_all(&mut self.topic_mut(*id)?.configs, settings);
+                changes.extend(changed.then_some(Change::TopicConfigChanged { topic: *id }));
+                Ok(())
+>>>>>>> two
             }
             Record::ClusterConfig { changes: settings } => {
                 let changed = set_all(&mut self.configs, settings);

@@ -116,7 +116,8 @@ pub fn next(view: &View<'_>) -> Next {
     let is_awaited = !view.is_patience_over && view.target.iter().any(|r| coming(&r));
     let mut voters: Vec<ReplicaId> = current.voters.iter().copied().filter(stays).collect();
     let has_leaving = view.assigned.iter().chain(&current.voters).any(|r| !view.target.contains(r));
-    let is_whole = has_leaving && view.target.iter().all(|r| has_arrived(view, *r));
+    let is_there = |r: &ReplicaId| has_arrived(view, *r) || on(Mutation::LeaveBeforeArrival);
+    let is_whole = has_leaving && view.target.iter().all(is_there);
     let least = if on(Mutation::ShrinkBelowMinimum) { 1 } else { view.min_voters };
     if is_whole {
         voters = view.target.to_vec();
@@ -207,7 +208,7 @@ fn may_return(view: &View<'_>, replica: ReplicaId) -> bool {
         && !view.target.contains(&replica)
         && is_able(view, replica)
         && (view.is_heard)(replica)
-        && (view.is_caught_up)(replica)
+        && ((view.is_caught_up)(replica) || on(Mutation::TakeBackBehind))
 }
 
 /// It may be a voter sooner or later.

@@ -30,6 +30,9 @@ pub struct Moving {
     pub target: Vec<NodeId>,
     /// Brokers of the replicas before: where a cancelled reassignment goes back to.
     pub origin: Vec<NodeId>,
+    /// The controllers have it go there by themselves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_controllers: bool,
 }
 
 /// Where a group's replicas are to be, preferred leader first.
@@ -242,6 +245,7 @@ impl Image {
         &mut self,
         number: u64,
         moves: &[GroupMove],
+        by_controllers: bool,
         changes: &mut Vec<Change>,
     ) -> Result<(), String> {
         Self::distinct(moves.iter().map(|one| one.group))?;
@@ -262,7 +266,7 @@ impl Image {
                     ReplicaId { node: *node, assignment: number, directory }
                 })
                 .collect();
-            self.partition_mut(one.group)?.reassign(number, fresh);
+            self.partition_mut(one.group)?.reassign(number, fresh, by_controllers);
             changes.push(Change::GroupChanged { group: one.group });
         }
         Ok(())
@@ -301,7 +305,7 @@ impl Partition {
     }
 
     /// `fresh`: the target, with the ids that those get which have none here.
-    fn reassign(&mut self, number: u64, fresh: Vec<ReplicaId>) {
+    fn reassign(&mut self, number: u64, fresh: Vec<ReplicaId>, by_controllers: bool) {
         let origin = self.origin();
         if self.founders.is_empty() {
             self.founders = self.replicas.clone();
@@ -315,7 +319,7 @@ impl Partition {
         let same = replicas.len() == self.replicas.len() && replicas.len() == fresh.len();
         if self.moving.is_some() || !same {
             let target = fresh.iter().map(|replica| replica.node).collect();
-            self.moving = Some(Box::new(Moving { since: number, target, origin }));
+            self.moving = Some(Box::new(Moving { since: number, target, origin, by_controllers }));
         }
         self.replicas = replicas;
     }

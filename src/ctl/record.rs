@@ -155,8 +155,12 @@ pub enum Record {
     /// A part of the image as of an entry before this one: changes nothing.
     Snapshot(Piece),
     /// Replicas of these groups are to be elsewhere. The number of this record is the assignment of those that are new, and names
-    /// the reassignment.
-    Reassign { moves: Vec<GroupMove> },
+    /// the reassignment. `by_controllers`: nobody asked for it, but for what is lost on brokers that are dead or decommissioned.
+    Reassign {
+        moves: Vec<GroupMove>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_controllers: bool,
+    },
     /// The broker is forgotten: it holds nothing.
     Unregister { node: NodeId },
     /// These groups are where they were to be: the committed tombstone of the replicas that left, which may be deleted.

@@ -80,7 +80,8 @@ pub struct GroupPlan {
     pub known_by: NodeId,
     /// First offset that is not kept. What was acknowledged from here on is lost; how far that went nobody can tell.
     pub end: i64,
-    /// Brokers that vote in the newest configuration the survivor knows (of both halves if it is joint).
+    /// Brokers that vote in the newest configuration the survivor knows (of both halves if it is joint). None if it has learnt a generation
+    /// that it never joined.
     pub voters: Vec<NodeId>,
     /// Brokers whose replicas answered, with the last entry of each; all but the survivor rejoin as learners.
     pub answered: Vec<(NodeId, LogId)>,

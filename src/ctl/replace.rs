@@ -51,7 +51,10 @@ pub fn due(image: &Image, nodes: &BTreeSet<NodeId>) -> Vec<GroupMove> {
     let under_way = partitions.filter(|p| leaves(p) && !is_held(p) && has_source(image, p));
     let (strong, weak): (Vec<&Partition>, Vec<&Partition>) = under_way.partition(|p| is_strong(image, p));
     let left = |under_way: &[&Partition]| AT_ONCE.saturating_sub(under_way.len());
-    plan(image, &lost, [left(&strong), left(&weak)])
+    match [left(&strong), left(&weak)] {
+        [0, 0] => Vec::new(),
+        limits => plan(image, &lost, limits),
+    }
 }
 
 fn holds(image: &Image, partition: &Partition, node: NodeId) -> bool {

@@ -354,6 +354,14 @@ mutations! {
     CreateBeforeRegistration: "F6, F16", Test("broker::shard::alone_tests::replica_that_moved_away_is_not_made_again_while_the_log_is_read_again"), 1, ["made anew"];
     /// a group has arrived whatever became of the generation in which its leader said so
     StaleArrival: "F2, decisions/0010", Test("ctl::tests::reassign::arrival_of_another_target_or_generation_lets_nobody_go"), 1, ["ctl/tests/reassign.rs"];
+    /// replicas that are to leave do so before those that come in their stead hold everything
+    LeaveBeforeArrival: "decisions/0010", Test("ctl::tests::members::voter_that_is_to_leave_stays_while_one_of_the_target_is_missing"), 1, ["ctl/tests/members.rs"];
+    /// a replica that was given up gets its vote back before it has caught up
+    TakeBackBehind: "F24, decisions/0015", Test("ctl::tests::members::replica_that_is_to_leave_and_keeps_up_votes_until_the_newcomers_are_there"), 1, ["ctl/tests/members.rs"];
+    /// a broker is unregistered whatever became of the registration that was meant, and of its decommission
+    UnregisterAnybody: "decisions/0015", Test("ctl::tests::drain::unregistering_twice_does_not_forget_that_a_broker_was_decommissioned"), 1, ["ctl/tests/drain.rs"];
+    /// a decommissioned broker that runs is unregistered before it says that it holds nothing
+    UnregisterUnheard: "decisions/0015", Test("broker::shard::alone_tests::decommissioned_broker_that_runs_is_unregistered_when_it_says_that_it_holds_nothing"), 1, ["it has not said so"];
     /// the controllers go on without a majority whose leases are not over
     IgnoreLeases: "P4, decisions/0017", Autos, 40, ["Auto:", "F2:", "I2:", "F17:"];
     /// a leader commits when its lease is over

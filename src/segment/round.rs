@@ -58,6 +58,10 @@ impl Op {
     pub(crate) fn is_loose(&self) -> bool {
         matches!(self, Self::Entries(entries) if entries.loose)
     }
+    /// Whether files that it drops are kept under other names.
+    pub(crate) fn keeps_files(&self) -> bool {
+        matches!(self, Self::Change(change) if change.is_aside)
+    }
     /// Whether it removes a group whose log stays on the disk.
     pub(crate) fn keeps_log(&self) -> bool {
         matches!(self, Self::Change(change) if matches!(change.remove_dir, Some((_, Remains::Log))))

@@ -213,8 +213,8 @@ impl Writer {
             self.finish_syncs()?;
         }
         self.syncing.begin(round);
-        if round.ops.iter().any(Op::keeps_log) {
-            // Once the group is forgotten nobody writes again what a crash leaves out of its files.
+        if round.ops.iter().any(|op| op.keeps_log() || op.keeps_files()) {
+            // Once the group, or the file, is forgotten nobody writes again what a crash leaves out of it.
             // A checkpoint under way holds files that are not listed as dirty until it has ended.
             self.finish_checkpoint()?;
             self.flush_lag()?;
@@ -245,6 +245,7 @@ impl Writer {
             self.add_lag(lag);
         }
         self.written.append(&mut progress.written);
+        self.fill_files_set_aside(round)?;
         for op in &round.ops {
             self.apply(op);
         }
@@ -255,6 +256,20 @@ impl Writer {
             self.want_sync(&strict, progress.touched);
         }
         self.finish_round(round)
+    }
+
+    /// What this very round has of files that it sets aside: what is kept of them is kept whole.
+    fn fill_files_set_aside(&mut self, round: &Round) -> Result<()> {
+        for op in round.ops.iter().filter(|op| op.keeps_files()) {
+            let Op::Change(change) = op else { continue };
+            for number in change.unlink.iter().filter_map(|path| number_of_segment(path)) {
+                let Some(lag) = self.lag.get(&number) else { continue };
+                let file = lag.file.handle.clone();
+                self.flush_file(number)?;
+                file.fdatasync().map_err(|e| self.io("sync a segment", &e))?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes extents and fills the batch.
@@ -440,11 +455,8 @@ impl Writer {
                     trim: change.trim.clone(),
                 };
                 self.syncing.stage(gone);
-                for path in &change.unlink {
-                    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                    if let Some(number) = segment_file::number_of(name) {
-                        self.forget_file(number);
-                    }
+                for number in change.unlink.iter().filter_map(|path| number_of_segment(path)) {
+                    self.forget_file(number);
                 }
                 if matches!(change.record, Record::Cut { .. } | Record::Install { .. } | Record::Remove(_)) {
                     self.syncing.forget_marks(change.record.group());
@@ -750,6 +762,10 @@ fn group_of(op: &Op) -> GroupId {
         Op::Entries(entries) => entries.group,
         Op::Change(change) => change.record.group(),
     }
+}
+
+fn number_of_segment(path: &Path) -> Option<u64> {
+    segment_file::number_of(path.file_name()?.to_str()?)
 }
 
 fn encode_inline(op: &Entries, batch: &mut Vec<u8>, progress: &mut Progress) {

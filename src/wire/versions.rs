@@ -71,6 +71,12 @@ pub const GENERATION_TAG: i32 = 10_000;
 /// Our tagged field of a broker in DescribeCluster's answer: what is to leave it (u8): 1 leaderships, 2 its replicas too.
 pub const DRAIN_TAG: i32 = 10_000;
 
+/// Our tagged field of a broker that is decommissioned and gone, in DescribeCluster's answer itself: ids (i32 each).
+pub const GONE_TAG: i32 = 10_000;
+
+/// Our tagged field of a partition in ListPartitionReassignments' answer: the controllers have it move by themselves (u8, 1).
+pub const BY_CONTROLLERS_TAG: i32 = 10_000;
+
 const fn row(key: i16, name: &'static str, min: i16, max: i16) -> ApiRange {
     ApiRange { key, name, min, max, served_min: min }
 }

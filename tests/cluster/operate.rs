@@ -140,7 +140,8 @@ fn brokers_are_added_drained_decommissioned_and_removed_under_load() {
     cluster.kill(3);
     cluster.spawn(3);
     std::thread::sleep(Duration::from_secs(3));
-    await_state(&cluster, 3, None);
+    await_state(&cluster, 3, Some("decommissioned"));
+    done(&cluster, "broker decommission 3 --timeout 10s");
     refused(&cluster, "broker remove 3", "BROKER_ID_NOT_REGISTERED");
     done(&cluster, "broker undrain 3");
     await_state(&cluster, 3, Some("up"));

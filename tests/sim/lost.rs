@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    fn newest_image(&self) -> Arc<Image> {
+    pub fn newest_image(&self) -> Arc<Image> {
         let images = self.nodes.iter().filter_map(|node| node.process.as_ref()).map(|p| p.image.clone());
         images.max_by_key(|image| image.applied).unwrap_or_default()
     }
@@ -78,7 +78,7 @@ impl World {
     }
 
     /// Plans for what has no leader; how many partitions are led.
-    fn plans(&mut self, image: &Image) -> (Vec<GroupPlan>, usize) {
+    pub fn plans(&mut self, image: &Image) -> (Vec<GroupPlan>, usize) {
         let (mut plans, mut served) = (Vec::new(), 0);
         for group in image.groups.keys() {
             let holdings = self.holdings(*group);

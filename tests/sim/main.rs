@@ -27,6 +27,7 @@ mod reads;
 mod restarts;
 mod rng;
 mod run;
+mod scenarios;
 mod seeds;
 mod trace;
 mod world;

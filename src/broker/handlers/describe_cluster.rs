@@ -8,8 +8,9 @@ use super::{Call, controller_id, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::code;
 use crate::ctl::image::{Drain, Image};
+use crate::ctl::replace;
 use crate::segment::NodeId;
-use crate::wire::versions::DRAIN_TAG;
+use crate::wire::versions::{DRAIN_TAG, GONE_TAG};
 use bytes::Bytes;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::{BrokerId, DescribeClusterRequest, DescribeClusterResponse};
@@ -57,7 +58,8 @@ fn describe(
     };
     let mut response = response
         .with_controller_id(BrokerId(controller_id(image, node)))
-        .with_brokers(brokers.map(row).collect());
+        .with_brokers(brokers.map(row).collect())
+        .with_unknown_tagged_fields(gone(image));
     if request.include_cluster_authorized_operations {
         response.cluster_authorized_operations = CLUSTER_OPERATIONS;
     }
@@ -72,6 +74,13 @@ fn drain(image: &Image, node: NodeId) -> BTreeMap<i32, Bytes> {
         Drain::Replicas => 2,
     };
     BTreeMap::from([(DRAIN_TAG, Bytes::copy_from_slice(&[what]))])
+}
+
+/// Brokers that were decommissioned, are unregistered, and may not come back before somebody takes that back.
+fn gone(image: &Image) -> BTreeMap<i32, Bytes> {
+    let ids = replace::decommissioned(image).filter(|node| !image.brokers.contains_key(node));
+    let bytes: Vec<u8> = ids.flat_map(|node| node.0.to_be_bytes()).collect();
+    if bytes.is_empty() { BTreeMap::new() } else { BTreeMap::from([(GONE_TAG, Bytes::from(bytes))]) }
 }
 
 #[cfg(test)]

@@ -7,13 +7,15 @@ use crate::broker::dispatch::Outcome;
 use crate::ctl::image::{Image, Partition, Topic};
 use crate::ctl::reassign;
 use crate::segment::NodeId;
+use crate::wire::versions::BY_CONTROLLERS_TAG;
+use bytes::Bytes;
 use kafka_protocol::messages::list_partition_reassignments_response::{
     OngoingPartitionReassignment, OngoingTopicReassignment,
 };
 use kafka_protocol::messages::{
     BrokerId, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse, TopicName,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Answers a ListPartitionReassignments request.
 pub async fn handle(mut call: Call) -> Outcome {
@@ -52,4 +54,11 @@ fn partition_row(index: i32, partition: &Partition) -> OngoingPartitionReassignm
         .with_replicas(ids(partition.replicas.iter().map(|replica| replica.node).collect()))
         .with_adding_replicas(ids(partition.adding()))
         .with_removing_replicas(ids(partition.removing().iter().map(|replica| replica.node).collect()))
+        .with_unknown_tagged_fields(by_controllers(partition))
+}
+
+/// For those that know our field: nobody asked for it.
+fn by_controllers(partition: &Partition) -> BTreeMap<i32, Bytes> {
+    let is_own = partition.moving.as_ref().is_some_and(|moving| moving.by_controllers);
+    is_own.then(|| (BY_CONTROLLERS_TAG, Bytes::from_static(&[1]))).into_iter().collect()
 }

@@ -101,7 +101,7 @@ fn whom_to_ask_while_there_is_no_leader() {
     // It moves to 4 and 5: those that leave are counted for what was, and not for what is to be.
     partition.replicas = [1, 4, 5, 2, 3].map(replica).to_vec();
     let (target, origin) = ([1, 4, 5].map(NodeId).to_vec(), [1, 2, 3].map(NodeId).to_vec());
-    partition.moving = Some(Box::new(Moving { since: 1, target, origin }));
+    partition.moving = Some(Box::new(Moving { since: 1, target, origin, by_controllers: false }));
     let ask = |live: &[i32]| contact(NodeId(9), &partition, |n| live.contains(&n.0));
     assert_eq!(ask(&[2, 3]), Some(NodeId(2)), "most of the old ones");
     assert_eq!(ask(&[1, 5]), Some(NodeId(1)), "most of the new ones");

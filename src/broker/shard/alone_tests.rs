@@ -416,7 +416,7 @@ fn moved(directory: Uuid) -> [Vec<Record>; 2] {
     let configuration = LogId::new(0, 4, 30);
     let arrivals = vec![Arrival { group, since, generation: 0, configuration }];
     let moves = vec![GroupMove { group, target: nodes[3..].to_vec() }];
-    [before, vec![Record::Reassign { moves }, Record::Reassigned { arrivals }]]
+    [before, vec![Record::Reassign { moves, by_controllers: false }, Record::Reassigned { arrivals }]]
 }
 
 /// A node with a replica of [`moved`]'s partition, and the records from before and of the move.
@@ -453,7 +453,7 @@ fn replica_that_moved_away_is_deleted_though_none_of_its_peers_is_there_to_say_s
     assert_eq!(alone.replica(group), None);
     // Another comes back here.
     let moves = vec![GroupMove { group, target: [4, 5, 1].map(NodeId).to_vec() }];
-    let number = alone.apply(Record::Reassign { moves });
+    let number = alone.apply(Record::Reassign { moves, by_controllers: false });
     alone.run(100);
     let core = alone.shard.engine.core(group).expect("it is here");
     assert_eq!(core.replica().assignment, number);
@@ -704,7 +704,7 @@ fn replica_that_moved_away_before_the_snapshot_is_deleted_and_a_later_one_stays(
             }
             let target = if away { [4, 5, 6] } else { [4, 5, 1] }.map(NodeId).to_vec();
             let moves = vec![GroupMove { group: GroupId(1), target }];
-            let since = apply(&mut image, Record::Reassign { moves });
+            let since = apply(&mut image, Record::Reassign { moves, by_controllers: false });
             let configuration = LogId::new(0, 4, 40 + u64::from(away));
             let arrivals = vec![Arrival { group: GroupId(1), since, generation: 0, configuration }];
             apply(&mut image, Record::Reassigned { arrivals });
@@ -728,7 +728,7 @@ fn replica_that_moved_away_before_the_snapshot_is_deleted_and_a_later_one_stays(
         // Here again under another id: a snapshot says nothing of that.
         registered(&mut alone);
         let moves = vec![GroupMove { group: GroupId(1), target: [4, 5, 1].map(NodeId).to_vec() }];
-        let number = alone.apply(Record::Reassign { moves });
+        let number = alone.apply(Record::Reassign { moves, by_controllers: false });
         alone.run(100);
         let image = Image::clone(&alone.shard.image);
         let (mut changes, mut removed) = (Vec::new(), BTreeSet::new());
@@ -851,4 +851,55 @@ fn record_of_a_replica_that_moved_away_does_not_touch_the_one_that_took_its_plac
     alone.shard.placing.push(group, topic, partition);
     alone.shard.place_some(alone.now());
     assert_eq!(alone.replica(group), Some(here));
+}
+
+/// The log said that nothing was left there, and a leader had given one of its replicas the vote back a moment before: the broker was
+/// unregistered while it voted.
+#[test]
+pub(crate) fn decommissioned_broker_that_runs_is_unregistered_when_it_says_that_it_holds_nothing() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[]);
+    let beat = |alone: &mut Alone| {
+        let known = alone.shard.image.brokers.get(&PEER);
+        let incarnation = known.expect("it has not said so").incarnation;
+        let ask = serde_json::to_vec(&super::rpc::Ask::Heartbeat { incarnation, stopping: false }).unwrap();
+        let now = alone.now();
+        alone.shard.on_request(now, PEER, 7, &ask);
+        incarnation
+    };
+    alone.with_topic("u", &[PEER]);
+    let delete = CtlCommand::DeleteTopic { name: Some("u".into()), id: None };
+    let _deleted = alone.ask(delete);
+    let drain = |node, value: &str| CtlCommand::AlterBroker {
+        node,
+        changes: vec![crate::ctl::command::ConfigChange {
+            name: crate::ctl::image::DRAIN.into(),
+            op: crate::ctl::command::ConfigOp::Set,
+            value: Some(value.into()),
+        }],
+        validate_only: false,
+    };
+    let _drained = alone.ask(drain(PEER, "replicas"));
+    let mut incarnation = 0;
+    for _ in 0..30 {
+        incarnation = beat(&mut alone);
+        alone.run(100);
+    }
+    assert!(alone.shard.image.brokers.contains_key(&PEER), "it has not said so");
+    // Of another registration it would say nothing.
+    alone.shard.note_emptied(PEER, incarnation + 1);
+    beat(&mut alone);
+    alone.run(1_500);
+    assert!(alone.shard.image.brokers.contains_key(&PEER), "it has not said so");
+    beat(&mut alone);
+    let ask = serde_json::to_vec(&super::rpc::Ask::Emptied { incarnation }).unwrap();
+    let now = alone.now();
+    alone.shard.on_request(now, PEER, 8, &ask);
+    alone.run(1_500);
+    assert!(!alone.shard.image.brokers.contains_key(&PEER));
+    // This node is one, too.
+    let _deleted = alone.ask(CtlCommand::DeleteTopic { name: Some("t".into()), id: None });
+    let _drained = alone.ask(drain(ME, "replicas"));
+    alone.run(3_000);
+    assert!(alone.replica(group).is_none() && !alone.shard.image.brokers.contains_key(&ME));
 }

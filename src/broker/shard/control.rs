@@ -197,7 +197,11 @@ impl Shard {
                 let answer = self.who_are_we();
                 self.answer_rpc(now, from, id, &answer);
             }
-            Ask::Command { .. } | Ask::Heartbeat { .. } | Ask::Sealed { .. } | Ask::Report { .. }
+            Ask::Command { .. }
+            | Ask::Heartbeat { .. }
+            | Ask::Sealed { .. }
+            | Ask::Report { .. }
+            | Ask::Emptied { .. }
                 if !leads =>
             {
                 let leader = self.controller_leader();
@@ -230,6 +234,10 @@ impl Shard {
             }
             Ask::Sealed { reports } => {
                 self.on_seal_reports(now, reports);
+                self.answer_rpc(now, from, id, &Answer::Ok);
+            }
+            Ask::Emptied { incarnation } => {
+                self.note_emptied(from, incarnation);
                 self.answer_rpc(now, from, id, &Answer::Ok);
             }
             Ask::Unfit { groups } => {

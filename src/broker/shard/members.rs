@@ -142,6 +142,7 @@ impl Shard {
 
     fn look_at_members(&mut self, now: Now) {
         self.tend_leaving();
+        self.tell_emptied(now);
         if self.config.node.shrink_min_voters == usize::MAX {
             // Members are somebody else's business: the simulator's orders.
             return;

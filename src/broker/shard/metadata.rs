@@ -406,6 +406,14 @@ impl Shard {
         }
     }
 
+    /// The number under which this process is registered and serves, by its own copy of the log.
+    pub(super) fn registered_as(&self) -> Option<u64> {
+        match self.membership.registration {
+            Registration::Open(number) => Some(number),
+            _ => None,
+        }
+    }
+
     pub(super) fn send_heartbeat(&mut self, now: Now, incarnation: u64, stopping: bool) {
         match self.controller_to_ask() {
             Some(leader) if leader == self.node() => {

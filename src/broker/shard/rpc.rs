@@ -58,6 +58,11 @@ pub enum Ask {
         /// Which.
         groups: Vec<GroupId>,
     },
+    /// A decommissioned broker holds no replica any longer. Repeated until it is unregistered.
+    Emptied {
+        /// Its registration number.
+        incarnation: u64,
+    },
     /// What the leader of the controllers' group knows of its replicas.
     Quorum,
     /// Which generation is the controllers' group in, and how did that begin? A node asks that hears of a later one than its own.

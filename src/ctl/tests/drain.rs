@@ -1,7 +1,7 @@
 //! Brokers that are taken out: what may be asked, what follows, and that it is kept.
 use super::snapshots::snapshot_of;
 use super::*;
-use crate::ctl::balance::{plan_drained, plan_preferred};
+use crate::ctl::balance::{MOVES_PER_BROKER_MAX, plan_drained, plan_preferred};
 use crate::ctl::command::{ConfigChange, ConfigOp};
 use crate::ctl::drain::left;
 use crate::ctl::image::{Change, DRAIN, Drain};
@@ -102,7 +102,7 @@ fn decommissioned_broker_is_left_by_its_replicas_then_unregistered_and_stays_out
 /// The controllers looked at the same image twice before the first decision was applied: the second one took `broker.drain` away, and the
 /// process, told to be stopped, got replicas again.
 #[test]
-fn unregistering_twice_does_not_forget_that_a_broker_was_decommissioned() {
+pub(crate) fn unregistering_twice_does_not_forget_that_a_broker_was_decommissioned() {
     let mut log = Log::with_brokers(&[None; 4]);
     set(&mut log, 3, Some("replicas")).unwrap();
     let [(node, incarnation)] = left(&log.image)[..] else { panic!("it holds nothing") };
@@ -179,4 +179,32 @@ fn decommissioned_brokers_are_no_mass_death() {
     assert_eq!(remove(&mut log, 0), Err(Error::UnknownBroker(NodeId(0))), "it is forgotten already");
     set(&mut log, 0, None).expect("so that another may have its id");
     log.run(&registration(0, 7, None)).unwrap();
+}
+
+/// Groups whose taker does not take them used up every plan: no other leadership left.
+#[test]
+fn leaderships_leave_for_one_broker_so_many_at_a_time() {
+    let mut log = Log::with_brokers(&[None; 3]);
+    let assignments = (0..200).map(|p| vec![NodeId(2), NodeId(i32::from(p >= 100))]).collect();
+    let create = CreateTopic { assignments: Some(assignments), ..creation("t", -1, -1) };
+    log.run(&Command::CreateTopic(create)).unwrap();
+    set(&mut log, 2, Some("leaders")).unwrap();
+    let leaders: BTreeMap<GroupId, NodeId> = log.image.groups.keys().map(|g| (*g, NodeId(2))).collect();
+    let everybody = |_: GroupId| (0..3).map(NodeId).collect::<Vec<_>>();
+    let moves = plan_drained(&log.image, &leaders, &everybody);
+    let to = |node| moves.iter().filter(|(.., to)| *to == NodeId(node)).count();
+    assert_eq!((to(0), to(1)), (MOVES_PER_BROKER_MAX, MOVES_PER_BROKER_MAX));
+}
+
+/// The same command waits again, whatever has become of the others since.
+#[test]
+fn decommission_under_way_is_not_refused_when_it_is_asked_for_again() {
+    let mut log = Log::with_brokers(&[None; 4]);
+    log.create("t", 4, 3);
+    set(&mut log, 0, Some("replicas")).unwrap();
+    log.fence(1);
+    let written = log.index;
+    assert_eq!(set(&mut log, 0, Some("replicas")), Ok(Reply::Done));
+    assert_eq!(log.index, written);
+    assert!(matches!(set(&mut log, 2, Some("replicas")), Err(Error::InvalidConfig(_))), "no room");
 }

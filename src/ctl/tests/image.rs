@@ -351,7 +351,8 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
         any_groups().prop_map(|groups| Record::Seal { groups }),
         prop::collection::vec(any_opening(), 0..3).prop_map(|openings| Record::Generation { openings }),
         (node(), any_groups()).prop_map(|(node, groups)| Record::Place { node, groups }),
-        prop::collection::vec(any_move(), 0..3).prop_map(|moves| Record::Reassign { moves }),
+        prop::collection::vec(any_move(), 0..3)
+            .prop_map(|moves| Record::Reassign { moves, by_controllers: false }),
         prop::collection::vec(any_arrival(), 0..3).prop_map(|arrivals| Record::Reassigned { arrivals }),
         ("[a-c]{0,2}", any_id(), any_nodes(), prop::collection::btree_map(".{0,3}", ".{0,3}", 0..2))
             .prop_map(|(name, id, replicas, configs)| Record::Topic { name, id, replicas, configs }),

@@ -300,7 +300,7 @@ fn leader_that_is_to_leave_goes_last_and_all_newcomers_together() {
 }
 
 #[test]
-fn voter_that_is_to_leave_stays_while_one_of_the_target_is_missing() {
+pub(crate) fn voter_that_is_to_leave_stays_while_one_of_the_target_is_missing() {
     // 3 is dead: 4 takes its place, before 5 is there.
     let shrunk = configuration(&[1, 2], &[], &[3, 4, 5]);
     assert_eq!(look_moving(&[1, 4, 5], &shrunk, &[3], &[2, 4], true), change(&[1, 4, 2], &[5, 3]));
@@ -319,7 +319,7 @@ fn voter_that_is_to_leave_stays_while_one_of_the_target_is_missing() {
 /// Two of three died one after the other and were given up; they came back in sync while others copied for hours, and the only voter's disk
 /// failed: two whole copies had no vote.
 #[test]
-fn replica_that_is_to_leave_and_keeps_up_votes_until_the_newcomers_are_there() {
+pub(crate) fn replica_that_is_to_leave_and_keeps_up_votes_until_the_newcomers_are_there() {
     // A generation began with one voter, without those who were dead: they are no members when they come back.
     let opened = configuration(&[1], &[], &[]);
     assert_eq!(look_moving(&[1, 4, 5], &opened, &[2, 3], &[], false), change(&[1], &[4, 5]));
@@ -329,6 +329,7 @@ fn replica_that_is_to_leave_and_keeps_up_votes_until_the_newcomers_are_there() {
     let alone = configuration(&[1], &[], &[4, 5, 2, 3]);
     for over in [false, true] {
         assert_eq!(look_moving(&[1, 4, 5], &alone, &[2, 3], &[], over), Next::Nothing);
+        assert_eq!(look_moving(&[1, 4, 5], &alone, &[], &[], over), Next::Nothing, "they are behind");
         assert_eq!(look_moving(&[1, 4, 5], &alone, &[3], &[2], over), change(&[1, 2], &[4, 5, 3]));
         assert_eq!(look_moving(&[1, 4, 5], &alone, &[], &[2, 3], over), change(&[1, 2, 3], &[4, 5]));
         assert_eq!(look_moving(&[1, 4, 5], &alone, &[], &[2, 3, 4, 5], over), change(&[1, 4, 5], &[2, 3]));

@@ -58,6 +58,7 @@ fn replicas_of_a_moving_partition_are_the_target_and_then_those_that_leave() {
     let before = partition(&log).clone();
     assert_eq!(ask(&mut log, Some(&[3, 1])), None);
     assert_eq!(sets(&log), (vec![3, 1, 0, 2], vec![3], vec![0, 2]));
+    assert!(!partition(&log).moving.as_ref().unwrap().by_controllers, "somebody asked for it");
     let p = partition(&log);
     assert_eq!(p.founders(), before.replicas);
     assert_eq!(p.replicas[1..], [before.replicas[1], before.replicas[0], before.replicas[2]]);
@@ -285,7 +286,8 @@ fn record_of_arrival_names_the_replicas_that_left_and_nothing_else_does() {
         changes
     };
     let target = [0, 1, 3].map(NodeId).to_vec();
-    let changes = apply(&mut log, Record::Reassign { moves: vec![GroupMove { group, target }] });
+    let changes =
+        apply(&mut log, Record::Reassign { moves: vec![GroupMove { group, target }], by_controllers: false });
     assert_eq!(changes, [Change::GroupChanged { group }]);
     // A replaced disk is placed anew while the partition moves; what was on the old one is nobody's to delete.
     let Command::RegisterBroker { node, directory, kafka, peer, rack, .. } = registration(1, 9, None) else {

@@ -228,19 +228,32 @@ fn replica_that_is_empty_is_no_survivor() {
     assert!(matches!(world.approve(&plan), Err(Error::Refused(_))));
 }
 
-/// The survivor of a generation was lost before the others had its first entry: they know of no voters, and hold all that is left.
+/// Found by the simulator: the survivor that was decided on lost its disk before it took over. The others had learnt of the generation,
+/// which voids their configurations, and were taken for empty: no plan was offered, though they held everything.
 #[test]
-fn replica_that_learned_a_generation_and_has_not_joined_it_can_survive_it() {
+fn replicas_that_only_learnt_of_a_generation_may_survive_it() {
     let mut world = lost();
-    let mut waiting = world.holding(0, 9, 0);
-    waiting.report.configuration = Configuration::default();
-    let plan = world.plan(std::slice::from_ref(&waiting));
-    assert_eq!((plan.survivor, plan.base, plan.end), (world.replicas()[0].node, LogId::new(0, 3, 9), 9));
-    world.approve(&plan).unwrap();
-    world.seal(&waiting);
+    let held = world.holding(0, 9, 6);
+    let (first, second) = (world.replicas()[0].node, world.replicas()[1].node);
+    world.approve(&world.plan(std::slice::from_ref(&held))).unwrap();
+    world.seal(&held);
     world.decide();
     assert_eq!(world.partition().generation, 1);
-    assert!(matches!(world.outcome(), Outcome::Decided { lossless: false, .. }), "{:?}", world.outcome());
+    world.log.run(&registration(first.0, 77, None)).unwrap();
+    world.log.run(&Command::Place { node: first }).unwrap();
+    world.log.unfence(second.0);
+    let mut back = world.holding(1, 8, 0);
+    back.report.configuration = Configuration::default();
+    let mut anew = world.holding(0, 0, 0);
+    (anew.report.last, anew.report.configuration) = (LogId::default(), Configuration::default());
+    let plan = world.plan(&[anew.clone(), back.clone()]);
+    assert_eq!((plan.survivor, plan.base, plan.from), (second, back.report.last, 1));
+    world.approve(&plan).unwrap();
+    world.seal(&anew);
+    world.seal(&back);
+    world.decide();
+    assert_eq!(world.partition().generation, 2);
+    assert_eq!(world.partition().opening.as_ref().unwrap().opening.survivor.node, second);
 }
 
 #[test]

@@ -35,6 +35,7 @@ fn replicas_of_a_dead_broker_go_to_those_that_have_none_and_stay_level() {
     assert!(!is_mass_death(&log.image));
     replace(&mut log, &[2]);
     let after = &log.image.topics["t"].partitions;
+    assert!(after.iter().all(|p| p.moving.as_ref().is_none_or(|moving| moving.by_controllers)));
     for (before, after) in before.iter().zip(after) {
         let (old, new) = (nodes(before.target()), nodes(after.target()));
         match old.contains(&NodeId(2)) {

@@ -1,12 +1,15 @@
-//! Any sequence of joins, deaths, returns, wiped disks, topics created, extended and deleted: what must hold after
-//! every step, and that a replay gives the same image.
+//! Any sequence of joins, deaths, returns, wiped disks, drained, decommissioned and removed brokers, topics created, extended and
+//! deleted, partitions moved, moved elsewhere and back, generations ended and begun: what must hold after every step, and that a
+//! replay gives the same image, whole or from a snapshot on.
 use super::snapshots::snapshot_of;
 use super::*;
 use crate::ctl::command::{ConfigChange, ConfigOp};
-use crate::ctl::image::{Change, DRAIN, Partition};
-use crate::ctl::reassign::Arrival;
+use crate::ctl::drain;
+use crate::ctl::image::{Change, DRAIN, Drain, Partition};
+use crate::ctl::reassign::{Arrival, Reassignment};
+use crate::ctl::record::GroupOpening;
 use crate::ctl::snapshot;
-use crate::segment::{GroupId, LogId, ReplicaId};
+use crate::segment::{GroupId, LogId, ReplicaId, Term};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -51,8 +54,14 @@ enum Step {
     ProducerIds { node: i32 },
     Drain { node: i32, what: u8 },
     Replace { node: i32 },
-    Arrive,
+    Reassign { topic: u8, partition: i32, to: Vec<prop::sample::Index>, factor: bool },
+    Cancel { topic: u8 },
+    Arrive { what: u8 },
     Remove { node: i32 },
+    Tend,
+    Place { node: i32 },
+    Seal { node: i32 },
+    Open,
     NewGeneration,
 }
 
@@ -71,7 +80,14 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => node().prop_map(|node| Step::ProducerIds { node }),
         2 => (node(), 0..3u8).prop_map(|(node, what)| Step::Drain { node, what }),
         2 => node().prop_map(|node| Step::Replace { node }),
-        2 => Just(Step::Arrive),
+        4 => (0..6u8, 0..20i32, prop::collection::vec(any::<prop::sample::Index>(), 1..5), any::<bool>())
+            .prop_map(|(topic, partition, to, factor)| Step::Reassign { topic, partition, to, factor }),
+        1 => (0..6u8).prop_map(|topic| Step::Cancel { topic }),
+        3 => (0..4u8).prop_map(|what| Step::Arrive { what }),
+        2 => Just(Step::Tend),
+        1 => node().prop_map(|node| Step::Place { node }),
+        1 => node().prop_map(|node| Step::Seal { node }),
+        1 => Just(Step::Open),
         2 => node().prop_map(|node| Step::Remove { node }),
         1 => Just(Step::NewGeneration),
     ]
@@ -121,8 +137,65 @@ fn run(log: &mut Log, step: &Step) {
             let _unknown = log.run(&Command::Dead { node: NodeId(*node), incarnation });
             log.run(&Command::Replace { nodes: BTreeSet::from([NodeId(*node)]) })
         }
-        Step::Arrive => log.run(&Command::Arrived { arrivals: arrivals(&log.image) }),
+        Step::Reassign { topic, partition, to, factor } => {
+            let mut free: Vec<NodeId> = log.image.brokers.keys().copied().collect();
+            let picks = to.iter().filter_map(|pick| {
+                let at = (!free.is_empty()).then(|| pick.index(free.len()))?;
+                Some(free.remove(at))
+            });
+            let target: Vec<NodeId> = picks.collect();
+            let rows = vec![Reassignment { topic: name(topic), partition: *partition, target: Some(target) }];
+            log.run(&Command::Reassign { rows, allow_factor_change: *factor })
+        }
+        Step::Cancel { topic } => {
+            let row = |partition| Reassignment { topic: name(topic), partition, target: None };
+            log.run(&Command::Reassign { rows: (0..20).map(row).collect(), allow_factor_change: true })
+        }
+        Step::Arrive { what } => {
+            let arrivals = arrivals(&log.image).into_iter().enumerate().filter_map(|(at, mut arrival)| {
+                match what {
+                    1 if at % 2 == 0 => return None,
+                    // Of the target before, or of a generation that is over.
+                    2 => arrival.since -= 1,
+                    3 => arrival.generation += 1,
+                    _ => {}
+                }
+                Some(arrival)
+            });
+            let (arrivals, before) = (arrivals.collect(), log.index);
+            let reply = log.run(&Command::Arrived { arrivals });
+            assert!(*what < 2 || log.index == before, "an arrival of something else counted");
+            reply
+        }
         Step::Remove { node } => log.run(&Command::Unregister { node: NodeId(*node), incarnation: None }),
+        Step::Tend => {
+            for (node, incarnation) in drain::left(&log.image) {
+                log.run(&Command::Unregister { node, incarnation: Some(incarnation) }).unwrap();
+            }
+            log.run(&Command::Replace { nodes: BTreeSet::new() })
+        }
+        Step::Place { node } => log.run(&Command::Place { node: NodeId(*node) }),
+        Step::Seal { node } => {
+            let groups = log.image.groups.keys().step_by(2);
+            let groups = groups.map(|g| (*g, log.image.group(*g).unwrap().2.generation)).collect();
+            log.run(&Command::Seal { node: NodeId(*node), groups })
+        }
+        Step::Open => {
+            let opening = |group: &GroupId| {
+                let partition = log.image.group(*group).unwrap().2;
+                GroupOpening {
+                    group: *group,
+                    generation: partition.generation + 1,
+                    survivor: partition.replicas[partition.replicas.len() - 1].node,
+                    base: LogId::new(partition.generation, 1, 9),
+                    first_term: Term(2),
+                    lossless: true,
+                    learners: vec![],
+                }
+            };
+            let openings = log.image.sealing.iter().map(opening).collect();
+            log.run(&Command::OpenGenerations { openings })
+        }
         Step::NewGeneration => {
             log.generation += 1;
             log.index = 0;
@@ -146,36 +219,70 @@ fn arrivals(image: &Image) -> Vec<Arrival> {
     all.filter_map(arrival).collect()
 }
 
-/// New partitions went to live brokers, on the disks these have now, under the number of this entry.
-fn check_placed(before: &Image, after: &Image) {
+/// New partitions, and replicas that the controllers make anew, went to live brokers that are not drained; those that somebody asked for,
+/// to brokers that are not drained; all on the disks these have now, under the number of this entry. Nobody is touched but by a record
+/// about it, and no replica is gone whose group has not said that it let it go.
+fn check_placed(before: &Image, after: &Image, step: &Step) {
+    let may_get = |replica: &ReplicaId| {
+        let broker = &before.brokers[&replica.node];
+        let is_asked = matches!(step, Step::Reassign { .. } | Step::Cancel { .. });
+        let is_open = before.is_open(broker) || (is_asked && before.drain(replica.node) == Drain::None);
+        // `Tend` writes several records: the number is of one of them.
+        let is_new = replica.assignment > before.applied && replica.assignment <= after.applied;
+        is_open && is_new && after.holds(replica)
+    };
     for (group, _) in after.groups.iter().filter(|(g, _)| !before.groups.contains_key(g)) {
         let (_, _, partition) = after.group(*group).unwrap();
-        for replica in &partition.replicas {
-            assert!(
-                before.is_open(&before.brokers[&replica.node]),
-                "new replica on a fenced or drained broker"
-            );
-            assert_eq!(replica.assignment, after.applied);
-            assert!(after.holds(replica));
-        }
+        assert!(partition.replicas.iter().all(may_get), "new replica on a fenced or drained broker");
     }
     for (group, _) in before.groups.iter().filter(|(g, _)| after.groups.contains_key(g)) {
         let (was, is) = (before.group(*group).unwrap().2, after.group(*group).unwrap().2);
+        assert!(is.generation >= was.generation && is.configured >= was.configured);
+        if let Step::Place { node } = step {
+            let others = |p: &Partition| -> Vec<ReplicaId> {
+                p.replicas.iter().copied().filter(|r| r.node.0 != *node).collect()
+            };
+            assert_eq!(others(was), others(is), "another broker's disk");
+            let nodes = |p: &Partition| p.replicas.iter().map(|r| r.node).collect::<Vec<_>>();
+            assert_eq!(nodes(was), nodes(is));
+            continue;
+        }
         if was.moving == is.moving {
-            assert_eq!(was, is, "placed once, for good");
+            // Another order of the same replicas moves nothing.
+            let sorted = |p: &Partition| p.replicas.iter().copied().collect::<BTreeSet<_>>();
+            let is_ordered = matches!(step, Step::Reassign { .. }) && sorted(was) == sorted(is);
+            assert!(is_ordered || was.replicas == is.replicas, "placed once, for good: {was:?} {is:?}");
             continue;
         }
         let newcomers = is.replicas.iter().filter(|replica| !was.replicas.contains(replica));
-        for replica in newcomers {
-            assert!(
-                before.is_open(&before.brokers[&replica.node]),
-                "new replica on a fenced or drained broker"
-            );
-            assert!(replica.assignment == after.applied && after.holds(replica));
+        assert!(newcomers.clone().all(may_get), "new replica on a fenced or drained broker");
+        if matches!(step, Step::Replace { .. } | Step::Tend) {
+            // It may have died just now.
+            let lost = |node: NodeId| {
+                after.brokers.get(&node).is_some_and(|broker| broker.dead)
+                    || before.drain(node) == Drain::Replicas
+            };
+            let gone = was.target().iter().filter(|r| !is.target().iter().any(|other| other.node == r.node));
+            assert!(gone.clone().count() > 0 && gone.clone().all(|r| lost(r.node)), "it need not move");
+            assert_eq!(was.target().len(), is.target().len());
         }
         let left: Vec<&ReplicaId> = was.replicas.iter().filter(|r| !is.replicas.contains(r)).collect();
         assert!(left.is_empty() || (is.moving.is_none() && left.iter().all(|r| was.removing().contains(r))));
+        assert!(left.is_empty() || was.sealing.is_none(), "a replica left that may have to survive");
+        assert!(left.iter().all(|r| is.left.contains(r)), "a snapshot would not say that it left");
     }
+    for (node, broker) in before.brokers.iter().filter(|(node, _)| !after.brokers.contains_key(node)) {
+        let drain = before.drain(*node);
+        assert!(broker.fenced || drain == Drain::Replicas, "a live broker is forgotten");
+        assert_eq!(
+            after.drain(*node) == Drain::Replicas,
+            drain == Drain::Replicas,
+            "decommissioned for good"
+        );
+    }
+    let was_out =
+        |node: &NodeId| before.drain(*node) == Drain::Replicas && !before.brokers.contains_key(node);
+    assert!(!after.brokers.keys().any(was_out), "a decommissioned broker is back");
 }
 
 proptest! {
@@ -183,24 +290,27 @@ proptest! {
 
     #[test]
     fn any_history_keeps_every_invariant_and_replays_to_the_same_image(
-        steps in prop::collection::vec(any_step(), 0..60)
+        steps in prop::collection::vec(any_step(), 0..90),
+        cut in any::<prop::sample::Index>(),
     ) {
         let mut log = Log::born();
+        let mut images = vec![log.image.clone()];
         let mut groups_seen = BTreeSet::new();
         let mut incarnations_seen = BTreeSet::new();
         let mut ids_seen: BTreeSet<(GroupId, ReplicaId)> = BTreeSet::new();
         for step in &steps {
             let before = log.image.clone();
             run(&mut log, step);
+            images.push(log.image.clone());
             check_indexes(&log.image);
-            check_placed(&before, &log.image);
+            check_placed(&before, &log.image, step);
             for (&group, &(topic, number)) in &log.image.groups {
-                if !before.groups.contains_key(&group) {
-                    prop_assert!(groups_seen.insert(group), "a group id was used twice");
-                    let topic = log.image.topic_by_id(topic).unwrap();
-                    for &replica in &topic.partitions[number as usize].replicas {
-                        prop_assert!(ids_seen.insert((group, replica)), "a replica id was used twice");
-                    }
+                let topic = log.image.topic_by_id(topic).unwrap();
+                let had = before.group(group).map(|(_, _, partition)| &partition.replicas);
+                prop_assert!(had.is_some() || groups_seen.insert(group), "a group id was used twice");
+                for &replica in &topic.partitions[number as usize].replicas {
+                    let is_new = had.is_none_or(|had| !had.contains(&replica));
+                    prop_assert!(!is_new || ids_seen.insert((group, replica)), "a replica id was used twice");
                 }
             }
             for (node, broker) in &log.image.brokers {
@@ -217,6 +327,13 @@ proptest! {
             replayed.apply(*number, &Batch::decode(&batch.encode()).unwrap()).unwrap();
         }
         prop_assert_eq!(&replayed, &log.image);
+        // From a snapshot of any moment on.
+        let from = &images[cut.index(images.len())];
+        let mut followed = snapshot_of(from, 3).read().unwrap();
+        for (number, batch) in log.entries.iter().filter(|(number, _)| *number > from.applied) {
+            followed.apply(*number, batch).unwrap();
+        }
+        prop_assert_eq!(&followed, &log.image);
         // Everything that ever was a group is placed or said to be deleted, and a snapshot says both.
         let whole = snapshot_of(&log.image, 3);
         prop_assert_eq!(&whole.read().unwrap(), &log.image);

@@ -128,7 +128,12 @@ fn full() -> Image {
             auto: true,
         })),
         opening: Some(Box::new(Decision { generation: Generation(1), opening, learners: vec![replica(1)] })),
-        moving: Some(Box::new(Moving { since: 7, target: vec![NodeId(0)], origin: vec![NodeId(1)] })),
+        moving: Some(Box::new(Moving {
+            since: 7,
+            target: vec![NodeId(0)],
+            origin: vec![NodeId(1)],
+            by_controllers: true,
+        })),
         configured: at(2),
         leased: Some(at(3)),
         left: vec![replica(1)],

@@ -173,6 +173,12 @@ impl SimFs {
         disk.faults = Faults { capacity: disk.faults.capacity, ..Faults::default() };
     }
 
+    /// The machine starts anew, and everything happens to have been written back: nothing is lost, and nobody can know that.
+    pub fn reboot(&self) {
+        self.kill();
+        self.disk().boots += 1;
+    }
+
     /// The `n`-th write from now (0: the next) fails with nothing written.
     pub fn fail_write_after(&self, n: u64) {
         let mut disk = self.disk();

@@ -7,7 +7,6 @@
 //!
 //! Needs root and what `install.sh` installs; without them a test fails. See docs/testing.md.
 
-mod autos;
 mod disk;
 mod inject;
 mod limits;
