@@ -471,13 +471,7 @@ impl Image {
             Record::Partitions { id, replicas } => self.apply_partitions(number, *id, replicas, changes),
             Record::DeleteTopic { id } => self.apply_delete(*id, changes),
             Record::TopicConfig { id, changes: settings } => {
-<<<<<<< HEAD
                 self.apply_topic_config(number, *id, settings, changes)
-=======
-                let changed = set_all(&mut self.topic_mut(*id)?.configs, settings);
-                changes.extend(changed.then_some(Change::TopicConfigChanged { topic: *id }));
-                Ok(())
->>>>>>> two
             }
             Record::ClusterConfig { changes: settings } => {
                 let changed = set_all(&mut self.configs, settings);

@@ -862,7 +862,8 @@ pub(crate) fn decommissioned_broker_that_runs_is_unregistered_when_it_says_that_
     let beat = |alone: &mut Alone| {
         let known = alone.shard.image.brokers.get(&PEER);
         let incarnation = known.expect("it has not said so").incarnation;
-        let ask = serde_json::to_vec(&super::rpc::Ask::Heartbeat { incarnation, stopping: false }).unwrap();
+        let beat = super::rpc::Ask::Heartbeat { incarnation, stopping: false, lease: false, applied: 0 };
+        let ask = serde_json::to_vec(&beat).unwrap();
         let now = alone.now();
         alone.shard.on_request(now, PEER, 7, &ask);
         incarnation
