@@ -218,19 +218,11 @@ impl Shard {
                 self.pump(now);
             }
             Ask::Heartbeat { incarnation, stopping, lease, applied } => {
-                if let Some(broker) = self.image.brokers.get(&from) {
-                    let directory = broker.directory.as_u128();
-                    self.observe(now, from, directory);
-                }
-                let known = self.on_heartbeat(now, from, incarnation, stopping);
-                if known && incarnation != NO_SESSION {
-                    self.control.sealed.leases.on_applied(from, incarnation, applied);
-                }
+                let known = self.on_heartbeat_of(now, from, (incarnation, stopping), applied);
                 let holder = Holder::Node { node: from, rpc: id };
-                if lease && known && self.confirm_lease(now, holder, incarnation) {
-                    return;
+                if !(lease && known && self.confirm_lease(now, holder, incarnation)) {
+                    self.answer_rpc(now, from, id, &Answer::Session { known, lease: None });
                 }
-                self.answer_rpc(now, from, id, &Answer::Session { known, lease: None });
             }
             Ask::Sealed { reports } => {
                 self.on_seal_reports(now, reports);
@@ -259,6 +251,25 @@ impl Shard {
                 self.answer_rpc(now, from, id, &Answer::Ok);
             }
         }
+    }
+
+    /// Another node's broker renews its session.
+    fn on_heartbeat_of(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        (incarnation, stopping): (u64, bool),
+        applied: u64,
+    ) -> bool {
+        if let Some(broker) = self.image.brokers.get(&from) {
+            let directory = broker.directory.as_u128();
+            self.observe(now, from, directory);
+        }
+        let known = self.on_heartbeat(now, from, incarnation, stopping);
+        if known && incarnation != NO_SESSION {
+            self.control.sealed.leases.on_applied(from, incarnation, applied);
+        }
+        known
     }
 
     pub(super) fn on_response(&mut self, now: Now, from: NodeId, id: u64, body: &[u8]) {
