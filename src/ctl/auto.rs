@@ -5,18 +5,25 @@
 //! leadership, so a change of controllers begins the waiting anew. Invariants:
 //! - nothing is approved before every replica that has not said what it holds is beyond its lease, and then the very same plan has stood
 //!   for `recovery.auto.delay.ms`: whoever comes back meanwhile makes another plan, or none;
-//! - only a plan that an operator could approve: a sound survivor, and nobody who is alive and silent.
+//! - only a plan that an operator could approve: a sound survivor, and nobody who is alive and silent; nor anybody who is expected back;
+//! - a partition whose plans the seals refuse again and again waits longer each time: every approval is kept for ever.
 
 use super::command::Defaults;
 use super::image::Image;
 use super::lease::{Granted, Hindrance};
-use super::recovery::{GroupPlan, Holding, PartitionReport, Standing, is_lost, plan_id};
+use super::recovery::{
+    GroupPlan, Holding, Outcome, PartitionReport, Recovery, Standing, check_plan, is_lost, plan_id,
+};
 use crate::raftlog::core::Millis;
 use crate::segment::GroupId;
 use std::collections::BTreeMap;
 
 /// What is written as the reason of such an approval.
 pub const REASON: &str = "recovery.policy=auto";
+/// How long a plan waits at least when a second one of its generation was refused; twice as long after each more.
+const BACK_OFF_MS: Millis = 5_000;
+/// 85 minutes at most.
+const DOUBLED: u32 = 10;
 
 /// Groups that may be waiting for this: of topics that say so, and not approved yet.
 pub fn candidates(image: &Image) -> impl Iterator<Item = GroupId> + '_ {
@@ -31,6 +38,16 @@ pub fn candidates(image: &Image) -> impl Iterator<Item = GroupId> + '_ {
 struct Standby {
     id: String,
     since: Millis,
+}
+
+/// How long this plan waits because of those of the same generation that were refused before it.
+fn back_off(image: &Image, plan: &GroupPlan) -> Millis {
+    let is_refused = |r: &&Recovery| r.auto && matches!(r.outcome, Outcome::Refused { .. });
+    let of_it = image.recoveries.iter().filter(|r| (r.plan.group, r.plan.from) == (plan.group, plan.from));
+    match of_it.filter(is_refused).count() {
+        0 | 1 => 0,
+        refused => BACK_OFF_MS << u32::try_from(refused - 2).unwrap_or(DOUBLED).min(DOUBLED),
+    }
 }
 
 /// What the controller leader keeps between looks.
@@ -60,6 +77,8 @@ impl Watch {
                         Some(said) => Some(said),
                         None => {
                             due.push((**plan).clone());
+                            // Whatever becomes of it, the next one waits anew.
+                            self.standby.remove(group);
                             Some("goes on by itself".to_owned())
                         }
                     }
@@ -88,6 +107,11 @@ impl Watch {
         now: Millis,
     ) -> Option<String> {
         let Some((topic, _, placed)) = image.group(plan.group) else { return Some(String::new()) };
+        // Several are approved together: one that would be refused must not take the others with it.
+        if let Err(why) = check_plan(image, plan, true) {
+            self.standby.remove(&plan.group);
+            return Some(Hindrance::Lasting(why).text(now));
+        }
         let is_survivor = |h: &&Holding| h.report.replica.node == plan.survivor && h.report.last == plan.base;
         let has_said =
             |replica: &crate::segment::ReplicaId| holdings.iter().any(|h| h.report.replica == *replica);
@@ -97,12 +121,7 @@ impl Watch {
         };
         if let Err(hindrance) = checked {
             self.standby.remove(&plan.group);
-            return Some(match hindrance {
-                Hindrance::Until(until) => {
-                    format!("waits {} ms for leases to end", until.saturating_sub(now))
-                }
-                Hindrance::Lasting(why) => format!("does not go on by itself: {why}"),
-            });
+            return Some(hindrance.text(now));
         }
         let id = plan_id(std::slice::from_ref(plan));
         let standby =
@@ -110,7 +129,8 @@ impl Watch {
         if standby.id != id {
             *standby = Standby { id, since: now };
         }
-        let due = standby.since.saturating_add(image.topic_config(topic, defaults).recovery_auto_delay_ms);
+        let delay = image.topic_config(topic, defaults).recovery_auto_delay_ms;
+        let due = standby.since.saturating_add(delay.max(back_off(image, plan)));
         (now < due).then(|| format!("goes on by itself in {} ms, unless brokers come back", due - now))
     }
 

@@ -2,10 +2,11 @@
 //!
 //! Not here: the deciding itself (`decide`), Kafka's requests and error codes (`broker` maps both ways). Commands and
 //! answers travel as JSON between brokers and the controller leader, so fields are only ever added.
+use super::lease::Told;
 use super::reassign::{Arrival, Reassignment};
 use super::record::{Endpoint, GroupOpening};
 use super::recovery::{GroupPlan, Progress};
-use crate::segment::{GroupId, LogId, NodeId};
+use crate::segment::{GroupId, NodeId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -122,7 +123,7 @@ pub enum Command {
     /// Leaders say that their groups are where they were to be.
     Arrived { arrivals: Vec<Arrival> },
     /// Whoever runs a replica of these groups knows that it needs leases, from this committed configuration of each on.
-    Leased { groups: Vec<(GroupId, LogId)> },
+    Leased { groups: Vec<Told> },
     /// A block of producer ids for this broker to give out.
     AllocateProducerIds { node: NodeId },
 }

@@ -203,6 +203,8 @@ struct Collected {
     /// A decision was handed out; not again before this.
     quiet_until: Millis,
     reports: Vec<SealReport>,
+    /// Why what the controllers approved themselves is not decided yet.
+    waits: Option<String>,
 }
 
 /// What the controller leader has heard of sealed replicas. A report never goes stale: a sealed replica does not change.
@@ -224,7 +226,7 @@ impl Sealed {
         if !wanted {
             return;
         }
-        let fresh = || Collected { since: now, quiet_until: 0, reports: Vec::new() };
+        let fresh = || Collected { since: now, quiet_until: 0, reports: Vec::new(), waits: None };
         let collected = self.groups.entry(group).or_insert_with(fresh);
         collected.reports.retain(|known| known.replica != report.replica);
         collected.reports.push(report);
@@ -265,6 +267,11 @@ impl Sealed {
         openings
     }
 
+    /// What plans wait for that nobody approved but the controllers, though their survivors are sealed.
+    pub fn said(&self) -> impl Iterator<Item = (GroupId, &str)> {
+        self.groups.iter().filter_map(|(group, collected)| Some((*group, collected.waits.as_deref()?)))
+    }
+
     /// Whether a decision may follow from time alone.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
@@ -273,12 +280,13 @@ impl Sealed {
 
 impl Collected {
     fn decide(
-        &self,
+        &mut self,
         image: &Image,
         (topic, partition): (&Topic, &Partition),
         leases: &Granted,
         now: Millis,
     ) -> Option<Judged> {
+        self.waits = None;
         let reported = |replica: &ReplicaId| self.reports.iter().any(|r| r.replica == *replica);
         let expected = |replica: &&ReplicaId| {
             image.holds(replica) && image.brokers.get(&replica.node).is_some_and(|b| !b.fenced)
@@ -301,7 +309,9 @@ impl Collected {
             let judged = recovery::judge(partition, &all, now - self.since, all_are_in)?;
             return match &partition.recovery {
                 Some(approval) if approval.auto => {
-                    wait_for_leases(judged, image, (topic, partition), &all, leases, now)
+                    let judged = wait_for_leases(judged, image, (topic, partition), &all, leases, now);
+                    self.waits = judged.as_ref().err().map(|hindrance| hindrance.text(now));
+                    judged.ok()
                 }
                 _ => Some(judged),
             };
@@ -326,13 +336,14 @@ fn wait_for_leases(
     reports: &[SealReport],
     leases: &Granted,
     now: Millis,
-) -> Option<Judged> {
-    let Judged::Open(opening) = &judged else { return Some(judged) };
-    let survivor = reports.iter().find(|r| r.replica.node == opening.survivor)?;
+) -> Result<Judged, Hindrance> {
+    let Judged::Open(opening) = &judged else { return Ok(judged) };
+    let survivor = reports.iter().find(|r| r.replica.node == opening.survivor);
+    let survivor = survivor.expect("who survives is one of those who reported");
     let is_sealed = |replica: &ReplicaId| reports.iter().any(|r| r.replica == *replica);
     match leases.check(image, of, survivor, &is_sealed, now) {
-        Ok(()) => Some(judged),
-        Err(Hindrance::Until(_)) => None,
-        Err(Hindrance::Lasting(why)) => Some(Judged::Drift(why)),
+        Ok(()) => Ok(judged),
+        Err(Hindrance::Lasting(why)) => Ok(Judged::Drift(why)),
+        Err(hindrance) => Err(hindrance),
     }
 }

@@ -7,10 +7,10 @@
 //!   the question was sent, they count from after it was heard, and a controller leader that granted nothing itself counts from after its election;
 //! - a lease is of no use before the broker has applied the controller log as far as the granting leader's log went: whatever was decided by
 //!   then it acts on first;
-//! - a lease is never longer than [`LEASE_MAX_MS`], whoever granted it.
+//! - a lease is never longer than [`LEASE_MAX_MS`], whoever granted it, and it is the registration's that asked, from whom it asked;
+//! - what was said under one policy says nothing under a later one, though both are `auto`.
 
-use super::generations::GROUPS_PER_RECORD;
-use super::image::{Change, Image, Partition, Topic};
+use super::image::{Broker, Change, Image, Partition, Topic};
 use super::recovery::Holding;
 use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
@@ -35,6 +35,19 @@ pub struct Lease {
     pub ms: Millis,
     /// Where the leader's log ended.
     pub through: Index,
+    /// Whose log: who granted it.
+    pub by: NodeId,
+    /// For which registration. Every process counts its questions from the start: an answer to one of the process before must not be
+    /// taken for one to the present process, which asked later.
+    pub incarnation: u64,
+}
+
+/// A lease that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    sent: Millis,
+    asked: NodeId,
+    incarnation: u64,
 }
 
 /// Length of leases where broker sessions are this long.
@@ -53,28 +66,35 @@ fn waited(ms: Millis) -> Millis {
 /// The broker's side.
 #[derive(Clone, Debug, Default)]
 pub struct Held {
-    /// When questions were sent that are not answered yet.
-    asked: BTreeMap<u64, Millis>,
+    /// Not answered yet.
+    asked: BTreeMap<u64, Question>,
     /// What was granted and is of no use yet: through where, and until when.
     coming: Vec<(Index, Millis)>,
     until: Millis,
 }
 
 impl Held {
-    /// A lease is asked for, under this number.
-    pub fn ask(&mut self, question: u64, now: Millis) {
+    /// A lease is asked for under this number, of this controller, for this registration.
+    pub fn ask(&mut self, question: u64, asked: NodeId, incarnation: u64, now: Millis) {
         if self.asked.len() == KEPT {
             self.asked.pop_first();
         }
-        self.asked.insert(question, now);
+        self.asked.insert(question, Question { sent: now, asked, incarnation });
     }
 
     /// It was granted.
     pub fn on_granted(&mut self, question: u64, lease: Lease, now: Millis) {
-        let Some(sent) = self.asked.remove(&question) else { return };
+        let meant = |q: &Question| (q.asked, q.incarnation) == (lease.by, lease.incarnation);
+        let is_answer = |q: &Question| meant(q) || on(Mutation::TakeAnyGrant);
+        let Some(Question { sent, .. }) = self.asked.get(&question).copied().filter(is_answer) else {
+            return;
+        };
+        self.asked.remove(&question);
         let sent = if on(Mutation::CountFromAnswer) { now } else { sent };
+        self.coming.retain(|(_, end)| *end > now);
         if self.coming.len() == KEPT {
-            self.coming.remove(0);
+            // The first ones are of use soonest: where the log lags, the newest would give way to a newer one for ever.
+            self.coming.pop();
         }
         self.coming.push((lease.through, sent.saturating_add(believed(lease.ms.min(LEASE_MAX_MS)))));
     }
@@ -132,13 +152,41 @@ impl Default for Granted {
     }
 }
 
+/// A partition that was made under another policy: whoever runs a replica of it knows of the present one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Told {
+    /// Its group.
+    pub group: GroupId,
+    /// Number of the record since which the policy stands that they know of.
+    pub since: u64,
+    /// From this committed configuration on.
+    pub configuration: LogId,
+}
+
 /// Why a partition may not yet, or not at all, go on by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hindrance {
     /// Somebody may still answer for it, as far as is known until then.
     Until(Millis),
+    /// This broker is expected back with its replica: `shrink.grace.ms`, or a session, is not over. It announced that it stops, or not.
+    Awaited(NodeId, bool),
     /// Nothing but an operator helps.
     Lasting(String),
+}
+
+impl Hindrance {
+    /// What is to be said of the partition.
+    pub fn text(&self, now: Millis) -> String {
+        match self {
+            Self::Until(until) => format!("waits {} ms for leases to end", until.saturating_sub(now)),
+            Self::Awaited(node, true) => {
+                format!("waits for broker {node}, which stopped in order, until shrink.grace.ms is over")
+            }
+            Self::Awaited(node, false) => format!("waits for broker {node}, which is not given up yet"),
+            Self::Lasting(why) => format!("does not go on by itself: {why}"),
+        }
+    }
 }
 
 impl Granted {
@@ -169,8 +217,8 @@ impl Granted {
     }
 
     /// Partitions that were made under another policy than `auto` and whose replicas are all run by processes that have applied the record
-    /// of the policy, and every placement: none of them takes an older replica for a member any more.
-    pub fn informed(&self, image: &Image) -> Vec<GroupId> {
+    /// of the policy, and every placement: none of them takes an older replica for a member any more. With the number of that record.
+    pub fn informed(&self, image: &Image) -> BTreeMap<GroupId, u64> {
         let topics = image.topics.values().filter_map(|topic| Some((topic, topic.auto_since?)));
         let open = topics.flat_map(|(topic, since)| {
             let is_open = move |p: &&Partition| p.leased.is_none() && !is_made_under(p, since);
@@ -185,23 +233,45 @@ impl Granted {
             let newest = p.replicas.iter().map(|r| r.assignment).max().unwrap_or(0).max(*since);
             p.sealing.is_none() && p.replicas.iter().all(|replica| knows(replica, newest))
         });
-        informed.map(|(p, _)| p.group).take(GROUPS_PER_RECORD).collect()
+        informed.map(|(p, since)| (p.group, since)).collect()
     }
 
-    /// Until when the process that runs this replica may answer for it.
-    fn may_answer_until(&self, image: &Image, replica: &ReplicaId) -> Millis {
+    /// What is to be written of groups that were [`informed`](Self::informed) of the policies of these records when their replicas were
+    /// asked, once those have answered. They have to be so still, of the same records: whoever answered may have been told of another
+    /// policy since, and not of the one after that.
+    pub fn told(
+        &self,
+        image: &Image,
+        asked: &BTreeMap<GroupId, u64>,
+        holdings: &BTreeMap<GroupId, Vec<Holding>>,
+    ) -> Vec<Told> {
+        let informed = self.informed(image);
+        let is_still = |group: &GroupId, since: &u64| {
+            informed.get(group) == Some(since) || on(Mutation::CertifyStaleAnswers)
+        };
+        let still = asked.iter().filter(|(group, since)| is_still(group, since));
+        let told = still.filter_map(|(&group, &since)| {
+            let placed = image.group(group)?.2;
+            Some(Told { group, since, configuration: configuration(placed, holdings.get(&group)?)? })
+        });
+        told.collect()
+    }
+
+    /// Until when processes that run this replica may answer for it; `has_said`: the present one is not among them.
+    fn may_answer_until(&self, image: &Image, replica: &ReplicaId, has_said: bool) -> Millis {
         let Some(grant) = self.brokers.get(&replica.node) else { return 0 };
         let broker = image.brokers.get(&replica.node);
         let is_present = broker.is_some_and(|broker| broker.incarnation == grant.incarnation);
-        // The present process runs what is on its disk and nothing else; an earlier one that was cut off may still run.
-        match is_present && !image.holds(replica) {
+        // The present process runs what is on its disk and nothing else, and has said of that; an earlier one that was cut off may still
+        // run, with whatever it had.
+        match is_present && (has_said || !image.holds(replica)) {
             true => grant.earlier,
             false => grant.earlier.max(grant.until),
         }
     }
 
     /// Whether this survivor may go on although nobody knows what the others acknowledged: none of them can answer for the partition any
-    /// more, but those that `has_said` names, which are sealed or about to be.
+    /// more, but those that `has_said` names, which are sealed or about to be. Nor is anybody expected back.
     ///
     /// # Errors
     /// What stands against it.
@@ -226,14 +296,28 @@ impl Granted {
         if on(Mutation::IgnoreLeases) {
             return Ok(());
         }
+        let mut silent = placed.replicas.iter().filter(|replica| !has_said(replica));
+        if let Some(hindrance) = silent.find_map(|replica| awaited(image, replica)) {
+            return Err(hindrance);
+        }
         let members = survivor.configuration.members().chain(placed.replicas.iter().copied());
-        let silent: BTreeSet<ReplicaId> = members.filter(|replica| !has_said(replica)).collect();
-        let until = silent.iter().map(|replica| self.may_answer_until(image, replica)).max().unwrap_or(0);
-        match until.max(self.from) {
+        let until = members.map(|replica| match has_said(&replica) {
+            true if on(Mutation::ForgetEarlierProcesses) => 0,
+            said => self.may_answer_until(image, &replica, said),
+        });
+        match until.max().unwrap_or(0).max(self.from) {
             until if until > now => Err(Hindrance::Until(until)),
             _ => Ok(()),
         }
     }
+}
+
+/// The broker of a silent replica, if it is expected back with it.
+fn awaited(image: &Image, replica: &ReplicaId) -> Option<Hindrance> {
+    // Dead is one that stopped, too, when its grace is over.
+    let is_expected = |broker: &&Broker| !broker.dead && image.holds(replica) && !on(Mutation::AwaitNobody);
+    let broker = image.brokers.get(&replica.node).filter(is_expected)?;
+    Some(Hindrance::Awaited(broker.node, broker.stopping))
 }
 
 /// Whether every process that ever ran a replica of the partition knows that it needs a lease: it was made when the policy was `auto`
@@ -276,29 +360,28 @@ pub fn configuration(placed: &Partition, holdings: &[Holding]) -> Option<LogId> 
 }
 
 /// Of these groups, those of which that can still be said.
-pub fn still_due(image: &Image, groups: &[(GroupId, LogId)]) -> Vec<(GroupId, LogId)> {
+pub fn still_due(image: &Image, groups: &[Told]) -> Vec<Told> {
     let mut seen = BTreeSet::new();
-    let due = |(group, _): &&(GroupId, LogId)| image.check_leased(*group).is_ok();
-    groups.iter().filter(due).filter(|(group, _)| seen.insert(*group)).copied().collect()
+    let due = |told: &&Told| image.check_leased(told).is_ok();
+    groups.iter().filter(due).filter(|told| seen.insert(told.group)).copied().collect()
 }
 
 impl Image {
-    fn check_leased(&self, group: GroupId) -> Result<(), String> {
+    fn check_leased(&self, told: &Told) -> Result<(), String> {
+        let group = told.group;
         let (topic, _, placed) = self.group(group).ok_or_else(|| format!("unknown group {group}"))?;
-        match topic.auto_since.is_some() && placed.leased.is_none() && placed.sealing.is_none() {
+        let since = if on(Mutation::CertifyStaleAnswers) { topic.auto_since } else { Some(told.since) };
+        let is_policy = topic.auto_since.is_some() && topic.auto_since == since;
+        match is_policy && placed.leased.is_none() && placed.sealing.is_none() {
             true => Ok(()),
             false => Err(format!("group {group} is not to be told of leases")),
         }
     }
 
-    pub(super) fn apply_leased(
-        &mut self,
-        groups: &[(GroupId, LogId)],
-        changes: &mut Vec<Change>,
-    ) -> Result<(), String> {
-        Self::distinct(groups.iter().map(|(group, _)| *group))?;
-        groups.iter().try_for_each(|(group, _)| self.check_leased(*group))?;
-        for (group, configuration) in groups {
+    pub(super) fn apply_leased(&mut self, groups: &[Told], changes: &mut Vec<Change>) -> Result<(), String> {
+        Self::distinct(groups.iter().map(|told| told.group))?;
+        groups.iter().try_for_each(|told| self.check_leased(told))?;
+        for Told { group, configuration, .. } in groups {
             self.partition_mut(*group)?.leased = Some(*configuration);
             changes.push(Change::GroupChanged { group: *group });
         }

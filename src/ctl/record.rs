@@ -5,6 +5,7 @@
 //! - a record names *what was decided*, never how: placement is in the record, so that no node ever places again;
 //! - numbers (incarnations, group ids, assignments) are not in the records: they follow from the entry's own number;
 //! - `v` is 1; a reader refuses any other version and any record it does not know.
+use super::lease::Told;
 use super::reassign::{Arrival, GroupMove};
 use super::recovery::{GroupPlan, Progress};
 use super::snapshot::Piece;
@@ -167,7 +168,7 @@ pub enum Record {
     Reassigned { arrivals: Vec<Arrival> },
     /// Whoever runs a replica of these groups knows by now that it needs leases (`recovery.policy=auto`), from this committed configuration
     /// of each on.
-    Leased { groups: Vec<(GroupId, LogId)> },
+    Leased { groups: Vec<Told> },
     /// Reserved: a later version's record, kept by old readers only as an error.
     Group { group: GroupId },
 }

@@ -113,6 +113,10 @@ pub enum Standing {
         id: String,
         /// Brokers whose seal is missing.
         waits_for: Vec<NodeId>,
+        /// What was approved, if nobody did but the controllers, which wait for leases: an operator who knows that the others serve
+        /// nobody any more may approve the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<Box<GroupPlan>>,
     },
     /// A generation was decided, and its survivor does not lead yet.
     Opening {
@@ -296,7 +300,9 @@ fn standing(
         };
         let missing = placed.replicas.iter().filter(live).filter(|r| !sealed(r));
         let waits_for = missing.map(|r| r.node).collect();
-        return Standing::UnderWay { recovery: approval.recovery, id: approval.id.clone(), waits_for };
+        let known = image.recovery(placed.group, approval.recovery).filter(|known| known.auto);
+        let plan = known.map(|known| Box::new(known.plan.clone()));
+        return Standing::UnderWay { recovery: approval.recovery, id: approval.id.clone(), waits_for, plan };
     }
     // Its survivor may still be on its way; if it is there and has not moved, or is gone, a new plan is all that helps.
     if let Some(decision) = &placed.opening {
@@ -413,11 +419,12 @@ pub(super) fn is_lost(image: &Image, approval: &Approval) -> bool {
     !image.holds(survivor) || image.brokers.get(&survivor.node).is_none_or(|broker| broker.dead)
 }
 
-/// Whether this plan can be approved as things are in the image; what the replicas hold by now their seals will say.
+/// Whether this plan can be approved as things are in the image; what the replicas hold by now their seals will say. `auto`: by the
+/// controllers themselves, who do not take an operator's place.
 ///
 /// # Errors
 /// What stands against it.
-pub fn check_plan(image: &Image, plan: &GroupPlan) -> Result<(), String> {
+pub fn check_plan(image: &Image, plan: &GroupPlan, auto: bool) -> Result<(), String> {
     let (topic, number, placed) =
         image.group(plan.group).ok_or_else(|| format!("group {} is not known", plan.group))?;
     let name = format!("{}-{}", topic.name, number);
@@ -433,11 +440,11 @@ pub fn check_plan(image: &Image, plan: &GroupPlan) -> Result<(), String> {
     if placed.replicas.iter().all(|r| r.node != plan.survivor) {
         return Err(format!("broker {} has no replica of {name}", plan.survivor));
     }
-    let same = |approval: &&Approval| {
-        (approval.survivor.node, approval.base) == (plan.survivor, plan.base) && !is_lost(image, approval)
-    };
-    match placed.recovery.as_deref().filter(same) {
-        Some(approval) => Err(format!("this plan of {name} is approved already, as {}", approval.recovery)),
+    // An operator's word for what the controllers approved says more: it waits for no leases.
+    let same = |a: &Approval| !a.auto && (a.survivor.node, a.base) == (plan.survivor, plan.base);
+    let stands = |a: &&Approval| !is_lost(image, a) && (auto || same(a));
+    match placed.recovery.as_deref().filter(stands) {
+        Some(approval) => Err(format!("a plan of {name} is approved already, as {}", approval.recovery)),
         None => Ok(()),
     }
 }
@@ -521,7 +528,7 @@ impl Image {
         if let Some(plan) = plans.iter().find(is_asked).filter(|_| auto) {
             return Err(format!("recovery.policy of {} is not auto", plan.topic));
         }
-        plans.iter().try_for_each(|plan| check_plan(self, plan))
+        plans.iter().try_for_each(|plan| check_plan(self, plan, auto))
     }
 
     pub(super) fn apply_recovery(

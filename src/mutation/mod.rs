@@ -372,6 +372,14 @@ mutations! {
     ServeWithoutLease: "P4, F17, decisions/0017", Autos, 20, ["Auto:"];
     /// a lease counts from when its answer came
     CountFromAnswer: "P4, decisions/0017", Test("ctl::tests::lease::no_lease_is_believed_in_when_the_controllers_take_it_for_over"), 1, ["ctl/tests/lease.rs"];
+    /// a lease is taken whoever was asked for it, and for which registration
+    TakeAnyGrant: "P4, decisions/0017", Test("ctl::tests::lease::answer_to_an_earlier_process_is_no_lease"), 1, ["ctl/tests/lease.rs"];
+    /// what was said under an earlier policy certifies a later one
+    CertifyStaleAnswers: "P4, decisions/0017", Test("ctl::tests::lease::answers_from_before_the_policy_changed_certify_nothing"), 1, ["ctl/tests/lease.rs"];
+    /// earlier processes of a broker are not waited for once the present one has said what it holds
+    ForgetEarlierProcesses: "P4, decisions/0017", Test("ctl::tests::lease::earlier_process_is_waited_for_though_the_present_one_has_said"), 1, ["ctl/tests/lease.rs"];
+    /// the controllers go on by themselves without brokers that are expected back
+    AwaitNobody: "decisions/0017", Test("ctl::tests::auto::broker_that_stopped_in_order_is_waited_for_until_its_grace_is_over"), 1, ["ctl/tests/auto.rs"];
     /// numbers of the controller log forget its generation
     NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
 }

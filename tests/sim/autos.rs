@@ -68,19 +68,23 @@ impl World {
         }
     }
 
+    fn set_policy(&mut self, client: usize, via: usize, policy: &str) {
+        let change = ConfigChange {
+            name: "recovery.policy".to_owned(),
+            op: ConfigOp::Set,
+            value: Some(policy.to_owned()),
+        };
+        let (topic, changes) = (Some("t".to_owned()), vec![change]);
+        let command = CtlCommand::AlterConfigs { topic, changes, validate_only: false };
+        let answer = self.call(client, via, Ask::Controller(command), 4 * SECOND);
+        assert!(matches!(answer, Some(Reply::Controller(Ok(_)))), "{answer:?}");
+    }
+
     /// The policy is taken back and given again: who was cut off meanwhile would not know. All hear of it.
     fn switch_policies(&mut self, client: usize) {
         for policy in ["operator", "auto"] {
-            let change = ConfigChange {
-                name: "recovery.policy".to_owned(),
-                op: ConfigOp::Set,
-                value: Some(policy.to_owned()),
-            };
-            let (topic, changes) = (Some("t".to_owned()), vec![change]);
-            let command = CtlCommand::AlterConfigs { topic, changes, validate_only: false };
             let node = self.rng.pick(&self.plan.brokers()).expect("three");
-            let answer = self.call(client, node, Ask::Controller(command), 4 * SECOND);
-            assert!(matches!(answer, Some(Reply::Controller(Ok(_)))), "{answer:?}");
+            self.set_policy(client, node, policy);
         }
         self.run_until("all brokers know of the policy", 20 * SECOND, |world| {
             world.check.metadata_now().topics["t"].partitions.iter().all(|p| p.leased.is_some())
@@ -238,6 +242,47 @@ fn old_majority_answers_nobody_once_the_controllers_have_gone_on_without_it() {
     for mark in ["auto recovery verified", "controller cut off with the old majority"] {
         assert!(is_short || report.marks.0.contains_key(mark), "never met: {mark}");
     }
+}
+
+/// The policy is taken back, and set again when the majority is cut off: that serves on without leases, and what it may have said of the
+/// time before is no word for this one.
+fn set_again_unheard(world: &mut World) -> Time {
+    world.set_up();
+    world.start_clients();
+    let prober = world.add_client(Work::Manual(BTreeMap::new()));
+    let groups = world.groups_of("t", world.plan.partitions as usize);
+    let wait = world.rng.range(500 * MS, 2 * SECOND);
+    world.run_for(wait);
+    let brokers = world.plan.brokers();
+    let survivor = world.rng.pick(&brokers).expect("three");
+    let old: Vec<usize> = brokers.iter().copied().filter(|n| *n != survivor).collect();
+    let mut apart = world.plan.controllers();
+    apart.push(survivor);
+    for policy in ["operator", "auto", "operator"] {
+        world.set_policy(prober, survivor, policy);
+        let wait = world.rng.range(0, 700 * MS);
+        world.run_for(wait);
+    }
+    world.part(&old, &apart);
+    world.set_policy(prober, survivor, "auto");
+    // All leases would be over, and the delay.
+    let wait = world.rng.range(13 * SECOND, 20 * SECOND);
+    world.probe_for(prober, &groups, wait);
+    let recoveries = &world.check.metadata_now().recoveries;
+    assert!(recoveries.is_empty(), "Auto: not all brokers know of the policy: {recoveries:?}");
+    world.heal();
+    (0..world.nodes.len()).for_each(|n| world.start_later(n, MS));
+    let wait = world.rng.range(0, 4 * SECOND);
+    world.probe_for(prober, &groups, wait);
+    world.stop_producers();
+    world.verdict()
+}
+
+#[test]
+fn policy_that_the_majority_has_not_heard_of_is_not_acted_on() {
+    let name = "autos::policy_that_the_majority_has_not_heard_of_is_not_acted_on";
+    let report = over_seeds(name, Budget::Seeds(SEEDS), plan, set_again_unheard);
+    println!("{}", report.text());
 }
 
 /// Any random run, with a policy whose leases come and go and whose moment never comes.

@@ -293,7 +293,7 @@ impl Shard {
             Answer::Quorum { quorum } => self.on_quorum(id, quorum),
             Answer::ControllerGeneration { decision } => self.on_controller_generation(now, from, decision),
             Answer::Session { known: false, .. } => self.on_session_unknown(),
-            Answer::Session { known: true, lease: Some(lease) } => {
+            Answer::Session { known: true, lease: Some(lease) } if lease.by == from => {
                 self.leases.held.on_granted(id, lease, now.mono);
             }
             Answer::Session { known: true, .. } if !self.config.node.is_broker => {
@@ -387,6 +387,7 @@ impl Shard {
         self.control.sealed = Sealed::default();
         self.control.watch = Watch::default();
         self.leases.lead_no_more();
+        self.forget_reports(now);
         self.control.check_disks = true;
         self.membership.snapshots.writing.clear();
         self.control.tending = Tending::default();

@@ -77,8 +77,9 @@ impl Leases {
 impl Shard {
     /// Whether clients may be answered for this partition now, as far as leases go.
     pub(super) fn is_leased(&self, p: &Partition) -> bool {
-        // Before that it may not know the policy yet.
-        (!p.config.recovery_auto && self.membership.is_level()) || self.leases.held.is_valid(self.ran)
+        // A process that may not know the policy yet, since its image has not come to its registration, leads nothing and hears no leader
+        // (safety.md F6, F16): none of its replicas answers anyhow, whatever the policy.
+        !p.config.recovery_auto || self.leases.held.is_valid(self.ran)
     }
 
     /// Whether what waits in this group may be acknowledged now; if not, it is looked at again when the lease is back.
@@ -221,7 +222,7 @@ impl Shard {
         let last = self.engine.core(CONTROLLER).map(|core| core.last().index);
         let granted = last.filter(|_| ok && is_registered && self.leads_established()).map(|through| {
             let session = self.config.node.broker_session_timeout.as_millis() as u64;
-            let lease = Lease { ms: lease::length(session), through };
+            let lease = Lease { ms: lease::length(session), through, by: self.node(), incarnation };
             self.control.sealed.leases.grant(node, incarnation, heard, lease.ms);
             lease
         });

@@ -121,11 +121,6 @@ impl Membership {
         self.joined
     }
 
-    /// Whether the image has come to a registration of this process.
-    pub(super) fn is_level(&self) -> bool {
-        self.is_level
-    }
-
     pub(super) fn is_broken(&self) -> bool {
         self.broken
     }
@@ -427,7 +422,7 @@ impl Shard {
                     self.on_session_unknown();
                 } else if is_known && !stopping && self.leases.is_used() {
                     let question = self.next_id();
-                    self.leases.held.ask(question, now.mono);
+                    self.leases.held.ask(question, leader, incarnation, now.mono);
                     self.confirm_lease(now, Holder::Local(question), incarnation);
                 }
             }
@@ -436,7 +431,7 @@ impl Shard {
                 let lease = self.leases.is_used() && !stopping;
                 let applied = self.image.applied;
                 if lease {
-                    self.leases.held.ask(rpc, now.mono);
+                    self.leases.held.ask(rpc, leader, incarnation, now.mono);
                 }
                 self.send_rpc(now, leader, rpc, &Ask::Heartbeat { incarnation, stopping, lease, applied });
             }

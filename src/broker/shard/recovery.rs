@@ -4,13 +4,13 @@
 //! Questions alone: nothing is sealed, written or promised by them, and an answer is old when it arrives. Not here: what follows from
 //! the answers (`ctl::recovery`), sealing and deciding (`members`, `control`). Invariants:
 //! - a report names each group once, whoever answered; who does not answer in time is silent;
-//! - a bounded number of reports is gathered at a time.
+//! - a bounded number of reports is gathered at a time;
+//! - what one leadership of the controllers asked, no later one makes anything of.
 
 use super::rpc::{Answer, Ask};
 use super::{Now, Shard};
 use crate::ctl::auto;
 use crate::ctl::command::Command as CtlCommand;
-use crate::ctl::lease;
 use crate::ctl::recovery::{self, GROUPS_PER_PLAN, Holding, Outcome, PartitionReport, Progress, plan_id};
 use crate::raftlog::core::Millis;
 use crate::segment::{GroupId, NodeId};
@@ -46,8 +46,8 @@ pub enum Asker {
     Controller,
     /// The same: may these go on without anybody's approval?
     Auto,
-    /// The same: who votes in these, whose replicas all know of their policy?
-    Leasing,
+    /// The same: who votes in these, whose replicas all know of their policy, as of this record?
+    Leasing(BTreeMap<GroupId, u64>),
 }
 
 struct Gathering {
@@ -69,7 +69,21 @@ pub struct Reports {
     next_verification: Millis,
     next_auto: Millis,
     /// Where the last look for those stopped.
-    cursor: GroupId,
+    auto_cursor: GroupId,
+    /// And that for those who know.
+    leasing_cursor: GroupId,
+}
+
+/// As many of these as are asked for at a time, from where the last look stopped: those at the front may wait for long.
+fn next_turn(mut groups: Vec<GroupId>, cursor: &mut GroupId) -> Vec<GroupId> {
+    groups.sort_unstable();
+    let at = groups.partition_point(|group| *group <= *cursor);
+    groups.rotate_left(at);
+    groups.truncate(GROUPS_PER_PLAN);
+    if let Some(last) = groups.last() {
+        *cursor = *last;
+    }
+    groups
 }
 
 impl Reports {
@@ -216,8 +230,8 @@ impl Shard {
                 self.approve_autos(now, &gathering);
                 continue;
             }
-            if matches!(gathering.asker, Asker::Leasing) {
-                self.note_leased(now, &gathering);
+            if let Asker::Leasing(policies) = &gathering.asker {
+                self.note_leased(now, policies, &gathering.holdings);
                 continue;
             }
             let image = self.image.clone();
@@ -238,7 +252,7 @@ impl Shard {
             (Asker::Node { node, rpc }, None) => {
                 self.answer_rpc(now, node, rpc, &Answer::NotLeader { leader: None });
             }
-            (Asker::Controller | Asker::Auto | Asker::Leasing, _) => {}
+            (Asker::Controller | Asker::Auto | Asker::Leasing(_), _) => {}
         }
     }
 
@@ -291,39 +305,36 @@ impl Shard {
         let image = self.image.clone();
         let mut groups: Vec<GroupId> =
             auto::candidates(&image).filter(|group| self.may_wait(*group)).collect();
-        groups.sort_unstable();
         let waiting: BTreeSet<GroupId> = groups.iter().copied().collect();
         self.control.watch.retain(|group| waiting.contains(&group));
-        // From where the last look stopped: those at the front may wait for long.
-        let at = groups.partition_point(|group| *group <= self.recovery.cursor);
-        groups.rotate_left(at);
-        groups.truncate(GROUPS_PER_PLAN);
-        match groups.last() {
-            Some(last) => self.recovery.cursor = *last,
-            None => return self.tell_autos(),
+        groups = next_turn(groups, &mut self.recovery.auto_cursor);
+        if groups.is_empty() {
+            return self.tell_autos();
         }
         self.begin_report(now, groups, Asker::Auto);
     }
 
     /// Partitions that were made under another policy: once all their brokers know of it, their leaders say who they are.
     fn ask_who_knows(&mut self, now: Now) {
-        let is_asking = |g: &Gathering| matches!(g.asker, Asker::Leasing);
+        let is_asking = |g: &Gathering| matches!(g.asker, Asker::Leasing(_));
         if self.recovery.gathering.values().any(is_asking) {
             return;
         }
-        let mut groups = self.control.sealed.leases.informed(&self.image);
-        groups.retain(|group| self.hint_of(*group).is_some());
+        let mut policies = self.control.sealed.leases.informed(&self.image);
+        policies.retain(|group, _| self.hint_of(*group).is_some());
+        let groups = next_turn(policies.keys().copied().collect(), &mut self.recovery.leasing_cursor);
         if !groups.is_empty() {
-            self.begin_report(now, groups, Asker::Leasing);
+            self.begin_report(now, groups, Asker::Leasing(policies));
         }
     }
 
-    fn note_leased(&mut self, now: Now, gathering: &Gathering) {
-        let of = |group: &GroupId| {
-            let holdings = gathering.holdings.get(group)?;
-            Some((*group, lease::configuration(self.image.group(*group)?.2, holdings)?))
-        };
-        let groups: Vec<_> = gathering.groups.iter().filter_map(of).collect();
+    fn note_leased(
+        &mut self,
+        now: Now,
+        policies: &BTreeMap<GroupId, u64>,
+        holdings: &BTreeMap<GroupId, Vec<Holding>>,
+    ) {
+        let groups = self.control.sealed.leases.told(&self.image, policies, holdings);
         if !groups.is_empty() {
             let partitions = groups.len();
             tracing::info!(partitions, "all brokers know that partitions go on by themselves from now on");
@@ -361,7 +372,39 @@ impl Shard {
     }
 
     fn tell_autos(&mut self) {
-        let said = self.control.watch.said().iter();
-        self.status.autos = said.map(|(group, said)| (*group, said.clone())).collect();
+        let waiting = self.control.watch.said().iter().map(|(group, said)| (*group, said.as_str()));
+        let approved = self.control.sealed.said();
+        let all: BTreeMap<GroupId, String> =
+            waiting.chain(approved).map(|(group, said)| (group, said.to_owned())).collect();
+        self.status.autos = all.into_iter().collect();
+    }
+
+    /// This node leads the controllers no more: what it asked as their leader is nobody's question any more.
+    pub(super) fn forget_reports(&mut self, now: Now) {
+        self.recovery.asked.clear();
+        for gathering in std::mem::take(&mut self.recovery.gathering).into_values() {
+            self.tell_report(now, gathering.asker, None);
+        }
+        self.tell_autos();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those that never get anywhere stood before all others, for ever.
+    #[test]
+    fn everybody_has_a_turn_however_many_wait_at_the_front() {
+        let all: Vec<GroupId> = (1..=3 * GROUPS_PER_PLAN as u64 / 2).map(GroupId).collect();
+        let mut cursor = GroupId::default();
+        let mut seen = BTreeSet::new();
+        for _ in 0..2 {
+            let turn = next_turn(all.clone(), &mut cursor);
+            assert_eq!(turn.len(), GROUPS_PER_PLAN);
+            seen.extend(turn);
+        }
+        assert_eq!(seen.len(), all.len());
+        assert!(next_turn(Vec::new(), &mut cursor).is_empty());
     }
 }

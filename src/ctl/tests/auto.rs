@@ -3,7 +3,7 @@ use super::*;
 use crate::ctl::auto::{self, Watch};
 use crate::ctl::generations::Sealed;
 use crate::ctl::lease::Granted;
-use crate::ctl::recovery::{self, GroupPlan, Holding, Outcome, PartitionReport, plan_id};
+use crate::ctl::recovery::{self, GroupPlan, Holding, Outcome, PartitionReport, Progress, Standing, plan_id};
 use crate::raftlog::generation::SealReport;
 use crate::raftlog::message::Configuration;
 use crate::segment::{Generation, GroupId, Index, LogId, Term};
@@ -63,11 +63,21 @@ impl World {
     }
 
     fn look(&mut self, holding: &Holding, now: u64) -> Vec<GroupPlan> {
-        let image = &self.log.image;
-        let holdings = [holding.clone()];
-        let report: PartitionReport = recovery::plan(image, self.group, &holdings, &|_| None).unwrap();
+        let report = self.report(holding);
+        let (image, holdings) = (&self.log.image, [holding.clone()]);
         let found = [(self.group, report, &holdings[..])];
         self.watch.look(image, &self.log.defaults, &self.leases, &found, now)
+    }
+
+    fn report(&self, holding: &Holding) -> PartitionReport {
+        recovery::plan(&self.log.image, self.group, std::slice::from_ref(holding), &|_| None).unwrap()
+    }
+
+    /// It is back, and announces that it stops.
+    fn stops(&mut self, node: NodeId) {
+        self.stand(node, true);
+        let incarnation = self.log.image.brokers[&node].incarnation;
+        self.log.run(&Command::Stopping { node, incarnation }).unwrap();
     }
 
     fn said(&self) -> String {
@@ -113,6 +123,98 @@ fn broker_that_comes_back_stops_it() {
     world.stand(back, false);
     assert!(world.look(&holding, OVER + DELAY + 1).is_empty(), "the waiting begins anew");
     assert_eq!(world.look(&holding, OVER + 2 * DELAY + 1).len(), 1);
+}
+
+/// A planned restart of two brokers is no loss, however long the delay is.
+#[test]
+pub(crate) fn broker_that_stopped_in_order_is_waited_for_until_its_grace_is_over() {
+    let mut world = World::lost("auto");
+    let holding = world.holding(9);
+    let away = world.log.image.topics["t"].partitions[0].replicas[1].node;
+    world.stops(away);
+    let late = 100 * DELAY;
+    assert!(world.look(&holding, OVER).is_empty());
+    assert!(world.look(&holding, late).is_empty(), "it is expected back");
+    assert!(world.said().contains(&format!("broker {away}, which stopped in order")), "{}", world.said());
+    world.stand(away, false);
+    assert!(world.look(&holding, late).is_empty(), "the waiting begins when its grace is over");
+    let plans = world.look(&holding, late + DELAY);
+    assert_eq!(plans.len(), 1);
+    world.approve(plans, true).unwrap();
+    // It was there, and did not come to be sealed before it stopped again.
+    world.stops(away);
+    let (mut sealed, mut drift) = (Sealed::default(), Vec::new());
+    sealed.leases = Granted::new(0);
+    sealed.on_report(&world.log.image, world.group, world.holding(9).report, 0);
+    assert!(sealed.decide(&world.log.image, late, 0, &mut drift).is_empty(), "it is expected back");
+    assert!(sealed.said().any(|(group, why)| group == world.group && why.contains("stopped in order")));
+    world.stand(away, false);
+    assert_eq!(sealed.decide(&world.log.image, late, 0, &mut drift).len(), 1);
+    assert!(drift.is_empty() && sealed.said().count() == 0);
+}
+
+#[test]
+fn broker_that_is_silent_is_not_given_up_by_the_way() {
+    let mut world = World::lost("auto");
+    let holding = world.holding(9);
+    let away = world.log.image.topics["t"].partitions[0].replicas[1].node;
+    world.stand(away, true);
+    let incarnation = world.log.image.brokers[&away].incarnation;
+    world.log.run(&Command::Fence { node: away, incarnation }).unwrap();
+    assert!(world.look(&holding, OVER).is_empty() && world.look(&holding, 100 * DELAY).is_empty());
+    assert!(world.said().contains("not given up yet"), "{}", world.said());
+}
+
+/// Every approval is in the audit for ever.
+#[test]
+fn plans_that_the_seals_refuse_again_and_again_wait_longer_each_time() {
+    let mut world = World::lost("auto");
+    let mut now = OVER;
+    for refused in 0..8 {
+        let wait = DELAY.max(if refused < 2 { 0 } else { 5_000 << (refused - 2) });
+        let holding = world.holding(9);
+        assert!(world.look(&holding, now).is_empty());
+        assert!(world.look(&holding, now + wait - 1).is_empty(), "after {refused} too early");
+        now += wait;
+        let plans = world.look(&holding, now);
+        assert_eq!(plans.len(), 1, "after {refused}");
+        world.approve(plans, true).unwrap();
+        let recovery = world.log.image.recoveries.last().unwrap().recovery;
+        let outcome = Outcome::Refused { reason: "drift".into(), at_ms: 0 };
+        let steps = vec![Progress { group: world.group, recovery, outcome }];
+        world.log.run(&Command::RecoveryProgress { steps }).unwrap();
+    }
+}
+
+/// An operator knows what the controllers can only wait for.
+#[test]
+fn operator_may_approve_what_the_controllers_approved_and_then_no_lease_is_waited_for() {
+    let mut world = World::lost("auto");
+    let holding = world.holding(9);
+    world.look(&holding, OVER);
+    let plans = world.look(&holding, OVER + DELAY);
+    world.approve(plans.clone(), true).unwrap();
+    assert!(world.approve(plans.clone(), true).is_err(), "once is enough");
+    let Standing::UnderWay { plan: Some(plan), .. } = world.report(&world.holding(9)).standing else {
+        panic!("it is to be seen what was approved")
+    };
+    assert_eq!(*plan, plans[0]);
+    let (mut sealed, mut drift) = (Sealed::default(), Vec::new());
+    sealed.leases = Granted::new(100_000);
+    sealed.on_report(&world.log.image, world.group, world.holding(9).report, 100_000);
+    assert!(sealed.decide(&world.log.image, 101_000, 0, &mut drift).is_empty());
+    assert!(sealed.said().any(|(_, why)| why.contains("for leases to end")), "why it waits is said");
+    world.approve(plans.clone(), false).unwrap();
+    let by = world.log.image.recoveries[1].recovery;
+    assert_eq!(world.log.image.recoveries[0].outcome, Outcome::Replaced { by });
+    let Standing::UnderWay { plan: None, .. } = world.report(&world.holding(9)).standing else {
+        panic!("nothing more is to be approved")
+    };
+    for auto in [true, false] {
+        assert!(world.approve(plans.clone(), auto).is_err(), "an operator's word stands");
+    }
+    assert_eq!(sealed.decide(&world.log.image, 101_000, 0, &mut drift).len(), 1);
+    assert!(drift.is_empty());
 }
 
 #[test]

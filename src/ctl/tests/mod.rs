@@ -1,7 +1,7 @@
 //! Tests of the shard controller, one file per subject, and the small builders they share.
 //!
 //! Not here: replication of the controller log. A [`Log`] stands for it: decide, number, apply, keep.
-mod auto;
+pub(crate) mod auto;
 mod balance;
 mod configs;
 pub(crate) mod decide;
