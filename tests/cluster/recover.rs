@@ -6,6 +6,7 @@ use super::faults::{PARTITIONS, TOPIC, now_us, pause};
 use super::foreign::{Client, Writer};
 use super::history::{self, Ack, Record};
 use super::replica::{self, Replica};
+use super::shrink::gaps_within;
 use super::system::{BROKERS, CONTROLLER, Cluster, System};
 use super::{exclusive, rounds, seeded};
 use rustix::process::Signal;
@@ -210,6 +211,8 @@ fn two_of_three_brokers_lost_at_once_the_partition_goes_on_by_plan_and_the_repor
         };
         let mut writer = Writer::start_as(&cluster, client);
         cluster.await_in_sync(TOPIC, Duration::from_secs(90));
+        // The client may take seconds to find the leaders: what each partition lost is asked below.
+        gaps_within(&mut writer, now_us(), Duration::from_secs(30));
         pause(&mut rng, 200..1500);
         let survivor = BROKERS[round % BROKERS.len()];
         let gone: Vec<u32> = BROKERS.into_iter().filter(|b| *b != survivor).collect();
