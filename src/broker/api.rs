@@ -483,7 +483,7 @@ pub struct NodeStatus {
     pub disk_full: bool,
     /// Committed entries of the controller log cannot be read here at the moment.
     pub unread: bool,
-    /// A snapshot in the controller log holds other metadata than this node has.
+    /// A snapshot in the controller log holds other metadata than this node has, or is waited for and cannot be read.
     pub metadata_differs: Option<String>,
     pub led: usize,
     pub replicas: usize,

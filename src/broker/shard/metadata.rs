@@ -268,7 +268,9 @@ impl Shard {
             return;
         }
         self.membership.next = now.mono + ASK_MS;
-        if self.membership.broken || self.membership.unread_since.is_some() {
+        let waits_for_another =
+            self.membership.snapshots.looked_through().is_some() && self.status.metadata_differs.is_some();
+        if self.membership.broken || self.membership.unread_since.is_some() || waits_for_another {
             // Who cannot act on the log is no leader of it.
             self.engine.transfer(now.mono, CONTROLLER, None);
         }

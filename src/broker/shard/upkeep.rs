@@ -470,13 +470,16 @@ impl Shard {
         // A restart would find the old state, and not see what is written from now on.
         let is_stored = stored.is_ok_and(|at| at <= last.index.next());
         let Some(p) = self.partitions.get_mut(&group) else { return };
+        let is_news = p.unsettled.is_none();
         p.unsettled = match settled {
             Ok(()) if is_stored => None,
             Ok(()) => Some("the producers' state that was lost cannot be stored anew yet".to_owned()),
             Err(error) => Some(format!("the producers' state that was lost cannot be made anew: {error}")),
         };
         if let Some(why) = &p.unsettled {
-            tracing::warn!(%group, why, "leads, and takes nothing; another replica is asked to lead");
+            if is_news {
+                tracing::warn!(%group, why, "leads, and takes nothing; another replica is asked to lead");
+            }
             self.engine.transfer(now.mono, group, None);
         }
     }
