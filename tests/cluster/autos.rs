@@ -11,7 +11,7 @@ use super::{exclusive, rounds, seeded};
 use std::time::Duration;
 
 /// `broker.session.timeout.ms`, and so the lease, by default; with what the controllers add for clocks.
-const LEASE_MS: u64 = 9_000;
+pub const LEASE_MS: u64 = 9_000;
 const WAITED_MS: u64 = LEASE_MS + LEASE_MS / 16;
 const DELAY_MS: u64 = 2_000;
 /// What elections, seals and a client's own pauses may add on a machine that others load.
