@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 pub const REASON: &str = "recovery.policy=auto";
 /// How long a plan waits at least when a second one of its generation was refused; twice as long after each more.
 const BACK_OFF_MS: Millis = 5_000;
+/// Partitions that nobody leads because they were just made, or whose leader just died, are not spoken of as stuck.
+const STUCK_MS: Millis = 2_000;
 /// 85 minutes at most.
 const DOUBLED: u32 = 10;
 
@@ -54,6 +56,8 @@ fn back_off(image: &Image, plan: &GroupPlan) -> Millis {
 #[derive(Clone, Debug, Default)]
 pub struct Watch {
     standby: BTreeMap<GroupId, Standby>,
+    /// Those for which there is no plan, and since when.
+    stuck: BTreeMap<GroupId, Millis>,
     said: BTreeMap<GroupId, String>,
 }
 
@@ -67,8 +71,7 @@ impl Watch {
         found: &[(GroupId, PartitionReport, &[Holding])],
         now: Millis,
     ) -> Vec<GroupPlan> {
-        self.standby.retain(|group, _| image.groups.contains_key(group));
-        self.said.retain(|group, _| image.groups.contains_key(group));
+        self.retain(|group| image.groups.contains_key(&group));
         let mut due = Vec::new();
         for (group, report, holdings) in found {
             let said = match &report.standing {
@@ -83,11 +86,17 @@ impl Watch {
                         }
                     }
                 }
-                Standing::Stuck { reason } => Some(format!("does not go on by itself: {reason}")),
+                Standing::Stuck { reason } => {
+                    let since = *self.stuck.entry(*group).or_insert(now);
+                    (now >= since + STUCK_MS).then(|| format!("does not go on by itself: {reason}"))
+                }
                 _ => None,
             };
             if !matches!(report.standing, Standing::Recoverable { .. }) {
                 self.standby.remove(group);
+            }
+            if !matches!(report.standing, Standing::Stuck { .. }) {
+                self.stuck.remove(group);
             }
             match said {
                 Some(said) => self.said.insert(*group, said),
@@ -142,6 +151,7 @@ impl Watch {
     /// Only these wait at all.
     pub fn retain(&mut self, waits: impl Fn(GroupId) -> bool) {
         self.standby.retain(|group, _| waits(*group));
+        self.stuck.retain(|group, _| waits(*group));
         self.said.retain(|group, _| waits(*group));
     }
 }

@@ -119,10 +119,12 @@ fn broker_that_comes_back_stops_it() {
     world.look(&holding, OVER);
     world.stand(back, true);
     assert!(world.look(&holding, OVER + DELAY).is_empty());
+    assert_eq!(world.said(), "", "it may be about to say");
+    assert!(world.look(&holding, OVER + DELAY + 2_000).is_empty());
     assert!(world.said().contains("alive and has not said"), "{}", world.said());
     world.stand(back, false);
-    assert!(world.look(&holding, OVER + DELAY + 1).is_empty(), "the waiting begins anew");
-    assert_eq!(world.look(&holding, OVER + 2 * DELAY + 1).len(), 1);
+    assert!(world.look(&holding, OVER + DELAY + 2_001).is_empty(), "the waiting begins anew");
+    assert_eq!(world.look(&holding, OVER + 2 * DELAY + 2_001).len(), 1);
 }
 
 /// A planned restart of two brokers is no loss, however long the delay is.

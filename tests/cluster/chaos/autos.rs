@@ -1,7 +1,8 @@
 //! `recovery.policy=auto` where the old majority is alive: two of three brokers are cut off from the controller and the third broker, and not
 //! from their clients. They serve on until their leases are over and nobody after that; then the third broker goes on alone. What the two had
 //! acknowledged until then and the survivor lacks is lost, as the policy says, and kept aside when they are back; whatever was acknowledged
-//! later, to whomever, is on every replica in the end. Prints the silence between.
+//! later, to whomever, is on every replica in the end. Prints the silence between. The cut is silence, and the two are given up when their
+//! sessions end; or resets, and they are given up within seconds, long before their leases end.
 
 use super::net::{CAPTIVE, Net};
 use super::world::apart;
@@ -13,6 +14,7 @@ use crate::recover::{Held, check_replicas, items, kontiki};
 use crate::rounds;
 use crate::shrink::gaps_within;
 use crate::system::{BROKERS, CONTROLLER, Cluster, Layout};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 /// Sessions, leases, the delay, and what a loaded machine adds.
@@ -56,14 +58,24 @@ fn set_aside(cluster: &Cluster, nodes: &[u32]) -> i64 {
 #[test]
 fn old_majority_cut_off_with_its_clients_acknowledges_nothing_once_its_leases_are_over() {
     let test = "old_majority_cut_off_with_its_clients_acknowledges_nothing_once_its_leases_are_over";
-    apart(module_path!(), test, || (0..rounds(1)).for_each(old_majority_is_cut_off));
+    apart(module_path!(), test, || {
+        (0..rounds(1)).for_each(|round| old_majority_is_cut_off("silent", round, Net::cut))
+    });
 }
 
-fn old_majority_is_cut_off(round: usize) {
+#[test]
+fn old_majority_given_up_at_once_acknowledges_until_its_leases_are_over_and_is_waited_for() {
+    let test = "old_majority_given_up_at_once_acknowledges_until_its_leases_are_over_and_is_waited_for";
+    apart(module_path!(), test, || {
+        (0..rounds(1)).for_each(|round| old_majority_is_cut_off("reset", round, Net::reset))
+    });
+}
+
+fn old_majority_is_cut_off(how: &str, round: usize, cut: impl Fn(&mut Net, Ipv4Addr, Ipv4Addr)) {
     let mut net = Net::default();
     net.apply();
     let layout = Layout { spread: true, ..Layout::default() };
-    let mut cluster = Cluster::start_in(&format!("autos-cut-off-{round}"), layout);
+    let mut cluster = Cluster::start_in(&format!("autos-{how}-{round}"), layout);
     let client = Client {
         topic: TOPIC,
         partitions: PARTITIONS,
@@ -88,8 +100,8 @@ fn old_majority_is_cut_off(round: usize) {
         net.cut_captives(inside);
         for outside in [survivor, CONTROLLER] {
             let outside = cluster.layout.host(outside);
-            net.cut(inside, outside);
-            net.cut(outside, inside);
+            cut(&mut net, inside, outside);
+            cut(&mut net, outside, inside);
         }
     }
     net.apply();
