@@ -337,7 +337,10 @@ impl Shard {
         let groups = self.control.sealed.leases.told(&self.image, policies, holdings);
         if !groups.is_empty() {
             let partitions = groups.len();
-            tracing::info!(partitions, "all brokers know that partitions go on by themselves from now on");
+            tracing::info!(
+                partitions,
+                "recovery.policy=auto: all brokers know of it, and partitions go on by themselves from now on"
+            );
             self.decide_internally(now, CtlCommand::Leased { groups });
             self.pump(now);
         }
