@@ -95,6 +95,8 @@ struct Health {
     damaged: Option<Vec<String>>,
     /// Partitions without a quorum, by what nodes that hold a replica say.
     waiting: BTreeSet<String>,
+    /// What partitions with `recovery.policy=auto` that lost their majority wait for, as the controllers' leader says.
+    autos: BTreeSet<String>,
     /// What replicas held that their partitions went on without: partition, node, offsets.
     set_aside: Vec<String>,
     cluster: Option<String>,
@@ -291,6 +293,13 @@ fn judge_nodes(health: &mut Health, nodes: &[(String, Result<Value, String>)]) {
             node["damaged"].as_array().map(|a| a.iter().map(text).collect::<Vec<_>>()).unwrap_or_default();
         damaged.extend(found.into_iter().map(|replica| format!("{replica}@{address}")));
         health.waiting.extend(node["waiting"].as_array().into_iter().flatten().map(text));
+        let autos = node["auto"].as_object().into_iter().flatten();
+        health.autos.extend(autos.map(|(partition, said)| format!("{partition} {}", text(said))));
+        if node["leased"] == Value::Bool(false) {
+            let why =
+                format!("{address}: no lease from the controllers, topics with recovery.policy=auto stop");
+            health.reasons.push(why);
+        }
         let aside = node["set_aside"].as_array().into_iter().flatten().map(|aside| {
             let (partition, offsets) = (text(&aside["partition"]), &aside["offsets"]);
             format!("{partition}@{address}[{}..{})", offsets[0], offsets[1])
@@ -335,7 +344,7 @@ fn print(health: &Health, ui: &Ui) -> Result<(), Failure> {
             "healthy": healthy, "reasons": health.reasons, "cluster_id": health.cluster,
             "brokers_up": health.up, "brokers_down": health.down, "controller": health.controller,
             "under_replicated": health.under_replicated, "leaderless": health.leaderless, "damaged": health.damaged,
-            "waiting": health.waiting, "set_aside": health.set_aside, "warnings": health.warnings,
+            "waiting": health.waiting, "auto": health.autos, "set_aside": health.set_aside, "warnings": health.warnings,
             "heir": health.heir,
             "controllers": health.controllers.as_ref().map(|all| all.iter().map(|c| c.0).collect::<Vec<_>>()),
             "survives": health.survives.map(|s| json!({
@@ -375,6 +384,9 @@ fn print(health: &Health, ui: &Ui) -> Result<(), Failure> {
     }
     if !waiting.is_empty() {
         rows.push((&waits, names(&waiting)));
+    }
+    if !health.autos.is_empty() {
+        rows.push(("AUTO", health.autos.iter().cloned().collect::<Vec<_>>().join("; ")));
     }
     if !health.set_aside.is_empty() {
         rows.push(("SET ASIDE", names(&health.set_aside)));
@@ -507,6 +519,20 @@ mod tests {
         let health = judge(&metadata(&[1, 2, 3], 1, &[1, 2, 3]), None, &nodes);
         assert_eq!(health.reasons, ["1 partition waiting for replicas"]);
         assert_eq!(health.set_aside, ["t-0@a:1[40..42)"]);
+    }
+
+    #[test]
+    fn judge_nodes_missing_lease_is_a_reason_and_what_goes_on_by_itself_is_named() {
+        let auto = json!({ "t-0": "goes on by itself in 900 ms, unless brokers come back" });
+        let nodes = [
+            ("a:1".to_owned(), Ok(json!({ "damaged": [], "leased": true, "auto": auto }))),
+            ("b:1".to_owned(), Ok(json!({ "damaged": [], "leased": false, "auto": {} }))),
+        ];
+        let health = judge(&metadata(&[1, 2, 3], 1, &[1, 2, 3]), None, &nodes);
+        let why = "b:1: no lease from the controllers, topics with recovery.policy=auto stop";
+        assert_eq!(health.reasons, [why]);
+        let said: Vec<&String> = health.autos.iter().collect();
+        assert_eq!(said, ["t-0 goes on by itself in 900 ms, unless brokers come back"]);
     }
 
     fn controllers(heard: &[(i32, i64)]) -> Quorum {

@@ -60,7 +60,9 @@ pub async fn recover(args: &RecoverArgs, ui: &Ui) -> Outcome {
         .filter(|p| p["standing"]["state"] == "under_way")
         .filter_map(|p| p["standing"]["id"].as_str().map(str::to_owned))
         .collect();
-    let plan = report["plan"].as_str();
+    // What the controllers approved themselves goes on without anybody: nobody is asked for it, but may approve it too.
+    let is_asked = |p: &Value| p["standing"]["state"] == "recoverable" || args.plan.is_some() || args.yes;
+    let plan = report["plan"].as_str().filter(|_| args.dry_run || partitions.iter().any(is_asked));
     if args.dry_run || (plan.is_none() && under_way.is_empty()) {
         show(&report, ui)?;
         if let (Some(plan), false) = (plan, ui.is_json()) {
@@ -160,8 +162,8 @@ fn name(recovery: &Value) -> String {
     format!("{}-{}", plan["topic"].as_str().unwrap_or("?"), plan["partition"])
 }
 
-const ROW: [&str; 8] =
-    ["RECOVERY", "PARTITION", "SURVIVOR", "KEPT", "AT-RISK", "LOST", "OUTCOME", "APPROVED"];
+const ROW: [&str; 9] =
+    ["RECOVERY", "PARTITION", "SURVIVOR", "KEPT", "AT-RISK", "LOST", "OUTCOME", "BY", "APPROVED"];
 
 /// One line of the audit.
 fn row(recovery: &Value) -> Item {
@@ -186,6 +188,7 @@ fn row(recovery: &Value) -> Item {
         risk,
         lost,
         said,
+        if recovery["auto"] == Value::Bool(true) { "auto" } else { "operator" }.to_owned(),
         approved.map(|at| at.to_string()).unwrap_or_default(),
     ];
     match state {
@@ -215,7 +218,7 @@ fn show(report: &Value, ui: &Ui) -> Result<(), Failure> {
         let plan = &report["plan"];
         let item = |p: &Value| {
             let mut item = p.clone();
-            if p["standing"]["state"] == "recoverable" {
+            if !p["standing"]["plan"].is_null() {
                 item["plan_number"] = plan.clone();
             }
             item
@@ -250,7 +253,12 @@ fn block(partition: &Value) -> String {
                 0 => "all are sealed".to_owned(),
                 _ => format!("waits for the seals of brokers {}", numbers(&standing["waits_for"])),
             };
-            format!("plan {} is approved, as {}; {waits}", text("id"), standing["recovery"])
+            let said = format!("plan {} is approved, as {}; {waits}", text("id"), standing["recovery"]);
+            if !standing["plan"].is_null() {
+                let by = "by recovery.policy=auto: approve it too, and it waits for no leases";
+                return format!("{head}  {said}\n  approved  {by}\n") + &plan_lines(&standing["plan"]);
+            }
+            said
         }
         "stuck" => format!("cannot go on: {}", text("reason")),
         "recoverable" => return plan_block(&head, &standing["plan"]),
@@ -265,6 +273,10 @@ fn numbers(list: &Value) -> String {
 }
 
 fn plan_block(head: &str, plan: &Value) -> String {
+    format!("{head}  may lose records\n") + &plan_lines(plan)
+}
+
+fn plan_lines(plan: &Value) -> String {
     let (start, risk, end) = (&plan["start"], &plan["at_risk"], &plan["end"]);
     let survivor = &plan["survivor"];
     let kept = match (start.as_i64(), end.as_i64()) {
@@ -281,7 +293,7 @@ fn plan_block(head: &str, plan: &Value) -> String {
         .filter(|node| node != survivor)
         .collect();
     let mut text = format!(
-        "{head}  may lose records\n  survivor  broker {survivor}, generation {} ends at entry {} of term {}\n",
+        "  survivor  broker {survivor}, generation {} ends at entry {} of term {}\n",
         plan["from"], plan["base"]["index"], plan["base"]["epoch"]["term"]
     );
     let voters = match plan["voters"].as_array().is_some_and(Vec::is_empty) {
@@ -330,6 +342,22 @@ mod tests {
              removed   broker 3, voter, has another disk, the one that held this replica is gone\n\
              a-1  led by broker 2; nothing to do\n"
         );
+    }
+
+    #[test]
+    fn plan_that_nobody_approved_but_the_controllers_is_shown_and_can_be_approved() {
+        let mut partition = report()["partitions"][0].clone();
+        let plan = partition["standing"]["plan"].take();
+        partition["standing"] =
+            json!({ "state": "under_way", "recovery": 9, "id": "1f", "waits_for": [], "plan": plan });
+        let text = block(&partition);
+        assert!(
+            text.starts_with(
+                "a-0  plan 1f is approved, as 9; all are sealed\n  approved  by recovery.policy=auto"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("  survivor  broker 2, generation 0 ends at entry 120 of term 3\n"), "{text}");
     }
 
     #[test]

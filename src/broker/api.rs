@@ -494,6 +494,10 @@ pub struct NodeStatus {
     /// Groups whose replica here may not campaign any more: their generation's terms are used up.
     pub out_of_terms: Vec<GroupId>,
     pub unclean_recoveries: u64,
+    /// Partitions with `recovery.policy=auto` may be served from here, or there are none.
+    pub leased: bool,
+    /// As leader of the controllers: partitions that wait to go on by themselves, and what for.
+    pub autos: Vec<(GroupId, String)>,
     /// The controllers' group, as this node's copy of its log has it.
     pub controllers: ControllersStatus,
     /// What replicas here held beyond the logs of their groups' survivors, since this process started.

@@ -159,7 +159,14 @@ fn decide(command: Asked, images: &watch::Sender<Arc<Image>>) -> Result<Reply, R
             images.send_modify(|image| {
                 let image = Arc::make_mut(image);
                 let partitions = image.topics["orders"].partitions.clone();
-                let made = Topic { name: topic.name.clone(), id, partitions, configs, internal: false };
+                let made = Topic {
+                    name: topic.name.clone(),
+                    id,
+                    partitions,
+                    configs,
+                    internal: false,
+                    auto_since: None,
+                };
                 image.topic_names.insert(id, topic.name.clone());
                 image.topics.insert(topic.name.clone(), made);
             });

@@ -24,6 +24,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -114,6 +115,9 @@ fn reasons_of(status: &NodeStatus, controller: Option<NodeId>) -> Vec<String> {
     note(status.leaderless > 0, format!("{} partitions without a leader", status.leaderless));
     note(!status.damaged.is_empty(), format!("{} damaged replicas", status.damaged.len()));
     note(!status.waiting.is_empty(), format!("{} partitions wait for replicas", status.waiting.len()));
+    let lapsed =
+        "no lease from the controllers: partitions with recovery.policy=auto are not served from here";
+    note(!status.leased, lapsed.to_owned());
     let spent = status.out_of_terms.len();
     note(spent > 0, format!("{spent} partitions have used up the terms of their generation"));
     reasons
@@ -140,6 +144,8 @@ fn health_of(
     });
     let set_aside: Vec<Value> = set_aside.collect();
     let waiting: Vec<String> = status.waiting.iter().map(|group| name_of(image, *group)).collect();
+    let autos: BTreeMap<String, &String> =
+        status.autos.iter().map(|(group, said)| (name_of(image, *group), said)).collect();
     let body = json!({
         "status": verdict,
         "reasons": reasons,
@@ -158,6 +164,8 @@ fn health_of(
         "leaderless": status.leaderless,
         "damaged": damaged,
         "waiting": waiting,
+        "leased": status.leased,
+        "auto": autos,
         "set_aside": set_aside,
     });
     (code, body)
@@ -289,6 +297,11 @@ fn render_node(out: &mut String, status: &NodeStatus, controller: Option<NodeId>
             usize::from(status.metadata_differs.is_some()),
         ),
         (
+            "kontiki_lease_lapsed",
+            "Whether partitions with recovery.policy=auto are not served from here for want of a lease",
+            usize::from(!status.leased),
+        ),
+        (
             "kontiki_waiting_partitions",
             "Partitions with a replica here that cannot go on before others are back",
             status.waiting.len(),
@@ -360,7 +373,7 @@ mod tests {
     #[test]
     fn health_fails_only_when_storage_has_failed() {
         let image = image();
-        let sound = NodeStatus { registered: true, ..NodeStatus::default() };
+        let sound = NodeStatus { registered: true, leased: true, ..NodeStatus::default() };
         let (code, body) = health_of(NodeId(1), &sound, Some(NodeId(2)), &image);
         assert_eq!((code, body["status"].as_str()), (StatusCode::OK, Some("healthy")));
         let degraded = NodeStatus { leaderless: 2, damaged: vec![GroupId(11), GroupId(99)], ..sound.clone() };
@@ -376,7 +389,7 @@ mod tests {
     #[test]
     fn node_is_ready_only_while_registered_with_sound_storage() {
         assert!(!is_ready(&NodeStatus::default()));
-        let registered = NodeStatus { registered: true, ..NodeStatus::default() };
+        let registered = NodeStatus { registered: true, leased: true, ..NodeStatus::default() };
         assert!(is_ready(&registered));
         assert!(!is_ready(&NodeStatus { storage_failure: Some("EIO".into()), ..registered }));
     }

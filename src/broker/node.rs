@@ -39,9 +39,14 @@ impl Clock {
 
     /// Both times.
     pub fn now(&self) -> Now {
-        let mono = (since_boot() - self.start).as_millis() as u64 + 1000;
+        let mono = self.mono();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Now { mono, wall_ms: wall.as_millis() as i64 }
+    }
+
+    /// Monotonic milliseconds alone.
+    pub fn mono(&self) -> u64 {
+        (since_boot() - self.start).as_millis() as u64 + 1000
     }
 
     fn instant(&self, mono: u64) -> tokio::time::Instant {
@@ -105,11 +110,12 @@ impl NodeLoop {
                 Some(command) = self.commands.recv() => Some(Input::Command(command).into()),
                 () = tokio::time::sleep_until(wake) => None,
             };
+            // Read after what it is read for: leases are counted from here.
             let now = self.clock.now();
             if let Some(Arrived { input, .. }) = arrived {
                 self.shard.handle(now, input);
             }
-            self.take_what_is_there(now);
+            let now = self.take_what_is_there(now);
             if now.mono >= self.shard.deadline() {
                 self.shard.tick(now);
                 self.publish();
@@ -118,18 +124,23 @@ impl NodeLoop {
         }
     }
 
-    fn take_what_is_there(&mut self, now: Now) {
+    /// Takes what is at hand; when it was done.
+    fn take_what_is_there(&mut self, mut now: Now) -> Now {
         for _ in 0..TURN_INPUTS {
-            if let Ok(done) = self.completions.try_recv() {
-                self.shard.handle(now, Input::RoundDone(done));
+            let input = if let Ok(done) = self.completions.try_recv() {
+                Input::RoundDone(done)
             } else if let Ok(Arrived { input, .. }) = self.inputs.try_recv() {
-                self.shard.handle(now, input);
+                input
             } else if let Ok(command) = self.commands.try_recv() {
-                self.shard.handle(now, Input::Command(command));
+                Input::Command(command)
             } else {
                 break;
-            }
+            };
+            // The process may have been stopped since the last one was taken, and a lease be over.
+            now.mono = self.clock.mono();
+            self.shard.handle(now, input);
         }
+        now
     }
 
     fn end_turn(&mut self, now: Now) {

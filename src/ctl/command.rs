@@ -2,6 +2,7 @@
 //!
 //! Not here: the deciding itself (`decide`), Kafka's requests and error codes (`broker` maps both ways). Commands and
 //! answers travel as JSON between brokers and the controller leader, so fields are only ever added.
+use super::lease::Told;
 use super::reassign::{Arrival, Reassignment};
 use super::record::{Endpoint, GroupOpening};
 use super::recovery::{GroupPlan, Progress};
@@ -51,6 +52,10 @@ pub struct TopicConfig {
     pub flush_ms: u64,
     /// `flush.messages`, likewise.
     pub flush_messages: u64,
+    /// `recovery.policy` is `auto`.
+    pub recovery_auto: bool,
+    /// `recovery.auto.delay.ms`.
+    pub recovery_auto_delay_ms: u64,
 }
 /// A request to the controller; JSON on the peer protocol.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,7 +96,15 @@ pub enum Command {
     OpenGenerations { openings: Vec<GroupOpening> },
     /// Partitions that lost their majority go on as this plan says (`kontiki partition recover`). `id`: the plan's number as it was
     /// approved; it has to be that of `plans`.
-    Recover { id: String, reason: String, at_ms: i64, plans: Vec<GroupPlan> },
+    Recover {
+        id: String,
+        reason: String,
+        at_ms: i64,
+        plans: Vec<GroupPlan>,
+        /// The controllers approve it, for topics with `recovery.policy=auto`.
+        #[serde(default)]
+        auto: bool,
+    },
     /// What came of approved plans.
     RecoveryProgress { steps: Vec<Progress> },
     /// Place anew what a broker's present disk does not hold.
@@ -109,6 +122,8 @@ pub enum Command {
     },
     /// Leaders say that their groups are where they were to be.
     Arrived { arrivals: Vec<Arrival> },
+    /// Whoever runs a replica of these groups knows that it needs leases, from this committed configuration of each on.
+    Leased { groups: Vec<Told> },
     /// A block of producer ids for this broker to give out.
     AllocateProducerIds { node: NodeId },
 }

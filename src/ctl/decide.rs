@@ -11,6 +11,7 @@ use super::configs::{self, Kind};
 use super::drain;
 use super::generations;
 use super::image::{DRAIN, Drain, INDEX_BITS, Image, Standing, Topic};
+use super::lease;
 use super::names;
 use super::placement::{self, SplitMix64};
 use super::reassign;
@@ -79,6 +80,10 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
             Ok((unless(nothing, Record::BrokerConfig { node: *node, changes }), Reply::Done))
         }
         Command::AllocateProducerIds { node } => producer_ids(image, *node, number),
+        Command::Leased { groups } => {
+            let groups = lease::still_due(image, groups);
+            Ok((unless(groups.is_empty(), Record::Leased { groups }), Reply::Done))
+        }
         Command::Seal { node, groups } => {
             let known = image.brokers.contains_key(node) || on(Mutation::SealForAnybody);
             let groups = if known { generations::to_seal(image, *node, groups) } else { Vec::new() };
@@ -88,7 +93,9 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
             let openings = generations::still_due(image, openings);
             Ok((unless(openings.is_empty(), Record::Generation { openings }), Reply::Done))
         }
-        Command::Recover { id, reason, at_ms, plans } => recover(image, id, reason, *at_ms, plans),
+        Command::Recover { id, reason, at_ms, plans, auto } => {
+            recover(image, id, reason, *at_ms, plans, *auto)
+        }
         Command::RecoveryProgress { steps } => {
             let steps = image.fitting(steps);
             Ok((unless(steps.is_empty(), Record::RecoveryProgress { steps }), Reply::Done))
@@ -124,7 +131,7 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
     }
 }
 
-fn recover(image: &Image, id: &str, reason: &str, at_ms: i64, plans: &[GroupPlan]) -> Decision {
+fn recover(image: &Image, id: &str, reason: &str, at_ms: i64, plans: &[GroupPlan], auto: bool) -> Decision {
     if plans.is_empty() || plans.len() > GROUPS_PER_PLAN {
         let text = format!("a plan is for 1 to {GROUPS_PER_PLAN} partitions, not {}", plans.len());
         return Err(Error::InvalidRequest(text));
@@ -143,9 +150,9 @@ fn recover(image: &Image, id: &str, reason: &str, at_ms: i64, plans: &[GroupPlan
         let (node, topic, partition) = (plan.survivor, &plan.topic, plan.partition);
         return Err(Error::Refused(format!("broker {node} holds nothing of {topic}-{partition}")));
     }
-    image.check_recovery(plans).map_err(Error::Refused)?;
+    image.check_recovery(plans, auto).map_err(Error::Refused)?;
     let (id, reason, plans) = (id.to_owned(), reason.to_owned(), plans.to_vec());
-    Ok((Batch::new(vec![Record::Recover { id, reason, at_ms, plans }]), Reply::Done))
+    Ok((Batch::new(vec![Record::Recover { id, reason, at_ms, plans, auto }]), Reply::Done))
 }
 
 fn unless(nothing: bool, record: Record) -> Batch {

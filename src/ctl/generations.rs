@@ -9,7 +9,8 @@
 //! - survivor and learners are replicas that the image names;
 //! - what is written is bounded per entry, however many groups a broker takes with it.
 
-use super::image::{Change, Image, Partition};
+use super::image::{Change, Image, Partition, Topic};
+use super::lease::{Granted, Hindrance};
 use super::record::GroupOpening;
 use super::recovery::{self, Judged, Outcome, Progress};
 use crate::mutation::{Mutation, on};
@@ -202,12 +203,16 @@ struct Collected {
     /// A decision was handed out; not again before this.
     quiet_until: Millis,
     reports: Vec<SealReport>,
+    /// Why what the controllers approved themselves is not decided yet.
+    waits: Option<String>,
 }
 
 /// What the controller leader has heard of sealed replicas. A report never goes stale: a sealed replica does not change.
 #[derive(Clone, Debug, Default)]
 pub struct Sealed {
     groups: BTreeMap<GroupId, Collected>,
+    /// What was granted to those that are not sealed.
+    pub leases: Granted,
 }
 
 impl Sealed {
@@ -221,7 +226,7 @@ impl Sealed {
         if !wanted {
             return;
         }
-        let fresh = || Collected { since: now, quiet_until: 0, reports: Vec::new() };
+        let fresh = || Collected { since: now, quiet_until: 0, reports: Vec::new(), waits: None };
         let collected = self.groups.entry(group).or_insert_with(fresh);
         collected.reports.retain(|known| known.replica != report.replica);
         collected.reports.push(report);
@@ -245,8 +250,8 @@ impl Sealed {
             if collected.quiet_until > now {
                 continue;
             }
-            let Some((_, _, partition)) = image.group(group) else { continue };
-            let judged = collected.decide(image, partition, now);
+            let Some((topic, _, partition)) = image.group(group) else { continue };
+            let judged = collected.decide(image, (topic, partition), &self.leases, now);
             if judged.is_some() {
                 collected.quiet_until = now + RETRY_MS;
             }
@@ -262,6 +267,11 @@ impl Sealed {
         openings
     }
 
+    /// What plans wait for that nobody approved but the controllers, though their survivors are sealed.
+    pub fn said(&self) -> impl Iterator<Item = (GroupId, &str)> {
+        self.groups.iter().filter_map(|(group, collected)| Some((*group, collected.waits.as_deref()?)))
+    }
+
     /// Whether a decision may follow from time alone.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
@@ -269,7 +279,14 @@ impl Sealed {
 }
 
 impl Collected {
-    fn decide(&self, image: &Image, partition: &Partition, now: Millis) -> Option<Judged> {
+    fn decide(
+        &mut self,
+        image: &Image,
+        (topic, partition): (&Topic, &Partition),
+        leases: &Granted,
+        now: Millis,
+    ) -> Option<Judged> {
+        self.waits = None;
         let reported = |replica: &ReplicaId| self.reports.iter().any(|r| r.replica == *replica);
         let expected = |replica: &&ReplicaId| {
             image.holds(replica) && image.brokers.get(&replica.node).is_some_and(|b| !b.fenced)
@@ -289,7 +306,15 @@ impl Collected {
             decision.filter(|d| d.opening.lossless || on(Mutation::DecideWithoutMajority))
         });
         let Some(decision) = decision else {
-            return recovery::judge(partition, &all, now - self.since, all_are_in);
+            let judged = recovery::judge(partition, &all, now - self.since, all_are_in)?;
+            return match &partition.recovery {
+                Some(approval) if approval.auto => {
+                    let judged = wait_for_leases(judged, image, (topic, partition), &all, leases, now);
+                    self.waits = judged.as_ref().err().map(|hindrance| hindrance.text(now));
+                    judged.ok()
+                }
+                _ => Some(judged),
+            };
         };
         Some(Judged::Open(GroupOpening {
             group: partition.group,
@@ -300,5 +325,25 @@ impl Collected {
             lossless: true,
             learners: decision.learners.iter().map(|r| r.node).collect(),
         }))
+    }
+}
+
+/// Nobody was asked whether the old majority is gone: it must be unable to answer, whether or not it is.
+fn wait_for_leases(
+    judged: Judged,
+    image: &Image,
+    of: (&Topic, &Partition),
+    reports: &[SealReport],
+    leases: &Granted,
+    now: Millis,
+) -> Result<Judged, Hindrance> {
+    let Judged::Open(opening) = &judged else { return Ok(judged) };
+    let survivor = reports.iter().find(|r| r.replica.node == opening.survivor);
+    let survivor = survivor.expect("who survives is one of those who reported");
+    let is_sealed = |replica: &ReplicaId| reports.iter().any(|r| r.replica == *replica);
+    match leases.check(image, of, survivor, &is_sealed, now) {
+        Ok(()) => Ok(judged),
+        Err(Hindrance::Lasting(why)) => Ok(Judged::Drift(why)),
+        Err(hindrance) => Err(hindrance),
     }
 }

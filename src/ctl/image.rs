@@ -15,7 +15,7 @@
 use super::command::{Defaults, TopicConfig};
 use super::reassign::Moving;
 use super::record::{Batch, Endpoint, Record, VERSION};
-use super::recovery::{Approval, Recovery};
+use super::recovery::{Approval, Approved, Recovery};
 use super::{configs, names};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::Decision;
@@ -144,6 +144,20 @@ pub struct Topic {
     pub configs: BTreeMap<String, String>,
     /// One of the brokers' own.
     pub internal: bool,
+    /// Number of the record since which `recovery.policy` is `auto`, if it is: no record between said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_since: Option<u64>,
+}
+
+impl Topic {
+    /// Its own configuration was set by the record of this number.
+    fn note_policy(&mut self, number: u64) {
+        let is_auto = self.configs.get("recovery.policy").is_some_and(|policy| policy == "auto");
+        self.auto_since = is_auto.then(|| self.auto_since.unwrap_or(number));
+        if !is_auto {
+            self.partitions.iter_mut().for_each(|partition| partition.leased = None);
+        }
+    }
 }
 
 /// A partition.
@@ -175,6 +189,10 @@ pub struct Partition {
     /// Entry of the committed configuration by which replicas last left it.
     #[serde(default, skip_serializing_if = "is_founding")]
     pub configured: LogId,
+    /// Made under another policy, it is one with `recovery.policy=auto` by now: whoever runs a replica knows, from this committed
+    /// configuration on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased: Option<LogId>,
     /// The last replica of each broker that a record said had left: it, and whatever was placed there before it, may be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<ReplicaId>,
@@ -435,8 +453,9 @@ impl Image {
             }
             Record::Seal { groups } => self.apply_seal(number, groups, changes),
             Record::Generation { openings } => self.apply_generation(number, openings, changes),
-            Record::Recover { id, reason, at_ms, plans } => {
-                self.apply_recovery(number, (id, reason, *at_ms), plans, changes)
+            Record::Recover { id, reason, at_ms, plans, auto } => {
+                let approved = Approved { id, reason, at_ms: *at_ms, auto: *auto };
+                self.apply_recovery(number, approved, plans, changes)
             }
             Record::RecoveryProgress { steps } => self.apply_progress(steps, changes),
             Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
@@ -444,6 +463,7 @@ impl Image {
                 self.apply_reassign(number, moves, *by_controllers, changes)
             }
             Record::Unregister { node } => self.apply_unregister(*node, changes),
+            Record::Leased { groups } => self.apply_leased(groups, changes),
             Record::Reassigned { arrivals } => self.apply_reassigned(arrivals, changes),
             Record::Topic { name, id, replicas, configs } => {
                 self.apply_topic(number, name, *id, replicas, configs, changes)
@@ -451,9 +471,7 @@ impl Image {
             Record::Partitions { id, replicas } => self.apply_partitions(number, *id, replicas, changes),
             Record::DeleteTopic { id } => self.apply_delete(*id, changes),
             Record::TopicConfig { id, changes: settings } => {
-                let changed = set_all(&mut self.topic_mut(*id)?.configs, settings);
-                changes.extend(changed.then_some(Change::TopicConfigChanged { topic: *id }));
-                Ok(())
+                self.apply_topic_config(number, *id, settings, changes)
             }
             Record::ClusterConfig { changes: settings } => {
                 let changed = set_all(&mut self.configs, settings);
@@ -548,7 +566,9 @@ impl Image {
             partitions: Vec::new(),
             configs: configs.clone(),
             internal: names::is_internal(name),
+            auto_since: None,
         };
+        topic.note_policy(number);
         self.take_partitions(&mut topic, partitions, changes);
         self.topic_names.insert(id, name.to_owned());
         self.topics.insert(name.to_owned(), topic);
@@ -568,6 +588,21 @@ impl Image {
         let mut topic = self.topics.remove(&name).expect("topic_mut found it under this name");
         self.take_partitions(&mut topic, partitions, changes);
         self.topics.insert(name, topic);
+        Ok(())
+    }
+
+    fn apply_topic_config(
+        &mut self,
+        number: u64,
+        id: Uuid,
+        settings: &BTreeMap<String, Option<String>>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), String> {
+        let topic = self.topic_mut(id)?;
+        if set_all(&mut topic.configs, settings) {
+            topic.note_policy(number);
+            changes.push(Change::TopicConfigChanged { topic: id });
+        }
         Ok(())
     }
 

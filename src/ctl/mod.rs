@@ -5,13 +5,14 @@
 //! - *What does this entry change?* [`image::Image::apply`]: the same log gives the same image on every node.
 //! - *What should happen next?* [`liveness::Sessions`] (who is dead), [`balance`] (which leaders go home), [`members`] (who votes in a
 //!   group, asked by its leader), [`generations`] (how a group that lost its quorum goes on), [`recovery`] (the same, where an operator
-//!   has to approve what may be lost), [`reassign`] (where replicas move), [`replace`] (where those of dead and decommissioned brokers
+//!   has to approve what may be lost, or [`auto`] does once [`lease`]s are over), [`reassign`] (where replicas move), [`replace`] (where those of dead and decommissioned brokers
 //!   go, by [`relocate`], the planner), [`drain`] (which brokers are taken out).
 //!
 //! [`snapshot`]: the state written into its own log, so that the log need not be kept whole.
 //!
 //! Not here: consensus and replication of the log (`raftlog`), sockets, Kafka messages and error codes (`broker`).
 //! Nothing in this module reads a clock, draws a random number or does IO: time and seeds are arguments.
+pub mod auto;
 pub mod balance;
 pub mod command;
 pub mod configs;
@@ -19,6 +20,7 @@ pub mod decide;
 pub mod drain;
 pub mod generations;
 pub mod image;
+pub mod lease;
 pub mod liveness;
 pub mod members;
 pub mod names;

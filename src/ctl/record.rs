@@ -5,6 +5,7 @@
 //! - a record names *what was decided*, never how: placement is in the record, so that no node ever places again;
 //! - numbers (incarnations, group ids, assignments) are not in the records: they follow from the entry's own number;
 //! - `v` is 1; a reader refuses any other version and any record it does not know.
+use super::lease::Told;
 use super::reassign::{Arrival, GroupMove};
 use super::recovery::{GroupPlan, Progress};
 use super::snapshot::Piece;
@@ -138,7 +139,15 @@ pub enum Record {
     Generation { openings: Vec<GroupOpening> },
     /// An operator approved a plan for partitions that lost their majority: the intent of generation changes that may lose records, and
     /// what is kept of it for ever. The number of this record is the recovery's.
-    Recover { id: String, reason: String, at_ms: i64, plans: Vec<GroupPlan> },
+    Recover {
+        id: String,
+        reason: String,
+        at_ms: i64,
+        plans: Vec<GroupPlan>,
+        /// The controllers did, by the topics' `recovery.policy`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        auto: bool,
+    },
     /// What came of approvals.
     RecoveryProgress { steps: Vec<Progress> },
     /// The broker's disk is another one: its replicas of these groups are placed anew. The number of this record is their
@@ -157,6 +166,9 @@ pub enum Record {
     Unregister { node: NodeId },
     /// These groups are where they were to be: the committed tombstone of the replicas that left, which may be deleted.
     Reassigned { arrivals: Vec<Arrival> },
+    /// Whoever runs a replica of these groups knows by now that it needs leases (`recovery.policy=auto`), from this committed configuration
+    /// of each on.
+    Leased { groups: Vec<Told> },
     /// Reserved: a later version's record, kept by old readers only as an error.
     Group { group: GroupId },
 }

@@ -113,6 +113,10 @@ pub enum Standing {
         id: String,
         /// Brokers whose seal is missing.
         waits_for: Vec<NodeId>,
+        /// What was approved, if nobody did but the controllers, which wait for leases: an operator who knows that the others serve
+        /// nobody any more may approve the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<Box<GroupPlan>>,
     },
     /// A generation was decided, and its survivor does not lead yet.
     Opening {
@@ -153,6 +157,17 @@ pub struct Approval {
     pub survivor: ReplicaId,
     /// From where.
     pub base: LogId,
+    /// The controllers approved it themselves: leases have to be over before it is carried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
+}
+
+/// Who approved what, as its record says.
+pub(super) struct Approved<'a> {
+    pub id: &'a str,
+    pub reason: &'a str,
+    pub at_ms: i64,
+    pub auto: bool,
 }
 
 /// What came of an approval.
@@ -203,6 +218,9 @@ pub struct Recovery {
     pub id: String,
     /// Why, in the operator's words.
     pub reason: String,
+    /// Nobody was asked: the topic's `recovery.policy` is `auto`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto: bool,
     /// When: milliseconds since 1970, by the clock of the node that was asked.
     pub at_ms: i64,
     /// What was approved.
@@ -282,7 +300,9 @@ fn standing(
         };
         let missing = placed.replicas.iter().filter(live).filter(|r| !sealed(r));
         let waits_for = missing.map(|r| r.node).collect();
-        return Standing::UnderWay { recovery: approval.recovery, id: approval.id.clone(), waits_for };
+        let known = image.recovery(placed.group, approval.recovery).filter(|known| known.auto);
+        let plan = known.map(|known| Box::new(known.plan.clone()));
+        return Standing::UnderWay { recovery: approval.recovery, id: approval.id.clone(), waits_for, plan };
     }
     // Its survivor may still be on its way; if it is there and has not moved, or is gone, a new plan is all that helps.
     if let Some(decision) = &placed.opening {
@@ -394,16 +414,17 @@ fn make_plan(
 }
 
 /// Whether the survivor of an approved plan is gone before anything was decided.
-fn is_lost(image: &Image, approval: &Approval) -> bool {
+pub(super) fn is_lost(image: &Image, approval: &Approval) -> bool {
     let survivor = &approval.survivor;
     !image.holds(survivor) || image.brokers.get(&survivor.node).is_none_or(|broker| broker.dead)
 }
 
-/// Whether this plan can be approved as things are in the image; what the replicas hold by now their seals will say.
+/// Whether this plan can be approved as things are in the image; what the replicas hold by now their seals will say. `auto`: by the
+/// controllers themselves, who do not take an operator's place.
 ///
 /// # Errors
 /// What stands against it.
-pub fn check_plan(image: &Image, plan: &GroupPlan) -> Result<(), String> {
+pub fn check_plan(image: &Image, plan: &GroupPlan, auto: bool) -> Result<(), String> {
     let (topic, number, placed) =
         image.group(plan.group).ok_or_else(|| format!("group {} is not known", plan.group))?;
     let name = format!("{}-{}", topic.name, number);
@@ -419,11 +440,11 @@ pub fn check_plan(image: &Image, plan: &GroupPlan) -> Result<(), String> {
     if placed.replicas.iter().all(|r| r.node != plan.survivor) {
         return Err(format!("broker {} has no replica of {name}", plan.survivor));
     }
-    let same = |approval: &&Approval| {
-        (approval.survivor.node, approval.base) == (plan.survivor, plan.base) && !is_lost(image, approval)
-    };
-    match placed.recovery.as_deref().filter(same) {
-        Some(approval) => Err(format!("this plan of {name} is approved already, as {}", approval.recovery)),
+    // An operator's word for what the controllers approved says more: it waits for no leases.
+    let same = |a: &Approval| !a.auto && (a.survivor.node, a.base) == (plan.survivor, plan.base);
+    let stands = |a: &&Approval| !is_lost(image, a) && (auto || same(a));
+    match placed.recovery.as_deref().filter(stands) {
+        Some(approval) => Err(format!("a plan of {name} is approved already, as {}", approval.recovery)),
         None => Ok(()),
     }
 }
@@ -500,24 +521,30 @@ pub fn judge(
 
 impl Image {
     /// Whether these plans can be approved together. Asked before they are written and when they are applied.
-    pub(super) fn check_recovery(&self, plans: &[GroupPlan]) -> Result<(), String> {
+    pub(super) fn check_recovery(&self, plans: &[GroupPlan], auto: bool) -> Result<(), String> {
         Self::distinct(plans.iter().map(|plan| plan.group))?;
-        plans.iter().try_for_each(|plan| check_plan(self, plan))
+        let is_asked =
+            |plan: &&GroupPlan| self.group(plan.group).is_some_and(|(t, ..)| t.auto_since.is_none());
+        if let Some(plan) = plans.iter().find(is_asked).filter(|_| auto) {
+            return Err(format!("recovery.policy of {} is not auto", plan.topic));
+        }
+        plans.iter().try_for_each(|plan| check_plan(self, plan, auto))
     }
 
     pub(super) fn apply_recovery(
         &mut self,
         number: u64,
-        (id, reason, at_ms): (&str, &str, i64),
+        approved: Approved<'_>,
         plans: &[GroupPlan],
         changes: &mut Vec<Change>,
     ) -> Result<(), String> {
-        self.check_recovery(plans)?;
+        let Approved { id, reason, at_ms, auto } = approved;
+        self.check_recovery(plans, auto)?;
         for plan in plans {
             let partition = self.partition_mut(plan.group)?;
             let survivor = partition.replicas.iter().find(|r| r.node == plan.survivor).copied();
             let survivor = survivor.expect("checked above");
-            let approval = Approval { recovery: number, id: id.to_owned(), survivor, base: plan.base };
+            let approval = Approval { recovery: number, id: id.to_owned(), survivor, base: plan.base, auto };
             // Sealed once, it stays so: another plan goes on from the same seals.
             partition.sealing.get_or_insert(number);
             let before = partition.recovery.replace(Box::new(approval)).map(|approval| approval.recovery);
@@ -529,6 +556,7 @@ impl Image {
                 recovery: number,
                 id: id.to_owned(),
                 reason: reason.to_owned(),
+                auto,
                 at_ms,
                 plan: plan.clone(),
                 outcome: Outcome::Approved {},

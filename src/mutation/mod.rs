@@ -87,6 +87,8 @@ pub enum Part {
     Clusters,
     /// `tests/sim`, `reads`: leaders cut off from the others, asked for their ends.
     CutOffLeader,
+    /// `tests/sim`, `autos`: old majorities cut off from the controllers while their partitions go on without them.
+    Autos,
     /// `tests/sim`, `heirs`: of three combined nodes one is dead and the other two are cut off from each other.
     Pairs,
 }
@@ -95,7 +97,7 @@ pub enum Part {
 impl Part {
     /// Whether `tests/sim` is to run it.
     pub fn is_of_clusters(self) -> bool {
-        matches!(self, Self::Clusters | Self::CutOffLeader | Self::Pairs)
+        matches!(self, Self::Clusters | Self::CutOffLeader | Self::Autos | Self::Pairs)
     }
 }
 
@@ -110,6 +112,7 @@ impl std::fmt::Display for Part {
             Self::Test(name) => write!(f, "`{name}`"),
             Self::Clusters => f.write_str("*clusters*"),
             Self::CutOffLeader => f.write_str("*cut-off leaders*"),
+            Self::Autos => f.write_str("*autos*"),
             Self::Pairs => f.write_str("*pairs*"),
         }
     }
@@ -361,6 +364,24 @@ mutations! {
     UnregisterAnybody: "decisions/0015", Test("ctl::tests::drain::unregistering_twice_does_not_forget_that_a_broker_was_decommissioned"), 1, ["ctl/tests/drain.rs"];
     /// a decommissioned broker that runs is unregistered before it says that it holds nothing
     UnregisterUnheard: "decisions/0015", Test("broker::shard::alone_tests::decommissioned_broker_that_runs_is_unregistered_when_it_says_that_it_holds_nothing"), 1, ["it has not said so"];
+    /// the controllers go on without a majority whose leases are not over
+    IgnoreLeases: "P4, decisions/0017", Autos, 40, ["Auto:", "F2:", "I2:", "F17:"];
+    /// a leader commits when its lease is over
+    CommitWithoutLease: "P4, decisions/0017", Autos, 40, ["F2:", "I2:"];
+    /// what is stored is acknowledged when the lease is over
+    AcknowledgeWithoutLease: "P4, decisions/0017", Autos, 60, ["Auto:"];
+    /// fetches are answered when the lease is over
+    ServeWithoutLease: "P4, F17, decisions/0017", Autos, 20, ["Auto:"];
+    /// a lease counts from when its answer came
+    CountFromAnswer: "P4, decisions/0017", Test("ctl::tests::lease::no_lease_is_believed_in_when_the_controllers_take_it_for_over"), 1, ["ctl/tests/lease.rs"];
+    /// a lease is taken whoever was asked for it, and for which registration
+    TakeAnyGrant: "P4, decisions/0017", Test("ctl::tests::lease::answer_to_an_earlier_process_is_no_lease"), 1, ["ctl/tests/lease.rs"];
+    /// what was said under an earlier policy certifies a later one
+    CertifyStaleAnswers: "P4, decisions/0017", Test("ctl::tests::lease::answers_from_before_the_policy_changed_certify_nothing"), 1, ["ctl/tests/lease.rs"];
+    /// earlier processes of a broker are not waited for once the present one has said what it holds
+    ForgetEarlierProcesses: "P4, decisions/0017", Test("ctl::tests::lease::earlier_process_is_waited_for_though_the_present_one_has_said"), 1, ["ctl/tests/lease.rs"];
+    /// the controllers go on by themselves without brokers that are expected back
+    AwaitNobody: "decisions/0017", Test("ctl::tests::auto::broker_that_stopped_in_order_is_waited_for_until_its_grace_is_over"), 1, ["ctl/tests/auto.rs"];
     /// numbers of the controller log forget its generation
     NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
 }

@@ -58,6 +58,11 @@ const TESTS: &[(&str, fn())] = tests![
     ctl::tests::members::replica_that_is_to_leave_and_keeps_up_votes_until_the_newcomers_are_there,
     ctl::tests::drain::unregistering_twice_does_not_forget_that_a_broker_was_decommissioned,
     ctl::tests::decide::producer_ids_come_in_blocks_and_never_twice,
+    ctl::tests::lease::no_lease_is_believed_in_when_the_controllers_take_it_for_over,
+    ctl::tests::lease::answer_to_an_earlier_process_is_no_lease,
+    ctl::tests::lease::answers_from_before_the_policy_changed_certify_nothing,
+    ctl::tests::lease::earlier_process_is_waited_for_though_the_present_one_has_said,
+    ctl::tests::auto::broker_that_stopped_in_order_is_waited_for_until_its_grace_is_over,
     ctl::tests::image::number_of_an_entry_orders_by_generation_then_index,
 ];
 
@@ -71,7 +76,9 @@ fn run(part: Part, seed: u64) {
             let (_, test) = TESTS.iter().find(|(known, _)| *known == name).expect("a test of the list");
             test();
         }
-        Part::Clusters | Part::CutOffLeader | Part::Pairs => unreachable!("tests/sim/mutations.rs"),
+        Part::Clusters | Part::CutOffLeader | Part::Autos | Part::Pairs => {
+            unreachable!("tests/sim/mutations.rs")
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod autos;
 mod chaos;
 mod failover;
 mod faults;

@@ -18,7 +18,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Runs `kontiki partition`, asking this node.
-fn kontiki(cluster: &Cluster, node: u32, args: &[&str]) -> Output {
+pub fn kontiki(cluster: &Cluster, node: u32, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
     command.args(["partition"]).args(args).args(["--output", "json"]);
     command.args(["--admin", &cluster.admin_address(node).to_string()]);
@@ -26,7 +26,7 @@ fn kontiki(cluster: &Cluster, node: u32, args: &[&str]) -> Output {
 }
 
 /// Items of a command that must succeed, by partition.
-fn items(output: &Output) -> BTreeMap<i32, Value> {
+pub fn items(output: &Output) -> BTreeMap<i32, Value> {
     let text = String::from_utf8_lossy(&output.stdout);
     let body: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
     assert!(
@@ -46,14 +46,14 @@ fn code_of(output: &Output) -> String {
 }
 
 /// What lies in a node's files, and which partition each group is.
-struct Held {
+pub struct Held {
     frames: Replica,
     /// Values by partition and offset.
     values: BTreeMap<(i32, i64), String>,
 }
 
 impl Held {
-    fn of(cluster: &Cluster, node: u32, run: &str) -> Held {
+    pub fn of(cluster: &Cluster, node: u32, run: &str) -> Held {
         Held::in_files(&cluster.data_dir(node), run)
     }
 
@@ -105,7 +105,7 @@ impl Held {
     }
 
     /// Whether the acknowledged record is at its offset.
-    fn has(&self, run: &str, ack: &Ack) -> bool {
+    pub fn has(&self, run: &str, ack: &Ack) -> bool {
         let value = self.values.get(&(ack.partition, ack.offset));
         value.is_some_and(|value| *value == history::content(run, ack.partition, ack.number))
     }
@@ -349,7 +349,7 @@ fn recover(cluster: &Cluster, number: &str) {
 }
 
 /// What was acknowledged since is everywhere, and all files say the same.
-fn check_replicas(cluster: &Cluster, run: &str, acks: &[Ack], since: u64) {
+pub fn check_replicas(cluster: &Cluster, run: &str, acks: &[Ack], since: u64) {
     let mut dumps = Vec::new();
     for node in BROKERS {
         let held = Held::of(cluster, node, run);

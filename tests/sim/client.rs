@@ -286,7 +286,7 @@ impl World {
             if let Some(reply) = &reply
                 && !std::mem::replace(&mut waiting.is_answered, true)
             {
-                answered.push((waiting.ask.clone(), produced_at(reply)));
+                answered.push((waiting.ask.clone(), produced_at(reply), answered_for(&waiting.ask, reply)));
             }
             match reply {
                 Some(reply) if !blocked.contains(&key) => ready.push((waiting, reply)),
@@ -300,7 +300,8 @@ impl World {
             }
         }
         p.waiting = kept;
-        for (ask, offset) in answered {
+        for (ask, offset, group) in answered {
+            self.check_answer(n, group);
             if let (Ask::Produce { topic, group, acks: -1, .. }, Some(offset)) = (ask, offset) {
                 let least = if topic == "t" { self.plan.min_insync.max(1) as usize } else { 1 };
                 self.count_holders(n, group, offset, least);
@@ -322,6 +323,17 @@ impl World {
             l.last_answer = l.last_answer.max(now + delay);
             let at = l.last_answer;
             self.push(at, Event::Answered { client, node: n, link, id, reply: Box::new(reply) });
+        }
+    }
+
+    /// Whoever answers for a partition that needs leases does so in no generation that is over.
+    fn check_answer(&mut self, n: usize, group: Option<GroupId>) {
+        let Some(group) = group.filter(|_| self.plan.recovers) else { return };
+        let core = self.nodes[n].process.as_mut().and_then(|p| p.shard.engine().core(group));
+        if self.plan.is_auto()
+            && let Some(core) = core
+        {
+            self.check.answered_in(n, group, core.epoch().generation);
         }
     }
 
@@ -488,6 +500,17 @@ fn plan_produce(
     let mut batch = BytesMut::from(&bytes[..]);
     let header = batch::validate(&mut batch, &rules).map_err(|e| PartitionError::Invalid(e.to_string()))?;
     Ok(ProduceItem { group, batch, header, min_insync: config.min_insync_replicas })
+}
+
+/// The partition that an answer says something of, refusals aside.
+fn answered_for(ask: &Ask, reply: &Reply) -> Option<GroupId> {
+    match (ask, reply) {
+        (Ask::Produce { group, acks, .. }, Reply::Produced(Ok(_))) if *acks != 0 => Some(*group),
+        (Ask::Fetch { item, .. }, Reply::Fetched(fetched)) if fetched.error.is_none() => Some(item.group),
+        (Ask::Latest { group }, Reply::Listed(Ok(_))) => Some(*group),
+        (Ask::DeleteRecords { group, .. }, Reply::Deleted(Ok(_))) => Some(*group),
+        _ => None,
+    }
 }
 
 impl Answer {

@@ -150,7 +150,7 @@ pub fn story(world: &mut World) -> Time {
         }
         if !plans.is_empty() {
             let (id, node) = (plan_id(&plans), world.rng.pick(&brokers).expect("three"));
-            let command = CtlCommand::Recover { id, reason: String::new(), at_ms: 0, plans };
+            let command = CtlCommand::Recover { id, reason: String::new(), at_ms: 0, plans, auto: false };
             let wait = world.rng.range(MS, 3 * SECOND);
             if let Some(Reply::Controller(Ok(_))) = world.call(operator, node, Ask::Controller(command), wait)
             {

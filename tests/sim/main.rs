@@ -4,6 +4,7 @@
 //! `KONTIKI_SEEDS=n` changes how many. `long` runs for `KONTIKI_SIM` seconds and demands that every rare event was met. See
 //! docs/testing.md.
 
+mod autos;
 mod check;
 mod clerk;
 mod client;

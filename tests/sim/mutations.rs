@@ -1,6 +1,7 @@
 //! The switches of `kontiki::mutation` that only whole clusters can show: each is caught within its seeds, as what it is, and the
 //! very seed that catches it holds without it. `tests/mutations.sh` runs this; `KONTIKI_ONLY=Name` runs one.
 
+use crate::autos;
 use crate::heirs;
 use crate::plan::Plan;
 use crate::reads;
@@ -17,6 +18,7 @@ fn first(mutation: Mutation) -> Result<u64, String> {
         let trace = Trace::new(false);
         let run = || match case.part {
             Part::CutOffLeader => run_with(reads::plan(seed), &trace, reads::story),
+            Part::Autos => run_with(autos::plan(seed), &trace, autos::story),
             Part::Pairs => run_with(heirs::plan(seed), &trace, heirs::story),
             _ => run_with(Plan::random(seed), &trace, whole),
         };

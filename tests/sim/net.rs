@@ -435,6 +435,15 @@ impl World {
         }
     }
 
+    /// Something between these nodes resets their connections, as a process that ends would.
+    pub fn reset_between(&mut self, one: &[usize], other: &[usize]) {
+        let is_between = |from: usize, to: usize| one.contains(&from) && other.contains(&to);
+        let between =
+            self.net.conns.iter().filter(|(_, c)| is_between(c.from, c.to) || is_between(c.to, c.from));
+        let ids: Vec<u64> = between.map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.break_conn(id, true, true));
+    }
+
     /// A process is gone. `reset`: its kernel lives and says so; else the others find out by silence.
     pub fn disconnect_all(&mut self, n: usize, reset: bool) {
         let outgoing: Vec<u64> =

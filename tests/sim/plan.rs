@@ -227,6 +227,11 @@ impl Plan {
         self.menu.moves && self.seed.is_multiple_of(2)
     }
 
+    /// Whether partitions are answered for under leases alone.
+    pub fn is_auto(&self) -> bool {
+        self.topic_configs.get("recovery.policy").is_some_and(|policy| policy.as_deref() == Some("auto"))
+    }
+
     /// Places of the brokers.
     pub fn brokers(&self) -> Vec<usize> {
         (0..self.brokers_count).collect()

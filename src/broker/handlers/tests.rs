@@ -36,7 +36,7 @@ fn topic(name: &str, id: Uuid, groups: std::ops::Range<u64>, internal: bool) -> 
         ..Partition::default()
     };
     let partitions = groups.map(partition).collect();
-    Topic { name: name.to_owned(), id, partitions, configs: BTreeMap::new(), internal }
+    Topic { name: name.to_owned(), id, partitions, configs: BTreeMap::new(), internal, auto_since: None }
 }
 
 /// Brokers 1 and 2, broker 3 fenced, and the two topics.

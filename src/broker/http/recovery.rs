@@ -2,7 +2,8 @@
 //!
 //! `POST /recovery/report {topic?, partitions?}` says how partitions stand and what number their plan has; nothing changes by it.
 //! `POST /recovery/approve {topic?, partitions?, plan, reason?}` has exactly the plan of that number carried out, or answers 409 with the
-//! number of the plan that there is now. `GET /recoveries` is the audit. Not here: what a plan says and whether it may be carried out
+//! number of the plan that there is now; a plan that the controllers approved themselves (`recovery.policy=auto`) can be approved too, and
+//! then waits for no leases. `GET /recoveries` is the audit. Not here: what a plan says and whether it may be carried out
 //! (`ctl::recovery`). Called by `kontiki partition`.
 
 use super::Admin;
@@ -84,7 +85,9 @@ async fn gather(node: &NodeHandle, request: &Request) -> Result<Vec<PartitionRep
 
 fn plans_of(report: &[PartitionReport]) -> Vec<GroupPlan> {
     let plan = |p: &PartitionReport| match &p.standing {
-        Standing::Recoverable { plan } => Some((**plan).clone()),
+        Standing::Recoverable { plan } | Standing::UnderWay { plan: Some(plan), .. } => {
+            Some((**plan).clone())
+        }
         _ => None,
     };
     report.iter().filter_map(plan).collect()
@@ -122,7 +125,8 @@ pub(super) async fn approve(State(admin): State<Admin>, Json(request): Json<Requ
         return (StatusCode::CONFLICT, Json(body));
     }
     let at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
-    let command = Command::Recover { id: approved.clone(), reason: request.reason.clone(), at_ms, plans };
+    let command =
+        Command::Recover { id: approved.clone(), reason: request.reason.clone(), at_ms, plans, auto: false };
     match admin.node.controller(command, APPROVAL_MS).await {
         Ok(_) => (StatusCode::OK, Json(json!({ "plan": approved }))),
         Err(error @ (CtlError::TimedOut | CtlError::NotController)) => {

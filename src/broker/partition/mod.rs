@@ -367,7 +367,6 @@ impl Partition {
                 moved = Some(offset);
             }
         }
-        self.answer_deletes(index);
         moved
     }
 
@@ -456,6 +455,12 @@ impl Partition {
             self.fail_waiters(Index(0), done);
             self.expire_deletes(now, true);
         }
+    }
+
+    /// Its broker may not answer for it any more, for now: whoever waits is to look for another leader.
+    pub fn on_lease_over(&mut self, now: Millis, done: &mut Vec<Done>) {
+        self.fail_waiters(Index(0), done);
+        self.expire_deletes(now, true);
     }
 
     /// Checks a batch against the producer state.
@@ -551,7 +556,9 @@ impl Partition {
         !self.delete_waiters.is_empty()
     }
 
-    fn answer_deletes(&mut self, commit: Index) {
+    /// Answers every DeleteRecords whose control entry is committed.
+    pub fn answer_deletes(&mut self) {
+        let commit = self.commit;
         for w in self.delete_waiters.extract_if(.., |w| w.index <= commit) {
             let _gone_client = w.reply.send(Ok(self.start.0));
         }
@@ -608,6 +615,7 @@ mod tests {
             partitions: Vec::new(),
             configs: BTreeMap::new(),
             internal: false,
+            auto_since: None,
         };
         Partition::new(GroupId(1), ReplicaId::default(), image.topic_config(&topic, &defaults))
     }

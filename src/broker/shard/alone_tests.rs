@@ -862,7 +862,8 @@ pub(crate) fn decommissioned_broker_that_runs_is_unregistered_when_it_says_that_
     let beat = |alone: &mut Alone| {
         let known = alone.shard.image.brokers.get(&PEER);
         let incarnation = known.expect("it has not said so").incarnation;
-        let ask = serde_json::to_vec(&super::rpc::Ask::Heartbeat { incarnation, stopping: false }).unwrap();
+        let beat = super::rpc::Ask::Heartbeat { incarnation, stopping: false, lease: false, applied: 0 };
+        let ask = serde_json::to_vec(&beat).unwrap();
         let now = alone.now();
         alone.shard.on_request(now, PEER, 7, &ask);
         incarnation
@@ -902,4 +903,51 @@ pub(crate) fn decommissioned_broker_that_runs_is_unregistered_when_it_says_that_
     let _drained = alone.ask(drain(ME, "replicas"));
     alone.run(3_000);
     assert!(alone.replica(group).is_none() && !alone.shard.image.brokers.contains_key(&ME));
+}
+
+/// The policy may be another one when this node leads again.
+#[test]
+fn what_a_former_leadership_of_the_controllers_asked_is_forgotten_with_it() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[PEER]);
+    let now = alone.now();
+    alone.shard.handle(now, Input::Dialled { node: PEER, up: true });
+    assert_eq!(alone.shard.recovery.deadline(), Millis::MAX);
+    alone.shard.begin_report(now, vec![group], recovery::Asker::Leasing(BTreeMap::new()));
+    assert!(alone.shard.recovery.deadline() < Millis::MAX, "the other one is asked");
+    alone.shard.on_controller_role(now, Role::Follower, None);
+    assert_eq!(alone.shard.recovery.deadline(), Millis::MAX);
+}
+
+/// So it need not know whether a topic needs leases by now (decision 0017): it shows nothing.
+#[test]
+fn replica_of_a_process_that_is_not_registered_yet_hears_no_leader() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[PEER]);
+    let (me, mine) = (alone.replica(group).expect("placed"), alone.shard.status().incarnation);
+    let (leader, theirs) = (
+        alone.shard.image.topics["t"].partitions[0].replicas[0],
+        alone.shard.image.brokers[&PEER].incarnation,
+    );
+    speak(&mut alone, group, leader, me, (theirs, mine));
+    assert!(alone.shard.partitions[&group].leader.is_some());
+    let Alone { fs, shard, writer, .. } = alone;
+    drop(shard);
+    writer.close().unwrap();
+    let mut alone = Alone::start(fs, None);
+    for _ in 0..1_000 {
+        if alone.replica(group).is_none() {
+            alone.run(10);
+        }
+    }
+    assert!(alone.replica(group).is_some() && !alone.shard.status().registered);
+    for mine in [mine, 0] {
+        speak(&mut alone, group, leader, me, (theirs, mine));
+        let p = &alone.shard.partitions[&group];
+        assert!(p.leader.is_none() && alone.shard.check_readable(p, -1).is_err());
+    }
+    alone.run(5_000);
+    let mine = alone.shard.status().incarnation;
+    speak(&mut alone, group, leader, me, (theirs, mine));
+    assert!(alone.shard.partitions[&group].leader.is_some());
 }

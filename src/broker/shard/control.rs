@@ -4,14 +4,17 @@
 //! when that entry is applied. Decisions themselves are pure (`ctl`). A request that meets no leader waits and is routed again;
 //! one that may have been taken by a deposed leader is answered with an error, never repeated behind the asker's back.
 
+use super::lease::Holder;
 use super::recovery::Asker;
 use super::rpc::{Answer, Ask};
 use super::tending::Tending;
 use super::{CONTROLLER, CtlAnswer, Now, Shard};
+use crate::ctl::auto::Watch;
 use crate::ctl::balance;
 use crate::ctl::command::{self, Command as CtlCommand, Error as CtlError, Reply as CtlReply};
 use crate::ctl::generations::{self, Sealed};
 use crate::ctl::image::Image;
+use crate::ctl::lease::Granted;
 use crate::ctl::liveness::{Beat, Sessions};
 use crate::ctl::record::{Batch, Record};
 use crate::raftlog::core::{Core, Millis, Role};
@@ -66,7 +69,9 @@ struct InFlight {
 /// State of the controller role.
 pub struct Control {
     sessions: Option<Sessions>,
-    sealed: Sealed,
+    pub(super) sealed: Sealed,
+    /// Partitions that may go on without anybody's approval.
+    pub(super) watch: Watch,
     /// Brokers may have come with other disks.
     check_disks: bool,
     queue: VecDeque<Request>,
@@ -88,6 +93,7 @@ impl Control {
         Self {
             sessions: None,
             sealed: Sealed::default(),
+            watch: Watch::default(),
             check_disks: true,
             queue: VecDeque::new(),
             in_flight: None,
@@ -103,6 +109,11 @@ impl Control {
 
     pub(super) fn deadline(&self) -> Millis {
         self.next
+    }
+
+    /// Whether this leader of the controllers has begun to keep account of leases.
+    pub(super) fn grants_leases(&self) -> bool {
+        self.sessions.is_some()
     }
 }
 
@@ -176,7 +187,7 @@ impl Shard {
             return self.answer_rpc(now, from, id, &Answer::Unknown);
         };
         let leads = self.controller_leader() == Some(self.node());
-        if matches!(ask, Ask::Heartbeat { incarnation: NO_SESSION, stopping: true }) {
+        if matches!(ask, Ask::Heartbeat { incarnation: NO_SESSION, stopping: true, .. }) {
             // Whether or not we lead: we may before it is back.
             self.controllers.stops(from, now.mono);
         }
@@ -206,13 +217,12 @@ impl Shard {
                 self.control.queue.push_back(Request { command, deadline, target });
                 self.pump(now);
             }
-            Ask::Heartbeat { incarnation, stopping } => {
-                if let Some(broker) = self.image.brokers.get(&from) {
-                    let directory = broker.directory.as_u128();
-                    self.observe(now, from, directory);
+            Ask::Heartbeat { incarnation, stopping, lease, applied } => {
+                let known = self.on_heartbeat_of(now, from, (incarnation, stopping), applied);
+                let holder = Holder::Node { node: from, rpc: id };
+                if !(lease && known && self.confirm_lease(now, holder, incarnation)) {
+                    self.answer_rpc(now, from, id, &Answer::Session { known, lease: None });
                 }
-                let known = self.on_heartbeat(now, from, incarnation, stopping);
-                self.answer_rpc(now, from, id, &Answer::Session { known });
             }
             Ask::Sealed { reports } => {
                 self.on_seal_reports(now, reports);
@@ -243,6 +253,25 @@ impl Shard {
         }
     }
 
+    /// Another node's broker renews its session.
+    fn on_heartbeat_of(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        (incarnation, stopping): (u64, bool),
+        applied: u64,
+    ) -> bool {
+        if let Some(broker) = self.image.brokers.get(&from) {
+            let directory = broker.directory.as_u128();
+            self.observe(now, from, directory);
+        }
+        let known = self.on_heartbeat(now, from, incarnation, stopping);
+        if known && incarnation != NO_SESSION {
+            self.control.sealed.leases.on_applied(from, incarnation, applied);
+        }
+        known
+    }
+
     pub(super) fn on_response(&mut self, now: Now, from: NodeId, id: u64, body: &[u8]) {
         let Ok(answer) = serde_json::from_slice::<Answer>(body) else { return };
         match answer {
@@ -263,11 +292,14 @@ impl Shard {
             }
             Answer::Quorum { quorum } => self.on_quorum(id, quorum),
             Answer::ControllerGeneration { decision } => self.on_controller_generation(now, from, decision),
-            Answer::Session { known: false } => self.on_session_unknown(),
-            Answer::Session { known: true } if !self.config.node.is_broker => {
+            Answer::Session { known: false, .. } => self.on_session_unknown(),
+            Answer::Session { known: true, lease: Some(lease) } if lease.by == from => {
+                self.leases.held.on_granted(id, lease, now.mono);
+            }
+            Answer::Session { known: true, .. } if !self.config.node.is_broker => {
                 self.controllers.stop_is_known()
             }
-            Answer::Session { known: true } | Answer::Ok | Answer::Unknown => {}
+            Answer::Session { known: true, .. } | Answer::Ok | Answer::Unknown => {}
         }
     }
 
@@ -353,6 +385,9 @@ impl Shard {
         self.engine.clear_observers(CONTROLLER);
         self.control.sessions = None;
         self.control.sealed = Sealed::default();
+        self.control.watch = Watch::default();
+        self.leases.lead_no_more();
+        self.forget_reports(now);
         self.control.check_disks = true;
         self.membership.snapshots.writing.clear();
         self.control.tending = Tending::default();
@@ -498,6 +533,9 @@ impl Shard {
         let ms = |time: std::time::Duration| time.as_millis() as u64;
         let (timeout, reconnect, grace) =
             (ms(node.broker_session_timeout), ms(node.broker_reconnect_timeout), ms(node.shrink_grace));
+        if self.control.sessions.is_none() {
+            self.control.sealed.leases = Granted::new(now.mono);
+        }
         let (image, gone) = (&self.image, &self.gone);
         let sessions = self.control.sessions.get_or_insert_with(|| {
             let mut sessions = Sessions::new(now.mono, image, timeout).with_patience(reconnect, grace);
@@ -522,6 +560,7 @@ impl Shard {
         }
         self.decide_generations(now);
         self.verify_recoveries(now);
+        self.watch_autos(now);
         self.pump(now);
         if now.mono >= self.control.next_balance {
             self.control.next_balance = now.mono + BALANCE_MS;
@@ -558,7 +597,7 @@ impl Shard {
         }
         if !approved.is_empty() {
             let groups = approved.len();
-            tracing::warn!(groups, "generations end as an operator approved; records may be lost");
+            tracing::warn!(groups, "generations end as was approved; records may be lost");
             self.decide_internally(now, CtlCommand::OpenGenerations { openings: approved });
         }
         if !drift.is_empty() {

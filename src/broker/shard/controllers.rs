@@ -183,7 +183,12 @@ impl Shard {
     pub(super) fn tell_stop(&mut self, now: Now) {
         for node in self.other_controllers() {
             let rpc = self.next_id();
-            self.send_rpc(now, node, rpc, &Ask::Heartbeat { incarnation: NO_SESSION, stopping: true });
+            self.send_rpc(
+                now,
+                node,
+                rpc,
+                &Ask::Heartbeat { incarnation: NO_SESSION, stopping: true, lease: false, applied: 0 },
+            );
         }
     }
 

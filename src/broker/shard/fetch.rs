@@ -144,6 +144,10 @@ impl Shard {
             fetched.error = self.check_leader(item.group).err();
             return fetched;
         };
+        if let Err(error) = self.check_lease(p) {
+            fetched.error = Some(error);
+            return fetched;
+        }
         fetched.high_watermark = p.high_watermark.0;
         fetched.log_start_offset = p.start.0;
         if let Err(error) = self.check_readable(p, item.current_leader_epoch) {

@@ -9,6 +9,7 @@
 //! anything this disk has acted on.
 
 use super::control::Target;
+use super::lease::Holder;
 use super::rpc::{Answer, Ask};
 use super::snapshot::Snapshots;
 use super::{CONTROLLER, Now, Shard, ShardConfig};
@@ -16,6 +17,7 @@ use crate::broker::partition::Partition;
 use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
 use crate::ctl::configs;
 use crate::ctl::image::{Change, Drain, Image};
+use crate::ctl::lease;
 use crate::ctl::record::Batch;
 use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
@@ -319,7 +321,10 @@ impl Shard {
         let configured =
             node.defaults.broker.get("broker.heartbeat.interval.ms").and_then(|v| v.parse().ok());
         let quarter = node.broker_session_timeout.as_millis() as u64 / 4;
-        configured.unwrap_or(HEARTBEAT_MS.min(quarter)).max(ASK_MS)
+        let heartbeat = configured.unwrap_or(HEARTBEAT_MS.min(quarter));
+        // A lease must not end because its renewal was not due yet.
+        let longest = if self.leases.is_used() { lease::length(4 * quarter) / 4 } else { u64::MAX };
+        heartbeat.min(longest).max(ASK_MS)
     }
 
     fn register(&mut self, now: Now) {
@@ -360,6 +365,7 @@ impl Shard {
     /// The session lapsed and somebody registered this node anew, or the controllers forgot it.
     pub(super) fn on_session_unknown(&mut self) {
         self.membership.registration = Registration::None;
+        self.leases.held.give_up();
     }
 
     /// This process did not run for a whole session: none of its replicas votes or campaigns before it is registered anew.
@@ -371,7 +377,15 @@ impl Shard {
             self.membership.registration = Registration::None;
             self.membership.next = now.mono;
             self.status.registered = false;
+            self.leases.held.give_up();
             self.engine.close_gate(now.mono);
+        }
+    }
+
+    /// The next heartbeat is due at once: it asks for a lease.
+    pub(super) fn renew_now(&mut self) {
+        if matches!(self.membership.registration, Registration::Known(_) | Registration::Open(_)) {
+            self.membership.next = 0;
         }
     }
 
@@ -401,14 +415,27 @@ impl Shard {
         match self.controller_to_ask() {
             Some(leader) if leader == self.node() => {
                 let is_known = self.on_heartbeat(now, leader, incarnation, stopping);
+                if is_known {
+                    let applied = self.image.applied;
+                    self.control.sealed.leases.on_applied(leader, incarnation, applied);
+                }
                 if !is_known && !stopping {
                     // Somebody registered this node anew, while it did not lead yet: nobody takes its word with the old number.
                     self.on_session_unknown();
+                } else if is_known && !stopping && self.leases.is_used() {
+                    let question = self.next_id();
+                    self.leases.held.ask(question, leader, incarnation, now.mono);
+                    self.confirm_lease(now, Holder::Local(question), incarnation);
                 }
             }
             Some(leader) => {
                 let rpc = self.next_id();
-                self.send_rpc(now, leader, rpc, &Ask::Heartbeat { incarnation, stopping });
+                let lease = self.leases.is_used() && !stopping;
+                let applied = self.image.applied;
+                if lease {
+                    self.leases.held.ask(rpc, leader, incarnation, now.mono);
+                }
+                self.send_rpc(now, leader, rpc, &Ask::Heartbeat { incarnation, stopping, lease, applied });
             }
             None => {}
         }
@@ -479,6 +506,7 @@ impl Shard {
         for group in removed {
             self.remove_replica(group);
         }
+        self.note_policies(&changes);
         for change in changes {
             self.on_change(now, change);
         }
@@ -503,6 +531,7 @@ impl Shard {
         tracing::error!(reason, "the controller log cannot be applied; this node acts on it no further");
         self.status.storage_failure = Some(format!("the controller log cannot be applied: {reason}"));
         self.membership.broken = true;
+        self.leases.held.give_up();
     }
 
     /// Applies an entry, or looks at it while the image waits for a snapshot. False if that was found.
@@ -572,6 +601,7 @@ impl Shard {
         self.membership.registration = Registration::None;
         self.membership.next = now.mono + REGISTER_MS;
         self.status.registered = false;
+        self.leases.held.give_up();
         self.engine.close_gate(now.mono);
         self.hints.clear();
         self.leadership_news = true;
@@ -666,6 +696,7 @@ impl Shard {
                 Flush { is_async: config.flush_async, ms: config.flush_ms, messages: config.flush_messages };
             self.engine.set_flush(now.mono, group, flush);
         }
+        self.set_lease(now, group);
     }
 
     /// How fast replicas far behind are brought up from here.

@@ -8,6 +8,7 @@
 //! - `snapshot`: the controller log cut behind snapshots of the image.
 //! - `members`: who votes in the groups here, and generation changes. `leaving`: replicas that moved away.
 //! - `controllers`: who votes in the controllers' own group, and its generations.
+//! - `lease`: when partitions with `recovery.policy=auto` may be answered for.
 //! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ pub(crate) mod alone_tests;
 mod control;
 mod controllers;
 mod fetch;
+mod lease;
 mod leaving;
 mod members;
 mod metadata;
@@ -290,6 +292,7 @@ pub struct Shard {
     quorums: quorum::Quorums,
     control: control::Control,
     controllers: controllers::Controllers,
+    leases: lease::Leases,
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
     members: members::Members,
@@ -324,6 +327,7 @@ impl Shard {
         let mut shard = Self {
             control: control::Control::new(now.mono),
             controllers: controllers::Controllers::new(now.mono),
+            leases: lease::Leases::default(),
             membership: metadata::Membership::new(&config),
             upkeep: upkeep::Upkeep::new(now.mono, &node),
             members: members::Members::new(now.mono),
@@ -380,6 +384,7 @@ impl Shard {
     /// Feeds one input. Call `finish_turn` when no more is at hand.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.notice_stop(now);
+        self.look_at_lease(now);
         if let Input::Raft { from, .. }
         | Input::Beats { from, .. }
         | Input::BeatAnswer { from, .. }
@@ -467,6 +472,8 @@ impl Shard {
     /// Time has passed.
     pub fn tick(&mut self, now: Now) {
         self.notice_stop(now);
+        self.look_at_lease(now);
+        self.tick_lease(now);
         self.engine.tick(now.mono);
         self.process_events(now);
         self.expire_requests(now);
@@ -491,7 +498,7 @@ impl Shard {
         }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
         next = next.min(self.control.deadline()).min(self.members_deadline()).min(self.recovery.deadline());
-        next = next.min(self.controllers.deadline());
+        next = next.min(self.controllers.deadline()).min(self.leases.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
             if let Some((at, _)) = queue.first() {
                 next = next.min(*at);
@@ -560,10 +567,7 @@ impl Shard {
             GroupEvent::Committed { group: CONTROLLER, index } => self.apply_metadata(now, index),
             GroupEvent::Committed { group, index } => self.on_committed(now, group, index),
             GroupEvent::Stored { group } => {
-                let stored = self.engine.core(group).map_or(Index(0), Core::stored);
-                if let Some(p) = self.partitions.get_mut(&group) {
-                    p.on_stored(stored, &mut self.done);
-                }
+                self.release_stored(group);
                 // The leader is one of the voters that min.insync.replicas counts.
                 self.on_progress(group);
             }
@@ -588,6 +592,7 @@ impl Shard {
                     self.status.set_aside.push(SetAside { group, entries, offsets });
                 }
             }
+            GroupEvent::Read { group: CONTROLLER, token, ok } => self.on_leader_confirmed(now, token, ok),
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::UncleanRecovery { waits, .. } => self.status.unclean_recoveries += u64::from(!waits),
             GroupEvent::Repaired { group: CONTROLLER } => {
@@ -619,6 +624,7 @@ impl Shard {
         let advanced = p.high_watermark > before;
         let waiting = if advanced { std::mem::take(&mut p.fetch_waiters) } else { BTreeSet::new() };
         self.on_progress(group);
+        self.answer_deletes(group);
         if let Some(offset) = moved {
             self.move_start(now, group, offset);
         }
@@ -628,10 +634,32 @@ impl Shard {
     }
 
     fn on_progress(&mut self, group: GroupId) {
+        if !self.may_acknowledge(group) {
+            return;
+        }
         let Some(p) = self.partitions.get_mut(&group) else { return };
         if p.role == Role::Leader && p.waits_for_holders() {
             let core = self.engine.core(group);
             p.release_committed(&|index| core.map_or(0, |c| c.holders(index)), &mut self.done);
+        }
+    }
+
+    /// The leader's own copy is stored further than before.
+    fn release_stored(&mut self, group: GroupId) {
+        let stored = self.engine.core(group).map_or(Index(0), Core::stored);
+        if self.may_acknowledge(group)
+            && let Some(p) = self.partitions.get_mut(&group)
+        {
+            p.on_stored(stored, &mut self.done);
+        }
+    }
+
+    fn answer_deletes(&mut self, group: GroupId) {
+        if self.deleting.contains(&group)
+            && self.may_acknowledge(group)
+            && let Some(p) = self.partitions.get_mut(&group)
+        {
+            p.answer_deletes();
         }
     }
 

@@ -64,6 +64,7 @@ impl Shard {
     ) -> Result<(), PartitionError> {
         let group = item.group;
         self.check_leader(group)?;
+        self.check_lease_to_write(group)?;
         let leader = self.hint_of(group);
         let expiration_ms = self.upkeep.expiration_ms();
         let p = self.partitions.get_mut(&group).ok_or(PartitionError::Unknown)?;
@@ -119,7 +120,10 @@ impl Shard {
     }
 
     /// Duplicates may be committed or stored already.
-    fn release_waiters(&mut self, group: GroupId) {
+    pub(super) fn release_waiters(&mut self, group: GroupId) {
+        if !self.may_acknowledge(group) {
+            return;
+        }
         let core = self.engine.core(group);
         if let Some(p) = self.partitions.get_mut(&group) {
             p.release_committed(&|index| core.map_or(0, |c| c.holders(index)), &mut self.done);
@@ -127,6 +131,7 @@ impl Shard {
                 p.on_stored(core.stored(), &mut self.done);
             }
         }
+        self.answer_deletes(group);
     }
 
     /// Whether this node leads the group and may write to it.

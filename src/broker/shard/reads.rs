@@ -89,7 +89,8 @@ impl Shard {
 
     pub(super) fn on_read_confirmed(&mut self, now: Now, group: GroupId, token: u64, ok: bool) {
         let Some(read) = self.reads.remove(&token) else { return };
-        if !ok {
+        let may_tell = self.partitions.get(&group).is_none_or(|p| self.check_lease(p).is_ok());
+        if !ok || !may_tell {
             let leader = self.hint_of(group);
             if let Ask::Fetch { id } = read.ask {
                 self.fetch_confirmed(now, id, group, false);
@@ -181,7 +182,7 @@ impl Shard {
         timeout_ms: u64,
         reply: oneshot::Sender<Result<i64, PartitionError>>,
     ) {
-        if let Err(error) = self.check_leader(group) {
+        if let Err(error) = self.check_leader(group).and_then(|()| self.check_lease_to_write(group)) {
             return drop(reply.send(Err(error)));
         }
         if !self.engine.core(group).is_some_and(|core| core.is_established()) {

@@ -4,12 +4,14 @@
 //! Questions alone: nothing is sealed, written or promised by them, and an answer is old when it arrives. Not here: what follows from
 //! the answers (`ctl::recovery`), sealing and deciding (`members`, `control`). Invariants:
 //! - a report names each group once, whoever answered; who does not answer in time is silent;
-//! - a bounded number of reports is gathered at a time.
+//! - a bounded number of reports is gathered at a time;
+//! - what one leadership of the controllers asked, no later one makes anything of.
 
 use super::rpc::{Answer, Ask};
 use super::{Now, Shard};
+use crate::ctl::auto;
 use crate::ctl::command::Command as CtlCommand;
-use crate::ctl::recovery::{self, GROUPS_PER_PLAN, Holding, Outcome, PartitionReport, Progress};
+use crate::ctl::recovery::{self, GROUPS_PER_PLAN, Holding, Outcome, PartitionReport, Progress, plan_id};
 use crate::raftlog::core::Millis;
 use crate::segment::{GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +23,8 @@ const ANSWER_MS: Millis = 1_500;
 const REPORT_MS: Millis = 4_000;
 /// Reports gathered at a time.
 const AT_A_TIME: usize = 16;
+/// How often partitions are looked for that go on without anybody's approval.
+const AUTO_MS: Millis = 500;
 /// How often the survivors of decided recoveries are asked whether they lead.
 const VERIFY_MS: Millis = 500;
 
@@ -40,6 +44,10 @@ pub enum Asker {
     },
     /// The controller leader itself: are these recoveries done?
     Controller,
+    /// The same: may these go on without anybody's approval?
+    Auto,
+    /// The same: who votes in these, whose replicas all know of their policy, as of this record?
+    Leasing(BTreeMap<GroupId, u64>),
 }
 
 struct Gathering {
@@ -59,6 +67,23 @@ pub struct Reports {
     /// Reports asked of the controller leader.
     forwarded: BTreeMap<u64, (Millis, oneshot::Sender<Reported>)>,
     next_verification: Millis,
+    next_auto: Millis,
+    /// Where the last look for those stopped.
+    auto_cursor: GroupId,
+    /// And that for those who know.
+    leasing_cursor: GroupId,
+}
+
+/// As many of these as are asked for at a time, from where the last look stopped: those at the front may wait for long.
+fn next_turn(mut groups: Vec<GroupId>, cursor: &mut GroupId) -> Vec<GroupId> {
+    groups.sort_unstable();
+    let at = groups.partition_point(|group| *group <= *cursor);
+    groups.rotate_left(at);
+    groups.truncate(GROUPS_PER_PLAN);
+    if let Some(last) = groups.last() {
+        *cursor = *last;
+    }
+    groups
 }
 
 impl Reports {
@@ -201,6 +226,14 @@ impl Shard {
                 self.note_recovered(now, &gathering);
                 continue;
             }
+            if matches!(gathering.asker, Asker::Auto) {
+                self.approve_autos(now, &gathering);
+                continue;
+            }
+            if let Asker::Leasing(policies) = &gathering.asker {
+                self.note_leased(now, policies, &gathering.holdings);
+                continue;
+            }
             let image = self.image.clone();
             let silent = |node: NodeId| self.silent_ms(now, node);
             let of = |group: &GroupId| gathering.holdings.get(group).map_or(&[][..], Vec::as_slice);
@@ -219,7 +252,7 @@ impl Shard {
             (Asker::Node { node, rpc }, None) => {
                 self.answer_rpc(now, node, rpc, &Answer::NotLeader { leader: None });
             }
-            (Asker::Controller, _) => {}
+            (Asker::Controller | Asker::Auto | Asker::Leasing(_), _) => {}
         }
     }
 
@@ -256,5 +289,125 @@ impl Shard {
             tracing::warn!(partitions = steps.len(), "recovered partitions are led by their survivors");
             self.decide_internally(now, CtlCommand::RecoveryProgress { steps });
         }
+    }
+
+    /// As controller leader: looks after partitions with `recovery.policy=auto` that have no leader.
+    pub(super) fn watch_autos(&mut self, now: Now) {
+        if now.mono < self.recovery.next_auto || !self.leases.is_used() {
+            return;
+        }
+        self.recovery.next_auto = now.mono + AUTO_MS;
+        self.ask_who_knows(now);
+        let is_asking = |g: &Gathering| matches!(g.asker, Asker::Auto);
+        if self.recovery.gathering.values().any(is_asking) {
+            return;
+        }
+        let image = self.image.clone();
+        let mut groups: Vec<GroupId> =
+            auto::candidates(&image).filter(|group| self.may_wait(*group)).collect();
+        let waiting: BTreeSet<GroupId> = groups.iter().copied().collect();
+        self.control.watch.retain(|group| waiting.contains(&group));
+        groups = next_turn(groups, &mut self.recovery.auto_cursor);
+        if groups.is_empty() {
+            return self.tell_autos();
+        }
+        self.begin_report(now, groups, Asker::Auto);
+    }
+
+    /// Partitions that were made under another policy: once all their brokers know of it, their leaders say who they are.
+    fn ask_who_knows(&mut self, now: Now) {
+        let is_asking = |g: &Gathering| matches!(g.asker, Asker::Leasing(_));
+        if self.recovery.gathering.values().any(is_asking) {
+            return;
+        }
+        let mut policies = self.control.sealed.leases.informed(&self.image);
+        policies.retain(|group, _| self.hint_of(*group).is_some());
+        let groups = next_turn(policies.keys().copied().collect(), &mut self.recovery.leasing_cursor);
+        if !groups.is_empty() {
+            self.begin_report(now, groups, Asker::Leasing(policies));
+        }
+    }
+
+    fn note_leased(
+        &mut self,
+        now: Now,
+        policies: &BTreeMap<GroupId, u64>,
+        holdings: &BTreeMap<GroupId, Vec<Holding>>,
+    ) {
+        let groups = self.control.sealed.leases.told(&self.image, policies, holdings);
+        if !groups.is_empty() {
+            let partitions = groups.len();
+            tracing::info!(
+                partitions,
+                "recovery.policy=auto: all brokers know of it, and partitions go on by themselves from now on"
+            );
+            self.decide_internally(now, CtlCommand::Leased { groups });
+            self.pump(now);
+        }
+    }
+
+    fn approve_autos(&mut self, now: Now, gathering: &Gathering) {
+        let image = self.image.clone();
+        let silent = |node: NodeId| self.silent_ms(now, node);
+        let of = |group: &GroupId| gathering.holdings.get(group).map_or(&[][..], Vec::as_slice);
+        let report = |group: &GroupId| {
+            let report = recovery::plan(&image, *group, of(group), &silent)?;
+            Some((*group, report, of(group)))
+        };
+        let found: Vec<_> = gathering.groups.iter().filter_map(report).collect();
+        let (defaults, leases) = (&self.config.node.defaults, &self.control.sealed.leases);
+        let plans = self.control.watch.look(&image, defaults, leases, &found, now.mono);
+        self.tell_autos();
+        if plans.is_empty() || !self.leads_established() {
+            return;
+        }
+        let partitions = plans.len();
+        tracing::error!(
+            partitions,
+            "partitions go on without their majorities, as recovery.policy=auto says; records may be lost"
+        );
+        let (id, reason) = (plan_id(&plans), auto::REASON.to_owned());
+        self.decide_internally(
+            now,
+            CtlCommand::Recover { id, reason, at_ms: now.wall_ms, plans, auto: true },
+        );
+        self.pump(now);
+    }
+
+    fn tell_autos(&mut self) {
+        let waiting = self.control.watch.said().iter().map(|(group, said)| (*group, said.as_str()));
+        let approved = self.control.sealed.said();
+        let all: BTreeMap<GroupId, String> =
+            waiting.chain(approved).map(|(group, said)| (group, said.to_owned())).collect();
+        self.status.autos = all.into_iter().collect();
+    }
+
+    /// This node leads the controllers no more: what it asked as their leader is nobody's question any more.
+    pub(super) fn forget_reports(&mut self, now: Now) {
+        self.recovery.asked.clear();
+        for gathering in std::mem::take(&mut self.recovery.gathering).into_values() {
+            self.tell_report(now, gathering.asker, None);
+        }
+        self.tell_autos();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those that never get anywhere stood before all others, for ever.
+    #[test]
+    fn everybody_has_a_turn_however_many_wait_at_the_front() {
+        let all: Vec<GroupId> = (1..=3 * GROUPS_PER_PLAN as u64 / 2).map(GroupId).collect();
+        let mut cursor = GroupId::default();
+        let mut seen = BTreeSet::new();
+        for _ in 0..2 {
+            let turn = next_turn(all.clone(), &mut cursor);
+            assert_eq!(turn.len(), GROUPS_PER_PLAN);
+            seen.extend(turn);
+        }
+        assert_eq!(seen.len(), all.len());
+        assert!(next_turn(Vec::new(), &mut cursor).is_empty());
     }
 }

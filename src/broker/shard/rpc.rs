@@ -3,6 +3,7 @@
 
 use crate::broker::api::Quorum;
 use crate::ctl::command::{Command, Error, Reply};
+use crate::ctl::lease::Lease;
 use crate::ctl::recovery::{Holding, PartitionReport};
 use crate::raftlog::generation::{Decision, SealReport};
 use crate::segment::{GroupId, NodeId, ReplicaId};
@@ -29,6 +30,12 @@ pub enum Ask {
         incarnation: u64,
         /// It is about to stop in order.
         stopping: bool,
+        /// It asks for a lease.
+        #[serde(default)]
+        lease: bool,
+        /// How far it has applied the controller log.
+        #[serde(default)]
+        applied: u64,
     },
     /// Replicas here are sealed, all of their logs durable. Repeated until the decisions are in the log.
     Sealed {
@@ -95,6 +102,9 @@ pub enum Answer {
     Session {
         /// Whether the incarnation is the registered one.
         known: bool,
+        /// If it asked for one and gets it.
+        #[serde(default)]
+        lease: Option<Lease>,
     },
     /// What replicas here hold.
     Holdings {

@@ -343,6 +343,8 @@ pub(super) fn typed(
         flush_async: word("flush.mode").trim() == "async",
         flush_ms,
         flush_messages: u64::try_from(long("flush.messages")).unwrap_or(1),
+        recovery_auto: word("recovery.policy").trim() == "auto",
+        recovery_auto_delay_ms: u64::try_from(long("recovery.auto.delay.ms")).unwrap_or(u64::MAX),
     }
 }
 

@@ -122,11 +122,16 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
         key("preallocate", Kind::Boolean, "false", Rule::Any,
         &[same("log.preallocate")],
         "Whether a new segment takes its whole size on disk at once.")),
+    key("recovery.auto.delay.ms", Kind::Long, "30000", Rule::AtLeast(0), &[],
+        "Kontiki's own. With recovery.policy=auto: how long a partition waits for its brokers to come back once nobody can serve it any \
+         more, before it goes on without what only they may hold."),
     key("recovery.policy", Kind::String, "operator",
-        Rule::Built { now: &["operator", "never"], later: &["auto"] }, &[],
+        Rule::OneOf(&["operator", "auto", "never"]), &[],
         "Kontiki's own. Who may re-form a partition that has lost its majority, and with it perhaps records: an `operator`, by an \
-         explicit plan (`kontiki partition recover`), or `never` anybody: it waits for its replicas. What provably loses nothing is done \
-         without asking, whatever this says."),
+         explicit plan (`kontiki partition recover`); the controllers by themselves (`auto`), at the price that its brokers serve it only while \
+         the controllers can be reached: without them it stops after one lease (`broker.session.timeout.ms`, at most 10 s); or `never` \
+         anybody: it waits for its replicas. What provably loses nothing is done without asking, whatever this says. On a \
+         topic that exists `auto` works once all its brokers have said that they know."),
     stored(NO_TIERS, key("remote.log.copy.disable", Kind::Boolean, "false", Rule::Any, &[],
         "Whether a topic in tiered storage stops copying to it.")),
     stored(NO_TIERS, key("remote.log.delete.on.disable", Kind::Boolean, "false", Rule::Any, &[],

@@ -56,8 +56,9 @@ const TABLE: &[Row] = &[
     ("min.compaction.lag.ms", &[("0", "0")], &[("-1", "at least 0")]),
     ("min.insync.replicas", &[("1", "1"), ("3", "3")], &[("0", "min.insync.replicas must be at least 1, got 0")]),
     ("preallocate", &[("True", "true")], &[("1", "true or false")]),
-    ("recovery.policy", &[("operator", "operator"), ("never", "never")],
-        &[("auto", "not built yet"), ("hope", "must be operator or never, got `hope`")]),
+    ("recovery.auto.delay.ms", &[("0", "0"), ("30000", "30000")], &[("-1", "at least 0")]),
+    ("recovery.policy", &[("operator", "operator"), ("auto", "auto"), ("never", "never")],
+        &[("hope", "must be one of operator, auto, never, got `hope`")]),
     ("remote.log.copy.disable", &[("false", "false"), ("true", "true")], &[("", "true or false")]),
     ("remote.log.delete.on.disable", &[("false", "false"), ("true", "true")], &[("no", "true or false")]),
     ("remote.storage.enable", &[("false", "false")], &[("true", "remote.storage.enable=true is not built yet")]),
@@ -205,6 +206,8 @@ fn topic_without_settings_has_kafkas_defaults() {
         flush_async: false,
         flush_ms: 1_000,
         flush_messages: u64::MAX >> 1,
+        recovery_auto: false,
+        recovery_auto_delay_ms: 30_000,
     };
     assert_eq!(typed(&[], &[], &[]), expected);
 }

@@ -1,6 +1,7 @@
 //! Tests of the shard controller, one file per subject, and the small builders they share.
 //!
 //! Not here: replication of the controller log. A [`Log`] stands for it: decide, number, apply, keep.
+pub(crate) mod auto;
 mod balance;
 mod configs;
 pub(crate) mod decide;
@@ -8,6 +9,7 @@ pub(crate) mod drain;
 pub(crate) mod generations;
 pub(crate) mod image;
 mod labs;
+pub(crate) mod lease;
 pub(crate) mod liveness;
 pub(crate) mod members;
 mod placement;

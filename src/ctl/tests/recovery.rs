@@ -70,7 +70,13 @@ impl World {
 
     fn approve(&mut self, plan: &GroupPlan) -> Result<Reply, Error> {
         let plans = vec![plan.clone()];
-        self.log.run(&Command::Recover { id: plan_id(&plans), reason: "why".into(), at_ms: 7, plans })
+        self.log.run(&Command::Recover {
+            id: plan_id(&plans),
+            reason: "why".into(),
+            at_ms: 7,
+            plans,
+            auto: false,
+        })
     }
 
     fn kill(&mut self, node: NodeId) {
@@ -343,6 +349,7 @@ fn plan_of_another_number_is_refused() {
         reason: String::new(),
         at_ms: 0,
         plans: vec![plan],
+        auto: false,
     });
     assert!(matches!(refused, Err(Error::Refused(_))));
 }
@@ -353,7 +360,8 @@ fn two_plans_of_one_partition_are_refused_before_they_are_written() {
     let mut world = lost();
     let plans = vec![world.plan(&[world.holding(0, 9, 6)]), world.plan(&[world.holding(0, 8, 6)])];
     let entries = world.log.entries.len();
-    let command = Command::Recover { id: plan_id(&plans), reason: String::new(), at_ms: 0, plans };
+    let command =
+        Command::Recover { id: plan_id(&plans), reason: String::new(), at_ms: 0, plans, auto: false };
     assert!(matches!(world.log.run(&command), Err(Error::Refused(_))));
     assert_eq!((world.log.entries.len(), world.partition().sealing), (entries, None));
 }

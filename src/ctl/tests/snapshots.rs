@@ -125,6 +125,7 @@ fn full() -> Image {
             id: "ab12".into(),
             survivor: replica(0),
             base: at(4),
+            auto: true,
         })),
         opening: Some(Box::new(Decision { generation: Generation(1), opening, learners: vec![replica(1)] })),
         moving: Some(Box::new(Moving {
@@ -134,6 +135,7 @@ fn full() -> Image {
             by_controllers: true,
         })),
         configured: at(2),
+        leased: Some(at(3)),
         left: vec![replica(1)],
     };
     let silent = Silent { node: NodeId(1), votes: true, silent_ms: Some(10), is_wiped: true };
@@ -163,6 +165,7 @@ fn full() -> Image {
         recovery: 8,
         id: "ab12".into(),
         reason: "why".into(),
+        auto: true,
         at_ms: 1,
         plan: plan.clone(),
         outcome,
@@ -170,7 +173,8 @@ fn full() -> Image {
     image.recoveries = outcomes.into_iter().map(recovery).collect();
     let id = uuid::Uuid::from_u128(5);
     let configs = BTreeMap::from([("retention.ms".into(), "1".into())]);
-    let topic = Topic { name: "t".into(), id, partitions: vec![partition], configs, internal: true };
+    let (partitions, auto_since) = (vec![partition], Some(6));
+    let topic = Topic { name: "t".into(), id, partitions, configs, internal: true, auto_since };
     image.topics.insert("t".into(), topic);
     image.topic_names.insert(id, "t".into());
     image.groups.insert(GroupId(3), (id, 0));
@@ -193,6 +197,21 @@ fn snapshot_of_format_1_is_read_and_written_as_ever() {
     let text = std::fs::read_to_string(golden).unwrap();
     assert_eq!(serde_json::from_str::<Image>(&text).unwrap(), full());
     assert_eq!(written, text);
+}
+
+/// Nobody needed leases then: nothing is written of them where there are none, and read where nothing is.
+#[test]
+fn image_of_before_leases_is_one_without_them() {
+    let mut then = full();
+    let topic = then.topics.get_mut("t").unwrap();
+    topic.auto_since = None;
+    let partition = &mut topic.partitions[0];
+    partition.leased = None;
+    partition.recovery.as_mut().unwrap().auto = false;
+    then.recoveries.iter_mut().for_each(|known| known.auto = false);
+    let text = serde_json::to_string(&then).unwrap();
+    assert!(["\"auto", "\"leased\""].iter().all(|field| !text.contains(field)), "{text}");
+    assert_eq!(serde_json::from_str::<Image>(&text).unwrap(), then);
 }
 
 /// An older version that left something out would give it on, as a leader, to those who know it.

@@ -282,12 +282,21 @@ impl Core {
         if index <= self.log.commit() || !is_own {
             return;
         }
+        if now >= self.commit_until && !on(Mutation::CommitWithoutLease) {
+            return;
+        }
         self.log.set_commit(index);
         leading.settle(index);
         out.push(Effect::Committed { index });
         self.confirm_reads(out);
         self.pump_all(now, out);
         self.settle_membership(now, out);
+    }
+
+    /// From then on a leader here calls nothing committed, until it is told another time; `Event::FlushMode` makes up for it. Whoever holds
+    /// entries goes on holding them: this takes nothing back.
+    pub fn set_commit_until(&mut self, until: Millis) {
+        self.commit_until = until;
     }
 
     /// As leader: the beat for this peer, every `beat_ms` for all peers. May also push repair work (Replicate) into `out`.

@@ -417,6 +417,8 @@ pub struct Core {
     told: Index,
     /// The topic says so.
     may_be_async: bool,
+    /// As leader it calls nothing committed from then on (`recovery.policy=auto`: its lease is over).
+    commit_until: Millis,
     leading: Option<Box<Leading>>,
     observers: Vec<ReplicaId>,
     decoded: Vec<Configuration>,
@@ -457,6 +459,7 @@ impl Core {
             acked: Index(0),
             told: Index(0),
             may_be_async: false,
+            commit_until: Millis::MAX,
             log,
             role: Role::Follower,
             leader: None,

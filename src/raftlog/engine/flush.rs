@@ -73,6 +73,15 @@ impl Engine {
         }
     }
 
+    /// As leader the group's replica calls nothing committed from then on.
+    pub fn set_commit_until(&mut self, now: Millis, group: GroupId, until: Millis) {
+        let Some(slot) = self.by_id.get(&group).copied() else { return };
+        self.groups[slot].core.set_commit_until(until);
+        // Told again, it counts again.
+        let is_async = self.groups[slot].flush.flush.is_async;
+        self.step(now, slot, Event::FlushMode { is_async }, Payloads::None);
+    }
+
     /// After every step: storage does as the core counts. One that is alone from now on, or whose topic changed, is synced at once.
     pub(super) fn match_flush_mode(&mut self, slot: usize) {
         let g = &mut self.groups[slot];

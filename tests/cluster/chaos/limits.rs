@@ -9,7 +9,7 @@ use super::world::{apart, attempt, must};
 use crate::faults::now_us;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -142,6 +142,14 @@ fn wires_of_the_harness_lose_what_they_are_told_to() {
         };
         assert!(reach(0), "a client that is not captive is cut off");
         assert!(!reach(super::net::CAPTIVE), "a captive client is not cut off");
+        net.clear();
+        net.reset(a, b);
+        net.reset(b, a);
+        net.apply();
+        to.set_read_timeout(Some(Duration::from_secs(2))).expect("a time limit");
+        to.write_all(&[4]).expect("a buffer");
+        let told = to.read(&mut [0]).expect_err("nothing was sent");
+        assert_eq!(told.kind(), ErrorKind::ConnectionReset, "nobody is told: {told}");
     });
 }
 

@@ -1,7 +1,7 @@
 //! Partitions between the nodes of a cluster whose hosts are addresses of the loopback device, as packet filter rules.
 //!
 //! Not here: who is cut off, and when. Called by `stage`. Packets are dropped where they arrive, as a cable or a switch loses
-//! them: the sender's stack learns nothing. Only a network namespace of the test's own is touched.
+//! them: the sender's stack learns nothing; or they are answered with resets, as by a firewall. Only a network namespace of the test's own is touched.
 
 use super::world::feed;
 use std::collections::BTreeSet;
@@ -15,6 +15,7 @@ pub const CAPTIVE: u32 = 4242;
 #[derive(Debug, Default)]
 pub struct Net {
     cuts: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+    resets: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
     captive: BTreeSet<Ipv4Addr>,
 }
 
@@ -22,6 +23,11 @@ impl Net {
     /// Loses everything from one host to another, in that direction alone.
     pub fn cut(&mut self, from: Ipv4Addr, to: Ipv4Addr) {
         self.cuts.insert((from, to));
+    }
+
+    /// The same, and the sender is told by a reset of the connection.
+    pub fn reset(&mut self, from: Ipv4Addr, to: Ipv4Addr) {
+        self.resets.insert((from, to));
     }
 
     /// Loses everything that captive clients send to a host.
@@ -50,6 +56,11 @@ impl Net {
         rules.push_str("}\nchain arrived {\ntype filter hook input priority 0;\nmeta mark 7 counter drop\n");
         for (from, to) in &self.cuts {
             let _ = writeln!(rules, "ip saddr {from} ip daddr {to} counter drop");
+        }
+        for (from, to) in &self.resets {
+            // But for the resets themselves, which the other direction's rule would lose.
+            let whom = format!("ip saddr {from} ip daddr {to} tcp flags & rst == 0");
+            let _ = writeln!(rules, "{whom} counter reject with tcp reset");
         }
         rules.push_str("}\n}\n");
         rules

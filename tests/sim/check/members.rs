@@ -26,6 +26,8 @@ pub struct Generations {
     decided: Vec<(Generation, LogId, bool)>,
     /// What each unclean generation lost of what was committed before.
     lost: Vec<(Generation, BTreeMap<u64, Committed>)>,
+    /// The last generation in which a client was answered.
+    answered: Generation,
     /// Committed configurations, by the index of their entry.
     configurations: BTreeMap<u64, (LogId, Configuration)>,
 }
@@ -81,6 +83,21 @@ impl Generations {
 }
 
 impl Check {
+    /// A client was answered by a replica in this generation, where leases are needed for that: nobody has answered in a later one that
+    /// may have lost something.
+    pub fn answered_in(&mut self, n: usize, group: GroupId, generation: Generation) {
+        let known = self.generations.entry(group).or_default();
+        known.answered = known.answered.max(generation);
+        let newest = known.answered;
+        let is_between =
+            |(g, _, lossless): &(Generation, LogId, bool)| !lossless && *g > generation && *g <= newest;
+        assert!(
+            !known.decided.iter().any(is_between),
+            "Auto: node {} answers for group {group} in generation {generation:?}, and somebody answered in {newest:?} before",
+            n + 1
+        );
+    }
+
     /// A replica with this id was placed in the stead of whatever the node held of the group.
     pub fn placed(&mut self, group: GroupId, n: usize, replica: ReplicaId) {
         self.seen.remove(&(n, group));

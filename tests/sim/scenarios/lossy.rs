@@ -31,7 +31,7 @@ impl World {
 }
 
 fn approval(plans: Vec<GroupPlan>) -> CtlCommand {
-    CtlCommand::Recover { id: plan_id(&plans), reason: String::new(), at_ms: 0, plans }
+    CtlCommand::Recover { id: plan_id(&plans), reason: String::new(), at_ms: 0, plans, auto: false }
 }
 
 /// The survivor lags; the two others, lost at once, come back with more, one after the other: what they hold beyond it is kept aside, byte

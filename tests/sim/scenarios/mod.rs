@@ -258,8 +258,13 @@ impl World {
             let image = self.newest_image();
             let (plans, _) = self.plans(&image);
             if !plans.is_empty() {
-                let command =
-                    CtlCommand::Recover { id: plan_id(&plans), reason: String::new(), at_ms: 0, plans };
+                let command = CtlCommand::Recover {
+                    id: plan_id(&plans),
+                    reason: String::new(),
+                    at_ms: 0,
+                    plans,
+                    auto: false,
+                };
                 let _taken_or_refused = self.call(operator, via, Ask::Controller(command), SECOND);
             }
             self.run_for(300 * MS);
