@@ -21,7 +21,7 @@ const HEADING: &str = "## A rehearsal";
 /// For one command, of which some wait for a minute by themselves.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// For what the cluster does by itself until a look shows it.
-const SETTLING: Duration = Duration::from_secs(45);
+const SETTLING: Duration = Duration::from_secs(90);
 /// As much, where nobody knows yet what it will show.
 const SETTLED: Duration = Duration::from_secs(15);
 /// They change nothing, so they may be asked again.
@@ -58,7 +58,8 @@ fn steps(lines: &[&str]) -> Vec<Step> {
         } else if inside && let Some(command) = line.strip_prefix("$ ") {
             steps.push(Step { command: command.to_owned(), at, output: at + 1..at + 1 });
             is_open = true;
-        } else if inside && is_open {
+        } else if inside {
+            assert!(is_open, "line {}: a block begins with a command", at + 1);
             let step = steps.last_mut().expect("a block begins with a command");
             match line.strip_prefix("> ") {
                 Some(more) if step.output.is_empty() => {
@@ -87,7 +88,12 @@ impl Shell {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "unshare", "--net", "--pid", "--mount", "--fork"]);
         command.args(["--kill-child", "--mount-proc", "--", "bash", "--noprofile", "--norc"]);
-        command.env("PATH", path).env("NO_COLOR", "1").env_remove("KONTIKI_MUTATION").current_dir(dir);
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KONTIKI_"))
+        {
+            command.env_remove(name);
+        }
+        command.env("PATH", path).env("NO_COLOR", "1").current_dir(dir);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().expect("setpriv and unshare, from util-linux");
         let input = child.stdin.take().expect("piped");
@@ -146,14 +152,19 @@ fn is_alike(words: &[&str], at: usize, seen: &str, plans: &mut BTreeMap<String, 
     let is_time = |word: &str| word.len() >= 20 && word.ends_with('Z') && word.as_bytes()[10] == b'T';
     let is_id = |b: u8| b.is_ascii_alphanumeric() || b"-_".contains(&b);
     let is_cluster = |word: &str| word.len() == 22 && word.bytes().all(is_id);
-    let is_unit = |word: &str| ["s", "ms", "B", "KiB", "MiB"].contains(&word.trim_end_matches([',', '.']));
+    let is_size = |word: &str| ["B", "KiB", "MiB"].contains(&word.trim_end_matches([',', '.']));
+    let is_unit = |word: &str| is_size(word) || ["s", "ms"].contains(&word);
+    let is_partition =
+        |word: &str| word.rsplit_once('-').is_some_and(|(_, number)| number.parse::<u32>().is_ok());
     let is_number = |word: &str| word.parse::<f64>().is_ok();
     let before = at.checked_sub(1).map_or("", |before| words[before]);
-    let varies = words.get(at + 1).is_some_and(|next| is_unit(next)) || ["entry", "term"].contains(&before);
+    // Of a recovery, its number, that is its entry in the controller log, comes before the partition.
+    let varies = words.get(at + 1).is_some_and(|next| is_unit(next) || (at == 0 && is_partition(next)))
+        || ["entry", "term"].contains(&before);
     said == seen
         || (is_time(said) && is_time(seen))
         || (is_cluster(said) && is_cluster(seen))
-        || (is_unit(said) && is_unit(seen))
+        || (is_size(said) && is_size(seen))
         || (varies && is_number(said) && is_number(seen))
 }
 

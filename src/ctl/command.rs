@@ -127,6 +127,13 @@ pub enum Command {
     /// A block of producer ids for this broker to give out.
     AllocateProducerIds { node: NodeId },
 }
+
+impl Command {
+    /// It follows from what one leader of the controllers granted, heard or counted, and says nothing under the next one.
+    pub fn is_of_one_leader(&self) -> bool {
+        matches!(self, Self::OpenGenerations { .. } | Self::Leased { .. } | Self::Recover { auto: true, .. })
+    }
+}
 /// One topic to create.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CreateTopic {

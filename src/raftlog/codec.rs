@@ -17,7 +17,7 @@ use crate::segment::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Version of the peer protocol spoken and understood.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// Largest frame accepted.
 pub const MAX_FRAME: usize = 256 << 20;
 const PREFIX: usize = 10;

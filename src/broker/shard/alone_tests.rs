@@ -160,12 +160,21 @@ impl Alone {
     }
 
     fn ask_for_topic(&mut self, name: &str, peers: &[NodeId]) {
+        self.ask_for_topic_with(name, peers, BTreeMap::new());
+    }
+
+    fn ask_for_topic_with(
+        &mut self,
+        name: &str,
+        peers: &[NodeId],
+        configs: BTreeMap<String, Option<String>>,
+    ) {
         let create = CreateTopic {
             name: name.into(),
             partitions: -1,
             replication_factor: -1,
             assignments: Some(vec![[peers, &[ME]].concat()]),
-            configs: BTreeMap::new(),
+            configs,
             validate_only: false,
         };
         let _created = self.ask(CtlCommand::CreateTopic(create));
@@ -950,4 +959,38 @@ fn replica_of_a_process_that_is_not_registered_yet_hears_no_leader() {
     let mine = alone.shard.status().incarnation;
     speak(&mut alone, group, leader, me, (theirs, mine));
     assert!(alone.shard.partitions[&group].leader.is_some());
+}
+
+/// Decision 0017: whoever was answered under a lease was answered before the survivor of an automatic recovery can answer.
+#[test]
+fn acknowledgement_that_waits_for_the_rest_of_its_request_ends_with_the_lease() {
+    let mut alone = Alone::new();
+    let plain = alone.with_topic("plain", &[]);
+    let configs = BTreeMap::from([("recovery.policy".to_owned(), Some("auto".to_owned()))]);
+    alone.ask_for_topic_with("auto", &[], configs);
+    alone.run(5_000);
+    let auto = alone.shard.image.topics["auto"].partitions[0].group;
+    alone.produce(auto, 1);
+    let acknowledged = Ok(Produced { base_offset: 0, log_start_offset: 0 });
+    let mut answered = |lapses: bool| {
+        let (reply, mut answer) = oneshot::channel();
+        let pending = PendingProduce {
+            results: vec![Some(acknowledged.clone()), Some(acknowledged.clone()), None],
+            groups: vec![auto, plain, plain],
+            missing: 1,
+            deadline: alone.now + 1_000,
+            _permit: None,
+            reply,
+        };
+        let request = alone.shard.next_id();
+        alone.shard.produce_deadlines.insert((pending.deadline, request));
+        alone.shard.produces.insert(request, pending);
+        if lapses {
+            alone.shard.on_lease_over(alone.now());
+        }
+        alone.run(1_100);
+        answer.try_recv().unwrap().iter().map(Result::is_ok).collect::<Vec<_>>()
+    };
+    assert_eq!(answered(false), [true, true, false]);
+    assert_eq!(answered(true), [false, true, false]);
 }

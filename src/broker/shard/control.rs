@@ -395,8 +395,9 @@ impl Shard {
             // It may still be committed by the next leader: the asker has to look.
             self.finish_request(now, request.target, Err(CtlError::TimedOut));
         }
+        // What was decided from this leader's own leases and reports is the next one's to decide.
         let queue = std::mem::take(&mut self.control.queue);
-        self.control.waiting.extend(queue);
+        self.control.waiting.extend(queue.into_iter().filter(|request| !request.command.is_of_one_leader()));
     }
 
     pub(super) fn leads_established(&self) -> bool {

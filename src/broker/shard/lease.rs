@@ -169,7 +169,7 @@ impl Shard {
 
     /// Whoever waits hears that this is no leader, and looks for another; leadership is handed to whoever takes it, since that one may have a
     /// lease. Asked once, or groups would be handed around while the controllers are away.
-    fn on_lease_over(&mut self, now: Now) {
+    pub(super) fn on_lease_over(&mut self, now: Now) {
         self.leases.withheld.clear();
         let auto = self.partitions.values().filter(|p| p.config.recovery_auto);
         let mut groups: Vec<(GroupId, bool)> = auto.map(|p| (p.group, p.role == Role::Leader)).collect();
@@ -181,6 +181,9 @@ impl Shard {
             partitions = groups.len(),
             "no lease from the controllers: partitions with recovery.policy=auto are not served from here"
         );
+        if !on(Mutation::AcknowledgeWithoutLease) {
+            self.take_back_acknowledgements(&groups.iter().map(|(group, _)| *group).collect());
+        }
         for (group, leads) in groups {
             let Some(p) = self.partitions.get_mut(&group) else { continue };
             let waiting = std::mem::take(&mut p.fetch_waiters);

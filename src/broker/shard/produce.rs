@@ -10,6 +10,7 @@ use crate::raftlog::engine::{Proposal, ProposeError};
 use crate::segment::{EntryKind, EntryMeta, GroupId};
 use crate::wire::batch;
 use bytes::BytesMut;
+use std::collections::BTreeSet;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// Longest wait of a produce, whatever the client says.
@@ -177,8 +178,24 @@ impl Shard {
     fn finish_produce(&mut self, request: u64) {
         if let Some(pending) = self.produces.remove(&request) {
             self.produce_deadlines.remove(&(pending.deadline, request));
-            let results = pending.results.into_iter().map(|r| r.unwrap_or(Err(PartitionError::TimedOut)));
-            let _gone_client = pending.reply.send(results.collect());
+            let results = pending.results.into_iter().zip(&pending.groups).map(|(result, group)| {
+                let result = result.unwrap_or(Err(PartitionError::TimedOut))?;
+                // It may have waited for other items of its request, and the lease ends with this very tick.
+                self.check_lease_to_write(*group).map(|()| result)
+            });
+            let results = results.collect();
+            let _gone_client = pending.reply.send(results);
+        }
+    }
+
+    /// The lease ended: what was acknowledged under it and still waits for other items of its request was never told, and is not any more.
+    pub(super) fn take_back_acknowledgements(&mut self, groups: &BTreeSet<GroupId>) {
+        for pending in self.produces.values_mut() {
+            for (result, group) in pending.results.iter_mut().zip(&pending.groups) {
+                if matches!(result, Some(Ok(_))) && groups.contains(group) {
+                    *result = Some(Err(PartitionError::NotLeader { leader: None }));
+                }
+            }
         }
     }
 

@@ -25,11 +25,19 @@ pub struct Generations {
     /// Generation, where it began, whether it lost nothing.
     decided: Vec<(Generation, LogId, bool)>,
     /// What each unclean generation lost of what was committed before.
-    lost: Vec<(Generation, BTreeMap<u64, Committed>)>,
+    lost: Vec<Lost>,
     /// The last generation in which a client was answered.
     answered: Generation,
     /// Committed configurations, by the index of their entry.
     configurations: BTreeMap<u64, (LogId, Configuration)>,
+}
+
+/// What an unclean generation lost.
+struct Lost {
+    generation: Generation,
+    entries: BTreeMap<u64, Committed>,
+    /// Offset and records of the batches among them, by producer and sequence.
+    batches: BTreeMap<(i64, i32), (i64, i32)>,
 }
 
 /// Entries that a replica cut and must have kept aside.
@@ -63,7 +71,10 @@ impl Generations {
     /// Entries that were committed once and were lost in a generation after this one: a replica that has not come so far may still
     /// show them.
     pub fn lost_after(&self, generation: Generation) -> impl Iterator<Item = &Committed> {
-        self.lost.iter().filter(move |(lost_in, _)| *lost_in > generation).flat_map(|(_, e)| e.values())
+        self.lost
+            .iter()
+            .filter(move |lost| lost.generation > generation)
+            .flat_map(|lost| lost.entries.values())
     }
 
     /// Whether a replica comes from one generation to the other knowing that nothing was lost: not if it skipped one.
@@ -189,26 +200,47 @@ impl Check {
             // looked at then (leader completeness).
             return;
         }
-        let Some((first, _)) = lost.first_key_value() else { return };
-        assert!(
-            !opening.lossless,
-            "F2: a lossless generation of group {group} loses what is committed from {first} on: {decision:?}"
-        );
-        marks.hit("unclean generation lost committed entries");
-        self.forget(group, decision.generation, lost, marks);
+        if let Some((first, _)) = lost.first_key_value() {
+            assert!(
+                !opening.lossless,
+                "F2: a lossless generation of group {group} loses what is committed from {first} on: {decision:?}"
+            );
+            marks.hit("unclean generation lost committed entries");
+            self.forget(group, decision.generation, lost, marks);
+        }
+        self.bring_back(group, engine.store());
+    }
+
+    /// A survivor that had not joined the generation before still holds what that one had lost: it counts again, where it stood.
+    fn bring_back(&mut self, group: GroupId, store: &mut Store) {
+        let log = self.logs.entry(group).or_default();
+        let Some(known) = self.generations.get(&group) else { return };
+        for lost in &known.lost {
+            for (index, entry) in &lost.entries {
+                let follows = log.entries.last_key_value().is_none_or(|(last, _)| last + 1 == *index);
+                if !follows || !holds(store, group, *index, entry) {
+                    continue;
+                }
+                log.entries.insert(*index, entry.clone());
+                if entry.next > entry.base {
+                    log.by_offset.insert(entry.base, *index);
+                }
+                for ((producer, sequence), place) in
+                    lost.batches.iter().filter(|(_, place)| place.0 == entry.base)
+                {
+                    log.batches.insert((*producer, *sequence), *place);
+                    log.sequences.insert(*producer, sequence + place.1);
+                }
+            }
+        }
     }
 
     /// Committed entries that this log does not hold.
     fn beyond(&mut self, group: GroupId, store: &mut Store) -> BTreeMap<u64, Committed> {
-        let start = store.log_start(group).map_or(LogId::default(), |s| s.prev);
         let log = self.logs.entry(group).or_default();
-        let holds = |(index, entry): &(&u64, &Committed)| match **index <= start.index.0 {
-            // Epochs only rise along a log.
-            true => entry.id.epoch <= start.epoch,
-            false => store.meta_at(group, Index(**index)).is_ok_and(|meta| meta.id == entry.id),
-        };
+        let is_held = |(index, entry): &(&u64, &Committed)| holds(store, group, **index, entry);
         // Log matching makes the last common one stand for all before it.
-        let kept = log.entries.iter().rev().find(holds).map_or(0, |(index, _)| *index);
+        let kept = log.entries.iter().rev().find(is_held).map_or(0, |(index, _)| *index);
         log.entries.range(kept + 1..).map(|(index, entry)| (*index, entry.clone())).collect()
     }
 
@@ -226,7 +258,9 @@ impl Check {
         log.entries.split_off(&first);
         log.known_in.split_off(&first);
         log.by_offset.split_off(&offset);
-        log.batches.retain(|_, (base, _)| *base < offset);
+        let (kept, gone) =
+            std::mem::take(&mut log.batches).into_iter().partition(|(_, (base, _))| *base < offset);
+        log.batches = kept;
         log.sequences.clear();
         for ((producer, sequence), (_, count)) in &log.batches {
             let next = log.sequences.entry(*producer).or_insert(0);
@@ -242,7 +276,7 @@ impl Check {
         self.owed.retain(|(owed, at, _)| *owed != group || *at < offset);
         let known = self.generations.entry(group).or_default();
         known.configurations.split_off(&first);
-        known.lost.push((generation, lost));
+        known.lost.push(Lost { generation, entries: lost, batches: gone });
     }
 
     /// Sequence that a producer has come to in what is committed of this group.
@@ -253,7 +287,7 @@ impl Check {
     /// Where a reader that stood here goes on after the last loss.
     pub fn first_lost(&self, group: GroupId, position: i64) -> i64 {
         let lost = self.generations.get(&group).and_then(|g| g.lost.last());
-        let first = lost.and_then(|(_, entries)| entries.values().next());
+        let first = lost.and_then(|lost| lost.entries.values().next());
         first.map_or(position, |entry| position.min(entry.base))
     }
 
@@ -635,4 +669,14 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
         at += found + 1;
     }
     false
+}
+
+/// Whether a log holds a committed entry, or held it before its start.
+fn holds(store: &mut Store, group: GroupId, index: u64, entry: &Committed) -> bool {
+    let start = store.log_start(group).map_or(LogId::default(), |s| s.prev);
+    match index <= start.index.0 {
+        // Epochs only rise along a log.
+        true => entry.id.epoch <= start.epoch,
+        false => store.meta_at(group, Index(index)).is_ok_and(|meta| meta.id == entry.id),
+    }
 }
