@@ -127,8 +127,8 @@ pub enum Command {
   kontiki start --config /etc/kontiki.toml
   KONTIKI_NODE_ID=2 kontiki start --config /etc/kontiki.toml -c log.retention.ms=86400000
 
-Every flag is also a key of the file and an environment variable (KONTIKI_NODE_ID, ...);
-flags win over the environment, the environment over the file. See `kontiki config print --origin`.")]
+Every flag is also a key of the file and an environment variable (KONTIKI_NODE_ID, ...); flags
+win over the environment, the environment over the file. See `kontiki config print --origin`.")]
 pub struct StartArgs {
     #[command(flatten)]
     pub node: NodeFlags,
@@ -430,18 +430,21 @@ pub enum PartitionCommand {
     Recoveries(RecoveriesArgs),
 }
 
-const RECOVER_HELP: &str = "A partition that lost its majority at once waits: what is left cannot prove that it holds everything that was
-acknowledged. Bring the lost brokers back if you can; then nothing is lost and nothing is to be done.
-If you cannot, this makes a plan: the replica with the best log that can be reached goes on, alone at first; others rejoin
-and the partition grows back by itself. Of every partition the plan says
+const RECOVER_HELP: &str =
+    "A partition that lost its majority at once waits: what is left cannot prove that it holds
+everything that was acknowledged. Bring the lost brokers back if you can; then nothing is lost
+and nothing is to be done. If you cannot, this makes a plan: the replica with the best log that
+can be reached goes on, alone at first; others rejoin and the partition grows back by itself. Of
+every partition the plan says
   kept         offsets that stay
   at risk      from here on, what is kept may not be what was acknowledged
   lost         from here on nothing is kept; how far the lost brokers had come nobody can tell
   removed      replicas that did not answer, and when their brokers were last heard
-Nothing happens before exactly this plan is approved: by its number (--plan), by typing it, or by --yes. If the replicas,
-once sealed, hold anything else than it says, it is refused and the partition waits for another plan.
-A lost broker that comes back later keeps aside what it holds beyond the plan (*.fenced beside its log).
-The same command again goes on with a plan that is under way. A plan has at most 500 partitions: repeat it for the rest.
+Nothing happens before exactly this plan is approved: by its number (--plan), by typing it, or
+by --yes. If the replicas, once sealed, hold anything else than it says, it is refused and the
+partition waits for another plan. A lost broker that comes back later keeps aside what it holds
+beyond the plan (*.fenced beside its log). The same command again goes on with a plan that is
+under way. A plan has at most 500 partitions: repeat it for the rest.
 
 Examples:
   kontiki partition recover orders --dry-run        the plan, nothing else

@@ -16,10 +16,13 @@ pub struct Wait {
     pub timeout: Option<Duration>,
 }
 
-pub const MOVE_HELP: &str = "Every partition for itself: the new replica copies without a vote; when it holds everything it becomes a voter and the old
-one goes, in one step. No copy is given up for one that is still to come, and nothing stops being served. The cluster does
-it by itself once it was asked: Ctrl-C ends the waiting, not the move (`kontiki op list`). It may be cancelled until a partition has
-arrived (`kontiki partition reassign TOPIC --cancel`). `leader.replication.throttled.rate` of the brokers bounds what it costs.
+pub const MOVE_HELP: &str =
+    "Every partition for itself: the new replica copies without a vote; when it holds everything it
+becomes a voter and the old one goes, in one step. No copy is given up for one that is still to
+come, and nothing stops being served. The cluster does it by itself once it was asked: Ctrl-C
+ends the waiting, not the move (`kontiki op list`). It may be cancelled until a partition has
+arrived (`kontiki partition reassign TOPIC --cancel`). `leader.replication.throttled.rate` of
+the brokers bounds what it costs.
 
 Examples:
   kontiki partition move orders --from 1 --to 4 --dry-run     the plan, nothing else
@@ -46,8 +49,10 @@ pub struct MoveArgs {
     pub wait: Wait,
 }
 
-pub const REASSIGN_HELP: &str = "Sets where replicas are to be, preferred leader first. More or fewer brokers than now change the replication factor. Another
-list for a partition that is still on its way is taken too. See `kontiki partition move --help` for what happens.
+pub const REASSIGN_HELP: &str =
+    "Sets where replicas are to be, preferred leader first. More or fewer brokers than now change the
+replication factor. Another list for a partition that is still on its way is taken too. See
+`kontiki partition move --help` for what happens.
 
 Examples:
   kontiki partition reassign orders -p 0 --replicas 4,2,3 --dry-run
@@ -79,10 +84,12 @@ pub struct ReassignArgs {
     pub wait: Wait,
 }
 
-pub const REBALANCE_HELP: &str = "Levels replicas and preferred leaders over the brokers that are live and not drained: none has two more than another, as far
-as racks allow, which come first; nothing moves that need not. To bring a new broker into use, start it, then rebalance.
-Replicas on brokers that are down or drained stay where they are; see `kontiki broker --help` for those.
-See `kontiki partition move --help` for what happens.
+pub const REBALANCE_HELP: &str =
+    "Levels replicas and preferred leaders over the brokers that are live and not drained: none has
+two more than another, as far as racks allow, which come first; nothing moves that need not. To
+bring a new broker into use, start it, then rebalance. Replicas on brokers that are down or
+drained stay where they are; see `kontiki broker --help` for those. See `kontiki partition move
+--help` for what happens.
 
 Examples:
   kontiki partition rebalance --dry-run       the plan, nothing else
@@ -114,8 +121,8 @@ pub enum BrokerCommand {
     Drain(DrainArgs),
     /// Take a drained or decommissioned broker back
     #[command(
-        after_help = "Its leaderships come back by themselves (auto.leader.rebalance.enable). Replicas that a decommission moved away stay where
-they are: `kontiki partition rebalance` gives it its share.
+        after_help = "Its leaderships come back by themselves (auto.leader.rebalance.enable). Replicas that a
+decommission moved away stay where they are: `kontiki partition rebalance` gives it its share.
 
 Example:
   kontiki broker undrain 3"
@@ -126,9 +133,10 @@ Example:
     Decommission(DrainArgs),
     /// Forget a broker that is gone and holds nothing
     #[command(
-        after_help = "A broker that holds replicas is refused: `kontiki broker decommission` makes them anew on others, also if it is dead. So is
-one that is alive, as it would register again. After a decommission the controllers do this by themselves, and remember that the
-broker is not to come back: `kontiki broker undrain` makes them forget that, so that another one may have its id.
+        after_help = "A broker that holds replicas is refused: `kontiki broker decommission` makes them anew on
+others, also if it is dead. So is one that is alive, as it would register again. After a
+decommission the controllers do this by themselves, and remember that the broker is not to come
+back: `kontiki broker undrain` makes them forget that, so that another one may have its id.
 
 Example:
   kontiki broker remove 3"
@@ -136,17 +144,21 @@ Example:
     Remove(RemoveArgs),
 }
 
-const DRAIN_HELP: &str = "A drained broker leads nothing and gets no new replicas; it keeps those it has, and they stay in sync. The controllers see to
-it until `kontiki broker undrain`, whatever restarts meanwhile. A partition of which nobody else is in sync keeps its leader.
+const DRAIN_HELP: &str =
+    "A drained broker leads nothing and gets no new replicas; it keeps those it has, and they stay in
+sync. The controllers see to it until `kontiki broker undrain`, whatever restarts meanwhile. A
+partition of which nobody else is in sync keeps its leader.
 
 Examples:
   kontiki broker drain 3            before its machine is restarted
   kontiki broker undrain 3          after that";
 
-const DECOMMISSION_HELP: &str = "Every replica of the broker is made anew on another one, by racks and load, a hundred partitions at a time; no copy is given
-up before its successor is in sync. When none is left the broker is unregistered, and may be stopped. It does not register again
-before `kontiki broker undrain`. A dead broker may be decommissioned too: nobody waits `replace.grace.ms` for it then. Refused where
-the other brokers are too few for a partition's replicas.
+const DECOMMISSION_HELP: &str =
+    "Every replica of the broker is made anew on another one, by racks and load, a hundred partitions
+at a time; no copy is given up before its successor is in sync. When none is left the broker is
+unregistered, and may be stopped. It does not register again before `kontiki broker undrain`. A
+dead broker may be decommissioned too: nobody waits `replace.grace.ms` for it then. Refused
+where the other brokers are too few for a partition's replicas.
 
 Examples:
   kontiki broker decommission 3 --dry-run     whether it may be done, and what would be copied
@@ -200,7 +212,8 @@ Example:
     Cancel(OpArgs),
     /// Wait until these are done, or all if none is named
     #[command(
-        after_help = "Ctrl-C ends the waiting, not what is waited for; the same command waits again. One that is not under way is done.
+        after_help = "Ctrl-C ends the waiting, not what is waited for; the same command waits again. One that is not
+under way is done.
 
 Examples:
   kontiki op wait --timeout 10m
@@ -215,7 +228,8 @@ pub const OP_HELP: &str =
   decommission:N    everything leaves broker N
   drain:N           leaderships leave broker N
   replace:N         the replicas of broker N, which stays dead, are made anew on others
-The cluster carries it out by itself, and remembers it through restarts; one that is done is listed no more.";
+The cluster carries it out by itself, and remembers it through restarts; one that is done is
+listed no more.";
 
 #[derive(Debug, Args)]
 pub struct OpArgs {
