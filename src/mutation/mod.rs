@@ -281,7 +281,7 @@ mutations! {
     /// doubt is forgotten with the process
     ForgetDoubtOnRestart: "F11", Amnesia, 50, ["lacks committed", "committed entry changed", "two leaders in"];
     /// whoever may have forgotten a term helps to elect a second leader in it
-    CountForgottenTerms: "F11", Script("doubt/forgotten_term_is_not_led_twice"), 1, ["another trace"];
+    CountForgottenTerms: "F11", Script("doubt/forgotten_term_is_not_led_twice"), 1, ["two leaders in"];
     /// grants of a majority, some of them in doubt, are as good as everyone's
     UnanimityOfSome: "F11", Amnesia, 100, ["lacks committed", "committed entry changed", "two leaders in"];
 
