@@ -88,8 +88,8 @@ pub const REBALANCE_HELP: &str =
     "Levels replicas and preferred leaders over the brokers that are live and not drained: none has
 two more than another, as far as racks allow, which come first; nothing moves that need not. To
 bring a new broker into use, start it, then rebalance. Replicas on brokers that are down or
-drained stay where they are; see `kontiki broker --help` for those. See `kontiki partition move
---help` for what happens.
+drained stay where they are; see `kontiki broker --help` for those.
+See `kontiki partition move --help` for what happens.
 
 Examples:
   kontiki partition rebalance --dry-run       the plan, nothing else

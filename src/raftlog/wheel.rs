@@ -1,6 +1,6 @@
 //! A hashed timing wheel: many keys, one coarse deadline each, no allocation per move.
-//! A key may fire early (its deadline was pushed back since); the caller looks and inserts it again. It never
-//! fires late by more than one slot. Not a clock: time is an argument.
+//! Nothing is taken out: a key whose deadline moved fires all the same. The caller remembers when the one that counts fires, ends the
+//! others when they do, and inserts it again if that was early. None fires late by more than one slot. Not a clock: time is an argument.
 
 use super::core::Millis;
 

@@ -100,7 +100,7 @@ struct Group {
     observers: Vec<ReplicaId>,
     /// Round that makes the last storage change of this group durable.
     stored_round: u64,
-    /// When the wheel fires for it next. Keys of before that moved back are still in the wheel, and mean nothing.
+    /// When the wheel fires for it next. Older keys, whose deadline was moved forward, are still in there and mean nothing.
     armed: Millis,
     poisoned: bool,
     /// Slots of the beats of quiet groups.
