@@ -10,6 +10,7 @@ pub mod sim;
 
 use super::error::is_busy;
 use super::map::SegmentMap;
+use crate::mutation::{Mutation, on};
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
@@ -108,6 +109,17 @@ pub(crate) fn remove_leftover(fs: &dyn Fs, dir: &Path, path: &Path) -> io::Resul
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
     }
+}
+
+/// Makes the names in a directory durable, and its own: a name in a directory whose own name a power cut takes is nowhere.
+pub(crate) fn sync_names(fs: &dyn Fs, dir: &Path) -> io::Result<()> {
+    if on(Mutation::SkipDirectorySync) {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        fs.sync_dir(parent)?;
+    }
+    fs.sync_dir(dir)
 }
 
 /// For the back half, which cannot give work back: waits out a shortage, some seconds at most.

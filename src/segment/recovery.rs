@@ -9,7 +9,7 @@
 use super::checkpoint::{AT_OPEN, Job};
 use super::ends::{self, Ends};
 use super::fs::latch::LatchedFs;
-use super::fs::{File, Fs, OpenMode};
+use super::fs::{File, Fs, OpenMode, sync_names};
 use super::image::{CutPoint, FileImage, GroupImage, Image};
 use super::journal::{self, BLOCK, Found, Journal};
 use super::manifest::{self, Manifest};
@@ -359,7 +359,11 @@ fn check_groups(fs: &dyn Fs, dir: &Path, manifest: &Manifest, replay: &mut Repla
         let marked = manifest.image.groups.get(&group.group);
         for file in &group.files {
             let mark = marked.and_then(|g| g.files.iter().find(|f| f.number == file.number));
-            let mark = mark.map_or(SEGMENT_HEADER, |f| f.end).min(file.end);
+            let mark = match mark {
+                Some(mark) => mark.end.min(file.end),
+                None if replay.copies.contains(&file.number) => file.end,
+                None => SEGMENT_HEADER,
+            };
             check_file(fs, dir, &group, file, mark, replay)?;
         }
         let is_soiled =
@@ -533,7 +537,7 @@ fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<Stri
         }
         if is_marked {
             let mark = path.join(segment_file::KEPT);
-            let done = fs.sync_dir(&path).and_then(|()| fs.unlink(&mark));
+            let done = sync_names(fs, &path).and_then(|()| fs.unlink(&mark));
             done.map_err(|e| error::failed("unlink", &mark, &e))?;
         }
         // What is not ours stays, and keeps its directory.

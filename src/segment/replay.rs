@@ -38,6 +38,8 @@ pub(crate) struct Replay<'a> {
     /// Files that will be there in the end; None: a dry run, nothing is read or written.
     survivors: Option<BTreeSet<u64>>,
     pub touched: BTreeMap<u64, Touched>,
+    /// Files that took a damaged one's place: whole, synced and named before the journal said so.
+    pub copies: BTreeSet<u64>,
     doubts: BTreeMap<GroupId, Doubt>,
     pub is_damaged: bool,
     pub notes: Vec<String>,
@@ -64,6 +66,7 @@ impl<'a> Replay<'a> {
             image,
             survivors,
             touched: BTreeMap::new(),
+            copies: BTreeSet::new(),
             doubts: BTreeMap::new(),
             is_damaged: false,
             notes: Vec::new(),
@@ -131,6 +134,10 @@ impl<'a> Replay<'a> {
             Record::Create(_, creation) => creation.file,
             Record::Open { file, .. } | Record::Install { file, .. } => *file,
             Record::Cut { new_file, .. } => *new_file,
+            Record::Replace { new, .. } => {
+                self.copies.insert(*new);
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         if self.survives(new) {

@@ -18,7 +18,7 @@ mod scrubbing;
 pub use read::{FetchedBatch, FrameCheck};
 pub use repair::Repair;
 
-use super::fs::{Fs, OpenMode};
+use super::fs::{Fs, OpenMode, sync_names};
 use super::group::{Group, Segment, Tail, TailEntry};
 use super::image::{CutPoint, FileImage, GroupImage};
 use super::index::{Slot, TermIndex};
@@ -279,7 +279,7 @@ impl Store {
         let dir = segment_file::groups_dir(&self.options.dir).join(&self.group(group)?.image.dir);
         let mark = match self.fs.open(&dir.join(segment_file::KEPT), OpenMode::CreateNew) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
-            _ => self.fs.sync_dir(&dir),
+            _ => sync_names(&*self.fs, &dir),
         };
         mark.map_err(|e| super::error::failed("mark", &dir, &e)).map_err(|e| self.latch(e))?;
         self.group_mut(group)?.is_kept = true;

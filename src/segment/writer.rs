@@ -13,7 +13,7 @@ mod syncing;
 
 use self::syncing::{Gone, Syncing};
 use super::checkpoint::{BESIDE_ROUNDS, Job, Running};
-use super::fs::{File, Fs, OpenMode};
+use super::fs::{File, Fs, OpenMode, sync_names};
 use super::image::Image;
 use super::index::{self, SlotRun};
 use super::journal::{self, Journal, Position};
@@ -362,13 +362,8 @@ impl Writer {
 
     /// Makes the names in a group's directory, and its own, durable.
     fn name_durably(&mut self, dir: &PathBuf) -> Result<()> {
-        if on(Mutation::SkipDirectorySync) {
-            return Ok(());
-        }
-        let root = segment_file::groups_dir(&self.options.dir);
-        for path in [&root, dir] {
-            error::patiently(|| self.fs.sync_dir(path)).map_err(|e| self.io("sync a directory", &e))?;
-        }
+        let named = error::patiently(|| sync_names(&*self.fs, dir));
+        named.map_err(|e| self.io("sync a directory", &e))?;
         self.unnamed.retain(|_, d| d != dir);
         Ok(())
     }
@@ -618,7 +613,7 @@ impl Writer {
             }
         }
         if names.iter().any(|name| name == segment_file::KEPT) {
-            error::patiently(|| self.fs.sync_dir(dir))?;
+            error::patiently(|| sync_names(&*self.fs, dir))?;
             gone(self.fs.unlink(&dir.join(segment_file::KEPT)))?;
         }
         match self.fs.list(dir) {

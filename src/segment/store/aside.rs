@@ -7,7 +7,7 @@
 //! operator removes them.
 
 use super::Store;
-use crate::segment::fs::OpenMode;
+use crate::segment::fs::{OpenMode, sync_names};
 use crate::segment::image::FileImage;
 use crate::segment::types::*;
 use crate::segment::{Error, Result, error, frame, segment_file};
@@ -76,7 +76,7 @@ impl Store {
         }
         copy.fdatasync().map_err(failed)?;
         fs.rename(&unfinished, &path).map_err(failed)?;
-        fs.sync_dir(path.parent().unwrap_or(&self.options.dir)).map_err(failed)
+        sync_names(&*fs, path.parent().unwrap_or(&self.options.dir)).map_err(failed)
     }
 
     /// Bytes of a file that cannot be read entry by entry, for whoever may make something of them.

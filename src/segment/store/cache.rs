@@ -14,6 +14,7 @@ use crate::segment::segment_file::{self, Expect, SEGMENT_HEADER};
 use crate::segment::types::*;
 use crate::segment::{Error, Result, error, frame};
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// Order of use of what is open.
@@ -104,14 +105,17 @@ impl Store {
             return Ok(handle.clone());
         }
         let path = segment_file::path(&self.options.dir, &g.image.dir, segment.number);
-        let io = |e: std::io::Error| match error::is_busy(&e) {
-            true => error::failed("open", &path, &e),
-            false => Error::Damaged(format!("cannot open {}: {e}", path.display())),
+        let opened = self.fs.open(&path, OpenMode::Write);
+        let opened = opened.and_then(|handle| handle.len().map(|len| (handle, len)));
+        let (handle, len) = match opened {
+            Ok(opened) => opened,
+            Err(e) => return Err(self.unreadable(group, at, &e)),
         };
-        let handle = self.fs.open(&path, OpenMode::Write).map_err(io)?;
+        let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
+        let segment = &mut g.segments[at];
         segment.handle = Some(handle.clone());
         if segment.allocated == 0 {
-            segment.allocated = handle.len().map_err(io)?;
+            segment.allocated = len;
         }
         let number = segment.number;
         self.lru.opened(group, segment);
@@ -150,7 +154,7 @@ impl Store {
         Ok(map)
     }
 
-    /// A file that cannot be read, or is shorter than it was: its entries are damaged.
+    /// A file that cannot be read. One that is gone, or shorter than it was: its entries are damaged.
     fn unreadable(&mut self, group: GroupId, at: usize, e: &std::io::Error) -> Error {
         let Ok(g) = self.group(group) else {
             return Error::UnknownGroup(group);
@@ -158,12 +162,13 @@ impl Store {
         let file = &g.image.files[at];
         let path = segment_file::path(&self.options.dir, &g.image.dir, file.number);
         if error::is_busy(e) {
-            return error::failed("map", &path, e);
+            return error::failed("read", &path, e);
         }
-        if e.kind() == std::io::ErrorKind::UnexpectedEof && !file.is_empty() {
+        let is_gone = matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::NotFound);
+        if is_gone && !file.is_empty() {
             self.damage.note(group, file.first(), file.last.index);
         }
-        Error::Damaged(format!("cannot map {}: {e}", path.display()))
+        Error::Damaged(format!("cannot read {}: {e}", path.display()))
     }
 
     /// Completes the index of a segment: from its index file as far as that is sound, then from the segment.

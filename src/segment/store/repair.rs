@@ -12,7 +12,7 @@
 
 use super::Store;
 use crate::mutation::{Mutation, on};
-use crate::segment::fs::{File, Fs, OpenMode, patiently};
+use crate::segment::fs::{File, Fs, OpenMode, patiently, sync_names};
 use crate::segment::group::Segment;
 use crate::segment::image::{CutPoint, FileImage, Shortened};
 use crate::segment::record::Record;
@@ -137,7 +137,7 @@ impl Copy {
         if self.is_new() {
             self.handle.fdatasync()?;
             let dir = self.to.parent().unwrap_or(&self.to);
-            patiently(|| self.fs.sync_dir(dir))?;
+            patiently(|| sync_names(&*self.fs, dir))?;
         }
         Ok(Outcome::Complete)
     }
