@@ -6,7 +6,9 @@ use super::keys;
 use super::{Origin, Settings};
 use crate::output::Failure;
 use crate::text;
-use kontiki::broker::config::{Defaults, Endpoint, NodeConfig, NodeId, default_max_connections};
+use kontiki::broker::config::{
+    Defaults, Endpoint, NodeConfig, NodeId, RACK_AWARE_SELECTOR, default_max_connections,
+};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -43,6 +45,7 @@ impl Settings {
             first_byte_timeout: self.millis("first-byte-timeout-ms")?,
             max_request_bytes: self.number("socket.request.max.bytes")?,
             replica_lag_time_max: self.millis("replica.lag.time.max.ms")?,
+            is_rack_aware: self.value("replica.selector.class") == Some(RACK_AWARE_SELECTOR),
             broker_session_timeout: self.millis("broker.session.timeout.ms")?,
             broker_reconnect_timeout: self.millis("broker.reconnect.timeout.ms")?,
             shrink_grace: self.millis("shrink.grace.ms")?,
@@ -240,8 +243,8 @@ mod tests {
     /// Set to something else than its default, every key that DescribeConfigs and docs/configuration.md name arrives at the broker.
     #[test]
     fn every_documented_broker_key_can_be_set_and_is_shown_as_set() {
-        let samples =
-            ["1048577", "7", "0.25", "1", "false", "true", "producer", "delete", "LogAppendTime", "3.9"];
+        let words = ["producer", "delete", "LogAppendTime", "3.9", RACK_AWARE_SELECTOR];
+        let samples = [&["1048577", "7", "0.25", "1", "false", "true"], &words[..]].concat();
         let mut set = flags();
         (set.rack, set.advertise) = (Some("r".into()), Some("a:1".into()));
         let mut expected = BTreeMap::new();

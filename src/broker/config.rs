@@ -7,7 +7,7 @@
 
 pub use crate::ctl::command::Defaults;
 pub use crate::ctl::configs::BrokerKey;
-pub use crate::ctl::configs::broker_keys::BROKER_KEYS;
+pub use crate::ctl::configs::broker_keys::{BROKER_KEYS, RACK_AWARE_SELECTOR};
 pub use crate::ctl::record::Endpoint;
 pub use crate::segment::NodeId;
 use std::collections::BTreeMap;
@@ -66,6 +66,8 @@ pub struct NodeConfig {
     pub max_request_bytes: usize,
     /// `replica.lag.time.max.ms`: who counts as in sync.
     pub replica_lag_time_max: Duration,
+    /// `replica.selector.class`: whether consumers are sent to replicas in their own rack (KIP-392).
+    pub is_rack_aware: bool,
     /// `broker.session.timeout.ms`: a broker silent for this long is fenced.
     pub broker_session_timeout: Duration,
     /// `broker.reconnect.timeout.ms`: a broker whose connections ended and that is not back by then is dead.
@@ -115,6 +117,7 @@ impl NodeConfig {
             first_byte_timeout: Duration::from_secs(30),
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
             replica_lag_time_max: Duration::from_secs(30),
+            is_rack_aware: false,
             broker_session_timeout: Duration::from_secs(9),
             broker_reconnect_timeout: Duration::from_secs(1),
             shrink_grace: Duration::from_secs(300),

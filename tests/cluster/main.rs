@@ -19,6 +19,7 @@ mod heir;
 mod history;
 mod kafka;
 mod operate;
+mod racks;
 mod reassign;
 mod recover;
 mod replica;

@@ -8,17 +8,21 @@
 //! - No batch leaves before its check has passed; a check that may touch the disk runs off the executor. A damaged
 //!   partition answers KAFKA_STORAGE_ERROR and no data.
 //! - A replica id in the request gives no right to anything: followers use the peer protocol.
+//! - A consumer is sent to a replica in its own rack (KIP-392) only by the leader, and only to one in sync; the row then has no records,
+//!   and the answer does not wait. A replica that lags serves what it has: what is read there is a prefix of the same log.
 
 use super::{Hints, decode, group_of};
-use crate::broker::api::{FetchItem, FetchLimits, Fetched, NodeHandle, PartitionError};
+use crate::broker::api::{FetchItem, FetchLimits, Fetched, NodeHandle, PartitionError, PartitionState};
+use crate::broker::config::NodeConfig;
 use crate::broker::dispatch::{Answer, Outcome, Session, Work};
 use crate::broker::error::{self, CloseReason, code};
 use crate::ctl::image::Image;
-use crate::segment::{FrameCheck, GroupId};
+use crate::segment::{FrameCheck, GroupId, NodeId};
 use crate::wire::fetch::{self, FetchPartition, FetchResponse, FetchTopic};
 use crate::wire::frame::Request;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::messages::fetch_request::{FetchPartition as AskedPartition, FetchTopic as AskedTopic};
+use std::collections::HashMap;
 
 const KEY: i16 = 1;
 /// `fetch.max.bytes` of Kafka's brokers: no response is larger, whatever the client asks.
@@ -44,10 +48,20 @@ pub fn start(session: &mut Session, request: Request) -> Result<Work, CloseReaso
         Some(error_code) => refused(error_code),
     };
     let node = session.node.clone();
-    Ok(Box::pin(run(node, plan, version, correlation_id)))
+    let rack = rack_elsewhere(&request, &node.config());
+    Ok(Box::pin(run(node, plan, rack, version, correlation_id)))
 }
 
-async fn run(node: NodeHandle, plan: Plan, version: i16, correlation_id: i32) -> Outcome {
+async fn run(
+    node: NodeHandle,
+    mut plan: Plan,
+    rack: Option<String>,
+    version: i16,
+    correlation_id: i32,
+) -> Outcome {
+    if let Some(rack) = rack {
+        send_nearer(&node, &mut plan, &rack).await;
+    }
     let Plan { mut response, items, places, limits } = plan;
     if !items.is_empty() {
         let mut results = node.fetch(items, limits).await;
@@ -59,6 +73,73 @@ async fn run(node: NodeHandle, plan: Plan, version: i16, correlation_id: i32) ->
         }
     }
     Ok(Answer::Slices(fetch::encode(response, version, correlation_id)))
+}
+
+/// The rack of a consumer that may have a replica nearer than this broker.
+fn rack_elsewhere(request: &FetchRequest, config: &NodeConfig) -> Option<String> {
+    let rack = request.rack_id.as_str();
+    let is_elsewhere = !rack.is_empty() && config.rack.as_deref() != Some(rack);
+    (config.is_rack_aware && is_elsewhere).then(|| rack.to_owned())
+}
+
+/// Names a replica in the consumer's rack where this node leads and one there is in sync; of these nothing is read here.
+async fn send_nearer(node: &NodeHandle, plan: &mut Plan, rack: &str) {
+    let image = node.image();
+    let there = |item: &FetchItem| nodes_in_rack(&image, item.group, rack);
+    let groups: Vec<GroupId> =
+        plan.items.iter().filter(|item| !there(item).is_empty()).map(|item| item.group).collect();
+    if groups.is_empty() {
+        return;
+    }
+    let states = node.partition_states(&groups).await;
+    let chosen: HashMap<GroupId, NodeId> = groups
+        .into_iter()
+        .zip(states)
+        .filter_map(|(group, state)| {
+            let nodes = nodes_in_rack(&image, group, rack);
+            nearest(node.node_id(), &nodes, &state).map(|nearest| (group, nearest))
+        })
+        .collect();
+    redirect(plan, &chosen);
+}
+
+/// Live brokers of a rack that hold a replica of a group.
+fn nodes_in_rack(image: &Image, group: GroupId, rack: &str) -> Vec<NodeId> {
+    let partition = image
+        .groups
+        .get(&group)
+        .and_then(|(topic, index)| image.topic_by_id(*topic)?.partitions.get(usize::try_from(*index).ok()?));
+    let is_there = |node: &NodeId| {
+        image.brokers.get(node).is_some_and(|broker| !broker.fenced && broker.rack.as_deref() == Some(rack))
+    };
+    let replicas = partition.map_or(&[][..], |partition| &partition.replicas);
+    replicas.iter().map(|replica| replica.node).filter(is_there).collect()
+}
+
+/// Whom of these a leader sends a consumer to. Which one does not matter, as long as it stays the same one.
+fn nearest(me: NodeId, nodes: &[NodeId], state: &PartitionState) -> Option<NodeId> {
+    let leads = state.leader.is_some_and(|leader| leader.node == me);
+    nodes.iter().copied().filter(|node| leads && *node != me && state.in_sync.contains(node)).min()
+}
+
+/// Takes partitions out of what is read here, and answers at once.
+fn redirect(plan: &mut Plan, chosen: &HashMap<GroupId, NodeId>) {
+    if chosen.is_empty() {
+        return;
+    }
+    plan.limits.max_wait_ms = 0;
+    let asked = std::mem::take(&mut plan.items).into_iter().zip(std::mem::take(&mut plan.places));
+    for (item, (topic, partition)) in asked {
+        match chosen.get(&item.group) {
+            Some(node) => {
+                plan.response.topics[topic].partitions[partition].preferred_read_replica = node.0;
+            }
+            None => {
+                plan.items.push(item);
+                plan.places.push((topic, partition));
+            }
+        }
+    }
 }
 
 /// A request that continues a session we never gave out (epoch 0 and -1 mean a full fetch without one).

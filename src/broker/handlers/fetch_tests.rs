@@ -123,3 +123,59 @@ fn damaged_partition_loses_its_data_and_says_why() {
     assert!(fetched.batches.is_empty());
     assert_eq!(fetched.error.as_ref().map(error::fetch), Some(56));
 }
+
+/// Brokers 1 and 2 stand in racks a and b, broker 3 in b too and fenced.
+fn racked() -> Image {
+    let mut image = image();
+    for (node, rack) in [(1, "a"), (2, "b"), (3, "b")] {
+        image.brokers.get_mut(&NodeId(node)).expect("there").rack = Some(rack.to_owned());
+    }
+    image
+}
+
+#[test]
+fn consumer_is_sent_to_a_live_replica_in_sync_in_its_rack_by_the_leader_alone() {
+    let mut image = racked();
+    assert_eq!(nodes_in_rack(&image, GroupId(10), "b"), [NodeId(2)]);
+    assert_eq!(nodes_in_rack(&image, GroupId(10), "c"), []);
+    assert_eq!(nodes_in_rack(&image, GroupId(99), "b"), []);
+    image.brokers.get_mut(&NodeId(3)).expect("there").fenced = false;
+    let nodes = nodes_in_rack(&image, GroupId(10), "b");
+    assert_eq!(nodes, [NodeId(2), NodeId(3)]);
+    let state = |leader: i32, in_sync: &[i32]| PartitionState {
+        leader: Some(LeaderHint { node: NodeId(leader), epoch: 3 }),
+        in_sync: in_sync.iter().map(|node| NodeId(*node)).collect(),
+        ..PartitionState::default()
+    };
+    assert_eq!(nearest(NodeId(1), &nodes, &state(1, &[1, 2, 3])), Some(NodeId(2)));
+    assert_eq!(nearest(NodeId(1), &nodes, &state(1, &[1, 3])), Some(NodeId(3)));
+    assert_eq!(nearest(NodeId(1), &nodes, &state(1, &[1])), None);
+    assert_eq!(nearest(NodeId(1), &nodes, &state(2, &[1, 2, 3])), None);
+    assert_eq!(nearest(NodeId(2), &nodes, &state(2, &[2])), None);
+}
+
+#[test]
+fn rack_counts_only_where_the_broker_is_told_to_heed_it_and_stands_in_another() {
+    let mut config = NodeConfig::new(NodeId(1), "d");
+    config.rack = Some("a".into());
+    let from = |rack: &'static str| FetchRequest::default().with_rack_id(StrBytes::from_static_str(rack));
+    assert_eq!(rack_elsewhere(&from("b"), &config), None);
+    config.is_rack_aware = true;
+    assert_eq!(rack_elsewhere(&from("b"), &config), Some("b".to_owned()));
+    assert_eq!(rack_elsewhere(&from("a"), &config), None);
+    assert_eq!(rack_elsewhere(&from(""), &config), None);
+}
+
+#[test]
+fn partitions_read_elsewhere_are_named_at_once_and_the_others_are_read_here() {
+    let asked = request(vec![by_name("orders", &[2, 0, 1])]);
+    let mut plan = plan(&asked, &image(), 12);
+    redirect(&mut plan, &HashMap::new());
+    assert_eq!((plan.items.len(), plan.limits.max_wait_ms), (3, 500));
+    redirect(&mut plan, &[(GroupId(10), NodeId(2))].into());
+    assert_eq!(plan.items.iter().map(|item| item.group).collect::<Vec<_>>(), [GroupId(12), GroupId(11)]);
+    assert_eq!(plan.places, [(0, 0), (0, 2)]);
+    assert_eq!(plan.limits.max_wait_ms, 0);
+    let rows = &plan.response.topics[0].partitions;
+    assert_eq!(rows.iter().map(|row| row.preferred_read_replica).collect::<Vec<_>>(), [-1, 2, -1]);
+}

@@ -9,6 +9,11 @@ use super::{BrokerKey, Effect, Kind, Rule};
 
 const MAX: &str = "9223372036854775807";
 
+/// Consumers read from leaders.
+pub const LEADER_SELECTOR: &str = "org.apache.kafka.common.replica.LeaderSelector";
+/// Consumers read from replicas in their own rack.
+pub const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+
 const NO_COMPACTION: Effect = Effect::Stored("compaction is not built yet");
 const NO_RECOMPRESSION: Effect = Effect::Stored("the broker never recompresses");
 const NO_TIERS: Effect = Effect::Stored("tiered storage is not built");
@@ -218,6 +223,10 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Bytes a second that move between data directories of a broker.")),
     fixed("replica.lag.time.max.ms", Kind::Long, Some("30000"), Rule::AtLeast(1),
         "Time after which a replica that does not keep up with the leader's end is no longer in sync."),
+    fixed("replica.selector.class", Kind::String, None,
+        Rule::OneOf(&[LEADER_SELECTOR, RACK_AWARE_SELECTOR]),
+        "Whom consumers read from: with RackAwareReplicaSelector a consumer whose `client.rack` is another one than the leader's is \
+         sent to a replica in sync in its own rack (KIP-392); not set or LeaderSelector: always the leader."),
     fixed("shrink.grace.ms", Kind::Long, Some("300000"), Rule::AtLeast(0),
         "Kontiki's own. A broker that stopped in order is waited for so long before its partitions go on without it."),
     fixed("shrink.min.voters", Kind::Int, Some("1"), Rule::AtLeast(1),
