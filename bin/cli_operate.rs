@@ -130,7 +130,8 @@ and bring their data directories to one machine. This command reads them (locked
 
   NODE         whose directory, and STANDS how it counts: best (would go on), counts, unsound
                (damaged or in doubt), stray (of a generation that ended), removed, observer (a
-               broker's copy), never-joined; LAST entry and its TERM; WRITTEN when its journal was
+               broker's copy), never-joined; LAST entry and its TERM; VOTERS by the newest
+               configuration in it; SEALED by the plan that ended it; WRITTEN when its journal was
   ALONE        entries that only the best copy holds: they may never have been committed, and count
   LOSS         provably empty: the copies that count meet every majority of the newest configuration
                in the best one's log, and the heir of a pair is among them

@@ -7,7 +7,9 @@ use crate::cli::RecoveriesArgs;
 use crate::cli_operate::{ControllerCommand, ControllerRecoverArgs};
 use crate::output::{Failure, Item, Outcome, Ui, list, pairs, table};
 use crate::recover;
-use kontiki::broker::offline::{self, Done, Gathered, Seen, Standing, Trouble, Verdict, gather};
+use kontiki::broker::offline::{
+    self, Configuration, Done, Gathered, Seen, Standing, Trouble, Verdict, gather,
+};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -140,7 +142,19 @@ fn show(gathered: &Gathered, args: &ControllerRecoverArgs, ui: &Ui) -> Result<()
     Ok(())
 }
 
-const HEADERS: [&str; 8] = ["NODE", "STANDS", "GENERATION", "TERM", "LAST", "SEALED", "WRITTEN", "DIRECTORY"];
+const HEADERS: [&str; 11] = [
+    "NODE",
+    "STANDS",
+    "GENERATION",
+    "TERM",
+    "LAST",
+    "VOTERS",
+    "HEIR",
+    "SEALED",
+    "WRITTEN",
+    "REPLICA",
+    "DIRECTORY",
+];
 
 fn row(seen: &Seen, standing: Standing) -> Vec<String> {
     let report = &seen.held.report;
@@ -150,10 +164,26 @@ fn row(seen: &Seen, standing: Standing) -> Vec<String> {
         report.generation.to_string(),
         report.last.epoch.term.to_string(),
         report.last.index.to_string(),
+        voters(&report.configuration),
+        heir(&report.configuration).map(|heir| heir.to_string()).unwrap_or_default(),
         seen.held.hard.sealed.map(|plan| format!("{plan:x}")).unwrap_or_default(),
         time(seen.written_ms),
+        report.replica.to_string(),
         seen.dir.display().to_string(),
     ]
+}
+
+/// Nodes that vote; in the middle of a change of both halves.
+fn voters(configuration: &Configuration) -> String {
+    let half = |voters| list(&offline::nodes(voters));
+    match configuration.is_joint() {
+        true => format!("{}>{}", half(&configuration.old_voters), half(&configuration.voters)),
+        false => half(&configuration.voters),
+    }
+}
+
+fn heir(configuration: &Configuration) -> Option<i32> {
+    offline::heir_of(&configuration.voters).map(|heir| heir.node.0)
 }
 
 fn verdict(gathered: &Gathered) -> Vec<(&'static str, String)> {
@@ -162,15 +192,9 @@ fn verdict(gathered: &Gathered) -> Vec<(&'static str, String)> {
     if let Some(best) = gathered.best() {
         let (report, configuration) = (&best.held.report, &best.held.report.configuration);
         rows.push(("SURVIVOR", format!("node {}, up to entry {}", best.node, report.last.index)));
-        let half = |voters| list(&offline::nodes(voters));
-        let mut voters = half(&configuration.voters);
-        if configuration.is_joint() {
-            voters = format!("{} to {voters}, a change under way", half(&configuration.old_voters));
-        }
-        if let Some(heir) = offline::heir_of(&configuration.voters) {
-            voters += &format!(" (heir {})", heir.node);
-        }
-        rows.push(("VOTERS", format!("{voters}, by entry {}", report.configuration_id.index)));
+        let heir = heir(configuration).map(|heir| format!(", heir {heir}")).unwrap_or_default();
+        let by = report.configuration_id.index;
+        rows.push(("VOTERS", format!("{}{heir}, by entry {by}", voters(configuration))));
         rows.push(("MISSING", list(&offline::nodes(&judged.missing))));
         let is_only = gathered.copies.iter().filter(|seen| seen.held.report.sound).count() == 1;
         match judged.alone_from {
@@ -231,7 +255,9 @@ fn json(gathered: &Gathered) -> Value {
         let report = &seen.held.report;
         json!({ "node": seen.node, "directory": seen.dir, "replica": report.replica.to_string(), "stands": stands(*standing),
             "why": why(seen, *standing), "generation": report.generation, "last": report.last,
-            "highest_term": report.highest_term, "sound": report.sound, "written": time(seen.written_ms), "notes": seen.notes,
+            "highest_term": report.highest_term, "voters": offline::nodes(&report.configuration.voters),
+            "old_voters": offline::nodes(&report.configuration.old_voters), "heir": heir(&report.configuration),
+            "configuration": report.configuration_id, "sound": report.sound, "written": time(seen.written_ms), "notes": seen.notes,
             "sealed": seen.held.hard.sealed.map(|plan| format!("{plan:x}")) })
     });
     let configuration = gathered.best().map(|best| &best.held.report.configuration);
@@ -246,7 +272,7 @@ fn json(gathered: &Gathered) -> Value {
     json!({ "cluster": gathered.cluster(), "copies": copies.collect::<Vec<_>>(), "from": judged.from,
         "survivor": gathered.best().map(|best| best.node),
         "voters": configuration.map(|c| offline::nodes(&c.voters)), "old_voters": configuration.map(|c| offline::nodes(&c.old_voters)),
-        "heir": configuration.and_then(|c| offline::heir_of(&c.voters)).map(|heir| heir.node),
+        "heir": configuration.and_then(heir),
         "missing": offline::nodes(&judged.missing), "heirs_missing": offline::nodes(&judged.heirs),
         "alone_from": judged.alone_from, "verdict": verdict, "provably_empty": judged.verdict == Verdict::Empty,
         "is_quorum": judged.is_quorum, "loss": loss(gathered), "plan": gathered.plan() })

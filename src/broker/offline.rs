@@ -15,6 +15,7 @@ use crate::raftlog::core::GenerationEffect;
 use crate::raftlog::engine::{Disk, Engine, EngineConfig, GroupEvent, Net, Proposal};
 use crate::raftlog::generation::{Decision, SealReport};
 pub use crate::raftlog::heir::of as heir_of;
+pub use crate::raftlog::message::Configuration;
 use crate::raftlog::offline::{self, Held, Judgement};
 pub use crate::raftlog::offline::{Standing, Verdict, nodes, unsound};
 use crate::segment::fs::Fs;

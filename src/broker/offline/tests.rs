@@ -4,7 +4,6 @@
 use super::*;
 use crate::ctl::image::Image;
 use crate::raftlog::core::Role;
-use crate::raftlog::message::Configuration;
 use crate::segment::fs::sim::SimFs;
 use crate::segment::{
     Entry, EntryMeta, Epoch, GroupOptions, GroupSpec, HardState, Index, LogStart, Offset, ReplicaId,
