@@ -126,7 +126,11 @@ are gone for good, or the heir of the last two is, those that are left wait for 
 
 First try to start the controllers again, also on other machines with their old disks: if half of
 them and one can be started, nothing else is needed. If they cannot, stop what still runs of them
-and bring their data directories to one machine. This command reads them (locked, unchanged):
+and bring their data directories to one machine: MOVED, or the originals destroyed, and the very
+ones that were used last. A backup or an earlier copy proves nothing and must not be given; an
+original that is started later was never ended, and goes on beside the recovered group.
+
+This command reads them (locked, unchanged but for that):
 
   NODE         whose directory, and STANDS how it counts: best (would go on), counts, unsound
                (damaged or in doubt), stray (of a generation that ended), removed, observer (a
@@ -134,13 +138,15 @@ and bring their data directories to one machine. This command reads them (locked
                configuration in it; SEALED by the plan that ended it; WRITTEN when its journal was
   ALONE        entries that only the best copy holds: they may never have been committed, and count
   LOSS         provably empty: the copies that count meet every majority of the newest configuration
-               in the best one's log, and the heir of a pair is among them
+               in the best one's log; where they are just half of it, the heir of two is among them,
+               of more the lowest id
 
 Only what is provably empty is carried out, with --execute and the number of the plan, and refused
 if anything changed since. Every copy that counts is ended first, so that no second survivor can
 follow from it; then the best one opens the next generation as its only voter, and that is written
-down for ever (`kontiki controller recoveries`). Cut short, the same command goes on. Start the
-survivor's node, then the others, with their old disks or empty ones.
+down for ever (`kontiki controller recoveries`). Cut short, the same command goes on, unless a node
+ran in between. Start the survivor's node with that very directory, then the others: with the
+directories that were given, their own if they were not, or empty disks.
 
 Of a pair whose heir is missing nothing is lost either, unless the heir went on alone before it
 died. If you know that it did not (no partition was served without the node whose copy this is),

@@ -25,7 +25,7 @@ pub async fn run(command: ControllerCommand, ui: &Ui) -> Outcome {
 fn recover(args: &ControllerRecoverArgs, ui: &Ui) -> Outcome {
     if args.accept_loss {
         let why = "controllers go on only where their loss is provably empty; recovery that may lose what they decided is not built";
-        let hint = "bring more directories (--with): of any node that was a controller, however old";
+        let hint = "bring more directories (--with): those that their nodes used last, never a backup or an earlier copy";
         return Err(Failure::new("LOSS_NOT_ACCEPTED", why).with_hint(hint));
     }
     let dirs: Vec<PathBuf> = std::iter::once(&args.data_dir).chain(&args.with).cloned().collect();
@@ -37,7 +37,7 @@ fn recover(args: &ControllerRecoverArgs, ui: &Ui) -> Outcome {
     if gathered.judged.verdict == Verdict::Alone {
         // Done before, or never needed: the same command again is no failure.
         let node = gathered.best().map(|seen| seen.node).unwrap_or_default();
-        return finish(json!({ "done": true, "survivor": node, "changed": false }), &gathered.why_not(), ui);
+        return finish(json!({ "survivor": node, "changed": false }), &gathered.why_not(), ui);
     }
     let now = jiff::Timestamp::now().as_millisecond();
     if !ui.is_json() {
@@ -46,18 +46,25 @@ fn recover(args: &ControllerRecoverArgs, ui: &Ui) -> Outcome {
     let why_not = hint(&gathered);
     let approved = args.plan.as_deref().unwrap_or_default();
     let done = gathered.execute(approved, args.heir_gone, &args.reason, now);
-    let Done { survivor, dir, from, generation, base } = done.map_err(|trouble| match trouble {
+    let done = done.map_err(|trouble| match trouble {
         Trouble::Refused(_) => failure(&trouble).with_hint(why_not),
         trouble => failure(&trouble),
     })?;
+    let Done { survivor, dir, from, generation, base, ended } = done;
+    let sealed: String = ended
+        .iter()
+        .map(|(node, dir)| format!("\n    node {node} with {}, or an empty disk", dir.display()))
+        .collect();
     let said = format!(
         "done: generation {from} of the controllers ended at entry {}, generation {generation} begins with node {survivor} as its only voter\n  \
-         next: start node {survivor} with {}, then the other controllers, with what disks they have or empty ones; they are taken in again",
+         next: start node {survivor} with this very directory, {}, then the others:{sealed}\n    every other controller with an empty disk, or with \
+         its own if it was not given here\n  never again: any other copy of these directories; it was not ended, and would go on beside them",
         base.index,
         dir.display()
     );
     let item = json!({ "done": true, "changed": true, "survivor": survivor, "directory": dir, "from": from.0,
-        "generation": generation.0, "base": base });
+        "generation": generation.0, "base": base,
+        "ended": ended.iter().map(|(node, dir)| json!({ "node": node, "directory": dir })).collect::<Vec<_>>() });
     finish(item, &said, ui)
 }
 
@@ -91,6 +98,7 @@ fn stands(standing: Standing) -> &'static str {
     match standing {
         Standing::Best => "best",
         Standing::Counts => "counts",
+        Standing::Sealed => "sealed",
         Standing::Unsound => "unsound",
         Standing::Ended => "stray",
         Standing::NeverJoined => "never-joined",
@@ -101,6 +109,7 @@ fn stands(standing: Standing) -> &'static str {
 
 fn why(seen: &Seen, standing: Standing) -> String {
     match standing {
+        Standing::Sealed => "another plan ended it; it proves nothing. If that plan was never finished, its disk is to be emptied".into(),
         Standing::Unsound => offline::unsound(&seen.held).unwrap_or_default(),
         Standing::Ended => "its generation ended: another copy is of a later one".into(),
         Standing::NeverJoined => "it has heard of its generation and holds nothing of it".into(),
@@ -215,10 +224,7 @@ fn verdict(gathered: &Gathered) -> Vec<(&'static str, String)> {
     }
     rows.push(("LOSS", loss(gathered)));
     if judged.is_quorum && !matches!(judged.verdict, Verdict::Alone) {
-        rows.push((
-            "NOTE",
-            "these copies are a quorum: if their nodes can be started, that is enough".into(),
-        ));
+        rows.push(("NOTE", "starting the nodes of these copies is enough, if they can be started".into()));
     }
     rows
 }

@@ -110,6 +110,8 @@ pub struct Done {
     pub generation: Generation,
     /// Where the old one ended.
     pub base: LogId,
+    /// The other copies that were ended, by node: they are the only ones of their nodes that may be started, or empty disks.
+    pub ended: Vec<(NodeId, PathBuf)>,
 }
 
 /// Reads the controllers' log in these directories, and judges the copies. Nothing is changed; the directories stay locked.
@@ -200,6 +202,8 @@ impl Gathered {
                 opened.push((at, Stopped::open(&fs, dir, node)?));
             }
         }
+        // Nothing is sealed unless all is what was looked at: a seal cannot be taken back.
+        opened.iter().try_for_each(|(at, stopped)| stopped.check(&held[*at]))?;
         // The survivor last: as long as it is not sealed nothing can have been opened.
         opened.sort_by_key(|(at, _)| *at == best);
         let mut sealed = Vec::new();
@@ -208,18 +212,23 @@ impl Gathered {
                 sealed.push(SealReport { plan: judged.plan, ..held[*at].report.clone() });
                 continue;
             }
-            sealed.push(stopped.seal(&held[*at], &judged)?);
+            sealed.push(stopped.seal(&judged)?);
         }
         let (_, survivor) = opened.last_mut().expect("the survivor is one that counts");
         let decision = offline::decide(&held, &judged, &sealed, heir_gone);
         let decision = decision.ok_or_else(|| survivor.failed("what was sealed is not what was judged"))?;
         survivor.take_over(&decision, audit)?;
+        let dir = survivor.dir.clone();
         let done = Done {
             survivor: held[best].report.replica.node,
-            dir: survivor.dir.clone(),
+            dir,
             from: judged.from,
             generation: decision.generation,
             base: decision.opening.base,
+            ended: opened[..opened.len() - 1]
+                .iter()
+                .map(|(at, other)| (held[*at].report.replica.node, other.dir.clone()))
+                .collect(),
         };
         opened.into_iter().try_for_each(|(_, stopped)| stopped.close())?;
         Ok(done)
@@ -241,11 +250,11 @@ impl Gathered {
                 format!("nothing is to be done: node {node} is the only voter of its generation; start it")
             }
             Verdict::Ended { plan } => format!(
-                "these copies were ended by plan {plan:016x}, whose survivor may have gone on: give exactly the directories of that \
-                 plan, its survivor's among them"
+                "copies here were ended by plan {plan:016x}, whose survivor may have gone on, and the others alone prove nothing: give exactly \
+                 the directories of that plan, or more of nodes that it did not end"
             ),
             Verdict::Open => format!(
-                "the loss is not provably empty: nodes {} may have committed what none of these copies holds",
+                "the loss is not provably empty: nodes {} may have committed what none of these copies holds, or go on too",
                 nodes(&judged.missing)
             ),
             Verdict::UnlessHeir => format!(
@@ -340,18 +349,27 @@ impl Stopped {
         Err(self.failed("it does not come to rest"))
     }
 
-    /// Ends the generation here. Answers once that is durable, and if the copy is what was looked at.
-    fn seal(&mut self, seen: &Held, judged: &Judgement) -> Result<SealReport, Trouble> {
+    /// Whether the copy is what was looked at, now that a start has read it.
+    fn check(&self, seen: &Held) -> Result<(), Trouble> {
+        let core = self.engine.core(CONTROLLERS);
+        let same = core.is_some_and(|core| {
+            core.report(0) == seen.report && core.hard_state().sealed == seen.hard.sealed
+        });
+        if same { Ok(()) } else { Err(self.failed("it is not what it was a moment ago; nothing was sealed")) }
+    }
+
+    /// Ends the generation here, by this plan. Answers once that is durable.
+    fn seal(&mut self, judged: &Judgement) -> Result<SealReport, Trouble> {
         self.engine.seal(0, CONTROLLERS, judged.from, judged.plan);
         let sealed = self.settle()?.into_iter().find_map(|event| match event {
             GroupEvent::Generation { what: GenerationEffect::Sealed(report), .. } => Some(report),
             _ => None,
         });
-        let report = sealed.ok_or_else(|| self.failed("its generation could not be ended"))?;
-        let looked_at = SealReport { plan: report.plan, ..seen.report.clone() };
-        match report == looked_at {
-            true => Ok(report),
-            false => Err(self.failed("it is not what it was a moment ago; look again")),
+        // A report names the plan that was asked for; what counts is by which one it is sealed.
+        let plan = self.engine.core(CONTROLLERS).and_then(|core| core.hard_state().sealed);
+        match sealed.filter(|_| plan == Some(judged.plan)) {
+            Some(report) => Ok(report),
+            None => Err(self.failed("its generation could not be ended by this plan")),
         }
     }
 

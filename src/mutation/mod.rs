@@ -294,6 +294,8 @@ mutations! {
     RecoverControllersUnproven: "F1, F2, decisions/0018", Test("raftlog::offline::tests::copies_are_judged_by_the_table_of_decision_0018"), 1, ["one of three proves nothing"];
     /// controllers go on offline without asking for an heir that may have gone on alone
     ForgetMissingHeir: "F1, decisions/0018", Test("raftlog::offline::tests::copies_are_judged_by_the_table_of_decision_0018"), 1, ["the heir may have gone on"];
+    /// controllers go on offline from either half of an even group
+    HalvesProveEach: "F2, decisions/0018", Test("raftlog::offline::tests::copies_are_judged_by_the_table_of_decision_0018"), 1, ["two halves of four"];
     /// controllers go on offline though copies were ended by another plan, whose survivor may have gone on
     RecoverPastASeal: "F2, decisions/0018", Test("raftlog::offline::tests::copy_ended_by_another_plan_proves_nothing"), 1, ["another survivor may go on"];
     /// a generation opened on the operator's word for a missing heir has the number that the heir gives to its own

@@ -44,14 +44,6 @@ pub fn is_own(plan: u64) -> bool {
     matches!(plan, OWN_PLAN | SOLE_PLAN)
 }
 
-/// Who could go on without the others by the rule of this module, of a group whose newest configuration is this one: whatever they last
-/// saw, it is the heir of one of its halves (proof above: its own newest configuration is this one, the one before it or one that it began itself).
-pub fn may_go_on(configuration: &Configuration) -> Vec<ReplicaId> {
-    let half = |voters: &[ReplicaId]| voters.first().copied().filter(|_| voters.len() <= 2);
-    let heirs = [half(&configuration.voters), half(&configuration.old_voters)];
-    heirs.into_iter().flatten().collect()
-}
-
 /// The heir of two voters.
 pub fn of(voters: &[ReplicaId]) -> Option<ReplicaId> {
     match *voters {

@@ -5,8 +5,8 @@
 //! for partitions is applied to them. Pure. Not here: reading and writing directories (`broker::offline`), the rule itself
 //! (`generation`), who goes on alone without an operator (`heir`). Invariants:
 //! - a copy counts only if it is sound, of the newest generation at hand, and a member by its own log;
-//! - the loss is provably empty exactly if the copies that count meet every majority of the newest configuration in the best one's log,
-//!   and so does every heir that could have gone on without them: none of those is missing;
+//! - the loss is provably empty exactly if the copies that count meet every majority of the newest configuration in the best one's log, and,
+//!   where they are just half of a half, have its tie-breaker among them ([`tie_breaker`]): any two sets of copies that prove it share one;
 //! - a copy that was ended by another plan proves nothing: the survivor of that plan may have gone on;
 //! - a generation opened on an operator's word for a missing heir has a number that the heir does not give to its own.
 
@@ -19,7 +19,7 @@ use crate::segment::{
     Doubt, Epoch, Generation, HardState, Index, LogId, NodeId, RecoveredGroup, ReplicaId, Term,
 };
 
-/// What the plan's number adds at most to that of a generation which an absent heir may open too.
+/// How far a generation that is opened without an absent heir is at least from those that the heir may open one after another.
 const APART: u64 = 1_000;
 
 /// Timing of a core that nobody lets run: the defaults.
@@ -106,6 +106,22 @@ impl Held {
     }
 }
 
+impl Judgement {
+    fn nothing(from: Generation, standings: Vec<Standing>) -> Self {
+        Self {
+            from,
+            standings,
+            verdict: Verdict::Nothing,
+            best: None,
+            plan: 0,
+            alone_from: None,
+            missing: Vec::new(),
+            heirs: Vec::new(),
+            is_quorum: false,
+        }
+    }
+}
+
 /// How one copy stands to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -113,6 +129,8 @@ pub enum Standing {
     Best,
     /// It counts.
     Counts,
+    /// Another plan ended it, whatever became of that.
+    Sealed,
     /// Not sure of what it holds: damaged, or in doubt.
     Unsound,
     /// Its generation ended, as another copy shows.
@@ -164,67 +182,93 @@ pub struct Judgement {
     pub missing: Vec<ReplicaId>,
     /// Of those: who could have gone on alone.
     pub heirs: Vec<ReplicaId>,
-    /// Those that count elect a leader when their nodes are started.
+    /// Those that count elect a leader when their nodes are started, or the heir among them goes on alone.
     pub is_quorum: bool,
+}
+
+/// Whoever has to be among exactly half of these voters. An heir goes on without asking anybody. Of more than two nobody does; but without
+/// one that is in both, two halves would prove the same to two operators, and nobody is above them.
+pub fn tie_breaker(half: &[ReplicaId]) -> Option<ReplicaId> {
+    heir::of(half).or(half.iter().min().copied())
 }
 
 /// Judges copies of one cluster's controller log, of different replicas.
 pub fn judge(copies: &[Held]) -> Judgement {
+    let judged = judge_but(copies, &[]);
+    let Verdict::Ended { .. } = judged.verdict else { return judged };
+    // Those that were ended by another plan prove nothing. What the others prove alone no other plan can have proven: it would share one of them.
+    let ended: Vec<usize> = (0..copies.len()).filter(|at| copies[*at].ended_by().is_some()).collect();
+    let rest = judge_but(copies, &ended);
+    if rest.verdict == Verdict::Empty { rest } else { judged }
+}
+
+fn judge_but(copies: &[Held], ended: &[usize]) -> Judgement {
     let from = copies.iter().map(|held| held.report.generation).max().unwrap_or_default();
-    let mut standings: Vec<Standing> = copies.iter().map(|held| stand(held, from)).collect();
-    let counting = |standings: &[Standing]| {
-        let counts = |at: &usize| matches!(standings[*at], Standing::Counts | Standing::Best);
-        (0..copies.len()).filter(counts).collect::<Vec<_>>()
-    };
-    let at_hand = counting(&standings);
+    let stand = |(at, held)| if ended.contains(&at) { Standing::Sealed } else { stand(held, from) };
+    let mut standings: Vec<Standing> = copies.iter().enumerate().map(stand).collect();
+    let at_hand: Vec<usize> = (0..copies.len()).filter(|at| standings[*at] == Standing::Counts).collect();
     let reports: Vec<SealReport> = at_hand.iter().map(|at| copies[*at].report.clone()).collect();
+    let position =
+        |replica: ReplicaId| at_hand.iter().find(|at| copies[**at].report.replica == replica).copied();
     let decided = generation::decide(from, &reports, Term(0)).ok();
-    let is_survivor =
-        |at: &&usize| decided.as_ref().is_some_and(|d| d.opening.survivor == copies[**at].report.replica);
-    let best = at_hand.iter().find(is_survivor).copied();
-    let Some((at, decided)) = best.zip(decided) else {
-        let (plan, verdict) = (0, Verdict::Nothing);
-        let nobody = (Vec::new(), Vec::new());
-        return Judgement {
-            from,
-            standings,
-            verdict,
-            best: None,
-            plan,
-            alone_from: None,
-            missing: nobody.0,
-            heirs: nobody.1,
-            is_quorum: false,
-        };
-    };
+    let best = decided.as_ref().and_then(|decided| position(decided.opening.survivor));
+    let Some((mut at, decided)) = best.zip(decided) else { return Judgement::nothing(from, standings) };
+    let configuration = copies[at].report.configuration.clone();
+    let counts = |replica: ReplicaId| position(replica).is_some();
+    let only =
+        Some(&configuration.voters[..]).filter(|voters| voters.len() == 1 && !configuration.is_joint());
+    let only = only.and_then(|voters| position(voters[0]));
+    // The only voter goes on by itself, whoever else holds what it has not stored yet.
+    at = only.unwrap_or(at);
     standings[at] = Standing::Best;
-    let configuration = &copies[at].report.configuration;
-    let counts = |replica: ReplicaId| reports.iter().any(|report| report.replica == replica);
-    let voters = configuration.members().filter(|r| configuration.is_voter(*r));
-    let missing: Vec<ReplicaId> = voters.filter(|r| !counts(*r)).collect();
-    let mut heirs: Vec<ReplicaId> =
-        heir::may_go_on(configuration).into_iter().filter(|r| !counts(*r)).collect();
-    if on(Mutation::ForgetMissingHeir) {
-        heirs.clear();
-    }
+    let missing: Vec<ReplicaId> = voters(&configuration).into_iter().filter(|r| !counts(*r)).collect();
     let plan = plan_of(copies, &at_hand, at);
-    let ended = at_hand.iter().filter_map(|at| copies[*at].ended_by()).find(|known| *known != plan);
-    let lossless = decided.opening.lossless || on(Mutation::RecoverControllersUnproven);
-    let verdict = match ended.filter(|_| !on(Mutation::RecoverPastASeal)) {
-        _ if !configuration.is_joint() && configuration.voters[..] == [copies[at].report.replica] => {
-            Verdict::Alone
-        }
+    let foreign = at_hand.iter().filter_map(|at| copies[*at].ended_by()).find(|known| *known != plan);
+    let (undecided, is_open) = undecided(&configuration, &counts);
+    // A log begins behind what is committed: then something is missing here that was.
+    let last = copies[at].report.last;
+    let is_behind = copies.iter().any(|held| held.report.generation == from && held.start.index > last.index);
+    let is_open = is_open || is_behind || !decided.opening.lossless;
+    let verdict = match foreign.filter(|_| !on(Mutation::RecoverPastASeal)) {
         Some(plan) => Verdict::Ended { plan },
-        None if !lossless => Verdict::Open,
-        None if heirs.is_empty() => Verdict::Empty,
+        None if only.is_some() => Verdict::Alone,
+        None if is_open && !on(Mutation::RecoverControllersUnproven) => Verdict::Open,
+        None if undecided.is_empty() => Verdict::Empty,
         None => Verdict::UnlessHeir,
     };
     let sound = |held: &&Held| held.report.sound && held.report.replica != copies[at].report.replica;
     let shared = copies.iter().filter(sound).map(|held| copies[at].common(held)).max().unwrap_or(Index(0));
-    let alone_from =
-        (shared < copies[at].report.last.index).then(|| shared.next().max(copies[at].start.index.next()));
-    let is_quorum = configuration.is_quorum(counts);
-    Judgement { from, standings, verdict, best, plan, alone_from, missing, heirs, is_quorum }
+    let alone_from = (shared < last.index).then(|| shared.next().max(copies[at].start.index.next()));
+    let is_quorum = configuration.is_quorum(counts) || heir::of(&configuration.voters).is_some_and(counts);
+    Judgement {
+        from,
+        standings,
+        verdict,
+        best: Some(at),
+        plan,
+        alone_from,
+        missing,
+        heirs: undecided,
+        is_quorum,
+    }
+}
+
+/// Missing heirs of halves of two, of which just one voter is here; and whether half of a larger one is here without its tie-breaker.
+fn undecided(configuration: &Configuration, counts: &dyn Fn(ReplicaId) -> bool) -> (Vec<ReplicaId>, bool) {
+    let (mut heirs, mut is_open) = (Vec::new(), false);
+    for half in [&configuration.voters, &configuration.old_voters] {
+        let absent = half.iter().filter(|replica| !counts(**replica)).count();
+        let Some(needed) = tie_breaker(half).filter(|needed| 2 * absent == half.len() && !counts(*needed))
+        else {
+            continue;
+        };
+        match half.len() {
+            2 if on(Mutation::ForgetMissingHeir) => {}
+            2 => heirs.push(needed),
+            _ => is_open = !on(Mutation::HalvesProveEach) || is_open,
+        }
+    }
+    (heirs, is_open)
 }
 
 fn stand(held: &Held, from: Generation) -> Standing {
@@ -292,7 +336,7 @@ pub fn next(judged: &Judgement) -> Generation {
     match judged.verdict {
         // The heir's own would be the next one: should it have gone on, or come back to do so, the two are told apart.
         Verdict::UnlessHeir if !on(Mutation::ShareTheHeirsGeneration) => {
-            Generation(judged.from.0 + 2 + judged.plan % APART)
+            Generation(judged.from.0 + APART + judged.plan % APART)
         }
         _ => judged.from.next(),
     }
@@ -385,8 +429,13 @@ pub(crate) mod tests {
         assert_eq!(verdict(&[three(1)]), Verdict::Open, "one of three proves nothing");
         assert_eq!(verdict(&[three(1), three(3)]), Verdict::Empty, "two of three");
         let four = |node: i32| held(node, at, of(&[1, 2, 3, 4]));
-        assert_eq!(verdict(&[four(2), four(4)]), Verdict::Empty, "two of four, which elect nobody");
-        assert!(!judge(&[four(2), four(4)]).is_quorum && judge(&[three(1), three(3)]).is_quorum);
+        assert_eq!(verdict(&[four(1), four(4)]), Verdict::Empty, "two of four, which elect nobody");
+        assert_eq!(
+            verdict(&[four(2), four(3)]),
+            Verdict::Open,
+            "two halves of four: the other one may be recovered too"
+        );
+        assert!(!judge(&[four(1), four(4)]).is_quorum && judge(&[three(1), three(3)]).is_quorum);
         let pair = |node: i32| held(node, at, of(&[2, 1]));
         assert_eq!(verdict(&[pair(1)]), Verdict::UnlessHeir, "the heir may have gone on");
         assert_eq!(judge(&[pair(1)]).heirs, replicas(&[2]));
@@ -494,7 +543,11 @@ pub(crate) mod tests {
         let ours =
             decide(&copies, &judged, &reports(&copies, &judged), true).expect("on the operator's word");
         assert!(ours.generation > of_heir.generation, "the two must be told apart: {ours:?} {of_heir:?}");
-        assert!(ours.generation <= Generation(2 + APART) && ours.opening.lossless);
+        assert!(
+            ours.generation >= Generation(APART)
+                && ours.generation < Generation(2 * APART)
+                && ours.opening.lossless
+        );
         assert_eq!((ours.opening.survivor, ours.learners), (replica(1), replicas(&[2])));
         // With the heir here there is nothing to tell apart.
         let copies = [pair(1), pair(2)];
@@ -634,10 +687,16 @@ pub(crate) mod tests {
             let absent = |half: &[ReplicaId]| half.iter().filter(|r| !nodes.contains(&r.node.0)).count();
             let halves: Vec<&[ReplicaId]> = [&configuration.voters[..], &configuration.old_voters[..]]
                 .into_iter().filter(|half| !half.is_empty()).collect();
-            let meets = halves.iter().all(|half| 2 * absent(half) <= half.len());
-            let heir_absent = halves.iter().any(|half| half.len() <= 2 && !nodes.contains(&half[0].node.0));
+            let meets = halves.iter().all(|half| {
+                let first = if half.len() == 2 { half[0] } else { *half.iter().min().unwrap() };
+                let is_tied = 2 * absent(half) == half.len() && half.len() > 2 && !nodes.contains(&first.node.0);
+                2 * absent(half) <= half.len() && !is_tied
+            });
+            let heir_absent = halves.iter().any(|half| {
+                half.len() == 2 && 2 * absent(half) == 2 && !nodes.contains(&half[0].node.0)
+            });
             let members = configuration.members().any(|r| nodes.contains(&r.node.0));
-            let alone = old.is_empty() && new.len() == 1;
+            let alone = old.is_empty() && new.len() == 1 && nodes.contains(&new[0]);
             match judged.verdict {
                 Verdict::Nothing => prop_assert!(!members),
                 Verdict::Alone => prop_assert!(alone),
@@ -646,10 +705,23 @@ pub(crate) mod tests {
                 Verdict::Open => prop_assert!(!meets),
                 Verdict::Ended { .. } => prop_assert!(false, "nothing was sealed"),
             }
-            if let Some(best) = judged.best {
+            if let Some(best) = judged.best.filter(|_| !alone) {
                 let of_members = copies.iter().filter(|held| configuration.is_member(held.report.replica));
                 prop_assert_eq!(Some(copies[best].report.last), of_members.map(|held| held.report.last).max());
             }
+        }
+
+        /// Seals of one plan stop every other: there is no second one that does without all of them.
+        #[test]
+        fn two_sets_of_copies_that_share_none_never_both_prove_it(
+            new in some_voters(), old in prop_oneof![Just(Vec::new()), some_voters()], mine in 0..64u32,
+        ) {
+            let all = joint(&old, &new);
+            let proves = |is_here: &dyn Fn(i32) -> bool| {
+                let copies: Vec<Held> = (1..6).filter(|n| is_here(*n)).map(|n| held(n, (2, 9), all.clone())).collect();
+                matches!(judge(&copies).verdict, Verdict::Empty | Verdict::Alone)
+            };
+            prop_assert!(!(proves(&|n| mine & (1 << n) != 0) && proves(&|n| mine & (1 << n) == 0)));
         }
     }
 }

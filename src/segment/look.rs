@@ -9,11 +9,13 @@ use super::fs::posix::PosixFs;
 use super::fs::{Fs, OpenMode};
 use super::image::{FileImage, GroupImage};
 use super::manifest::{self, Manifest};
-use super::recovery::{self, start_of};
+use super::record::Record;
+use super::recovery::{self, Judged, start_of};
 use super::replay::Replay;
 use super::segment_file::{self, SEGMENT_HEADER};
 use super::types::*;
 use super::{Error, RecoveredGroup, Result, ends, error, identity};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,6 +67,7 @@ pub fn look_on(fs: &dyn Fs, dir: &Path, group: GroupId) -> Result<Looked> {
         replay.bad_batch(durable + 1, None);
     }
     replay.finish();
+    verify_journaled(dir, &judged, group, &mut replay);
     verify(fs, dir, &manifest, group, &mut replay)?;
     recovery::clamp_damage(&mut replay);
     let image = &replay.image;
@@ -76,6 +79,33 @@ pub fn look_on(fs: &dyn Fs, dir: &Path, group: GroupId) -> Result<Looked> {
         notes: replay.notes,
         _lock: lock,
     })
+}
+
+/// Reads what the journal only refers to, and the log still holds: behind the manifest's mark nothing else vouches for it.
+fn verify_journaled(dir: &Path, judged: &BTreeMap<u64, Judged>, group: GroupId, replay: &mut Replay<'_>) {
+    let records = judged.values().flat_map(|batch| match batch {
+        Judged::Good(records) => &records[..],
+        Judged::Bad(_) => &[],
+    });
+    for record in records {
+        let Record::Reference { group: of, extent, count, header_crc, .. } = record else { continue };
+        let Some(image) = replay.image.groups.get(&group).filter(|_| *of == group) else { continue };
+        let end = extent.byte.saturating_add(extent.len);
+        if !image.files.iter().any(|file| file.number == extent.file && end <= file.end) {
+            continue;
+        }
+        let (first, path) =
+            (extent.first.max(image.first()), segment_file::path(dir, &image.dir, extent.file));
+        let is_bad = replay.read_extent(&path, group, extent, *count, *header_crc).is_none();
+        if is_bad && first <= extent.last.index {
+            replay.damage(
+                group,
+                first,
+                extent.last.index,
+                format!("{}: not what was written", path.display()),
+            );
+        }
+    }
 }
 
 /// Reads every file of the group as far as the manifest vouches for it.

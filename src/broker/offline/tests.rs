@@ -40,6 +40,11 @@ fn commit(store: &mut segment::Store, writer: &mut Writer) {
 
 /// A controller among these voters, whose log holds the cluster's birth and a setting more per entry up to `last`.
 fn controller(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], last: u64) {
+    controller_with(fs, node, voters, last, "v");
+}
+
+/// With settings of this value; all but the last entry go to the disk together.
+fn controller_with(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], last: u64, value: &str) {
     let segment::Opened { mut store, mut writer, .. } = segment::open_on(fs.clone(), options(node)).unwrap();
     let voters = voters.iter().copied().map(replica).collect();
     let configuration = Configuration { voters, ..Configuration::default() };
@@ -56,7 +61,7 @@ fn controller(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], last: u64) {
     let entries = (1..=last).map(|index| {
         let record = match index {
             1 => Record::Cluster { id: "c".into() },
-            _ => Record::ClusterConfig { changes: [(format!("k{index}"), Some("v".into()))].into() },
+            _ => Record::ClusterConfig { changes: [(format!("k{index}"), Some(value.into()))].into() },
         };
         let payload = Bytes::from(Batch::new(vec![record]).encode());
         let prev = if index == 1 { Epoch::default() } else { epoch };
@@ -70,8 +75,12 @@ fn controller(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], last: u64) {
         };
         Entry { meta, payload }
     });
-    store.append(CONTROLLERS, entries.collect()).unwrap();
-    commit(&mut store, &mut writer);
+    let mut entries: Vec<Entry> = entries.collect();
+    let end = entries.split_off(entries.len() - 1);
+    for entries in [entries, end] {
+        store.append(CONTROLLERS, entries).unwrap();
+        commit(&mut store, &mut writer);
+    }
 }
 
 fn three(ends: [u64; 3]) -> Arc<dyn Fs> {
@@ -136,8 +145,14 @@ fn two_of_three_directories_recover_and_the_one_that_holds_more_goes_on() {
 
 #[test]
 fn look_changes_nothing_and_what_is_done_once_is_not_done_again() {
-    let fs = three([5, 9, 7]);
+    let disk = SimFs::new(7);
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    (1..=3).zip([5, 9, 7]).for_each(|(node, last)| controller(&fs, node, &[1, 2, 3], last));
+    let held = |path: &PathBuf| disk.read(path);
+    let all = || disk.files().into_iter().map(|(path, _)| (held(&path), path)).collect::<Vec<_>>();
+    let before = all();
     let gathered = gather_on(&fs, &dirs(&[1, 2, 3])).unwrap();
+    assert!(all() == before, "a look wrote to the disk");
     let plan = gathered.plan().unwrap();
     // A node cannot start meanwhile.
     assert!(matches!(segment::open_on(fs.clone(), options(1)), Err(segment::Error::Refused(_))));
@@ -199,6 +214,61 @@ fn damaged_copy_does_not_count() {
     assert!(offline::unsound(&gathered.copies[1].held).unwrap().contains("damaged"), "it says why");
     drop(gathered);
     assert_eq!(gather_on(&shared, &dirs(&[1, 2, 3])).unwrap().judged.verdict, Verdict::Empty);
+}
+
+/// Three controllers whose entries are large enough for the journal to only refer to them; the segment of one has a bit flipped.
+fn flipped(disk: &SimFs, node: i32) {
+    let is_segment =
+        |path: &Path| path.starts_with(dir(node)) && path.to_string_lossy().ends_with(".segment");
+    let (path, _) = disk.files().into_iter().find(|(path, _)| is_segment(path)).unwrap();
+    disk.flip(&path, 10_000, 1);
+}
+
+#[test]
+fn entry_that_the_journal_only_refers_to_is_read_before_its_copy_counts() {
+    let disk = SimFs::new(7);
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    (1..=3).for_each(|node| controller_with(&fs, node, &[1, 2, 3], 9, &"v".repeat(9_000)));
+    assert_eq!(gather_on(&fs, &dirs(&[1, 2])).unwrap().judged.verdict, Verdict::Empty);
+    flipped(&disk, 2);
+    let gathered = gather_on(&fs, &dirs(&[1, 2])).unwrap();
+    assert_eq!(gathered.judged.standings, [Standing::Best, Standing::Unsound]);
+    assert_eq!(gathered.judged.verdict, Verdict::Open);
+}
+
+#[test]
+fn nothing_is_sealed_where_a_copy_turns_out_to_be_another() {
+    let disk = SimFs::new(7);
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    (1..=3).for_each(|node| controller_with(&fs, node, &[1, 2, 3], 9, &"v".repeat(9_000)));
+    let gathered = gather_on(&fs, &dirs(&[1, 2])).unwrap();
+    let plan = gathered.plan().unwrap();
+    flipped(&disk, 2);
+    let ended = gathered.execute(&plan, false, REASON, 12);
+    assert!(matches!(ended, Err(Trouble::Failed { .. })), "{ended:?}");
+    assert_eq!(start(&fs, 1).0, Role::PreCandidate, "it was sealed all the same");
+    recover(&fs, &[1, 3]).unwrap();
+}
+
+#[test]
+fn seal_of_another_plan_is_not_taken_for_ones_own() {
+    let fs = three([5, 9, 7]);
+    let judged = gather_on(&fs, &dirs(&[1, 2])).unwrap().judged.clone();
+    let mut stopped = Stopped::open(&fs, dir(1), NodeId(1)).unwrap();
+    assert!(stopped.seal(&Judgement { plan: judged.plan ^ 1, ..judged.clone() }).is_ok());
+    assert!(matches!(stopped.seal(&judged), Err(Trouble::Failed { .. })));
+}
+
+#[test]
+fn halves_of_four_are_not_recovered_both() {
+    let fs: Arc<dyn Fs> = Arc::new(SimFs::new(7));
+    (1..=4).for_each(|node| controller(&fs, node, &[1, 2, 3, 4], 9));
+    let text = recover(&fs, &[3, 4]).unwrap_err().to_string();
+    assert!(text.contains("not provably empty"), "{text}");
+    recover(&fs, &[1, 2]).unwrap();
+    assert!(recover(&fs, &[3, 4]).is_err());
+    // Of all of them two are out; what is left is no better than it was.
+    assert!(recover(&fs, &[2, 3, 4]).is_err());
 }
 
 #[test]
