@@ -4,8 +4,8 @@
 //! chosen by the long `--output` everywhere.
 
 use crate::cli_operate::{
-    BrokerCommand, MOVE_HELP, MoveArgs, OP_HELP, OpCommand, REASSIGN_HELP, REBALANCE_HELP, ReassignArgs,
-    RebalanceArgs,
+    BrokerCommand, ControllerCommand, MOVE_HELP, MoveArgs, OP_HELP, OpCommand, REASSIGN_HELP, REBALANCE_HELP,
+    ReassignArgs, RebalanceArgs,
 };
 use crate::config::NodeFlags;
 use crate::text;
@@ -103,6 +103,9 @@ pub enum Command {
     /// Which brokers take part
     #[command(subcommand)]
     Broker(BrokerCommand),
+    /// The controllers' own group, when it lost its majority for good
+    #[command(subcommand)]
+    Controller(ControllerCommand),
     /// What is under way: moves, drains, decommissions
     #[command(subcommand, after_help = OP_HELP)]
     Op(OpCommand),

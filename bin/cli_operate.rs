@@ -1,5 +1,6 @@
 //! Commands and flags of operating a cluster: where replicas are, which brokers take part. As `cli`, no behaviour.
 
+use crate::cli::RecoveriesArgs;
 use crate::text;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -105,6 +106,83 @@ pub struct RebalanceArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub wait: Wait,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ControllerCommand {
+    /// Go on from the directories of stopped controllers, when their majority is lost for good
+    #[command(after_help = CONTROLLER_RECOVER_HELP)]
+    Recover(ControllerRecoverArgs),
+    /// Every such recovery of this cluster
+    #[command(after_help = "Example:
+  kontiki controller recoveries --output json")]
+    Recoveries(RecoveriesArgs),
+}
+
+const CONTROLLER_RECOVER_HELP: &str =
+    "The controllers decide where partitions are; above them is nobody. When more than half of them
+are gone for good, or the heir of the last two is, those that are left wait for ever, and say so
+(/health, `waits for`). Partitions go on as they are meanwhile, but nothing is repaired or moved.
+
+First try to start the controllers again, also on other machines with their old disks: if half of
+them and one can be started, nothing else is needed. If they cannot, stop what still runs of them
+and bring their data directories to one machine: MOVED, or the originals destroyed, and the very
+ones that were used last. A backup or an earlier copy proves nothing and must not be given; an
+original that is started later was never ended, and goes on beside the recovered group.
+
+This command reads them (locked, unchanged but for that):
+
+  NODE         whose directory, and STANDS how it counts: best (would go on), counts, unsound
+               (damaged or in doubt), stray (of a generation that ended), removed, observer (a
+               broker's copy), never-joined; LAST entry and its TERM; VOTERS by the newest
+               configuration in it; SEALED by the plan that ended it; WRITTEN when its journal was
+  ALONE        entries that only the best copy holds: they may never have been committed, and count
+  LOSS         provably empty: the copies that count meet every majority of the newest configuration
+               in the best one's log; where they are just half of it, the heir of two is among them,
+               of more the lowest id
+
+Only what is provably empty is carried out, with --execute and the number of the plan, and refused
+if anything changed since. Every copy that counts is ended first, so that no second survivor can
+follow from it; then the best one opens the next generation as its only voter, and that is written
+down for ever (`kontiki controller recoveries`). Cut short, the same command goes on, unless a node
+ran in between. Start the survivor's node with that very directory, then the others: with the
+directories that were given, their own if they were not, or empty disks.
+
+Of a pair whose heir is missing nothing is lost either, unless the heir went on alone before it
+died. If you know that it did not (no partition was served without the node whose copy this is),
+and that it never comes back, say so with --heir-gone: your word is written down. If you are wrong,
+what it decided alone is lost, and should it come back it is refused.
+
+What is not provably empty is not carried out: --accept-loss is not built.
+
+Examples:
+  kontiki controller recover --data-dir /disks/11 --with /disks/12          the report, nothing else
+  kontiki controller recover --data-dir /disks/11 --with /disks/12 --execute \\
+      --plan 9f2e3d4c5b6a7988 --reason 'rack 2 burnt'";
+
+#[derive(Debug, Args)]
+pub struct ControllerRecoverArgs {
+    /// Data directory of a stopped node with a copy of the controllers' log
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Another one; may be repeated. The more, the better
+    #[arg(long, value_name = "DIR")]
+    pub with: Vec<PathBuf>,
+    /// Carry out the plan; without it, nothing is changed
+    #[arg(long, requires = "plan")]
+    pub execute: bool,
+    /// Number of the plan that is approved
+    #[arg(long, value_name = "NUMBER", requires = "execute")]
+    pub plan: Option<String>,
+    /// Your word that the missing heir never went on alone, and never comes back
+    #[arg(long, requires = "execute")]
+    pub heir_gone: bool,
+    /// Go on though something may be lost: not built, refused
+    #[arg(long)]
+    pub accept_loss: bool,
+    /// Why, for the audit
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub reason: String,
 }
 
 #[derive(Debug, Subcommand)]

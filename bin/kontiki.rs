@@ -6,7 +6,7 @@
 //! | `output` | tables, JSON envelopes, errors, exit codes |
 //! | `topic`, `cluster`, `produce`, `consume` | what a user does with a cluster |
 //! | `config`, `start`, `dev`, `dump` | what an operator does with a node |
-//! | `recover` | partitions that lost their majority |
+//! | `recover`, `controller` | partitions, and controllers, that lost their majority |
 //! | `moves`, `brokers`, `ops` | where replicas are, which brokers take part, what is under way (`cli_operate`: their flags) |
 //! | `bench` | measuring |
 //! | `jsonl`, `http`, `text` | the record envelope, a tiny HTTP client, small parsers |
@@ -21,6 +21,7 @@ mod cli_operate;
 mod cluster;
 mod config;
 mod consume;
+mod controller;
 mod dev;
 mod dump;
 mod http;
@@ -78,6 +79,7 @@ async fn run(cli: Cli, ui: &Ui) -> Outcome {
         Command::Partition(PartitionCommand::Rebalance(args)) => moves::rebalance(&args, &global, ui).await,
         Command::Partition(PartitionCommand::Recover(args)) => recover::recover(&args, ui).await,
         Command::Partition(PartitionCommand::Recoveries(args)) => recover::recoveries(&args, ui).await,
+        Command::Controller(command) => controller::run(command, ui).await,
         Command::Broker(command) => brokers::run(command, &global, ui).await,
         Command::Op(command) => ops::run(command, &global, ui).await,
         Command::Ready(args) => cluster::ready(args, &global, ui).await,

@@ -42,7 +42,8 @@ fn refused(body: &Value) -> Failure {
     Failure::new(&text("error"), text("message"))
 }
 
-async fn expect(admin: &[String], path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+/// The answer, if it is one.
+pub async fn expect(admin: &[String], path: &str, body: Option<&Value>) -> Result<Value, Failure> {
     match ask(admin, path, body).await? {
         (200, body) => Ok(body),
         (_, body) => Err(refused(&body)),

@@ -84,6 +84,7 @@ fn help_every_top_level_command_prints_to_stdout() {
         "consume",
         "cluster",
         "partition",
+        "controller",
         "ready",
         "config",
         "dump",
@@ -99,12 +100,13 @@ fn help_every_top_level_command_prints_to_stdout() {
 
 #[test]
 fn help_daily_commands_have_examples() {
-    let cases: [&[&str]; 9] = [
+    let cases: [&[&str]; 10] = [
         &["produce"],
         &["consume"],
         &["topic", "create"],
         &["topic", "alter"],
         &["cluster", "health"],
+        &["controller", "recover"],
         &["start"],
         &["dev"],
         &["ready"],
@@ -114,6 +116,20 @@ fn help_daily_commands_have_examples() {
         let output = kontiki().args(case).arg("--help").output().unwrap();
         assert!(stdout(&output).contains("Example"), "{case:?}");
     }
+}
+
+#[test]
+fn controller_recover_says_what_it_does_not_do() {
+    let recover =
+        |args: &[&str]| run(&[&["controller", "recover", "--data-dir", "/nowhere/at/all"], args].concat());
+    let output = recover(&[]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("/nowhere/at/all is no directory"), "{}", stderr(&output));
+    let output = recover(&["--accept-loss"]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("not built"), "{}", stderr(&output));
+    assert_eq!(code(&recover(&["--execute"])), 2, "no plan was approved");
+    assert_eq!(code(&recover(&["--heir-gone"])), 2, "a word for nothing");
 }
 
 #[test]

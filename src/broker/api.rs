@@ -471,6 +471,8 @@ pub struct ControllersStatus {
     pub waits_for: Vec<NodeId>,
     /// Sealed to go on alone, and not sure any more of what it holds: nobody can go on in that generation.
     pub is_stuck: bool,
+    /// An operator ended this copy by that plan, whose survivor has not been heard yet.
+    pub ended_by: Option<u64>,
 }
 
 /// For /health, /ready and `cluster health`.

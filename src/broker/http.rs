@@ -106,6 +106,11 @@ fn reasons_of(status: &NodeStatus, controller: Option<NodeId>) -> Vec<String> {
     );
     let stuck = "this controller was to go on alone and may have lost entries since: the controllers cannot go on without an operator";
     note(status.controllers.is_stuck, stuck.to_owned());
+    let plan = status.controllers.ended_by.unwrap_or_default();
+    let ended = format!(
+        "plan {plan:016x} of `kontiki controller recover` ended this copy: it waits for its survivor"
+    );
+    note(plan > 0, ended);
     note(status.unread, "controller log cannot be read".to_owned());
     let differs = status.metadata_differs.as_deref().unwrap_or_default();
     note(
@@ -181,6 +186,7 @@ fn controllers_of(status: &ControllersStatus) -> Value {
         "waits_for_heir": status.waits_for_heir.map(|id| id.0),
         "waits_for": ids(&status.waits_for),
         "stuck": status.is_stuck,
+        "ended_by": status.ended_by.map(|plan| format!("{plan:016x}")),
     })
 }
 

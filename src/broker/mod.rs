@@ -1,7 +1,7 @@
 //! What a Kafka client can see, and the assembly of a node.
 //!
 //! `net` reads frames, `dispatch` finds the handler, `handlers` decode, ask a [`api::NodeHandle`], and encode. Behind the handle
-//! one `shard` per node owns all groups; `node` drives it, `peer` connects it, `planning` lends commands the controllers' planner, `server` assembles everything, `dev` runs a
+//! one `shard` per node owns all groups; `node` drives it, `peer` connects it, `planning` lends commands the controllers' planner, `offline` is what a command does to the directories of stopped controllers, `server` assembles everything, `dev` runs a
 //! whole cluster in one process. Not here: Raft (`raftlog`), bytes on disk (`segment`), controller decisions (`ctl`).
 pub mod api;
 pub mod config;
@@ -13,6 +13,7 @@ pub mod http;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod offline;
 pub mod partition;
 pub mod peer;
 pub mod planning;

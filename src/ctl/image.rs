@@ -13,6 +13,7 @@
 //! - `sealing` names exactly the groups whose generation is to end; at most one decision per generation (F2);
 //! - what may lose something is decided only as an approval says (`recovery`).
 use super::command::{Defaults, TopicConfig};
+use super::offline::ControllerRecovery;
 use super::reassign::Moving;
 use super::record::{Batch, Endpoint, Record, VERSION};
 use super::recovery::{Approval, Approved, Recovery};
@@ -51,6 +52,9 @@ pub struct Image {
     /// Every recovery that an operator approved, in order: the audit.
     #[serde(default)]
     pub recoveries: Vec<Recovery>,
+    /// Every generation of the controllers' own group that was opened offline, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controller_recoveries: Vec<ControllerRecovery>,
     /// Cluster-wide dynamic broker configuration.
     pub configs: BTreeMap<String, String>,
     /// Groups of deleted topics, first and last id of each run: what a snapshot says in place of the tombstones before it.
@@ -473,19 +477,26 @@ impl Image {
             Record::TopicConfig { id, changes: settings } => {
                 self.apply_topic_config(number, *id, settings, changes)
             }
-            Record::ClusterConfig { changes: settings } => {
-                let changed = set_all(&mut self.configs, settings);
-                changes.extend(changed.then_some(Change::ClusterConfigChanged));
-                Ok(())
-            }
+            Record::ClusterConfig { changes: settings } => self.apply_cluster_config(settings, changes),
             Record::BrokerConfig { node, changes: settings } => {
                 self.apply_broker_config(*node, settings, changes)
             }
             Record::ProducerIds { node, first, count } => self.apply_producer_ids(*node, *first, *count),
+            Record::ControllersRecovered(recovery) => self.apply_controller_recovery(number, recovery),
             // For those who do not have what lies before.
             Record::Snapshot(_) => Ok(()),
             Record::Group { group } => Err(format!("group record of a later version (group {group})")),
         }
+    }
+
+    fn apply_cluster_config(
+        &mut self,
+        settings: &BTreeMap<String, Option<String>>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), String> {
+        let changed = set_all(&mut self.configs, settings);
+        changes.extend(changed.then_some(Change::ClusterConfigChanged));
+        Ok(())
     }
 
     fn apply_cluster(&mut self, id: &str) -> Result<(), String> {

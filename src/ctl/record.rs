@@ -6,6 +6,7 @@
 //! - numbers (incarnations, group ids, assignments) are not in the records: they follow from the entry's own number;
 //! - `v` is 1; a reader refuses any other version and any record it does not know.
 use super::lease::Told;
+use super::offline::ControllerRecovery;
 use super::reassign::{Arrival, GroupMove};
 use super::recovery::{GroupPlan, Progress};
 use super::snapshot::Piece;
@@ -169,6 +170,9 @@ pub enum Record {
     /// Whoever runs a replica of these groups knows by now that it needs leases (`recovery.policy=auto`), from this committed configuration
     /// of each on.
     Leased { groups: Vec<Told> },
+    /// The generation in which this stands was opened offline: the controllers had lost their quorum. Written by the survivor behind the
+    /// entry that opens it, with it.
+    ControllersRecovered(Box<ControllerRecovery>),
     /// Reserved: a later version's record, kept by old readers only as an error.
     Group { group: GroupId },
 }

@@ -290,6 +290,20 @@ mutations! {
     ShrinkBelowMinimum: "decisions/0009", Test("ctl::tests::members::dead_voter_ceases_to_vote_at_once_and_stays_a_learner"), 1, ["shrink.min.voters"];
     /// of two controllers either one goes on without the other, not its heir alone
     AnyoneOfAPairGoesOn: "F1", Pairs, 5, ["F1:", "Election safety", "the other one says whom it waits for"];
+    /// controllers go on offline though others may have committed what no copy at hand holds
+    RecoverControllersUnproven: "F1, F2, decisions/0018", Test("raftlog::offline::tests::copies_are_judged_by_the_table_of_decision_0018"), 1, ["one of three proves nothing"];
+    /// controllers go on offline without asking for an heir that may have gone on alone
+    ForgetMissingHeir: "F1, decisions/0018", Test("raftlog::offline::tests::copies_are_judged_by_the_table_of_decision_0018"), 1, ["the heir may have gone on"];
+    /// controllers go on offline from either half of an even group
+    HalvesProveEach: "F2, decisions/0018", Test("raftlog::offline::tests::copies_are_judged_by_the_table_of_decision_0018"), 1, ["two halves of four"];
+    /// controllers go on offline though copies were ended by another plan, whose survivor may have gone on
+    RecoverPastASeal: "F2, decisions/0018", Test("raftlog::offline::tests::copy_ended_by_another_plan_proves_nothing"), 1, ["another survivor may go on"];
+    /// a generation opened on the operator's word for a missing heir has the number that the heir gives to its own
+    ShareTheHeirsGeneration: "F1, decisions/0018", Test("raftlog::offline::tests::generation_opened_without_the_heir_is_not_the_heirs_own"), 1, ["told apart"];
+    /// an heir takes the seal of an operator's plan, which names another survivor, for its own
+    HeirByAnySeal: "F1, decisions/0018", Test("raftlog::offline::tests::heir_that_an_operators_plan_ended_does_not_go_on_by_itself"), 1, ["two survivors"];
+    /// of the copies that prove an offline recovery the survivor's alone is sealed
+    SealSurvivorAlone: "F2, decisions/0018", Test("broker::offline::tests::second_recovery_from_other_copies_is_refused"), 1, ["two survivors"];
     /// a shrink takes the votes of those who are alive too
     ShrinkToTheLeader: "F2, F5", Test("ctl::tests::members::dead_voter_ceases_to_vote_at_once_and_stays_a_learner"), 1, ["ctl/tests/members.rs"];
     /// a learner is to vote before it has caught up

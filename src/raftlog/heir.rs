@@ -38,6 +38,12 @@ pub fn plan(sole: bool) -> u64 {
     if sole { SOLE_PLAN } else { OWN_PLAN }
 }
 
+/// Whether a replica sealed itself by this plan. Any other is an operator's (`offline`), which names who goes on: never whoever holds the seal
+/// for being heir.
+pub fn is_own(plan: u64) -> bool {
+    matches!(plan, OWN_PLAN | SOLE_PLAN)
+}
+
 /// The heir of two voters.
 pub fn of(voters: &[ReplicaId]) -> Option<ReplicaId> {
     match *voters {
@@ -81,7 +87,8 @@ pub fn is_heir(configuration: &Configuration, replica: ReplicaId, sole: bool) ->
 /// What the heir decides for its group from what it is, sealed; None: it is not the heir, or not sure of what it holds.
 pub fn decide(report: &SealReport) -> Option<Decision> {
     let (replica, sole) = (report.replica, report.plan == SOLE_PLAN);
-    if !report.sound || !is_heir(&report.configuration, replica, sole) {
+    let is_ours = is_own(report.plan) || on(Mutation::HeirByAnySeal);
+    if !report.sound || !is_ours || !is_heir(&report.configuration, replica, sole) {
         return None;
     }
     let mut judged = report.clone();

@@ -32,6 +32,7 @@ mod index;
 pub mod io_thread;
 mod journal;
 mod lane;
+mod look;
 mod manifest;
 #[allow(unsafe_code)] // The one place: maps and the SIGBUS handler.
 mod map;
@@ -51,6 +52,7 @@ pub(crate) mod tests;
 
 pub use error::{Error, Result};
 pub use frame::FRAME_HEADER;
+pub use look::{Looked, look, look_on};
 pub use map::SegmentMap;
 pub use round::{Durable, Remains, Round, RoundDone};
 pub use scrub::{ScrubStats, Scrubber};

@@ -31,13 +31,13 @@ use std::sync::atomic::AtomicU64;
 const CHECK_MAX: u64 = 1 << 20;
 
 /// The journal as found.
-struct Scanned {
+pub(super) struct Scanned {
     batches: BTreeMap<u64, Found>,
     files: BTreeMap<u64, (Arc<dyn File>, u64)>,
     /// Every number that has a file, obsolete ones too.
     numbers: BTreeSet<u64>,
     /// A file is missing or cut short: batches may be gone without a trace.
-    is_short: bool,
+    pub(super) is_short: bool,
 }
 
 /// One batch of the journal, judged.
@@ -89,7 +89,7 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
     Ok(assemble(fs, options, image, journal, dirs, lock))
 }
 
-fn scan(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<Scanned> {
+pub(super) fn scan(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<Scanned> {
     let path = identity::journal_dir(dir);
     let failed = |e: io::Error| error::failed("read the journal in", &path, &e);
     let names = match fs.list(&path) {
@@ -124,7 +124,7 @@ fn scan(fs: &dyn Fs, dir: &Path, manifest: &Manifest) -> Result<Scanned> {
 }
 
 /// D: the last batch known to have been complete.
-fn durable_through(scanned: &Scanned, manifest: &Manifest) -> u64 {
+pub(super) fn durable_through(scanned: &Scanned, manifest: &Manifest) -> u64 {
     let found = scanned.batches.values().map(|b| b.durable_through).max();
     found.unwrap_or(0).max(manifest.position.sequence - 1)
 }
@@ -158,7 +158,7 @@ fn may_have_lost(
 
 /// Reads every batch that counts. A batch above the mark is in the answer only if it is whole or damaged;
 /// a torn one ends the journal.
-fn judge(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result<BTreeMap<u64, Judged>> {
+pub(super) fn judge(scanned: &Scanned, manifest: &Manifest, durable: u64) -> Result<BTreeMap<u64, Judged>> {
     let mut judged = BTreeMap::new();
     for sequence in manifest.position.sequence.. {
         let verdict = match scanned.batches.get(&sequence) {
@@ -343,7 +343,7 @@ fn cut_back(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>, group: GroupId, fr
 }
 
 /// Damage reaches to the end of the log at most: what is missing behind it is the leader's to send.
-fn clamp_damage(replay: &mut Replay<'_>) {
+pub(super) fn clamp_damage(replay: &mut Replay<'_>) {
     for image in replay.image.groups.values_mut() {
         let last = image.last().index;
         let clamp = |(first, to): (Index, Index)| (first <= last).then_some((first, to.min(last)));
@@ -448,7 +448,7 @@ fn check_file(
     Ok(())
 }
 
-fn start_of(file: &FileImage) -> (u64, Expect, Index) {
+pub(super) fn start_of(file: &FileImage) -> (u64, Expect, Index) {
     (SEGMENT_HEADER, Expect::After(file.prev, file.base_offset), file.first())
 }
 
@@ -632,7 +632,7 @@ fn assemble(
     Opened { store, writer, groups, directory, cluster }
 }
 
-fn recovered(image: &GroupImage) -> RecoveredGroup {
+pub(super) fn recovered(image: &GroupImage) -> RecoveredGroup {
     RecoveredGroup {
         group: image.group,
         name: image.name.clone(),

@@ -31,7 +31,7 @@ fn writer(cluster: &Cluster) -> Writer {
 }
 
 /// What `kontiki cluster health` says, asking these nodes too.
-fn health(cluster: &Cluster, ask: &[u32]) -> Option<Value> {
+pub fn health(cluster: &Cluster, ask: &[u32]) -> Option<Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
     command.args(["cluster", "health", "--output", "json", "-B", &cluster.bootstrap()]);
     for id in ask {
@@ -43,7 +43,7 @@ fn health(cluster: &Cluster, ask: &[u32]) -> Option<Value> {
 }
 
 /// Waits until it says that so many controllers vote, and all of them are heard; who is the heir of two.
-fn await_controllers(cluster: &Cluster, ask: &[u32], voters: usize) -> Option<u32> {
+pub fn await_controllers(cluster: &Cluster, ask: &[u32], voters: usize) -> Option<u32> {
     let start = Instant::now();
     loop {
         let health = health(cluster, ask).unwrap_or_default();

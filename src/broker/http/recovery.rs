@@ -3,7 +3,7 @@
 //! `POST /recovery/report {topic?, partitions?}` says how partitions stand and what number their plan has; nothing changes by it.
 //! `POST /recovery/approve {topic?, partitions?, plan, reason?}` has exactly the plan of that number carried out, or answers 409 with the
 //! number of the plan that there is now; a plan that the controllers approved themselves (`recovery.policy=auto`) can be approved too, and
-//! then waits for no leases. `GET /recoveries` is the audit. Not here: what a plan says and whether it may be carried out
+//! then waits for no leases. `GET /recoveries` is the audit, of the controllers' own group too. Not here: what a plan says and whether it may be carried out
 //! (`ctl::recovery`). Called by `kontiki partition`.
 
 use super::Admin;
@@ -138,5 +138,6 @@ pub(super) async fn approve(State(admin): State<Admin>, Json(request): Json<Requ
 }
 
 pub(super) async fn recoveries(State(admin): State<Admin>) -> Json<Value> {
-    Json(json!({ "recoveries": admin.node.image().recoveries }))
+    let image = admin.node.image();
+    Json(json!({ "recoveries": image.recoveries, "controllers": image.controller_recoveries }))
 }

@@ -159,6 +159,7 @@ impl Shard {
         status.learners = nodes(&configuration.learners);
         status.generation = core.epoch().generation.0;
         status.heir = heir::of(&configuration.voters).map(|heir| heir.node);
+        status.ended_by = core.hard_state().sealed.filter(|plan| !heir::is_own(*plan));
     }
 
     /// A controller that is no broker, and has no session to tell it by, introduces itself as long as it hears no leader: its disk may be
@@ -443,7 +444,7 @@ impl Shard {
             tracing::error!(
                 ?nodes,
                 "the controllers wait for these: of two that vote the heir alone may go on without the other, and none in the middle of a \
-                 change that it does not know the end of; start them, or what is left needs an operator"
+                 change that it does not know the end of; start them, or, if they are gone for good, see `kontiki controller recover --help`"
             );
             self.controllers.said = awaited;
         }
@@ -478,6 +479,16 @@ impl Shard {
             GenerationEffect::Sealed(report) => match heir::decide(&report) {
                 Some(decision) => {
                     self.engine.decide(now.mono, CONTROLLER, decision);
+                }
+                // An operator did, and it names who goes on (decision 0018): we wait for that one.
+                None if !heir::is_own(report.plan) => {
+                    if self.controllers.is_news(format!("ended by {:x}", report.plan)) {
+                        let plan = format!("{:016x}", report.plan);
+                        tracing::warn!(
+                            plan,
+                            "`kontiki controller recover` ended this copy; it waits for the survivor of that plan"
+                        );
+                    }
                 }
                 None => {
                     self.status.controllers.is_stuck = true;

@@ -12,6 +12,7 @@ mod labs;
 pub(crate) mod lease;
 pub(crate) mod liveness;
 pub(crate) mod members;
+mod offline;
 mod placement;
 pub(crate) mod reassign;
 mod recovery;

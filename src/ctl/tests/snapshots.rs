@@ -171,6 +171,18 @@ fn full() -> Image {
         outcome,
     };
     image.recoveries = outcomes.into_iter().map(recovery).collect();
+    image.controller_recoveries = vec![crate::ctl::offline::ControllerRecovery {
+        id: "9f2e".into(),
+        reason: "why".into(),
+        at_ms: 1,
+        from: 0,
+        generation: 1,
+        survivor: NodeId(4),
+        base: at(4),
+        copies: vec![(NodeId(4), at(4))],
+        missing: vec![NodeId(5)],
+        heirs_gone: vec![NodeId(5)],
+    }];
     let id = uuid::Uuid::from_u128(5);
     let configs = BTreeMap::from([("retention.ms".into(), "1".into())]);
     let (partitions, auto_since) = (vec![partition], Some(6));
@@ -211,6 +223,15 @@ fn image_of_before_leases_is_one_without_them() {
     then.recoveries.iter_mut().for_each(|known| known.auto = false);
     let text = serde_json::to_string(&then).unwrap();
     assert!(["\"auto", "\"leased\""].iter().all(|field| !text.contains(field)), "{text}");
+    assert_eq!(serde_json::from_str::<Image>(&text).unwrap(), then);
+}
+
+/// What is written of controllers that were never recovered offline is what versions that knew nothing of it read.
+#[test]
+fn image_of_controllers_never_recovered_is_one_without_a_word_of_it() {
+    let then = Image { controller_recoveries: Vec::new(), ..full() };
+    let text = serde_json::to_string(&then).unwrap();
+    assert!(!text.contains("controller_recoveries"), "{text}");
     assert_eq!(serde_json::from_str::<Image>(&text).unwrap(), then);
 }
 

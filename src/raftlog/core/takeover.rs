@@ -13,6 +13,7 @@
 use super::{Core, Effect, Millis, Role};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::{Decision, SealReport, TERMS_PER_GENERATION};
+use crate::raftlog::heir;
 use crate::raftlog::message::{Body, Configuration};
 use crate::segment::{
     Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, Offset, Opening,
@@ -96,7 +97,9 @@ impl Core {
         if generation != own {
             return out.push(Effect::generation(GenerationEffect::SealRefused { generation: own }));
         }
-        if self.hard.sealed.is_none() {
+        // An heir's own seal lets it go on by itself; an operator's plan takes its place, and names who does (`offline`).
+        let is_heirs = |own: u64| self.has_heirs && heir::is_own(own) && !heir::is_own(plan);
+        if self.hard.sealed.is_none_or(is_heirs) {
             self.hard.sealed = Some(plan);
             self.hard_dirty = !on(Mutation::VolatileSeal);
             if !self.poisoned {
@@ -170,7 +173,12 @@ impl Core {
     fn check_take_over(&self, decision: &Decision) -> Result<(), &'static str> {
         let Opening { base, first_term, .. } = decision.opening;
         let checks = [
-            (decision.generation == self.hard.epoch.generation.next(), "it is not in the generation before"),
+            // That of the controllers' group is what its survivor decides itself, or an operator (`offline`): it may skip some.
+            (
+                decision.generation == self.hard.epoch.generation.next()
+                    || (self.has_heirs && decision.generation > self.hard.epoch.generation),
+                "it is not in the generation before",
+            ),
             (self.hard.sealed.is_some(), "it is not sealed"),
             (self.is_sound(), "it may have lost entries"),
             (self.log.last() == base || on(Mutation::TakeOverAnywhere), "its log ends elsewhere"),

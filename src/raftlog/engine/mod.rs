@@ -30,6 +30,7 @@ use super::core::{
     ChangeRefusal, Core, CoreConfig, Effect, Event, Millis, PeerProgress, Refusal, Restored, Role,
 };
 use super::message::{Body, Configuration, Message};
+use super::offline;
 use super::wheel::Wheel;
 use crate::mutation::{Mutation, on};
 use crate::segment::{
@@ -207,27 +208,11 @@ impl Engine {
 
     /// Takes up a group that recovery found.
     pub fn adopt(&mut self, now: Millis, found: RecoveredGroup) {
-        let configurations = found
-            .configurations
-            .iter()
-            .filter_map(|(id, bytes)| Configuration::decode(bytes).map(|c| (*id, c)))
-            .collect();
-        let restored = Restored {
-            replica: found.replica,
-            hard_state: found.hard_state,
-            log_start: found.log_start,
-            epochs: found.epochs,
-            last: found.last,
-            next_offset: found.next_offset,
-            configurations,
-            gate_open: self.gate_open || found.group == GroupId(0),
-            needs_repair: found.needs_repair.is_some(),
-            campaign_at_once: false,
-            seed: self.seed_of(found.group),
-        };
+        let (group, gate_open) = (found.group, self.gate_open || found.group == GroupId(0));
+        let restored = offline::restored(found, gate_open, self.seed_of(group));
         // All of it is durable: what waits for that does not wait for whatever is stored next, perhaps never.
-        self.start(now, found.group, restored, self.completed_round);
-        self.begin_repair(found.group);
+        self.start(now, group, restored, self.completed_round);
+        self.begin_repair(group);
     }
 
     /// Creates a group. `campaign`: it is the first replica of a brand-new partition.
