@@ -119,8 +119,7 @@ fn verify(
     let Some(image) = replay.image.groups.get(&group).cloned() else { return Ok(()) };
     let marked = manifest.image.groups.get(&group);
     for file in &image.files {
-        let mark = marked.and_then(|g| g.files.iter().find(|f| f.number == file.number));
-        let mark = mark.map_or(SEGMENT_HEADER, |f| f.end).min(file.end);
+        let mark = replay.vouched(marked, file);
         if mark > SEGMENT_HEADER
             && let Some((first, why)) = damage_in(fs, dir, &image, file, mark)?
         {

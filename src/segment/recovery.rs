@@ -358,12 +358,7 @@ fn check_groups(fs: &dyn Fs, dir: &Path, manifest: &Manifest, replay: &mut Repla
     for group in groups {
         let marked = manifest.image.groups.get(&group.group);
         for file in &group.files {
-            let mark = marked.and_then(|g| g.files.iter().find(|f| f.number == file.number));
-            let mark = match mark {
-                Some(mark) => mark.end.min(file.end),
-                None if replay.copies.contains(&file.number) => file.end,
-                None => SEGMENT_HEADER,
-            };
+            let mark = replay.vouched(marked, file);
             check_file(fs, dir, &group, file, mark, replay)?;
         }
         let is_soiled =

@@ -10,10 +10,10 @@
 
 use super::ends::Ends;
 use super::fs::{File, Fs, OpenMode};
-use super::image::{Extent, Image};
+use super::image::{Extent, FileImage, GroupImage, Image};
 use super::journal;
 use super::record::Record;
-use super::segment_file::{self, Expect};
+use super::segment_file::{self, Expect, SEGMENT_HEADER};
 use super::types::*;
 use super::{Result, error, frame};
 use crate::mutation::{Mutation, on};
@@ -39,7 +39,7 @@ pub(crate) struct Replay<'a> {
     survivors: Option<BTreeSet<u64>>,
     pub touched: BTreeMap<u64, Touched>,
     /// Files that took a damaged one's place: whole, synced and named before the journal said so.
-    pub copies: BTreeSet<u64>,
+    copies: BTreeSet<u64>,
     doubts: BTreeMap<GroupId, Doubt>,
     pub is_damaged: bool,
     pub notes: Vec<String>,
@@ -144,6 +144,16 @@ impl<'a> Replay<'a> {
             self.open(group, new)?;
         }
         Ok(())
+    }
+
+    /// Up to where a file was durable before this start without its journal: as the manifest has the group, and all of a copy.
+    pub(crate) fn vouched(&self, marked: Option<&GroupImage>, file: &FileImage) -> u64 {
+        let mark = marked.and_then(|group| group.files.iter().find(|marked| marked.number == file.number));
+        match mark {
+            Some(mark) => mark.end.min(file.end),
+            None if self.copies.contains(&file.number) => file.end,
+            None => SEGMENT_HEADER,
+        }
     }
 
     /// Whether a file is worth reading and writing in this pass.
