@@ -32,6 +32,7 @@ const LOOKS: &[&str] = &[
     "kontiki op list",
     "kontiki partition recover orders --dry-run",
     "kontiki partition recoveries",
+    "kontiki controller recoveries",
 ];
 
 /// One command of the page, and what it is said to print.
