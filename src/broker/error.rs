@@ -144,6 +144,30 @@ pub fn group(error: &GroupError) -> i16 {
     }
 }
 
+/// Code of a failed SyncGroup: clients know no "loading" there, and all of them join again when the group is rebalancing, as from Kafka.
+pub fn sync(error: &GroupError) -> i16 {
+    match error {
+        GroupError::Loading => code::REBALANCE_IN_PROGRESS,
+        other => group(other),
+    }
+}
+
+/// Code of a failed Heartbeat: while the group is loaded, Kafka says that all is well; sessions begin anew afterwards.
+pub fn heartbeat(error: &GroupError) -> i16 {
+    match error {
+        GroupError::Loading => code::NONE,
+        other => group(other),
+    }
+}
+
+/// Code of a failed OffsetFetch: consumers before 3.9 take COORDINATOR_NOT_AVAILABLE for final there.
+pub fn offset_fetch(error: &GroupError) -> i16 {
+    match error {
+        GroupError::NotAvailable => code::NOT_COORDINATOR,
+        other => group(other),
+    }
+}
+
 /// Code of a failed OffsetCommit.
 pub fn commit(error: &GroupError) -> i16 {
     match error {
@@ -365,6 +389,24 @@ mod tests {
         ];
         for (error, expected) in table {
             assert_eq!(batch(&error), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn groups_errors_have_the_codes_that_clients_retry_in_each_request() {
+        let table = [
+            (GroupError::Loading, 14, 27, 0, 14, 14),
+            (GroupError::NotCoordinator, 16, 16, 16, 16, 16),
+            (GroupError::NotAvailable, 15, 15, 15, 16, 15),
+            (GroupError::Rebalancing, 27, 27, 27, 27, 27),
+            (GroupError::TooLarge, -1, -1, -1, -1, 28),
+        ];
+        for (error, any, synced, beat, fetched, committed) in table {
+            assert_eq!(group(&error), any, "{error}");
+            assert_eq!(sync(&error), synced, "sync: {error}");
+            assert_eq!(heartbeat(&error), beat, "heartbeat: {error}");
+            assert_eq!(offset_fetch(&error), fetched, "offset fetch: {error}");
+            assert_eq!(commit(&error), committed, "commit: {error}");
         }
     }
 

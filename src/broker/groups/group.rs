@@ -17,6 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Most bytes of metadata that a member may bring, all its protocols together.
 pub(super) const METADATA_BYTES: usize = 1 << 20;
+/// Most protocols that a member may bring, each once.
+const PROTOCOLS_MAX: usize = 100;
 /// Most members, whatever `group.max.size` says, and as many ids given to members that did not come back yet.
 const MEMBERS_MAX: usize = 10_000;
 /// How long a new member may wait for its first generation.
@@ -300,16 +302,30 @@ impl Group {
         {
             return Err(GroupError::InvalidMetadata);
         }
+        let names: BTreeSet<&str> = join.protocols.iter().map(|(name, _)| name.as_str()).collect();
+        if names.len() > PROTOCOLS_MAX || names.len() < join.protocols.len() {
+            return Err(GroupError::InvalidMetadata);
+        }
         let names_any = !join.protocol_type.is_empty() && !join.protocols.is_empty();
         let suits = self.members.is_empty()
             || (join.protocol_type == self.protocol_type && self.has_common(&join.protocols));
         if names_any && suits { Ok(()) } else { Err(GroupError::InconsistentProtocol) }
     }
 
+    /// Protocols that every member knows.
+    fn common(&self) -> BTreeSet<&str> {
+        let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+        for (name, _) in self.members.values().flat_map(|member| &member.protocols) {
+            *known.entry(name).or_default() += 1;
+        }
+        let all = known.into_iter().filter(|(_, count)| *count == self.members.len());
+        all.map(|(name, _)| name).collect()
+    }
+
     /// Whether everybody knows one of these protocols.
     fn has_common(&self, protocols: &[(String, Bytes)]) -> bool {
-        let knows = |member: &Member, name: &String| member.protocols.iter().any(|(own, _)| own == name);
-        protocols.iter().any(|(name, _)| self.members.values().all(|member| knows(member, name)))
+        let common = self.common();
+        protocols.iter().any(|(name, _)| common.contains(name.as_str()))
     }
 
     fn has_room(&self, turn: &Turn<'_>, member: &str) -> bool {
@@ -591,12 +607,11 @@ impl Group {
 
     /// The protocol that everybody knows and most prefer.
     fn choose_protocol(&self) -> Option<String> {
+        let common = self.common();
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {
-            let common = |name: &str| {
-                self.members.values().all(|other| other.protocols.iter().any(|(own, _)| own == name))
-            };
-            if let Some((name, _)) = member.protocols.iter().find(|(name, _)| common(name)) {
+            if let Some((name, _)) = member.protocols.iter().find(|(name, _)| common.contains(name.as_str()))
+            {
                 *votes.entry(name).or_default() += 1;
             }
         }

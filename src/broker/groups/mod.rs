@@ -110,7 +110,10 @@ pub enum GroupError {
     TooLarge,
     #[error("unknown topic or partition")]
     UnknownPartition,
-    #[error("the metadata of the member is longer than {} bytes", group::METADATA_BYTES)]
+    #[error(
+        "the member brings more than {} bytes, or more than 100 protocols, or one twice",
+        group::METADATA_BYTES
+    )]
     InvalidMetadata,
 }
 

@@ -202,14 +202,16 @@ impl Group {
             if self.in_flight.contains_key(*key) {
                 return false;
             }
+            if read.as_ref().is_some_and(|topics| topics.contains(&key.0)) {
+                return false;
+            }
             if let Some(until) = committed.until_ms {
                 return now_ms >= until;
             }
-            let is_read = read.as_ref().is_some_and(|topics| topics.contains(&key.0));
             // What a group committed is kept from when it lost its last member; what was committed without one, from the commit.
             let of_group = self.state == State::Empty && !self.protocol_type.is_empty() && self.since_ms >= 0;
             let since_ms = if of_group { self.since_ms } else { committed.at_ms };
-            !is_read && now_ms.saturating_sub(since_ms) >= retention_ms
+            now_ms.saturating_sub(since_ms) >= retention_ms
         };
         self.offsets.iter().filter(is_due).map(|(key, _)| key.clone()).collect()
     }

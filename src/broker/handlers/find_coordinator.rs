@@ -84,7 +84,7 @@ async fn with_topic(node: &NodeHandle, config: &NodeConfig) -> Arc<Image> {
     if image.topics.contains_key(TOPIC) {
         return image;
     }
-    let command = Command::CreateTopic(topic(config));
+    let command = Command::CreateTopic(offsets_topic(config));
     match node.controller(command, admin_timeout(CREATE_TIMEOUT_MS)).await {
         Ok(_) | Err(ControllerError::TopicExists(_)) => {}
         Err(refusal) => tracing::warn!(topic = TOPIC, %refusal, "topic not created"),
@@ -93,7 +93,7 @@ async fn with_topic(node: &NodeHandle, config: &NodeConfig) -> Arc<Image> {
 }
 
 /// Nothing of it may be lost by retention: what a group committed last may be old.
-fn topic(config: &NodeConfig) -> CreateTopic {
+pub(super) fn offsets_topic(config: &NodeConfig) -> CreateTopic {
     let key = |name: &str| config.defaults.broker.get(name).and_then(|value| value.trim().parse().ok());
     let own = |name: &str, value: String| (name.to_owned(), Some(value));
     let segment = key("offsets.topic.segment.bytes").unwrap_or(104_857_600);
@@ -152,11 +152,11 @@ mod tests {
     #[test]
     fn topic_keeps_everything_and_follows_the_brokers_keys() {
         let mut config = NodeConfig::new(NodeId(1), "unused");
-        let made = topic(&config);
+        let made = offsets_topic(&config);
         assert_eq!((made.partitions, made.replication_factor), (50, -1));
         assert_eq!(made.configs["retention.ms"].as_deref(), Some("-1"));
         config.defaults.broker.insert("offsets.topic.num.partitions".into(), "4".into());
         config.defaults.broker.insert("offsets.topic.replication.factor".into(), "1".into());
-        assert_eq!((topic(&config).partitions, topic(&config).replication_factor), (4, 1));
+        assert_eq!((offsets_topic(&config).partitions, offsets_topic(&config).replication_factor), (4, 1));
     }
 }

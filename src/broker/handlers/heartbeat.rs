@@ -15,7 +15,7 @@ pub async fn handle(mut call: Call) -> Outcome {
     let member = caller(&request.member_id, &request.group_instance_id, request.generation_id);
     let code = match ask(&call.node, request.group_id.as_str(), Ask::Heartbeat(member)).await {
         Reply::Done => code::NONE,
-        reply => error::group(&unexpected(reply)),
+        reply => error::heartbeat(&unexpected(reply)),
     };
     call.respond(&HeartbeatResponse::default().with_error_code(code))
 }

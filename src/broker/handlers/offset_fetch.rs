@@ -28,7 +28,7 @@ pub async fn handle(mut call: Call) -> Outcome {
         async move {
             match ask(&node, group.as_str(), Ask::Offsets(keys)).await {
                 Reply::Offsets(rows) => Ok(rows),
-                reply => Err(error::group(&unexpected(reply))),
+                reply => Err(error::offset_fetch(&unexpected(reply))),
             }
         }
     });

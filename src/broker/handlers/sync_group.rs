@@ -28,7 +28,7 @@ pub async fn handle(mut call: Call) -> Outcome {
                 .with_protocol_type(told.then(|| text(protocol_type)))
                 .with_protocol_name(told.then(|| text(protocol)))
         }
-        reply => response.with_error_code(error::group(&unexpected(reply))),
+        reply => response.with_error_code(error::sync(&unexpected(reply))),
     };
     call.respond(&response)
 }

@@ -36,6 +36,8 @@ const BATCH_BYTES: usize = 256 << 20;
 /// A coordinator and the epoch it serves in.
 struct Hosted {
     epoch: Epoch,
+    /// Of this coordinator: another one in the same epoch counts its appends anew.
+    number: u64,
     machine: Coordinator,
     loading: Option<Loading>,
 }
@@ -53,7 +55,7 @@ pub struct Groups {
     settings: Settings,
     hosted: BTreeMap<GroupId, Hosted>,
     answers: super::Map<Token, oneshot::Sender<Reply>>,
-    appends: super::Map<u64, (GroupId, Epoch, AppendId)>,
+    appends: super::Map<u64, (GroupId, u64, AppendId)>,
     /// Appends that were decided in this turn.
     decided: Vec<(u64, bool)>,
     next: Millis,
@@ -127,7 +129,8 @@ impl Shard {
         let loading = Loading { next: first.unwrap_or(Index(1)), target: last.index, retry_at: 0 };
         tracing::debug!(%group, from = %loading.next, to = %loading.target, "coordinator loads");
         let machine = Coordinator::new(self.groups.settings.clone());
-        self.groups.hosted.insert(group, Hosted { epoch, machine, loading: Some(loading) });
+        let number = self.next_id();
+        self.groups.hosted.insert(group, Hosted { epoch, number, machine, loading: Some(loading) });
         self.groups.next = self.groups.next.min(now.mono);
     }
 
@@ -276,7 +279,7 @@ impl Shard {
         if payload.len() > p.config.max_message_bytes {
             return Err(GroupError::TooLarge);
         }
-        let epoch = p.epoch;
+        let number = self.groups.hosted.get(&partition).map_or(0, |hosted| hosted.number);
         let offset_span = u32::try_from(records.len()).map_err(|_| GroupError::TooLarge)?;
         let proposal = Proposal { kind: EntryKind::Records, offset_span, payload };
         let proposed = self.engine.propose(now.mono, partition, vec![proposal], &mut produce::assign);
@@ -286,7 +289,7 @@ impl Shard {
         })?;
         let meta = metas.last().expect("an accepted proposal has its header");
         let request = self.next_id();
-        self.groups.appends.insert(request, (partition, epoch, id));
+        self.groups.appends.insert(request, (partition, number, id));
         if let Some(p) = self.partitions.get_mut(&partition) {
             p.wait(meta.id.index, meta.base_offset, Ticket { request, item: 0 }, -1, min_insync);
         }
@@ -297,8 +300,8 @@ impl Shard {
     pub(super) fn settle_groups(&mut self, now: Now) -> bool {
         let decided = std::mem::take(&mut self.groups.decided);
         for (request, is_stored) in &decided {
-            let Some((partition, epoch, id)) = self.groups.appends.remove(request) else { continue };
-            if self.groups.hosted.get(&partition).is_none_or(|hosted| hosted.epoch != epoch) {
+            let Some((partition, number, id)) = self.groups.appends.remove(request) else { continue };
+            if self.groups.hosted.get(&partition).is_none_or(|hosted| hosted.number != number) {
                 continue;
             }
             // It may have waited for others of this turn, and the lease be over (safety.md: nothing is told then).
