@@ -2,6 +2,7 @@
 //!
 //! A `NodeHandle` is a cheap clone; its channels are private. Every queue behind it is bounded.
 use super::config::NodeConfig;
+use super::groups::{Ask, GroupError, Listed, Reply as GroupReply};
 use super::node::Published;
 use super::peer::KillSwitch;
 use super::shard;
@@ -358,6 +359,18 @@ impl NodeHandle {
         let answer =
             self.ask(|reply| shard::Command::DeleteRecords { group, offset, timeout_ms, reply }).await;
         answer.unwrap_or(Err(PartitionError::NotLeader { leader: None }))
+    }
+
+    /// Asks the coordinator of a consumer group, which has to lead that partition of `__consumer_offsets`. A JoinGroup may be answered
+    /// minutes later.
+    pub async fn group(&self, partition: GroupId, name: String, ask: Ask) -> GroupReply {
+        let asked = self.ask(|reply| shard::Command::Group { partition, name, ask, reply });
+        asked.await.unwrap_or(GroupReply::Refused(GroupError::NotCoordinator))
+    }
+
+    /// Consumer groups coordinated by this node, and whether some of them are still being loaded.
+    pub async fn groups(&self) -> (Vec<Listed>, bool) {
+        self.ask(|reply| shard::Command::Groups { reply }).await.unwrap_or_default()
     }
 
     /// Asks the controller leader (forwarded if that is another node). On success the local image has applied the change.

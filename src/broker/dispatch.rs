@@ -11,6 +11,7 @@ use super::handlers::{self, Call, produce::Rules};
 use crate::wire::{bounds, frame, versions};
 use bytes::{Bytes, BytesMut};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,14 +67,15 @@ pub struct Session {
     pub(super) node: NodeHandle,
     pub(super) config: Arc<NodeConfig>,
     pub(super) turnstile: Turnstile,
+    client_host: IpAddr,
     /// What topics allow, as of the image they were read from.
     pub(super) rules: Rules,
 }
 
 impl Session {
     /// A session of a new connection.
-    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, turnstile: Turnstile) -> Self {
-        Self { node, config, turnstile, rules: Rules::default() }
+    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, turnstile: Turnstile, client_host: IpAddr) -> Self {
+        Self { node, config, turnstile, client_host, rules: Rules::default() }
     }
 
     /// Takes a frame (without length prefix) apart and starts what it asks for.
@@ -99,10 +101,19 @@ impl Session {
             FETCH => return handlers::fetch::start(self, request),
             _ => {}
         }
-        let call = Call::new(self.node.clone(), self.config.clone(), request);
+        let call = Call::new(self.node.clone(), self.config.clone(), self.client_host, request);
         Ok(match key {
             2 => Box::pin(handlers::list_offsets::handle(call)),
             3 => Box::pin(handlers::metadata::handle(call)),
+            8 => Box::pin(handlers::offset_commit::handle(call)),
+            9 => Box::pin(handlers::offset_fetch::handle(call)),
+            10 => Box::pin(handlers::find_coordinator::handle(call)),
+            11 => Box::pin(handlers::join_group::handle(call)),
+            12 => Box::pin(handlers::heartbeat::handle(call)),
+            13 => Box::pin(handlers::leave_group::handle(call)),
+            14 => Box::pin(handlers::sync_group::handle(call)),
+            15 => Box::pin(handlers::describe_groups::handle(call)),
+            16 => Box::pin(handlers::list_groups::handle(call)),
             API_VERSIONS => Box::pin(handlers::api_versions::handle(call)),
             19 => Box::pin(handlers::create_topics::handle(call)),
             20 => Box::pin(handlers::delete_topics::handle(call)),
@@ -112,10 +123,12 @@ impl Session {
             32 => Box::pin(handlers::describe_configs::handle(call)),
             35 => Box::pin(handlers::describe_log_dirs::handle(call)),
             37 => Box::pin(handlers::create_partitions::handle(call)),
+            42 => Box::pin(handlers::delete_groups::handle(call)),
             43 => Box::pin(handlers::elect_leaders::handle(call)),
             44 => Box::pin(handlers::incremental_alter_configs::handle(call)),
             45 => Box::pin(handlers::alter_partition_reassignments::handle(call)),
             46 => Box::pin(handlers::list_partition_reassignments::handle(call)),
+            47 => Box::pin(handlers::offset_delete::handle(call)),
             55 => Box::pin(handlers::describe_quorum::handle(call)),
             60 => Box::pin(handlers::describe_cluster::handle(call)),
             64 => Box::pin(handlers::unregister_broker::handle(call)),

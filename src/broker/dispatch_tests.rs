@@ -5,6 +5,7 @@ use super::super::api::{
     Fetched, LeaderHint, ListedOffset, OffsetSpec, PartitionError, PartitionState, Produced, Quorum,
     QuorumReplica,
 };
+use super::super::groups::{Ask, Committed, Description, GroupError, Joined, Listed, Reply as GroupReply};
 use super::super::handlers::produce::tests::batch;
 use super::super::handlers::tests::{ORDERS, image};
 use super::super::node::Published;
@@ -42,7 +43,8 @@ pub(crate) fn node() -> Node {
     let handle = NodeHandle::new(config.clone(), commands_in, images_out, published_out, killed);
     let asked = Arc::new(Mutex::new(Vec::new()));
     tokio::spawn(play(commands, images.clone(), asked.clone()));
-    let session = Session::new(handle.clone(), config, Turnstile::default());
+    let session =
+        Session::new(handle.clone(), config, Turnstile::default(), std::net::Ipv4Addr::LOCALHOST.into());
     Node { handle, session, asked, images, _published: published }
 }
 
@@ -141,9 +143,55 @@ async fn play(
             Command::Report { reply, .. } => {
                 let _ = reply.send(None);
             }
+            Command::Group { name, ask, reply, .. } => {
+                let _ = reply.send(group(&name, ask));
+            }
+            Command::Groups { reply } => {
+                let listed = Listed { group: "g".into(), protocol_type: "consumer".into(), state: "Stable" };
+                let _ = reply.send((vec![listed], false));
+            }
             Command::Drain { reply } => {
                 let _ = reply.send(());
             }
+        }
+    }
+}
+
+/// A coordinator that takes whatever group `g` asks for, and is none for others.
+fn group(name: &str, ask: Ask) -> GroupReply {
+    if name != "g" {
+        return GroupReply::Refused(GroupError::NotCoordinator);
+    }
+    let (protocol_type, protocol) = ("consumer".to_owned(), "range".to_owned());
+    match ask {
+        Ask::Join(join) if join.needs_id && join.member.is_empty() => {
+            GroupReply::Refused(GroupError::MemberIdRequired(join.fresh_id))
+        }
+        Ask::Join(join) => GroupReply::Joined(Joined {
+            generation: 4,
+            protocol_type,
+            protocol,
+            leader: join.fresh_id.clone(),
+            member: join.fresh_id.clone(),
+            skip_assignment: join.may_skip,
+            members: vec![(join.fresh_id, join.instance, Bytes::from_static(b"m"))],
+        }),
+        Ask::Sync { .. } => {
+            GroupReply::Synced { protocol_type, protocol, assignment: Bytes::from_static(b"a") }
+        }
+        Ask::Heartbeat(_) | Ask::Delete => GroupReply::Done,
+        Ask::Leave(members) => GroupReply::Rows(vec![None; members.len()]),
+        Ask::Commit { offsets, .. } => GroupReply::Rows(vec![None; offsets.len()]),
+        Ask::Offsets(keys) => {
+            let (leader_epoch, metadata) = (6, "note".to_owned());
+            let committed = Committed { offset: 41, leader_epoch, metadata, at_ms: 0, until_ms: None };
+            let keys = keys.unwrap_or_else(|| vec![("orders".to_owned(), 0)]);
+            GroupReply::Offsets(keys.into_iter().map(|key| (key, Some(committed.clone()))).collect())
+        }
+        Ask::DeleteOffsets(keys) => GroupReply::Rows(vec![Some(GroupError::Subscribed); keys.len()]),
+        Ask::Describe => {
+            let members = Vec::new();
+            GroupReply::Described(Description { state: "Stable", protocol_type, protocol, members })
         }
     }
 }
@@ -765,5 +813,165 @@ async fn describe_cluster_of_every_version_names_a_live_controller() {
         assert_eq!((response.error_code, response.controller_id.0, response.brokers.len()), (0, 1, 2));
         assert_eq!(response.cluster_id.as_str(), "the-cluster");
         assert_ne!(response.cluster_authorized_operations, i32::MIN);
+    }
+}
+
+fn group_id(text: &'static str) -> kafka_protocol::messages::GroupId {
+    kafka_protocol::messages::GroupId(string(text))
+}
+
+/// A node that has been asked for a coordinator once, and so has the topic of the groups.
+async fn coordinator() -> Node {
+    let mut node = node();
+    let request = FindCoordinatorRequest::default().with_key(string("g"));
+    let response: FindCoordinatorResponse = node.ask(10, 0, &request).await;
+    assert_eq!((response.error_code, response.node_id.0), (0, 2));
+    assert!(node.asked()[0].contains("__consumer_offsets"), "{:?}", node.asked());
+    node
+}
+
+#[tokio::test]
+async fn find_coordinator_of_every_version_names_the_leader_and_creates_the_topic_once() {
+    let mut node = coordinator().await;
+    for version in served(10) {
+        let mut request = FindCoordinatorRequest::default();
+        match version {
+            4.. => request.coordinator_keys = vec![string("g"), string("h")],
+            _ => request.key = string("g"),
+        }
+        let response: FindCoordinatorResponse = node.ask(10, version, &request).await;
+        let named = match version {
+            4.. => response.coordinators.iter().map(|row| (row.error_code, row.node_id.0)).collect(),
+            _ => vec![(response.error_code, response.node_id.0)],
+        };
+        assert!(named.iter().all(|row| *row == (0, 2)), "{named:?}");
+        if version >= 1 {
+            let of_transaction: FindCoordinatorResponse =
+                node.ask(10, version, &request.clone().with_key_type(1)).await;
+            let rows = of_transaction.coordinators.iter().map(|row| row.error_code);
+            assert!(rows.chain((version < 4).then_some(of_transaction.error_code)).all(|code| code == 42));
+        }
+    }
+    assert_eq!(node.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn joining_syncing_and_leaving_work_in_every_version() {
+    let mut node = coordinator().await;
+    for version in served(11) {
+        let protocol = join_group_request::JoinGroupRequestProtocol::default()
+            .with_name(string("range"))
+            .with_metadata(Bytes::from_static(b"m"));
+        let request = JoinGroupRequest::default()
+            .with_group_id(group_id("g"))
+            .with_protocol_type(string("consumer"))
+            .with_protocols(vec![protocol]);
+        let response: JoinGroupResponse = node.ask(11, version, &request).await;
+        assert_eq!(response.error_code, if version >= 4 { 79 } else { 0 }, "v{version}");
+        assert!(response.member_id.starts_with("test-"), "{}", response.member_id);
+        let request = request.with_member_id(response.member_id);
+        let response: JoinGroupResponse = node.ask(11, version, &request).await;
+        assert_eq!((response.error_code, response.generation_id, response.members.len()), (0, 4, 1));
+        let elsewhere: JoinGroupResponse = node.ask(11, version, &request.with_group_id(group_id("h"))).await;
+        assert_eq!(elsewhere.error_code, 16);
+    }
+    for version in served(14) {
+        let request = SyncGroupRequest::default().with_group_id(group_id("g")).with_generation_id(4);
+        let response: SyncGroupResponse = node.ask(14, version, &request).await;
+        assert_eq!((response.error_code, &response.assignment[..]), (0, &b"a"[..]));
+    }
+    for version in served(12) {
+        let request = HeartbeatRequest::default().with_group_id(group_id("g"));
+        let response: HeartbeatResponse = node.ask(12, version, &request).await;
+        assert_eq!(response.error_code, 0);
+    }
+    for version in served(13) {
+        let mut request = LeaveGroupRequest::default().with_group_id(group_id("g"));
+        if version >= 3 {
+            request.members = vec![leave_group_request::MemberIdentity::default(); 2];
+        }
+        let response: LeaveGroupResponse = node.ask(13, version, &request).await;
+        assert_eq!((response.error_code, response.members.len()), (0, if version >= 3 { 2 } else { 0 }));
+    }
+}
+
+#[tokio::test]
+async fn offsets_are_committed_fetched_and_deleted_in_every_version() {
+    let mut node = coordinator().await;
+    for version in served(8) {
+        let row = |index| {
+            offset_commit_request::OffsetCommitRequestPartition::default().with_partition_index(index)
+        };
+        let topic = offset_commit_request::OffsetCommitRequestTopic::default()
+            .with_name(name("orders"))
+            .with_partitions(vec![row(0), row(9)]);
+        let request = OffsetCommitRequest::default().with_group_id(group_id("g")).with_topics(vec![topic]);
+        let response: OffsetCommitResponse = node.ask(8, version, &request).await;
+        let codes: Vec<i16> = response.topics[0].partitions.iter().map(|row| row.error_code).collect();
+        assert_eq!(codes, [0, 3]);
+    }
+    for version in served(9) {
+        let mut request = OffsetFetchRequest::default();
+        if version >= 8 {
+            let topic = offset_fetch_request::OffsetFetchRequestTopics::default()
+                .with_name(name("orders"))
+                .with_partition_indexes(vec![0, 2]);
+            let group = offset_fetch_request::OffsetFetchRequestGroup::default();
+            let of = |text, topics| group.clone().with_group_id(group_id(text)).with_topics(topics);
+            request.groups = vec![of("g", Some(vec![topic])), of("h", None), of("g", None)];
+        } else {
+            let topic = offset_fetch_request::OffsetFetchRequestTopic::default()
+                .with_name(name("orders"))
+                .with_partition_indexes(vec![0, 2]);
+            request = request.with_group_id(group_id("g")).with_topics(Some(vec![topic]));
+        }
+        let response: OffsetFetchResponse = node.ask(9, version, &request).await;
+        if version >= 8 {
+            let rows: Vec<_> =
+                response.groups.iter().map(|group| (group.error_code, group.topics.len())).collect();
+            assert_eq!(rows, [(0, 1), (16, 0), (0, 1)]);
+        } else {
+            let rows = &response.topics[0].partitions;
+            assert_eq!((rows.len(), rows[1].committed_offset), (2, 41));
+            assert_eq!(rows[1].committed_leader_epoch, if version >= 5 { 6 } else { -1 });
+        }
+    }
+    let row =
+        |index| offset_delete_request::OffsetDeleteRequestPartition::default().with_partition_index(index);
+    let topic = offset_delete_request::OffsetDeleteRequestTopic::default()
+        .with_name(name("orders"))
+        .with_partitions(vec![row(9), row(0)]);
+    let request = OffsetDeleteRequest::default().with_group_id(group_id("g")).with_topics(vec![topic]);
+    let response: OffsetDeleteResponse = node.ask(47, 0, &request).await;
+    let codes: Vec<i16> = response.topics[0].partitions.iter().map(|row| row.error_code).collect();
+    assert_eq!((response.error_code, codes), (0, vec![3, 86]));
+}
+
+#[tokio::test]
+async fn groups_are_listed_described_and_deleted_in_every_version() {
+    let mut node = coordinator().await;
+    for version in served(16) {
+        let mut request = ListGroupsRequest::default();
+        let response: ListGroupsResponse = node.ask(16, version, &request).await;
+        assert_eq!((response.error_code, response.groups.len()), (0, 1));
+        if version >= 4 {
+            request.states_filter = vec![string("empty")];
+            let response: ListGroupsResponse = node.ask(16, version, &request).await;
+            assert!(response.groups.is_empty());
+        }
+    }
+    for version in served(15) {
+        let groups = vec![group_id("g"), group_id("h")];
+        let request = DescribeGroupsRequest::default().with_groups(groups);
+        let response: DescribeGroupsResponse = node.ask(15, version, &request).await;
+        let rows: Vec<_> =
+            response.groups.iter().map(|group| (group.error_code, group.group_state.as_str())).collect();
+        assert_eq!(rows, [(0, "Stable"), (16, "")]);
+    }
+    for version in served(42) {
+        let request = DeleteGroupsRequest::default().with_groups_names(vec![group_id("h"), group_id("g")]);
+        let response: DeleteGroupsResponse = node.ask(42, version, &request).await;
+        let codes: Vec<i16> = response.results.iter().map(|row| row.error_code).collect();
+        assert_eq!(codes, [16, 0]);
     }
 }

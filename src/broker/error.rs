@@ -6,6 +6,7 @@
 //! librdkafka know how to retry (an unexpected code there is an exception in the application).
 
 use super::api::{LeaderHint, PartitionError};
+use super::groups::GroupError;
 use crate::ctl::command::Error as ControllerError;
 use crate::wire::batch::BatchError;
 use crate::wire::frame::FrameError;
@@ -23,11 +24,21 @@ pub mod code {
     pub const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     pub const REQUEST_TIMED_OUT: i16 = 7;
     pub const MESSAGE_TOO_LARGE: i16 = 10;
+    pub const OFFSET_METADATA_TOO_LARGE: i16 = 12;
     pub const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+    pub const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    pub const NOT_COORDINATOR: i16 = 16;
     pub const INVALID_TOPIC_EXCEPTION: i16 = 17;
     pub const NOT_ENOUGH_REPLICAS: i16 = 19;
     pub const NOT_ENOUGH_REPLICAS_AFTER_APPEND: i16 = 20;
     pub const INVALID_REQUIRED_ACKS: i16 = 21;
+    pub const ILLEGAL_GENERATION: i16 = 22;
+    pub const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
+    pub const INVALID_GROUP_ID: i16 = 24;
+    pub const UNKNOWN_MEMBER_ID: i16 = 25;
+    pub const INVALID_SESSION_TIMEOUT: i16 = 26;
+    pub const REBALANCE_IN_PROGRESS: i16 = 27;
+    pub const INVALID_COMMIT_OFFSET_SIZE: i16 = 28;
     pub const INVALID_TIMESTAMP: i16 = 32;
     pub const UNSUPPORTED_VERSION: i16 = 35;
     pub const TOPIC_ALREADY_EXISTS: i16 = 36;
@@ -42,6 +53,8 @@ pub mod code {
     pub const INVALID_PRODUCER_EPOCH: i16 = 47;
     pub const INVALID_TXN_STATE: i16 = 48;
     pub const KAFKA_STORAGE_ERROR: i16 = 56;
+    pub const NON_EMPTY_GROUP: i16 = 68;
+    pub const GROUP_ID_NOT_FOUND: i16 = 69;
     pub const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
     pub const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
     pub const FENCED_LEADER_EPOCH: i16 = 74;
@@ -49,10 +62,14 @@ pub mod code {
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
     pub const STALE_BROKER_EPOCH: i16 = 77;
     pub const OFFSET_NOT_AVAILABLE: i16 = 78;
+    pub const MEMBER_ID_REQUIRED: i16 = 79;
     pub const PREFERRED_LEADER_NOT_AVAILABLE: i16 = 80;
+    pub const GROUP_MAX_SIZE_REACHED: i16 = 81;
+    pub const FENCED_INSTANCE_ID: i16 = 82;
     pub const ELIGIBLE_LEADERS_NOT_AVAILABLE: i16 = 83;
     pub const ELECTION_NOT_NEEDED: i16 = 84;
     pub const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
+    pub const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
     pub const INVALID_RECORD: i16 = 87;
     pub const UNKNOWN_TOPIC_ID: i16 = 100;
     pub const BROKER_ID_NOT_REGISTERED: i16 = 102;
@@ -98,6 +115,64 @@ pub fn list_offsets(error: &PartitionError, version: i16) -> i16 {
     match error {
         PartitionError::NotEstablished if version >= 5 => code::OFFSET_NOT_AVAILABLE,
         other => partition(other),
+    }
+}
+
+/// Code of a refused request of a consumer group, or of one of its rows.
+pub fn group(error: &GroupError) -> i16 {
+    match error {
+        GroupError::NotCoordinator => code::NOT_COORDINATOR,
+        GroupError::Loading => code::COORDINATOR_LOAD_IN_PROGRESS,
+        GroupError::NotAvailable => code::COORDINATOR_NOT_AVAILABLE,
+        GroupError::InvalidGroup => code::INVALID_GROUP_ID,
+        GroupError::UnknownMember => code::UNKNOWN_MEMBER_ID,
+        GroupError::FencedInstance => code::FENCED_INSTANCE_ID,
+        GroupError::MemberIdRequired(_) => code::MEMBER_ID_REQUIRED,
+        GroupError::IllegalGeneration => code::ILLEGAL_GENERATION,
+        GroupError::InconsistentProtocol => code::INCONSISTENT_GROUP_PROTOCOL,
+        GroupError::InvalidSessionTimeout => code::INVALID_SESSION_TIMEOUT,
+        GroupError::Rebalancing => code::REBALANCE_IN_PROGRESS,
+        GroupError::Full => code::GROUP_MAX_SIZE_REACHED,
+        GroupError::UnknownGroup => code::GROUP_ID_NOT_FOUND,
+        GroupError::NotEmpty => code::NON_EMPTY_GROUP,
+        GroupError::Subscribed => code::GROUP_SUBSCRIBED_TO_TOPIC,
+        GroupError::MetadataTooLarge => code::OFFSET_METADATA_TOO_LARGE,
+        // What Kafka says to members whose record does not fit; of a commit see `commit`.
+        GroupError::TooLarge => code::UNKNOWN_SERVER_ERROR,
+        GroupError::UnknownPartition => code::UNKNOWN_TOPIC_OR_PARTITION,
+        GroupError::InvalidMetadata => code::INVALID_REQUEST,
+    }
+}
+
+/// Code of a failed SyncGroup: clients know no "loading" there, and all of them join again when the group is rebalancing, as from Kafka.
+pub fn sync(error: &GroupError) -> i16 {
+    match error {
+        GroupError::Loading => code::REBALANCE_IN_PROGRESS,
+        other => group(other),
+    }
+}
+
+/// Code of a failed Heartbeat: while the group is loaded, Kafka says that all is well; sessions begin anew afterwards.
+pub fn heartbeat(error: &GroupError) -> i16 {
+    match error {
+        GroupError::Loading => code::NONE,
+        other => group(other),
+    }
+}
+
+/// Code of a failed OffsetFetch: consumers before 3.9 take COORDINATOR_NOT_AVAILABLE for final there.
+pub fn offset_fetch(error: &GroupError) -> i16 {
+    match error {
+        GroupError::NotAvailable => code::NOT_COORDINATOR,
+        other => group(other),
+    }
+}
+
+/// Code of a failed OffsetCommit.
+pub fn commit(error: &GroupError) -> i16 {
+    match error {
+        GroupError::TooLarge => code::INVALID_COMMIT_OFFSET_SIZE,
+        other => group(other),
     }
 }
 
@@ -318,6 +393,24 @@ mod tests {
     }
 
     #[test]
+    fn groups_errors_have_the_codes_that_clients_retry_in_each_request() {
+        let table = [
+            (GroupError::Loading, 14, 27, 0, 14, 14),
+            (GroupError::NotCoordinator, 16, 16, 16, 16, 16),
+            (GroupError::NotAvailable, 15, 15, 15, 16, 15),
+            (GroupError::Rebalancing, 27, 27, 27, 27, 27),
+            (GroupError::TooLarge, -1, -1, -1, -1, 28),
+        ];
+        for (error, any, synced, beat, fetched, committed) in table {
+            assert_eq!(group(&error), any, "{error}");
+            assert_eq!(sync(&error), synced, "sync: {error}");
+            assert_eq!(heartbeat(&error), beat, "heartbeat: {error}");
+            assert_eq!(offset_fetch(&error), fetched, "offset fetch: {error}");
+            assert_eq!(commit(&error), committed, "commit: {error}");
+        }
+    }
+
+    #[test]
     fn leader_hint_is_taken_from_the_errors_that_carry_one() {
         let leader = Some(LeaderHint { node: NodeId(2), epoch: 9 });
         assert_eq!(leader_hint(&PartitionError::NotLeader { leader }), leader);
@@ -339,6 +432,22 @@ mod tests {
             (code::POLICY_VIOLATION, Kafka::PolicyViolation),
             (code::STALE_BROKER_EPOCH, Kafka::StaleBrokerEpoch),
             (code::INVALID_RECORD, Kafka::InvalidRecord),
+            (code::OFFSET_METADATA_TOO_LARGE, Kafka::OffsetMetadataTooLarge),
+            (code::COORDINATOR_NOT_AVAILABLE, Kafka::CoordinatorNotAvailable),
+            (code::NOT_COORDINATOR, Kafka::NotCoordinator),
+            (code::ILLEGAL_GENERATION, Kafka::IllegalGeneration),
+            (code::INCONSISTENT_GROUP_PROTOCOL, Kafka::InconsistentGroupProtocol),
+            (code::INVALID_GROUP_ID, Kafka::InvalidGroupId),
+            (code::UNKNOWN_MEMBER_ID, Kafka::UnknownMemberId),
+            (code::INVALID_SESSION_TIMEOUT, Kafka::InvalidSessionTimeout),
+            (code::REBALANCE_IN_PROGRESS, Kafka::RebalanceInProgress),
+            (code::INVALID_COMMIT_OFFSET_SIZE, Kafka::InvalidCommitOffsetSize),
+            (code::NON_EMPTY_GROUP, Kafka::NonEmptyGroup),
+            (code::GROUP_ID_NOT_FOUND, Kafka::GroupIdNotFound),
+            (code::MEMBER_ID_REQUIRED, Kafka::MemberIdRequired),
+            (code::GROUP_MAX_SIZE_REACHED, Kafka::GroupMaxSizeReached),
+            (code::FENCED_INSTANCE_ID, Kafka::FencedInstanceId),
+            (code::GROUP_SUBSCRIBED_TO_TOPIC, Kafka::GroupSubscribedToTopic),
         ] {
             assert_eq!(ours, kafka.code());
         }

@@ -222,6 +222,11 @@ pub enum Change {
         /// The partition it was.
         partition: i32,
     },
+    /// A topic was deleted, by a record: what is kept of it elsewhere may go.
+    TopicRemoved {
+        /// Its name, which may be another topic's by now.
+        name: String,
+    },
     /// A replica moved away: its data may be deleted.
     ReplicaRemoved {
         /// The group.
@@ -374,6 +379,8 @@ impl Image {
                 changes.push(Change::GroupRemoved { group, topic, partition });
             }
         }
+        let gone = old.topic_names.iter().filter(|(id, _)| !new.topic_names.contains_key(id));
+        changes.extend(gone.map(|(_, name)| Change::TopicRemoved { name: name.clone() }));
         for (&node, broker) in &new.brokers {
             if old.brokers.get(&node) != Some(broker) {
                 changes.push(Change::BrokerChanged { node });
@@ -630,6 +637,7 @@ impl Image {
                 partition: number as i32,
             });
         }
+        changes.push(Change::TopicRemoved { name });
         Ok(())
     }
 

@@ -144,7 +144,7 @@ impl Whole {
 pub fn changes(old: &Image, new: &Image) -> Vec<Change> {
     let says = |change: &Change| match change {
         Change::GroupRemoved { group, .. } => new.is_deleted(*group),
-        Change::ReplicaRemoved { .. } => false,
+        Change::ReplicaRemoved { .. } | Change::TopicRemoved { .. } => false,
         _ => true,
     };
     let changes = Image::diff(old, new).into_iter().filter(says);

@@ -392,6 +392,6 @@ mod tests {
     fn version_not_served_is_unsupported() {
         assert_eq!(check(PRODUCE, 2, &[]), Err(FrameError::Unsupported(PRODUCE, 2)));
         assert_eq!(check(API_VERSIONS, 9, &[]), Err(FrameError::Unsupported(API_VERSIONS, 9)));
-        assert_eq!(check(11, 0, &[]), Err(FrameError::Unsupported(11, 0)));
+        assert_eq!(check(17, 0, &[]), Err(FrameError::Unsupported(17, 0)));
     }
 }

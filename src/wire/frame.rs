@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn unknown_key_or_version_is_unsupported() {
         for (key, version) in
-            [(PRODUCE, 2), (PRODUCE, 14), (FETCH, 3), (METADATA, 14), (11, 0), (-1, 0), (999, 1)]
+            [(PRODUCE, 2), (PRODUCE, 14), (FETCH, 3), (METADATA, 14), (17, 0), (-1, 0), (999, 1)]
         {
             let mut bytes = BytesMut::new();
             bytes.put_i16(key);

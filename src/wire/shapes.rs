@@ -6,6 +6,8 @@
 //! Invariants:
 //! - `memory` of a struct is the size of the Rust value the codec makes of it, so the walk can bound memory, not counts only.
 //! - Nesting is as deep as this table, never as deep as the input says.
+mod groups;
+
 use super::versions;
 use kafka_protocol::messages as m;
 use std::mem::size_of;
@@ -105,6 +107,17 @@ pub(super) fn of(api_key: i16) -> Option<&'static Shape> {
         versions::DESCRIBE_QUORUM => &DESCRIBE_QUORUM,
         versions::DESCRIBE_CLUSTER => &DESCRIBE_CLUSTER,
         versions::UNREGISTER_BROKER => &UNREGISTER_BROKER,
+        versions::OFFSET_COMMIT => &groups::OFFSET_COMMIT,
+        versions::OFFSET_FETCH => &groups::OFFSET_FETCH,
+        versions::FIND_COORDINATOR => &groups::FIND_COORDINATOR,
+        versions::JOIN_GROUP => &groups::JOIN_GROUP,
+        versions::HEARTBEAT => &groups::HEARTBEAT,
+        versions::LEAVE_GROUP => &groups::LEAVE_GROUP,
+        versions::SYNC_GROUP => &groups::SYNC_GROUP,
+        versions::DESCRIBE_GROUPS => &groups::DESCRIBE_GROUPS,
+        versions::LIST_GROUPS => &groups::LIST_GROUPS,
+        versions::DELETE_GROUPS => &groups::DELETE_GROUPS,
+        versions::OFFSET_DELETE => &groups::OFFSET_DELETE,
         _ => return None,
     })
 }

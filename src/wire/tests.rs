@@ -2,6 +2,8 @@
 //! sends frames all the way from split to decode.
 //!
 //! Not a client. Its samples serve the tests of `bounds` and `produce` too. Everything comes from the caller's seed.
+mod groups;
+
 use super::bounds;
 use super::frame::{self, FrameError};
 use super::versions::{self, supported};
@@ -63,6 +65,17 @@ pub(super) fn body(key: i16, version: i16, rng: &mut StdRng) -> Bytes {
         versions::FETCH => fetch(version, rng).encode(&mut out, version),
         versions::LIST_OFFSETS => list_offsets(version, rng).encode(&mut out, version),
         versions::METADATA => metadata(version, rng).encode(&mut out, version),
+        versions::OFFSET_COMMIT => groups::commit(version, rng).encode(&mut out, version),
+        versions::OFFSET_FETCH => groups::fetch(version, rng).encode(&mut out, version),
+        versions::FIND_COORDINATOR => groups::find(version, rng).encode(&mut out, version),
+        versions::JOIN_GROUP => groups::join(version, rng).encode(&mut out, version),
+        versions::HEARTBEAT => groups::heartbeat(version, rng).encode(&mut out, version),
+        versions::LEAVE_GROUP => groups::leave(version, rng).encode(&mut out, version),
+        versions::SYNC_GROUP => groups::sync(version, rng).encode(&mut out, version),
+        versions::DESCRIBE_GROUPS => groups::describe(version, rng).encode(&mut out, version),
+        versions::LIST_GROUPS => groups::list(version, rng).encode(&mut out, version),
+        versions::DELETE_GROUPS => groups::delete(rng).encode(&mut out, version),
+        versions::OFFSET_DELETE => groups::delete_offsets(rng).encode(&mut out, version),
         versions::API_VERSIONS => api_versions(version, rng).encode(&mut out, version),
         versions::CREATE_TOPICS => create_topics(rng).encode(&mut out, version),
         versions::DELETE_TOPICS => delete_topics(version, rng).encode(&mut out, version),
@@ -403,6 +416,17 @@ pub(super) fn decode_all(key: i16, version: i16, body: Bytes) -> Result<(), Stri
         versions::DESCRIBE_QUORUM => one::<DescribeQuorumRequest>,
         versions::DESCRIBE_CLUSTER => one::<DescribeClusterRequest>,
         versions::UNREGISTER_BROKER => one::<UnregisterBrokerRequest>,
+        versions::OFFSET_COMMIT => one::<OffsetCommitRequest>,
+        versions::OFFSET_FETCH => one::<OffsetFetchRequest>,
+        versions::FIND_COORDINATOR => one::<FindCoordinatorRequest>,
+        versions::JOIN_GROUP => one::<JoinGroupRequest>,
+        versions::HEARTBEAT => one::<HeartbeatRequest>,
+        versions::LEAVE_GROUP => one::<LeaveGroupRequest>,
+        versions::SYNC_GROUP => one::<SyncGroupRequest>,
+        versions::DESCRIBE_GROUPS => one::<DescribeGroupsRequest>,
+        versions::LIST_GROUPS => one::<ListGroupsRequest>,
+        versions::DELETE_GROUPS => one::<DeleteGroupsRequest>,
+        versions::OFFSET_DELETE => one::<OffsetDeleteRequest>,
         _ => panic!("no decoder of key {key}"),
     };
     decode(version, body)

@@ -31,6 +31,24 @@ pub const FETCH: i16 = 1;
 pub const LIST_OFFSETS: i16 = 2;
 /// Metadata.
 pub const METADATA: i16 = 3;
+/// OffsetCommit.
+pub const OFFSET_COMMIT: i16 = 8;
+/// OffsetFetch.
+pub const OFFSET_FETCH: i16 = 9;
+/// FindCoordinator.
+pub const FIND_COORDINATOR: i16 = 10;
+/// JoinGroup.
+pub const JOIN_GROUP: i16 = 11;
+/// Heartbeat.
+pub const HEARTBEAT: i16 = 12;
+/// LeaveGroup.
+pub const LEAVE_GROUP: i16 = 13;
+/// SyncGroup.
+pub const SYNC_GROUP: i16 = 14;
+/// DescribeGroups.
+pub const DESCRIBE_GROUPS: i16 = 15;
+/// ListGroups.
+pub const LIST_GROUPS: i16 = 16;
 /// ApiVersions.
 pub const API_VERSIONS: i16 = 18;
 /// CreateTopics.
@@ -49,6 +67,8 @@ pub const DESCRIBE_CONFIGS: i16 = 32;
 pub const DESCRIBE_LOG_DIRS: i16 = 35;
 /// CreatePartitions.
 pub const CREATE_PARTITIONS: i16 = 37;
+/// DeleteGroups.
+pub const DELETE_GROUPS: i16 = 42;
 /// ElectLeaders.
 pub const ELECT_LEADERS: i16 = 43;
 /// IncrementalAlterConfigs.
@@ -57,6 +77,8 @@ pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
 pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
 /// ListPartitionReassignments.
 pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
+/// OffsetDelete.
+pub const OFFSET_DELETE: i16 = 47;
 /// DescribeQuorum.
 pub const DESCRIBE_QUORUM: i16 = 55;
 /// UnregisterBroker.
@@ -81,11 +103,20 @@ const fn row(key: i16, name: &'static str, min: i16, max: i16) -> ApiRange {
     ApiRange { key, name, min, max, served_min: min }
 }
 
-const TABLE: [ApiRange; 20] = [
+const TABLE: [ApiRange; 31] = [
     ApiRange { key: PRODUCE, name: "Produce", min: 0, max: 13, served_min: 3 },
     row(FETCH, "Fetch", 4, 18),
     row(LIST_OFFSETS, "ListOffsets", 1, 10),
     row(METADATA, "Metadata", 0, 13),
+    row(OFFSET_COMMIT, "OffsetCommit", 2, 9),
+    row(OFFSET_FETCH, "OffsetFetch", 1, 9),
+    row(FIND_COORDINATOR, "FindCoordinator", 0, 6),
+    row(JOIN_GROUP, "JoinGroup", 0, 9),
+    row(HEARTBEAT, "Heartbeat", 0, 4),
+    row(LEAVE_GROUP, "LeaveGroup", 0, 5),
+    row(SYNC_GROUP, "SyncGroup", 0, 5),
+    row(DESCRIBE_GROUPS, "DescribeGroups", 0, 6),
+    row(LIST_GROUPS, "ListGroups", 0, 5),
     row(API_VERSIONS, "ApiVersions", 0, 4),
     row(CREATE_TOPICS, "CreateTopics", 2, 7),
     row(DELETE_TOPICS, "DeleteTopics", 1, 6),
@@ -95,10 +126,12 @@ const TABLE: [ApiRange; 20] = [
     row(DESCRIBE_CONFIGS, "DescribeConfigs", 1, 4),
     row(DESCRIBE_LOG_DIRS, "DescribeLogDirs", 1, 4),
     row(CREATE_PARTITIONS, "CreatePartitions", 0, 3),
+    row(DELETE_GROUPS, "DeleteGroups", 0, 2),
     row(ELECT_LEADERS, "ElectLeaders", 0, 2),
     row(INCREMENTAL_ALTER_CONFIGS, "IncrementalAlterConfigs", 0, 1),
     row(ALTER_PARTITION_REASSIGNMENTS, "AlterPartitionReassignments", 0, 1),
     row(LIST_PARTITION_REASSIGNMENTS, "ListPartitionReassignments", 0, 0),
+    row(OFFSET_DELETE, "OffsetDelete", 0, 0),
     row(DESCRIBE_QUORUM, "DescribeQuorum", 0, 2),
     row(DESCRIBE_CLUSTER, "DescribeCluster", 0, 2),
     row(UNREGISTER_BROKER, "UnregisterBroker", 0, 0),
@@ -126,6 +159,12 @@ pub fn is_flexible(key: i16, version: i16) -> bool {
         FETCH => 12,
         LIST_OFFSETS => 6,
         METADATA => 9,
+        OFFSET_COMMIT => 8,
+        OFFSET_FETCH | JOIN_GROUP => 6,
+        FIND_COORDINATOR | LIST_GROUPS => 3,
+        HEARTBEAT | LEAVE_GROUP | SYNC_GROUP => 4,
+        DESCRIBE_GROUPS => 5,
+        DELETE_GROUPS => 2,
         API_VERSIONS => 3,
         CREATE_TOPICS => 5,
         DELETE_TOPICS => 4,
@@ -189,7 +228,7 @@ mod tests {
     fn produce_below_three_is_advertised_but_not_served() {
         assert_eq!(range(PRODUCE).map(|row| row.min), Some(0));
         assert!(!is_served(PRODUCE, 2) && is_served(PRODUCE, 3) && !is_served(PRODUCE, 14));
-        assert!(range(11).is_none() && !is_served(11, 0) && !is_flexible(11, 9));
+        assert!(range(17).is_none() && !is_served(17, 0) && !is_flexible(17, 9));
     }
 
     /// The table rows of `docs/compatibility.md` between the two markers.

@@ -16,6 +16,7 @@ mod failover;
 mod faults;
 mod foreign;
 mod frames;
+mod groups;
 mod heir;
 mod history;
 mod kafka;

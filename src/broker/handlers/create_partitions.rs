@@ -6,6 +6,7 @@
 use super::{Call, admin_timeout, commands, join_all, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error;
+use crate::broker::groups::TOPIC;
 use crate::ctl::command::{Command, Error as ControllerError};
 use crate::segment::NodeId;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
@@ -42,6 +43,10 @@ fn command(
     topic: &CreatePartitionsTopic,
     request: &CreatePartitionsRequest,
 ) -> Result<Command, ControllerError> {
+    if topic.name.as_str() == TOPIC {
+        let text = "the partition of a consumer group follows from their number, which cannot be changed";
+        return Err(ControllerError::InvalidPartitions(text.to_owned()));
+    }
     let assignments = topic.assignments.as_ref().map(|assignments| {
         let nodes = assignments.iter().map(|one| one.broker_ids.iter().map(|id| NodeId(id.0)).collect());
         nodes.collect::<Vec<Vec<NodeId>>>()

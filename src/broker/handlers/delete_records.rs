@@ -25,6 +25,10 @@ pub async fn handle(mut call: Call) -> Outcome {
                 .with_low_watermark(-1);
             match group_of(&image, topic.name.as_str(), asked.partition_index) {
                 None => row.error_code = code::UNKNOWN_TOPIC_OR_PARTITION,
+                // What groups committed is in there; nobody cuts it off.
+                Some(_) if image.topics.get(topic.name.as_str()).is_some_and(|topic| topic.internal) => {
+                    row.error_code = code::POLICY_VIOLATION;
+                }
                 Some(_) if asked.offset < -1 => row.error_code = code::OFFSET_OUT_OF_RANGE,
                 Some(group) => {
                     let (node, offset) = (call.node.clone(), asked.offset);

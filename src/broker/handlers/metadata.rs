@@ -6,10 +6,13 @@
 //! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
 //! LEADER_NOT_AVAILABLE otherwise.
 
+use super::find_coordinator::offsets_topic;
 use super::{Call, admin_timeout, controller_id, is_valid_topic, join_all, text};
 use crate::broker::api::{NodeHandle, PartitionState};
+use crate::broker::config::NodeConfig;
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::{self, code};
+use crate::broker::groups::TOPIC;
 use crate::ctl::command::{Command, CreateTopic, Error as ControllerError};
 use crate::ctl::image::{Broker, Image, Partition, Topic};
 use crate::segment::{GroupId, NodeId};
@@ -59,7 +62,7 @@ pub async fn handle(mut call: Call) -> Outcome {
     if may_create {
         let missing = missing(&image, &wanted);
         if !missing.is_empty() {
-            failures = create(&call.node, &missing).await;
+            failures = create(&call.node, &call.config, &missing).await;
             image = call.node.image();
             await_leaders(&call.node, &image, &missing).await;
         }
@@ -122,18 +125,20 @@ fn missing(image: &Image, wanted: &[Wanted]) -> Vec<String> {
 }
 
 /// Creates topics with the cluster's defaults; answers the codes of those that could not be.
-async fn create(node: &NodeHandle, names: &[String]) -> BTreeMap<String, i16> {
+async fn create(node: &NodeHandle, config: &NodeConfig, names: &[String]) -> BTreeMap<String, i16> {
     let create = |name: &String| {
         let (node, name) = (node.clone(), name.clone());
+        // Whoever looks at the groups' topic before there is a group must not make it one that forgets.
+        let own = (name == TOPIC).then(|| offsets_topic(config));
         async move {
-            let command = Command::CreateTopic(CreateTopic {
+            let command = Command::CreateTopic(own.unwrap_or_else(|| CreateTopic {
                 name: name.clone(),
                 partitions: -1,
                 replication_factor: -1,
                 assignments: None,
                 configs: BTreeMap::new(),
                 validate_only: false,
-            });
+            }));
             match node.controller(command, admin_timeout(CREATE_TIMEOUT_MS)).await {
                 // Somebody else was faster: as good as created.
                 Ok(_) | Err(ControllerError::TopicExists(_)) => None,

@@ -7,23 +7,35 @@
 
 pub mod alter_partition_reassignments;
 pub mod api_versions;
+mod coordinator;
 pub mod create_partitions;
 pub mod create_topics;
+pub mod delete_groups;
 pub mod delete_records;
 pub mod delete_topics;
 pub mod describe_cluster;
 pub mod describe_configs;
+pub mod describe_groups;
 pub mod describe_log_dirs;
 pub mod describe_quorum;
 pub mod elect_leaders;
 pub mod fetch;
+pub mod find_coordinator;
+pub mod heartbeat;
 pub mod incremental_alter_configs;
 pub mod init_producer_id;
+pub mod join_group;
+pub mod leave_group;
+pub mod list_groups;
 pub mod list_offsets;
 pub mod list_partition_reassignments;
 pub mod metadata;
+pub mod offset_commit;
+pub mod offset_delete;
+pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod sync_group;
 pub mod unregister_broker;
 
 use super::api::{LeaderHint, NodeHandle};
@@ -40,6 +52,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -54,6 +67,10 @@ pub struct Call {
     pub config: Arc<NodeConfig>,
     /// Version of the request, within the served range.
     pub version: i16,
+    /// What the client calls itself.
+    pub client_id: Option<String>,
+    /// Where it connected from.
+    pub client_host: IpAddr,
     key: i16,
     correlation_id: i32,
     body: Bytes,
@@ -61,11 +78,13 @@ pub struct Call {
 
 impl Call {
     /// A call from a request.
-    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, request: Request) -> Self {
+    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, client_host: IpAddr, request: Request) -> Self {
         Self {
             node,
             config,
             version: request.api_version,
+            client_id: request.client_id,
+            client_host,
             key: request.api_key,
             correlation_id: request.correlation_id,
             body: request.body.freeze(),

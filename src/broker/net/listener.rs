@@ -89,8 +89,8 @@ pub async fn serve_until(
     };
     let metrics = metrics::of(node.node_id());
     let (killed, watched) = (node.clone(), node.clone());
-    let open = move |turnstile| {
-        let mut session = Session::new(node.clone(), config.clone(), turnstile);
+    let open = move |turnstile, host| {
+        let mut session = Session::new(node.clone(), config.clone(), turnstile, host);
         move |frame| session.start(frame)
     };
     let (turn, hang_up) = watch::channel(drain.child_token());
@@ -119,7 +119,7 @@ async fn accept_loop<F, H>(
     open: F,
     ends: Stop,
 ) where
-    F: Fn(Turnstile) -> H,
+    F: Fn(Turnstile, IpAddr) -> H,
     H: FnMut(BytesMut) -> Result<Work, CloseReason> + Send + 'static,
 {
     let tasks = TaskTracker::new();
@@ -138,7 +138,7 @@ async fn accept_loop<F, H>(
             Ok((stream, peer)) => {
                 if let Some(slot) = slots.take(peer.ip()) {
                     let turnstile = Turnstile::default();
-                    let start = open(turnstile.clone());
+                    let start = open(turnstile.clone(), peer.ip());
                     let task = Task { stream, peer, slot, turnstile, stop: stop.clone() };
                     tasks.spawn(task.run(limits.connection, metrics.clone(), start));
                 }

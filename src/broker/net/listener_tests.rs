@@ -37,7 +37,7 @@ async fn server(max_connections: usize, max_connections_per_ip: usize) -> Server
     let limits = ListenerLimits { max_connections, max_connections_per_ip, connection };
     let (drain, cancel) = (CancellationToken::new(), CancellationToken::new());
     let metrics = Arc::<Metrics>::default();
-    let open = |_turnstile: Turnstile| {
+    let open = |_turnstile: Turnstile, _host: IpAddr| {
         |_frame: BytesMut| -> Result<Work, CloseReason> {
             Ok(Box::pin(async { Ok(Answer::Frame(Bytes::from_static(b"!"))) }))
         }

@@ -496,15 +496,20 @@ impl Shard {
 
     /// What was applied is done.
     pub(super) fn act_on(&mut self, now: Now, changes: Vec<Change>, mut removed: BTreeSet<GroupId>) {
+        let mut topics = BTreeSet::new();
         for change in &changes {
             match change {
                 Change::GroupRemoved { group, .. } => drop(removed.insert(*group)),
                 Change::ReplicaRemoved { group, replica } => self.remove_moved(*group, *replica),
+                Change::TopicRemoved { name } => drop(topics.insert(name.clone())),
                 _ => {}
             }
         }
         for group in removed {
             self.remove_replica(group);
+        }
+        if !topics.is_empty() {
+            self.forget_committed(now, &topics);
         }
         self.note_policies(&changes);
         for change in changes {

@@ -8,6 +8,7 @@
 //! - `snapshot`: the controller log cut behind snapshots of the image.
 //! - `members`: who votes in the groups here, and generation changes. `leaving`: replicas that moved away.
 //! - `controllers`: who votes in the controllers' own group, and its generations.
+//! - `groups`: coordinators of consumer groups.
 //! - `lease`: when partitions with `recovery.policy=auto` may be answered for.
 //! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
@@ -16,6 +17,7 @@ pub(crate) mod alone_tests;
 mod control;
 mod controllers;
 mod fetch;
+mod groups;
 mod lease;
 mod leaving;
 mod members;
@@ -37,6 +39,7 @@ use super::api::{
     PartitionState, ProduceItem, Produced, Quorum, SetAside,
 };
 use super::config::NodeConfig;
+use super::groups::{Ask, Listed, Reply};
 use super::partition::{Done, Partition};
 use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as CtlReply};
 use crate::ctl::image::Image;
@@ -147,6 +150,22 @@ pub enum Command {
         moves: Vec<(GroupId, NodeId)>,
         /// They were asked.
         reply: oneshot::Sender<()>,
+    },
+    /// A request about a consumer group.
+    Group {
+        /// Its partition of `__consumer_offsets`.
+        partition: GroupId,
+        /// Its id.
+        name: String,
+        /// What.
+        ask: Ask,
+        /// Answer.
+        reply: oneshot::Sender<Reply>,
+    },
+    /// ListGroups: those coordinated here, and whether some are still being loaded.
+    Groups {
+        /// Answer.
+        reply: oneshot::Sender<(Vec<Listed>, bool)>,
     },
     /// Ask the controller leader.
     Controller {
@@ -290,6 +309,7 @@ pub struct Shard {
     fetch_deadlines: BTreeSet<(Millis, u64)>,
     reads: Map<u64, reads::PendingRead>,
     quorums: quorum::Quorums,
+    groups: groups::Groups,
     control: control::Control,
     controllers: controllers::Controllers,
     leases: lease::Leases,
@@ -347,6 +367,7 @@ impl Shard {
             fetch_deadlines: BTreeSet::new(),
             reads: Map::default(),
             quorums: quorum::Quorums::default(),
+            groups: groups::Groups::new(&node.defaults),
             orphans: Map::default(),
             placing: placing::Placing::default(),
             leaving: BTreeMap::new(),
@@ -461,6 +482,10 @@ impl Shard {
                 }
                 let _gone_client = reply.send(());
             }
+            Command::Group { partition, name, ask, reply } => self.on_group(now, partition, name, ask, reply),
+            Command::Groups { reply } => {
+                let _gone_client = reply.send(self.list_groups());
+            }
             Command::Controller { command, timeout_ms, reply } => {
                 self.ask_controller(now, command, timeout_ms, reply)
             }
@@ -482,6 +507,7 @@ impl Shard {
         self.tick_membership(now);
         self.place_some(now);
         self.tick_upkeep(now);
+        self.tick_groups(now);
         self.tick_members(now);
         self.tick_controllers(now);
         self.process_events(now);
@@ -498,7 +524,7 @@ impl Shard {
         }
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
         next = next.min(self.control.deadline()).min(self.members_deadline()).min(self.recovery.deadline());
-        next = next.min(self.controllers.deadline()).min(self.leases.deadline());
+        next = next.min(self.controllers.deadline()).min(self.leases.deadline()).min(self.groups.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
             if let Some((at, _)) = queue.first() {
                 next = next.min(*at);
@@ -538,13 +564,17 @@ impl Shard {
         loop {
             self.engine.take_events(&mut events);
             if events.is_empty() {
+                self.answer_produces();
+                // What coordinators make of it may be more to append.
+                if self.settle_groups(now) {
+                    continue;
+                }
                 break;
             }
             for event in events.drain(..) {
                 self.on_event(now, event);
             }
         }
-        self.answer_produces();
     }
 
     fn on_event(&mut self, now: Now, event: GroupEvent) {
@@ -624,6 +654,7 @@ impl Shard {
         let advanced = p.high_watermark > before;
         let waiting = if advanced { std::mem::take(&mut p.fetch_waiters) } else { BTreeSet::new() };
         self.on_progress(group);
+        self.wake_coordinator(group);
         self.answer_deletes(group);
         if let Some(offset) = moved {
             self.move_start(now, group, offset);

@@ -139,6 +139,7 @@ impl Shard {
         self.led -= usize::from(p.role == Role::Leader);
         self.leadership_news = true;
         p.on_role(Role::Follower, leader, None, 0, &mut self.done);
+        self.end_coordinator(group);
         self.engine.remove_but(group, remains);
     }
 

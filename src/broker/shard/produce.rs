@@ -157,6 +157,9 @@ impl Shard {
     pub(super) fn answer_produces(&mut self) {
         let mut done = std::mem::take(&mut self.done);
         for (ticket, mut result) in done.drain(..) {
+            if self.groups.take_outcome(ticket.request, &result) {
+                continue;
+            }
             let Some(pending) = self.produces.get(&ticket.request) else { continue };
             if let Err(PartitionError::NotLeader { leader: None }) = result {
                 let leader = self.hint_of(pending.groups[ticket.item]);
@@ -220,7 +223,7 @@ impl Shard {
 }
 
 /// Base offset and leader epoch into the batch, outside its CRC.
-fn assign(meta: &EntryMeta, payload: &mut BytesMut) {
+pub(super) fn assign(meta: &EntryMeta, payload: &mut BytesMut) {
     batch::assign(payload, meta.base_offset.0, super::leader_epoch(meta.id.epoch));
 }
 

@@ -4,6 +4,7 @@
 use super::produce::produce_error;
 use super::{Now, Shard, leader_epoch};
 use crate::broker::api::{ListedOffset, OffsetSpec, PartitionError};
+use crate::broker::groups;
 use crate::broker::partition::encode_log_start;
 use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
@@ -34,6 +35,15 @@ pub enum Ask {
         /// To whom.
         reply: oneshot::Sender<Result<(i32, i64), PartitionError>>,
     },
+    /// OffsetFetch of a consumer group.
+    Group {
+        /// Which group.
+        name: String,
+        /// Which offsets; none: all.
+        keys: Option<Vec<groups::OffsetKey>>,
+        /// To whom.
+        reply: oneshot::Sender<groups::Reply>,
+    },
     /// A waiting fetch beyond the end.
     Fetch {
         /// Its number.
@@ -46,6 +56,13 @@ impl Ask {
         match self {
             Self::Offset { reply, .. } => drop(reply.send(Err(error))),
             Self::EpochEnd { reply, .. } => drop(reply.send(Err(error))),
+            Self::Group { reply, .. } => {
+                let error = match error {
+                    PartitionError::NotLeader { .. } => groups::GroupError::NotCoordinator,
+                    _ => groups::GroupError::NotAvailable,
+                };
+                drop(reply.send(groups::Reply::Refused(error)));
+            }
             Self::Fetch { .. } => {}
         }
     }
@@ -105,6 +122,9 @@ impl Shard {
             }
             Ask::EpochEnd { asked, reply } => {
                 let _gone_client = reply.send(self.epoch_end(group, asked));
+            }
+            Ask::Group { name, keys, reply } => {
+                self.ask_group(now, group, &name, groups::Ask::Offsets(keys), reply);
             }
             Ask::Fetch { id } => self.fetch_confirmed(now, id, group, true),
         }

@@ -225,6 +225,7 @@ impl Shard {
             p.in_sync = in_sync;
             self.newly_led.push(group);
         }
+        self.coordinate(now, group);
         let waiting = self.partitions.get_mut(&group).map(|p| std::mem::take(&mut p.fetch_waiters));
         for id in waiting.unwrap_or_default() {
             self.retry_fetch(now, id, false);

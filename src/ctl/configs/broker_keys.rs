@@ -3,7 +3,7 @@
 //!
 //! Not here: Kontiki's own start-up settings (`broker::config`). Sorted by name (a test says so). A key that gives the
 //! default of a topic key is dynamic exactly where Kafka lets it be: the strongest synonym, not its coarser twins.
-//! Keys of parts that do not exist (groups, transactions, quotas, TLS) are left out rather than shown with values
+//! Keys of parts that do not exist (transactions, quotas, TLS) are left out rather than shown with values
 //! nothing acts on.
 use super::{BrokerKey, Effect, Kind, Rule};
 
@@ -121,6 +121,14 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
     stored(Effect::Stored("the rate of the leader's side bounds what replicas far behind get"),
         throttle("follower.replication.throttled.rate",
         "Bytes a second that this broker's replicas far behind take.")),
+    fixed("group.initial.rebalance.delay.ms", Kind::Int, Some("3000"), Rule::AtLeast(0),
+        "How long the first members of an empty consumer group wait for others before the first generation begins."),
+    fixed("group.max.session.timeout.ms", Kind::Int, Some("1800000"), Rule::AtLeast(1),
+        "Longest session timeout that members of consumer groups may ask for."),
+    fixed("group.max.size", Kind::Int, Some("2147483647"), Rule::AtLeast(1),
+        "Most members of a consumer group; never more than 10,000."),
+    fixed("group.min.session.timeout.ms", Kind::Int, Some("6000"), Rule::AtLeast(1),
+        "Shortest session timeout that members of consumer groups may ask for."),
     stored(Effect::Stored("versions are agreed on by ApiVersions; tools read this key to guess the level"),
         fixed("inter.broker.protocol.version", Kind::String, Some("4.1-IV1"), Rule::Any,
         "The Kafka level whose behaviour is followed.")),
@@ -209,6 +217,21 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "The node's number in the cluster."),
     fixed("num.partitions", Kind::Int, Some("1"), Rule::Between(1, 100_000),
         "Partitions of a topic where the request names no count."),
+    fixed("offset.metadata.max.bytes", Kind::Int, Some("4096"), Rule::AtLeast(0),
+        "Longest metadata of a committed offset."),
+    fixed("offsets.commit.timeout.ms", Kind::Int, Some("5000"), Rule::AtLeast(1),
+        "How long a commit of offsets waits for its replicas before it is answered with an error."),
+    fixed("offsets.retention.check.interval.ms", Kind::Long, Some("600000"), Rule::AtLeast(1),
+        "How often committed offsets are looked through for those to end."),
+    fixed("offsets.retention.minutes", Kind::Int, Some("10080"), Rule::AtLeast(1),
+        "How long committed offsets are kept once their group has lost its last member; of applications without a group, and of topics \
+         that a group does not read any more, since the commit."),
+    fixed("offsets.topic.num.partitions", Kind::Int, Some("50"), Rule::Between(1, 100_000),
+        "Partitions of `__consumer_offsets`, when it is created; not to be changed afterwards."),
+    fixed("offsets.topic.replication.factor", Kind::Int, None, Rule::Between(1, 32767),
+        "Replicas of `__consumer_offsets`, when it is created; not set = as default.replication.factor."),
+    fixed("offsets.topic.segment.bytes", Kind::Int, Some("104857600"), Rule::AtLeast(1024 * 1024),
+        "segment.bytes of `__consumer_offsets`, when it is created."),
     fixed("process.roles", Kind::List, None, Rule::OneOf(&["broker", "controller"]),
         "What the node is: `broker`, `controller`, or both."),
     fixed("producer.id.expiration.check.interval.ms", Kind::Int, Some("600000"), Rule::AtLeast(1),

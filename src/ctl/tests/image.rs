@@ -234,6 +234,7 @@ fn diff_names_every_change_once() {
         Image::diff(&old, &log.image),
         [
             Change::GroupRemoved { group: GroupId(1), topic: gone, partition: 0 },
+            Change::TopicRemoved { name: "gone".into() },
             Change::BrokerChanged { node: NodeId(1) },
             Change::ClusterConfigChanged,
             Change::GroupAdded { group: GroupId(3), topic: kept, partition: 1 },

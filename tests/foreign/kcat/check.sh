@@ -40,3 +40,10 @@ ts=$(kcat -b "$B" -C -t "$topic" -p 0 -o 100 -c 1 -q -f '%T')
 [ "$ts" -gt 1500000000000 ] || die "timestamp of a record: $ts"
 kcat -b "$B" -Q -t "$topic:0:$ts" | grep -qE 'offset [0-9]+' || die "query by timestamp"
 echo "ok queries by offset and time"
+
+# A group of one: it reads everything, commits when it ends, and goes on from there.
+group=foreign-kcat-$run
+read_group() { kcat -b "$B" -G "$group" -X auto.offset.reset=earliest -c "$1" -q -f '%o\n' "$topic" 2>/dev/null; }
+[ "$(read_group 150 | sort -n | tail -1)" = 149 ] || die "a group reads the first 150"
+[ "$(read_group 50 | sort -n | head -1)" = 150 ] || die "the group goes on where it was"
+echo "ok a group goes on where it was"

@@ -1,0 +1,322 @@
+//! All groups of one partition of `__consumer_offsets`: requests in, effects out, appends in their order, timers, loading.
+//!
+//! Not here: what a request does to its group (`group`, `sessions`, `offsets`). Called by `shard::groups`.
+//! Invariants: appends are decided in the order they were made, so memory changes in the order of the log; an append that is neither
+//! stored nor refused before anything entered the log ends the coordinator ([`Coordinator::end`]): the log alone knows then.
+
+use super::group::{Group, State};
+use super::records::{self, Key, Record, RecordError};
+use super::{
+    AppendId, Ask, Committed, Effect, GroupError, Joined, Listed, OffsetKey, Reply, Settings, Time, Token,
+};
+use crate::raftlog::core::Millis;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Appends under way; beyond that requests that need one are sent back.
+const PENDING_MAX: usize = 10_000;
+
+/// What happens once records are committed.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    /// Offsets are there; rows of the answer.
+    Commit { offsets: Vec<(OffsetKey, Committed)>, rows: Vec<Option<GroupError>> },
+    /// A generation has its assignment.
+    Assign { generation: i32, assignments: BTreeMap<String, Bytes> },
+    /// A static member has a new id, and goes on without a rebalance.
+    Replace { joined: Joined },
+    /// The group is without members.
+    Emptied,
+    /// Offsets are gone, and the group with them, if so.
+    Remove { offsets: Vec<OffsetKey>, ends: bool, reply: Reply },
+}
+
+struct Pending {
+    group: String,
+    action: Action,
+    token: Option<Token>,
+    deadline: Millis,
+}
+
+/// Appends under way, in their order.
+#[derive(Default)]
+pub(super) struct Appends {
+    next: AppendId,
+    by_id: BTreeMap<AppendId, Pending>,
+    /// Of all below this the answers were given, if only that it took too long.
+    told: AppendId,
+}
+
+impl Appends {
+    pub(super) fn are_full(&self) -> bool {
+        self.by_id.len() >= PENDING_MAX
+    }
+
+    fn deadline(&self) -> Millis {
+        self.by_id.range(self.told..).next().map_or(Millis::MAX, |(_, p)| p.deadline)
+    }
+}
+
+/// What one step works with besides its group.
+pub(super) struct Turn<'a> {
+    pub(super) time: Time,
+    pub(super) settings: &'a Settings,
+    pub(super) appends: &'a mut Appends,
+    pub(super) effects: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    pub(super) fn answer(&mut self, token: Token, reply: Reply) {
+        self.effects.push(Effect::Answer { token, reply });
+    }
+
+    pub(super) fn refuse(&mut self, token: Token, error: GroupError) {
+        self.answer(token, Reply::Refused(error));
+    }
+
+    /// Appends records; `action` follows when they are committed, and the answer to `token` with it.
+    pub(super) fn append(&mut self, group: &str, records: Vec<Record>, action: Action, token: Option<Token>) {
+        let id = self.appends.next;
+        self.appends.next += 1;
+        let deadline = self.time.mono + self.settings.commit_timeout_ms;
+        self.appends.by_id.insert(id, Pending { group: group.to_owned(), action, token, deadline });
+        self.effects.push(Effect::Append { id, records });
+    }
+}
+
+/// The coordinator of one partition.
+pub struct Coordinator {
+    settings: Settings,
+    groups: BTreeMap<String, Group>,
+    appends: Appends,
+    /// When each group is looked at next, at the earliest.
+    timers: BTreeSet<(Millis, String)>,
+    next_check: Millis,
+}
+
+impl Coordinator {
+    /// Of an empty log.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            groups: BTreeMap::new(),
+            appends: Appends::default(),
+            timers: BTreeSet::new(),
+            next_check: Millis::MAX,
+        }
+    }
+
+    /// A committed record, while loading.
+    ///
+    /// # Errors
+    /// It cannot be read: what the group is can then not be known.
+    pub fn load(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), RecordError> {
+        let Some(key) = key.map(records::read_key).transpose()?.flatten() else { return Ok(()) };
+        match (key, value) {
+            (Key::Offset { group, topic, partition }, Some(value)) => {
+                let committed = records::read_offset(value)?;
+                self.group(&group).offsets.insert((topic, partition), committed);
+            }
+            (Key::Offset { group, topic, partition }, None) => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.offsets.remove(&(topic, partition));
+                }
+            }
+            (Key::Group(group), Some(value)) => {
+                let stored = records::read_group(value)?;
+                self.group(&group).adopt(stored);
+            }
+            (Key::Group(name), None) => {
+                if let Some(group) = self.groups.get_mut(&name) {
+                    group.forget();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is loaded: sessions begin anew.
+    pub fn loaded(&mut self, time: Time) {
+        self.groups.retain(|_, group| group.is_stored || !group.offsets.is_empty());
+        for group in self.groups.values_mut() {
+            group.begin_sessions(time.mono);
+        }
+        for name in self.groups.keys().cloned().collect::<Vec<_>>() {
+            self.schedule(&name);
+        }
+        self.next_check = time.mono + self.settings.check_ms;
+    }
+
+    fn group(&mut self, name: &str) -> &mut Group {
+        self.groups.entry(name.to_owned()).or_insert_with(|| Group::new(name))
+    }
+
+    /// A request about one group.
+    pub fn request(&mut self, time: Time, token: Token, group: &str, ask: Ask, effects: &mut Vec<Effect>) {
+        if let Some(refusal) = self.refusal(group, &ask) {
+            effects.push(Effect::Answer { token, reply: Reply::Refused(refusal) });
+            return;
+        }
+        let creates = match &ask {
+            Ask::Join(join) => join.member.is_empty(),
+            Ask::Commit { caller, .. } => caller.generation < 0,
+            _ => false,
+        };
+        if creates {
+            self.group(group);
+        }
+        let Self { groups, appends, settings, .. } = self;
+        let mut turn = Turn { time, settings, appends, effects };
+        match groups.get_mut(group) {
+            Some(group) => group.request(&mut turn, token, ask),
+            None => turn.answer(token, Group::unknown(ask)),
+        }
+        self.schedule(group);
+    }
+
+    fn refusal(&self, group: &str, ask: &Ask) -> Option<GroupError> {
+        // Offsets may stand under the empty id, since the oldest clients; no group may.
+        let takes_any = matches!(
+            ask,
+            Ask::Commit { .. } | Ask::Offsets(_) | Ask::Describe | Ask::Delete | Ask::DeleteOffsets(_)
+        );
+        if group.is_empty() && !takes_any {
+            return Some(GroupError::InvalidGroup);
+        }
+        let appends = !matches!(ask, Ask::Heartbeat(_) | Ask::Offsets(_) | Ask::Describe);
+        (appends && self.appends.are_full()).then_some(GroupError::NotAvailable)
+    }
+
+    /// The records of this append are committed.
+    pub fn stored(&mut self, time: Time, id: AppendId, effects: &mut Vec<Effect>) {
+        self.decided(time, id, Ok(()), effects);
+    }
+
+    /// Nothing of this append entered the log.
+    pub fn refused(&mut self, time: Time, id: AppendId, error: GroupError, effects: &mut Vec<Effect>) {
+        self.decided(time, id, Err(error), effects);
+    }
+
+    fn decided(
+        &mut self,
+        time: Time,
+        id: AppendId,
+        result: Result<(), GroupError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(Pending { group: name, action, token, .. }) = self.appends.by_id.remove(&id) else { return };
+        let Self { groups, appends, settings, .. } = self;
+        let mut turn = Turn { time, settings, appends, effects };
+        match groups.get_mut(&name) {
+            Some(group) => group.decided(&mut turn, action, token, result),
+            None => {
+                if let Some(token) = token {
+                    turn.refuse(token, GroupError::NotAvailable);
+                }
+            }
+        }
+        self.schedule(&name);
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, time: Time, effects: &mut Vec<Effect>) {
+        self.tell_late(time, effects);
+        while let Some((at, _)) = self.timers.first()
+            && *at <= time.mono
+        {
+            let Some((_, name)) = self.timers.pop_first() else { break };
+            let Self { groups, appends, settings, .. } = self;
+            if let Some(group) = groups.get_mut(&name) {
+                group.scheduled = Millis::MAX;
+                group.tick(&mut Turn { time, settings, appends, effects });
+            }
+            self.schedule(&name);
+        }
+        if time.mono >= self.next_check {
+            self.next_check = time.mono + self.settings.check_ms.max(1);
+            self.expire(time, effects);
+        }
+    }
+
+    /// Whoever waited too long for an append hears so; it may be committed later.
+    fn tell_late(&mut self, time: Time, effects: &mut Vec<Effect>) {
+        let from = self.appends.told;
+        for (id, pending) in self.appends.by_id.range_mut(from..) {
+            if pending.deadline > time.mono {
+                break;
+            }
+            self.appends.told = id + 1;
+            if let Some(token) = pending.token.take() {
+                effects.push(Effect::Answer { token, reply: Reply::Refused(GroupError::NotAvailable) });
+            }
+        }
+    }
+
+    fn expire(&mut self, time: Time, effects: &mut Vec<Effect>) {
+        for name in self.groups.keys().cloned().collect::<Vec<_>>() {
+            let Self { groups, appends, settings, .. } = self;
+            if appends.are_full() {
+                break;
+            }
+            if let Some(group) = groups.get_mut(&name) {
+                group.expire_offsets(&mut Turn { time, settings, appends, effects });
+            }
+            self.schedule(&name);
+        }
+    }
+
+    /// A topic is deleted: so is what was committed in it.
+    pub fn forget_topic(&mut self, time: Time, topic: &str, effects: &mut Vec<Effect>) {
+        for group in self.groups.values_mut() {
+            let mut turn = Turn { time, settings: &self.settings, appends: &mut self.appends, effects };
+            group.forget_topic(&mut turn, topic);
+        }
+    }
+
+    /// When `tick` is due.
+    pub fn deadline(&self) -> Millis {
+        let timer = self.timers.first().map_or(Millis::MAX, |(at, _)| *at);
+        timer.min(self.appends.deadline()).min(self.next_check)
+    }
+
+    /// Leadership is over, or what became of an append is not known: whoever waits is told to look for the coordinator again.
+    pub fn end(mut self, effects: &mut Vec<Effect>) {
+        let waiting = self.groups.values_mut().flat_map(Group::take_tokens);
+        let pending = self.appends.by_id.values_mut().filter_map(|pending| pending.token.take());
+        for token in waiting.chain(pending) {
+            effects.push(Effect::Answer { token, reply: Reply::Refused(GroupError::NotCoordinator) });
+        }
+    }
+
+    /// All groups.
+    pub fn list(&self) -> Vec<Listed> {
+        let groups = self.groups.values().filter(|group| group.state != State::Dead);
+        groups.map(Group::listed).collect()
+    }
+
+    fn schedule(&mut self, name: &str) {
+        let Some(group) = self.groups.get_mut(name) else { return };
+        if group.is_over() {
+            if group.scheduled != Millis::MAX {
+                self.timers.remove(&(group.scheduled, name.to_owned()));
+            }
+            self.groups.remove(name);
+            return;
+        }
+        let next = group.deadline();
+        // One that is looked at too early is looked at again.
+        if next < group.scheduled {
+            if group.scheduled != Millis::MAX {
+                self.timers.remove(&(group.scheduled, name.to_owned()));
+            }
+            group.scheduled = next;
+            self.timers.insert((next, name.to_owned()));
+        }
+    }
+
+    /// What memory holds of each group that the log must give back.
+    #[cfg(test)]
+    pub(super) fn groups(&self) -> &BTreeMap<String, Group> {
+        &self.groups
+    }
+}

@@ -1,0 +1,365 @@
+//! Single rules of the classic protocol, one script each.
+
+use super::records::*;
+use super::*;
+
+fn refused(reply: Reply) -> GroupError {
+    match reply {
+        Reply::Refused(error) => error,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn joined(reply: Reply) -> Joined {
+    match reply {
+        Reply::Joined(joined) => joined,
+        other => panic!("not joined: {other:?}"),
+    }
+}
+
+fn share(reply: Reply) -> Bytes {
+    match reply {
+        Reply::Synced { assignment, .. } => assignment,
+        other => panic!("no share: {other:?}"),
+    }
+}
+
+fn offset_of(world: &mut World, partition: i32) -> Option<i64> {
+    match world.ask(Ask::Offsets(Some(vec![("t".to_owned(), partition)]))) {
+        Reply::Offsets(rows) => rows[0].1.as_ref().map(|committed| committed.offset),
+        other => panic!("no offsets: {other:?}"),
+    }
+}
+
+/// Members `a` (the leader) and `b`, both stable in the generation given back.
+fn two(world: &mut World) -> i32 {
+    let a = joined(world.ask(Ask::Join(join("", "a", None))));
+    assert_eq!((a.leader.as_str(), a.members.len()), ("a", 1));
+    assert_eq!(share(world.ask(sync("a", a.generation, &[("a", "all")]))), "all");
+    let b = world.send(Ask::Join(join("", "b", None)));
+    let beat = world.ask(Ask::Heartbeat(caller("a", a.generation)));
+    assert_eq!(refused(beat), GroupError::Rebalancing);
+    let a = joined(world.ask(Ask::Join(join("a", "", None))));
+    let b = joined(world.answer(b));
+    assert_eq!((a.generation, a.members.len(), b.members.len()), (b.generation, 2, 0));
+    let waiting = world.send(sync("b", b.generation, &[]));
+    assert_eq!(share(world.ask(sync("a", a.generation, &[("a", "0"), ("b", "1")]))), "0");
+    assert_eq!(share(world.answer(waiting)), "1");
+    a.generation
+}
+
+fn statics(world: &mut World) -> i32 {
+    let first = world.send(Ask::Join(join("", "a", Some("ia"))));
+    let a = joined(world.answer(first));
+    world.ask(Ask::Sync {
+        caller: Caller { instance: Some("ia".to_owned()), ..caller("a", a.generation) },
+        protocol_type: Some("consumer".to_owned()),
+        protocol: Some("range".to_owned()),
+        assignments: BTreeMap::from([("a".to_owned(), Bytes::from_static(b"all"))]),
+    });
+    a.generation
+}
+
+#[test]
+fn hash_of_a_group_is_javas() {
+    // "abc".hashCode() = 96354; "polygenelubricants".hashCode() = Integer.MIN_VALUE.
+    assert_eq!(partition_of("abc", 50), 96_354 % 50);
+    assert_eq!(partition_of("polygenelubricants", 50), 0);
+    assert_eq!(partition_of("", 50), 0);
+    // Two UTF-16 units, as in Java: 0xD83D * 31 + 0xDE00.
+    assert_eq!(partition_of("\u{1F600}", 1_000_000), (0xD83D * 31 + 0xDE00) % 1_000_000);
+}
+
+#[test]
+fn records_read_back_and_newer_ones_are_refused() {
+    for until_ms in [None, Some(99)] {
+        let leader_epoch = if until_ms.is_some() { -1 } else { 4 };
+        let committed = Committed { offset: 7, leader_epoch, metadata: "ä".to_owned(), at_ms: 5, until_ms };
+        assert_eq!(read_offset(&write_offset(&committed)), Ok(committed));
+    }
+    let member =
+        StoredMember { id: "m".into(), instance: Some("i".into()), session_ms: 9, ..Default::default() };
+    let members = vec![member, StoredMember { assignment: Bytes::from_static(b"x"), ..Default::default() }];
+    let group =
+        StoredGroup { generation: 3, leader: Some("m".into()), since_ms: 8, members, ..Default::default() };
+    assert_eq!(read_group(&write_group(&group)), Ok(group.clone()));
+    assert_eq!(read_key(&group_key("g")), Ok(Some(Key::Group("g".into()))));
+    let key = Key::Offset { group: "g".into(), topic: "t".into(), partition: 3 };
+    assert_eq!(read_key(&offset_key("g", "t", 3)), Ok(Some(key)));
+    assert_eq!(read_key(&[0, 99]), Ok(None));
+    assert_eq!(read_group(&[0, 5]), Err(RecordError::Version(5)));
+    let whole = write_group(&group);
+    for length in 0..whole.len() {
+        assert!(read_group(&whole[..length]).is_err(), "cut to {length} bytes");
+    }
+    // Version 0 of a group, and of an offset, as Kafka's schemas have them.
+    let old =
+        [&[0, 0, 0, 1, b'c'][..], &7i32.to_be_bytes(), &[0, 1, b'p', 255, 255], &0i32.to_be_bytes()].concat();
+    let read = read_group(&old).unwrap();
+    assert_eq!(
+        (read.generation, read.protocol.as_deref(), read.leader, read.since_ms),
+        (7, Some("p"), None, -1)
+    );
+    let old = [&[0, 0][..], &7i64.to_be_bytes(), &[0, 1, b'm'], &9i64.to_be_bytes()].concat();
+    assert_eq!(read_offset(&old).map(|o| (o.offset, o.leader_epoch, o.at_ms)), Ok((7, -1, 9)));
+}
+
+#[test]
+fn member_without_id_is_told_one_first_and_may_come_with_it_once() {
+    let mut world = World::new(settings());
+    let first = Join { needs_id: true, ..join("", "a", None) };
+    assert_eq!(refused(world.ask(Ask::Join(first))), GroupError::MemberIdRequired("a".into()));
+    let beat = world.ask(Ask::Heartbeat(caller("a", 0)));
+    assert_eq!(refused(beat), GroupError::UnknownMember);
+    assert_eq!(joined(world.ask(Ask::Join(join("a", "", None)))).generation, 1);
+    let stranger = world.ask(Ask::Join(join("x", "", None)));
+    assert_eq!(refused(stranger), GroupError::UnknownMember);
+    let mut world = World::new(settings());
+    let first = Join { needs_id: true, ..join("", "a", None) };
+    world.ask(Ask::Join(first));
+    world.pass(10_000);
+    assert!(world.machine.groups().is_empty(), "an id that nobody came back with leaves nothing");
+}
+
+#[test]
+fn first_members_are_waited_for_as_long_as_more_come() {
+    let mut world = World::new(Settings { initial_delay_ms: 3_000, ..settings() });
+    let a = world.send(Ask::Join(join("", "a", None)));
+    world.pass(2_000);
+    let b = world.send(Ask::Join(join("", "b", None)));
+    world.pass(2_000);
+    assert_eq!(world.waiting.len(), 2, "somebody came meanwhile");
+    world.pass(2_000);
+    assert_eq!(joined(world.answer(a)).members.len(), 2);
+    assert_eq!(joined(world.answer(b)).generation, 1);
+}
+
+#[test]
+fn two_members_share_and_a_leaver_starts_the_next_generation() {
+    let mut world = World::new(settings());
+    let generation = two(&mut world);
+    assert_eq!(world.ask(Ask::Heartbeat(caller("b", generation))), Reply::Done);
+    // An unchanged follower that joins again is told the present generation; the leader starts the next one.
+    let again = joined(world.ask(Ask::Join(join("b", "", None))));
+    assert_eq!((again.generation, again.members.len()), (generation, 0));
+    assert_eq!(
+        world.ask(Ask::Leave(vec![("b".into(), None), ("x".into(), None)])),
+        Reply::Rows(vec![None, Some(GroupError::UnknownMember)])
+    );
+    assert_eq!(refused(world.ask(Ask::Heartbeat(caller("a", generation)))), GroupError::Rebalancing);
+    assert_eq!(refused(world.ask(sync("a", generation, &[]))), GroupError::Rebalancing);
+    let a = joined(world.ask(Ask::Join(join("a", "", None))));
+    assert_eq!((a.generation, a.members.len()), (generation + 1, 1));
+}
+
+#[test]
+fn silent_member_is_removed_and_one_that_beats_is_not() {
+    let mut world = World::new(settings());
+    let generation = two(&mut world);
+    world.pass(6_000);
+    assert_eq!(world.ask(Ask::Heartbeat(caller("a", generation))), Reply::Done);
+    world.pass(6_000);
+    let late = world.ask(Ask::Heartbeat(caller("b", generation)));
+    assert_eq!(refused(late), GroupError::UnknownMember);
+    // Nor while the assignment is waited for.
+    let a = joined(world.ask(Ask::Join(join("a", "", None))));
+    assert_eq!(a.generation, generation + 1);
+    world.pass(9_000);
+    world.ask(Ask::Heartbeat(caller("a", a.generation)));
+    world.pass(9_000);
+    assert_eq!(world.ask(Ask::Heartbeat(caller("a", a.generation))), Reply::Done);
+}
+
+#[test]
+fn member_that_never_asks_for_its_share_is_removed() {
+    let mut world = World::new(settings());
+    let a = joined(world.ask(Ask::Join(join("", "a", None))));
+    for _ in 0..3 {
+        world.pass(9_000);
+        assert_eq!(world.ask(Ask::Heartbeat(caller("a", a.generation))), Reply::Done);
+    }
+    world.pass(4_000);
+    let beat = world.ask(Ask::Heartbeat(caller("a", a.generation)));
+    assert_eq!(refused(beat), GroupError::UnknownMember);
+}
+
+#[test]
+fn static_member_is_back_without_a_rebalance_and_its_old_self_is_fenced() {
+    let mut world = World::new(settings());
+    let generation = statics(&mut world);
+    let mut again = join("", "a2", Some("ia"));
+    // Only what the assignor noted for itself differs.
+    again.protocols = vec![("range".to_owned(), subscription(&["t"], b"sticky"))];
+    let back = joined(world.ask(Ask::Join(again)));
+    assert_eq!((back.generation, back.member.as_str(), back.leader.as_str()), (generation, "a2", "a"));
+    assert_eq!(share(world.ask(sync("a2", generation, &[]))), "all");
+    let old = Caller { instance: Some("ia".to_owned()), ..caller("a", generation) };
+    assert_eq!(refused(world.ask(Ask::Heartbeat(old.clone()))), GroupError::FencedInstance);
+    assert_eq!(refused(world.ask(commit(old, 0, 5))), GroupError::FencedInstance);
+    let reloaded = world.reloaded(settings());
+    assert!(reloaded.groups()[GROUP].members.contains_key("a2"));
+    // From version 9 on it may lead on and skip the assignment.
+    let skipping = Join { may_skip: true, ..join("", "a3", Some("ia")) };
+    let back = joined(world.ask(Ask::Join(skipping)));
+    assert_eq!((back.leader.as_str(), back.skip_assignment, back.members.len()), ("a3", true, 1));
+    // Another topic is another subscription.
+    let mut other = join("", "a4", Some("ia"));
+    other.protocols = vec![("range".to_owned(), subscription(&["u"], b""))];
+    assert_eq!(joined(world.ask(Ask::Join(other))).generation, generation + 1);
+    let by_instance = world.ask(Ask::Leave(vec![(String::new(), Some("ia".to_owned()))]));
+    assert_eq!(by_instance, Reply::Rows(vec![None]));
+}
+
+#[test]
+fn requests_that_do_not_suit_the_group_are_refused() {
+    let mut world = World::new(settings());
+    let short = Join { session_ms: 5_999, ..join("", "x", None) };
+    assert_eq!(refused(world.ask(Ask::Join(short))), GroupError::InvalidSessionTimeout);
+    let nameless = Join { protocols: Vec::new(), ..join("", "x", None) };
+    assert_eq!(refused(world.ask(Ask::Join(nameless))), GroupError::InconsistentProtocol);
+    assert!(world.machine.groups().is_empty());
+    let generation = two(&mut world);
+    let other = Join { protocol_type: "connect".into(), ..join("", "x", None) };
+    assert_eq!(refused(world.ask(Ask::Join(other))), GroupError::InconsistentProtocol);
+    assert_eq!(refused(world.ask(sync("a", generation - 1, &[]))), GroupError::IllegalGeneration);
+    assert_eq!(refused(world.ask(Ask::Delete)), GroupError::NotEmpty);
+    let subscribed = world.ask(Ask::DeleteOffsets(vec![("t".into(), 0)]));
+    assert_eq!(subscribed, Reply::Rows(vec![Some(GroupError::Subscribed)]));
+    for id in 0..6 {
+        world.send(Ask::Join(join("", &format!("m{id}"), None)));
+    }
+    world.send(Ask::Join(join("", "m6", None)));
+    world.send(Ask::Join(join("a", "", None)));
+    let late = world.send(Ask::Join(join("", "one-too-many", None)));
+    assert_eq!(refused(world.answer(late)), GroupError::Full);
+}
+
+#[test]
+fn commit_is_answered_and_shown_only_once_it_is_committed() {
+    let mut world = World::new(settings());
+    let generation = two(&mut world);
+    world.is_prompt = false;
+    let token = world.send(commit(caller("a", generation), 0, 5));
+    assert!(world.waiting.contains(&token));
+    assert_eq!(offset_of(&mut world, 0), None);
+    world.commit_one();
+    assert_eq!(world.answer(token), Reply::Rows(vec![None]));
+    assert_eq!(offset_of(&mut world, 0), Some(5));
+    // One that takes too long is told so, and is there all the same when it comes through.
+    let late = world.send(commit(caller("a", generation), 0, 6));
+    world.pass(5_000);
+    assert_eq!(refused(world.answer(late)), GroupError::NotAvailable);
+    world.commit_one();
+    assert_eq!(offset_of(&mut world, 0), Some(6));
+}
+
+#[test]
+fn only_members_of_the_generation_commit_and_others_only_where_there_are_none() {
+    let mut world = World::new(settings());
+    assert_eq!(world.ask(commit(caller("", -1), 0, 1)), Reply::Rows(vec![None]));
+    assert_eq!(refused(world.ask(commit(caller("a", 3), 0, 1))), GroupError::UnknownMember);
+    let generation = two(&mut world);
+    assert_eq!(refused(world.ask(commit(caller("", -1), 0, 2))), GroupError::UnknownMember);
+    assert_eq!(refused(world.ask(commit(caller("a", generation - 1), 0, 2))), GroupError::IllegalGeneration);
+    let long = Offset { offset: 1, leader_epoch: -1, metadata: "x".repeat(65) };
+    let offsets = vec![(("t".to_owned(), 0), long)];
+    let too_long = Ask::Commit { caller: caller("a", generation), offsets, retention_ms: None };
+    assert_eq!(world.ask(too_long), Reply::Rows(vec![Some(GroupError::MetadataTooLarge)]));
+    // While members are waited for, the old generation may still say how far it came; then no more.
+    let newcomer = world.send(Ask::Join(join("", "c", None)));
+    assert_eq!(world.ask(commit(caller("a", generation), 0, 9)), Reply::Rows(vec![None]));
+    for id in ["a", "b"] {
+        world.send(Ask::Join(join(id, "", None)));
+    }
+    assert_eq!(joined(world.answer(newcomer)).generation, generation + 1);
+    assert_eq!(refused(world.ask(commit(caller("a", generation), 0, 7))), GroupError::IllegalGeneration);
+    assert_eq!(refused(world.ask(commit(caller("a", generation + 1), 0, 7))), GroupError::Rebalancing);
+    assert_eq!(offset_of(&mut world, 0), Some(9));
+}
+
+#[test]
+fn generation_outlives_its_coordinator_and_members_have_a_session_to_find_the_next() {
+    let mut world = World::new(settings());
+    let generation = two(&mut world);
+    world.ask(commit(caller("b", generation), 1, 70));
+    world.is_prompt = false;
+    let lost = world.send(commit(caller("b", generation), 1, 80));
+    world.fail_over(settings());
+    assert_eq!(refused(world.answer(lost)), GroupError::NotCoordinator);
+    world.is_prompt = true;
+    assert_eq!(offset_of(&mut world, 1), Some(70));
+    world.pass(9_999);
+    for id in ["a", "b"] {
+        assert_eq!(world.ask(Ask::Heartbeat(caller(id, generation))), Reply::Done);
+    }
+    assert_eq!(share(world.ask(sync("b", generation, &[]))), "1");
+}
+
+#[test]
+fn assignment_that_was_not_stored_is_known_to_nobody() {
+    let mut world = World::new(settings());
+    let generation = two(&mut world);
+    for id in ["a", "b"] {
+        world.send(Ask::Join(join(id, "", None)));
+    }
+    let members = world.machine.groups()[GROUP].generation;
+    assert_eq!(members, generation + 1);
+    world.is_prompt = false;
+    let waiting = world.send(sync("a", generation + 1, &[("a", "new"), ("b", "newer")]));
+    world.fail_over(settings());
+    assert_eq!(refused(world.answer(waiting)), GroupError::NotCoordinator);
+    world.is_prompt = true;
+    let beat = world.ask(Ask::Heartbeat(caller("a", generation + 1)));
+    assert_eq!(refused(beat), GroupError::IllegalGeneration);
+    assert_eq!(share(world.ask(sync("a", generation, &[]))), "0");
+}
+
+#[test]
+fn offsets_end_when_kafka_ends_them() {
+    let mut world = World::new(settings());
+    // Without a group: so long after the commit.
+    world.ask(commit(caller("", -1), 7, 1));
+    world.pass(900_000);
+    assert_eq!(offset_of(&mut world, 7), Some(1));
+    world.pass(200_000);
+    assert_eq!(offset_of(&mut world, 7), None);
+    assert!(world.machine.groups().is_empty() && world.reloaded(settings()).groups().is_empty());
+    // Of a group: so long after its last member left, however old the commit.
+    let generation = two(&mut world);
+    world.ask(commit(caller("a", generation), 0, 5));
+    for _ in 0..300 {
+        world.pass(5_000);
+        for id in ["a", "b"] {
+            assert_eq!(world.ask(Ask::Heartbeat(caller(id, generation))), Reply::Done);
+        }
+    }
+    assert_eq!(offset_of(&mut world, 0), Some(5));
+    world.ask(Ask::Leave(vec![("a".into(), None), ("b".into(), None)]));
+    world.pass(900_000);
+    assert_eq!(offset_of(&mut world, 0), Some(5));
+    world.pass(200_000);
+    assert_eq!(offset_of(&mut world, 0), None);
+    assert!(world.machine.groups().is_empty() && world.reloaded(settings()).groups().is_empty());
+}
+
+#[test]
+fn deleted_group_is_gone_and_deleted_topics_leave_nothing() {
+    let mut world = World::new(settings());
+    assert_eq!(refused(world.ask(Ask::Delete)), GroupError::UnknownGroup);
+    world.ask(commit(caller("", -1), 0, 1));
+    let mut effects = Vec::new();
+    world.machine.forget_topic(world.time, "t", &mut effects);
+    world.take(effects);
+    assert_eq!(offset_of(&mut world, 0), None);
+    world.ask(commit(caller("", -1), 0, 2));
+    // A commit under way goes with the group it is of.
+    world.is_prompt = false;
+    let under_way = world.send(commit(caller("", -1), 1, 3));
+    let deleted = world.send(Ask::Delete);
+    let meanwhile = world.ask(commit(caller("", -1), 1, 4));
+    assert_eq!(refused(meanwhile), GroupError::NotAvailable);
+    while world.commit_one() {}
+    assert_eq!(world.answer(under_way), Reply::Rows(vec![None]));
+    assert_eq!(world.answer(deleted), Reply::Done);
+    assert!(world.machine.groups().is_empty() && world.reloaded(settings()).groups().is_empty());
+}

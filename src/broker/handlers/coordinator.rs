@@ -1,0 +1,68 @@
+//! What the handlers of consumer groups share: where a group's coordinator is, and what they ask of it.
+//!
+//! Not an API of its own. Not here: what groups do (`broker::groups`). Called by the handlers beside it.
+
+use super::text;
+use crate::broker::api::NodeHandle;
+use crate::broker::groups::{self, Ask, Caller, GroupError, OffsetKey, Reply, TOPIC};
+use crate::ctl::image::Image;
+use crate::segment::GroupId;
+use kafka_protocol::messages::TopicName;
+use kafka_protocol::protocol::StrBytes;
+
+/// The partition of `__consumer_offsets` that the group belongs to; none while there is no such topic.
+pub(super) fn partition_of(image: &Image, group: &str) -> Option<GroupId> {
+    let partitions = &image.topics.get(TOPIC)?.partitions;
+    Some(partitions.get(groups::partition_of(group, partitions.len()))?.group)
+}
+
+/// Asks the group's coordinator, if that is this node.
+pub(super) async fn ask(node: &NodeHandle, group: &str, ask: Ask) -> Reply {
+    match partition_of(&node.image(), group) {
+        Some(partition) => node.group(partition, group.to_owned(), ask).await,
+        None => Reply::Refused(GroupError::NotAvailable),
+    }
+}
+
+/// A member as a request names it.
+pub(super) fn caller(member: &StrBytes, instance: &Option<StrBytes>, generation: i32) -> Caller {
+    Caller { member: owned(member), instance: instance.as_ref().map(owned), generation }
+}
+
+/// A copy: what is kept must not hold on to the frame it came in.
+pub(super) fn owned(text: &StrBytes) -> String {
+    text.as_str().to_owned()
+}
+
+/// Likewise, of bytes.
+pub(super) fn copied(bytes: &bytes::Bytes) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(bytes)
+}
+
+/// Whether there is such a partition.
+pub(super) fn is_partition(image: &Image, (topic, partition): &OffsetKey) -> bool {
+    super::group_of(image, topic, *partition).is_some()
+}
+
+/// Rows of partitions, by topic, topics in the order in which they come first.
+pub(super) fn by_topic<T>(rows: impl IntoIterator<Item = (OffsetKey, T)>) -> Vec<(TopicName, Vec<(i32, T)>)> {
+    let mut topics: Vec<(TopicName, Vec<(i32, T)>)> = Vec::new();
+    for ((topic, partition), row) in rows {
+        match topics.last_mut().filter(|(name, _)| name.as_str() == topic) {
+            Some((_, rows)) => rows.push((partition, row)),
+            None => topics.push((TopicName(text(topic)), vec![(partition, row)])),
+        }
+    }
+    topics
+}
+
+/// An answer that the question cannot have: a defect, answered as if the coordinator had gone.
+pub(super) fn unexpected(reply: Reply) -> GroupError {
+    match reply {
+        Reply::Refused(error) => error,
+        other => {
+            tracing::error!(?other, "a coordinator's answer does not fit its question");
+            GroupError::NotAvailable
+        }
+    }
+}

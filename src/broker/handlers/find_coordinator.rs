@@ -1,0 +1,162 @@
+//! FindCoordinator (10): the broker that leads the partition of `__consumer_offsets` a group belongs to.
+//!
+//! Creates that topic when it is first needed. Not here: its partitions' coordinators (`broker::groups`). Transactions and share groups have
+//! no coordinators here, and their questions are refused for good.
+//! Invariants: a broker is named only if it is alive; without one the client is told to ask again.
+
+use super::coordinator::partition_of;
+use super::{Call, admin_timeout, text};
+use crate::broker::api::NodeHandle;
+use crate::broker::config::NodeConfig;
+use crate::broker::dispatch::Outcome;
+use crate::broker::error::code;
+use crate::broker::groups::TOPIC;
+use crate::ctl::command::{Command, CreateTopic, Error as ControllerError};
+use crate::ctl::image::Image;
+use crate::segment::{GroupId, NodeId};
+use kafka_protocol::messages::find_coordinator_response::Coordinator;
+use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Key type of consumer groups.
+const GROUP: i8 = 0;
+/// How long the topic's first leaders may take before the client is sent away to ask again.
+const LEADER_PATIENCE: Duration = Duration::from_millis(1_000);
+const LEADER_POLL: Duration = Duration::from_millis(20);
+const CREATE_TIMEOUT_MS: i32 = 15_000;
+
+/// Where a coordinator is, or why nobody can say.
+type Found = Result<(NodeId, String, u16), (i16, &'static str)>;
+
+/// Answers a FindCoordinator request; keys are looked up one by one.
+pub async fn handle(mut call: Call) -> Outcome {
+    let request: FindCoordinatorRequest = call.decode()?;
+    let keys = if call.version >= 4 { request.coordinator_keys.clone() } else { vec![request.key.clone()] };
+    let refusal = (request.key_type != GROUP)
+        .then_some((code::INVALID_REQUEST, "only consumer groups have coordinators here"));
+    let image = match refusal {
+        None => with_topic(&call.node, &call.config).await,
+        Some(_) => call.node.image(),
+    };
+    let mut rows = Vec::with_capacity(keys.len());
+    for key in keys {
+        let found = match (refusal, partition_of(&image, key.as_str())) {
+            (Some(refusal), _) => Err(refusal),
+            (None, Some(partition)) => find(&call.node, &image, partition).await,
+            (None, None) => Err((code::COORDINATOR_NOT_AVAILABLE, "__consumer_offsets does not exist yet")),
+        };
+        rows.push(row(found).with_key(key));
+    }
+    call.respond(&response(rows, call.version))
+}
+
+fn row(found: Found) -> Coordinator {
+    match found {
+        Ok((node, host, port)) => Coordinator::default()
+            .with_node_id(BrokerId(node.0))
+            .with_host(text(host))
+            .with_port(i32::from(port))
+            .with_error_message(None),
+        Err((code, message)) => Coordinator::default()
+            .with_node_id(BrokerId(-1))
+            .with_port(-1)
+            .with_error_code(code)
+            .with_error_message(Some(text(message))),
+    }
+}
+
+fn response(mut rows: Vec<Coordinator>, version: i16) -> FindCoordinatorResponse {
+    let response = FindCoordinatorResponse::default();
+    if version >= 4 {
+        return response.with_coordinators(rows);
+    }
+    let Some(row) = rows.pop() else { return response };
+    let response = response.with_node_id(row.node_id).with_host(row.host).with_port(row.port);
+    let response = response.with_error_code(row.error_code);
+    if version >= 1 { response.with_error_message(row.error_message) } else { response }
+}
+
+/// The image with the topic in it, created if need be.
+async fn with_topic(node: &NodeHandle, config: &NodeConfig) -> Arc<Image> {
+    let image = node.image();
+    if image.topics.contains_key(TOPIC) {
+        return image;
+    }
+    let command = Command::CreateTopic(offsets_topic(config));
+    match node.controller(command, admin_timeout(CREATE_TIMEOUT_MS)).await {
+        Ok(_) | Err(ControllerError::TopicExists(_)) => {}
+        Err(refusal) => tracing::warn!(topic = TOPIC, %refusal, "topic not created"),
+    }
+    node.image()
+}
+
+/// Nothing of it may be lost by retention: what a group committed last may be old.
+pub(super) fn offsets_topic(config: &NodeConfig) -> CreateTopic {
+    let key = |name: &str| config.defaults.broker.get(name).and_then(|value| value.trim().parse().ok());
+    let own = |name: &str, value: String| (name.to_owned(), Some(value));
+    let segment = key("offsets.topic.segment.bytes").unwrap_or(104_857_600);
+    CreateTopic {
+        name: TOPIC.to_owned(),
+        partitions: key("offsets.topic.num.partitions").unwrap_or(50),
+        replication_factor: key("offsets.topic.replication.factor").map_or(-1, |factor| factor as i16),
+        assignments: None,
+        configs: BTreeMap::from([
+            own("retention.ms", "-1".to_owned()),
+            own("retention.bytes", "-1".to_owned()),
+            own("segment.bytes", segment.to_string()),
+        ]),
+        validate_only: false,
+    }
+}
+
+async fn find(node: &NodeHandle, image: &Image, partition: GroupId) -> Found {
+    let started = tokio::time::Instant::now();
+    loop {
+        let state = node.partition_states(&[partition]).await.pop().unwrap_or_default();
+        let broker = state.leader.and_then(|leader| image.brokers.get(&leader.node));
+        if let Some(broker) = broker.filter(|broker| !broker.fenced) {
+            return Ok((broker.node, broker.kafka.host.clone(), broker.kafka.port));
+        }
+        if started.elapsed() >= LEADER_PATIENCE {
+            return Err((
+                code::COORDINATOR_NOT_AVAILABLE,
+                "nobody leads the group's partition of __consumer_offsets",
+            ));
+        }
+        tokio::time::sleep(LEADER_POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::protocol::Encodable;
+
+    #[test]
+    fn every_version_can_say_where_and_why_not() {
+        let found: [Found; 2] =
+            [Ok((NodeId(3), "h".into(), 9092)), Err((code::COORDINATOR_NOT_AVAILABLE, "no leader"))];
+        for found in found {
+            for version in 0..=6 {
+                let response = response(vec![row(found.clone())], version);
+                response.encode(&mut Vec::new(), version).unwrap();
+                let told =
+                    if version >= 4 { response.coordinators[0].error_code } else { response.error_code };
+                assert_eq!(told, found.as_ref().map_or_else(|(code, _)| *code, |_| 0));
+            }
+        }
+    }
+
+    #[test]
+    fn topic_keeps_everything_and_follows_the_brokers_keys() {
+        let mut config = NodeConfig::new(NodeId(1), "unused");
+        let made = offsets_topic(&config);
+        assert_eq!((made.partitions, made.replication_factor), (50, -1));
+        assert_eq!(made.configs["retention.ms"].as_deref(), Some("-1"));
+        config.defaults.broker.insert("offsets.topic.num.partitions".into(), "4".into());
+        config.defaults.broker.insert("offsets.topic.replication.factor".into(), "1".into());
+        assert_eq!((offsets_topic(&config).partitions, offsets_topic(&config).replication_factor), (4, 1));
+    }
+}

@@ -1,0 +1,173 @@
+//! Consumer groups while their coordinators die: nothing is skipped, nothing that was committed is forgotten, no owner twice.
+//! The members are stock clients (`tests/foreign/confluent/member.py`) that log what they are assigned, read and commit.
+
+use super::foreign::{Client, Writer, python};
+use super::rounds;
+use super::system::{Cluster, root};
+use kontiki::broker::groups::partition_of;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+const GROUP: &str = "survivors";
+const TOPIC: &str = "grouped";
+const OFFSETS: &str = "__consumer_offsets";
+const PARTITIONS: usize = 4;
+
+/// A running `member.py`.
+struct Member {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Member {
+    fn start(cluster: &Cluster, name: &str) -> Member {
+        let log = cluster.dir().join(format!("{name}.member"));
+        let said = File::create(cluster.dir().join(format!("{name}.client.log"))).expect("a log file");
+        let child = python()
+            .arg(root().join("tests/foreign/confluent/member.py"))
+            .args([&cluster.bootstrap(), TOPIC, GROUP])
+            .arg(&log)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(said)
+            .spawn()
+            .expect("member.py");
+        Member { child, log }
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(parse).collect()
+    }
+
+    fn count(&self, kind: &str) -> usize {
+        self.events().iter().filter(|event| event.kind == kind).count()
+    }
+
+    /// Lets it commit, leave and end.
+    fn finish(mut self) -> Vec<Event> {
+        drop(self.child.stdin.take());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.child.try_wait().expect("our own child").is_none() {
+            assert!(Instant::now() < deadline, "a member does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.events()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Event {
+    kind: String,
+    partition: i64,
+    offset: i64,
+    at: i64,
+}
+
+fn parse(line: &str) -> Event {
+    let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+    let number = |key: &str| value[key].as_i64().unwrap_or(-1);
+    let kind = value["t"].as_str().expect("a kind").to_owned();
+    Event { kind, partition: number("p"), offset: number("o"), at: number("at") }
+}
+
+fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What both members saw, in the order of time: whoever gets a partition goes on at or behind every commit acknowledged before, and
+/// nothing is left out. Returns commits and assignments looked at.
+fn check(events: &mut [Event], written: &BTreeMap<i64, i64>) -> (usize, usize) {
+    events.sort_by_key(|event| event.at);
+    let mut acknowledged: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut read: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
+    let (mut commits, mut assignments) = (0, 0);
+    for event in events.iter() {
+        let known = acknowledged.entry(event.partition).or_insert(i64::MIN);
+        match event.kind.as_str() {
+            "committed" => {
+                assert!(event.offset >= *known, "{event:?} commits below {known}");
+                *known = event.offset;
+                commits += 1;
+            }
+            "assigned" => {
+                assert!(event.offset >= *known, "{event:?}, and {known} had been committed");
+                assignments += 1;
+            }
+            "read" => drop(read.entry(event.partition).or_default().insert(event.offset)),
+            _ => {}
+        }
+    }
+    for (partition, last) in written {
+        let seen = read.get(partition).map_or(0, BTreeSet::len) as i64;
+        let missing: Vec<i64> = (0..=*last)
+            .filter(|offset| !read.get(partition).is_some_and(|r| r.contains(offset)))
+            .take(5)
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "partition {partition}: {seen} read of {}, missing {missing:?}",
+            last + 1
+        );
+    }
+    (commits, assignments)
+}
+
+#[test]
+fn coordinator_killed_in_the_middle_group_goes_on_and_no_commit_is_forgotten() {
+    let _one_at_a_time = super::exclusive();
+    let mut cluster = Cluster::start("groups");
+    let client = Client {
+        name: "grouped",
+        topic: TOPIC,
+        partitions: PARTITIONS,
+        rate: Some(300),
+        ..Client::default()
+    };
+    let writer = Writer::start_as(&cluster, client);
+    let members = [Member::start(&cluster, "one"), Member::start(&cluster, "two")];
+    until("both members read", Duration::from_secs(60), || members.iter().all(|m| m.count("read") > 100));
+    for _ in 0..rounds(2) {
+        let coordinator = cluster.leader(OFFSETS, partition_of(GROUP, 50));
+        let before: Vec<usize> = members.iter().map(|member| member.count("committed")).collect();
+        cluster.kill(coordinator);
+        until("both commit again", Duration::from_secs(60), || {
+            members.iter().zip(&before).all(|(member, before)| member.count("committed") > before + 5)
+        });
+        cluster.spawn(coordinator);
+        cluster.await_in_sync(OFFSETS, Duration::from_secs(60));
+    }
+    let history = writer.finish();
+    let mut written: BTreeMap<i64, i64> = BTreeMap::new();
+    for ack in &history.acks {
+        let last = written.entry(ack.partition as i64).or_insert(-1);
+        *last = (*last).max(ack.offset);
+    }
+    until("everything acknowledged is read", Duration::from_secs(60), || {
+        let events: Vec<Event> = members.iter().flat_map(Member::events).collect();
+        let read: BTreeSet<(i64, i64)> =
+            events.iter().filter(|e| e.kind == "read").map(|e| (e.partition, e.offset)).collect();
+        written.iter().all(|(partition, last)| (0..=*last).all(|offset| read.contains(&(*partition, offset))))
+    });
+    let mut events: Vec<Event> = members.into_iter().flat_map(Member::finish).collect();
+    let (commits, assignments) = check(&mut events, &written);
+    println!(
+        "coordinator killed: {commits} commits, {assignments} assignments, nothing skipped, nothing forgotten"
+    );
+}
