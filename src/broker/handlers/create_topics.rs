@@ -4,9 +4,12 @@
 //! Invariants: one row per topic, in the order asked; topics fail one by one; a topic named twice is refused, as in
 //! Kafka.
 
+use super::find_coordinator::offsets_topic;
 use super::{Call, admin_timeout, commands, join_all, text};
+use crate::broker::config::NodeConfig;
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::{self, code};
+use crate::broker::groups::TOPIC;
 use crate::ctl::command::{Command, CreateTopic, Defaults, Error as ControllerError, Reply};
 use crate::ctl::configs::describe::{ConfigEntry, describe_overrides, describe_topic};
 use crate::ctl::image::Image;
@@ -26,7 +29,7 @@ pub async fn handle(mut call: Call) -> Outcome {
         let node = call.node.clone();
         async move { node.controller(Command::CreateTopic(command?), timeout_ms).await }
     };
-    let commands = all(&request);
+    let commands = all(&request, &call.config);
     let results = join_all(commands.into_iter().map(create).collect()).await;
     let image = call.node.image();
     let rows = request.topics.iter().zip(results).map(|(asked, result)| {
@@ -36,8 +39,18 @@ pub async fn handle(mut call: Call) -> Outcome {
     call.respond(&CreateTopicsResponse::default().with_topics(rows.collect()))
 }
 
-fn all(request: &CreateTopicsRequest) -> Vec<Result<CreateTopic, ControllerError>> {
-    commands(&request.topics, |topic| topic.name.clone(), |topic| command(topic, request))
+fn all(request: &CreateTopicsRequest, config: &NodeConfig) -> Vec<Result<CreateTopic, ControllerError>> {
+    let command = |topic: &CreatableTopic| {
+        let mut command = command(topic, request)?;
+        if command.name == TOPIC {
+            // Ordinary retention would forget what groups committed.
+            offsets_topic(config).configs.into_iter().for_each(|(key, value)| {
+                command.configs.entry(key).or_insert(value);
+            });
+        }
+        Ok(command)
+    };
+    commands(&request.topics, |topic| topic.name.clone(), command)
 }
 
 /// The command, unless the request contradicts itself.
@@ -153,7 +166,8 @@ mod tests {
     #[test]
     fn topic_named_twice_is_refused() {
         let request = CreateTopicsRequest::default().with_topics(vec![topic("a"), topic("b"), topic("a")]);
-        let refused: Vec<bool> = all(&request).iter().map(Result::is_err).collect();
+        let refused: Vec<bool> =
+            all(&request, &NodeConfig::new(NodeId(1), "d")).iter().map(Result::is_err).collect();
         assert_eq!(refused, [true, false, true]);
     }
 
@@ -200,5 +214,20 @@ mod tests {
             let response = CreateTopicsResponse::default().with_topics(vec![ok, failed]);
             response.encode(&mut Vec::new(), version).unwrap();
         }
+    }
+
+    #[test]
+    fn topic_of_the_groups_keeps_what_they_committed_whoever_creates_it() {
+        let asked = |name: &'static str| {
+            let topic = CreatableTopic::default()
+                .with_name(TopicName(StrBytes::from_static_str(name)))
+                .with_num_partitions(8)
+                .with_replication_factor(-1);
+            let request = CreateTopicsRequest::default().with_topics(vec![topic]);
+            all(&request, &NodeConfig::new(NodeId(1), "d")).remove(0).unwrap()
+        };
+        let made = asked(TOPIC);
+        assert_eq!((made.partitions, made.configs["retention.ms"].as_deref()), (8, Some("-1")));
+        assert!(asked("orders").configs.is_empty());
     }
 }

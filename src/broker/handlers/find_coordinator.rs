@@ -26,6 +26,10 @@ const GROUP: i8 = 0;
 const LEADER_PATIENCE: Duration = Duration::from_millis(1_000);
 const LEADER_POLL: Duration = Duration::from_millis(20);
 const CREATE_TIMEOUT_MS: i32 = 15_000;
+const NO_TOPIC: &str = "__consumer_offsets does not exist yet; it waits for three brokers, or as many as there are combined nodes, unless \
+                        offsets.topic.replication.factor says otherwise";
+/// Replicas of the topic where nothing says how many.
+const REPLICAS: usize = 3;
 
 /// Where a coordinator is, or why nobody can say.
 type Found = Result<(NodeId, String, u16), (i16, &'static str)>;
@@ -45,7 +49,7 @@ pub async fn handle(mut call: Call) -> Outcome {
         let found = match (refusal, partition_of(&image, key.as_str())) {
             (Some(refusal), _) => Err(refusal),
             (None, Some(partition)) => find(&call.node, &image, partition).await,
-            (None, None) => Err((code::COORDINATOR_NOT_AVAILABLE, "__consumer_offsets does not exist yet")),
+            (None, None) => Err((code::COORDINATOR_NOT_AVAILABLE, NO_TOPIC)),
         };
         rows.push(row(found).with_key(key));
     }
@@ -81,7 +85,7 @@ fn response(mut rows: Vec<Coordinator>, version: i16) -> FindCoordinatorResponse
 /// The image with the topic in it, created if need be.
 async fn with_topic(node: &NodeHandle, config: &NodeConfig) -> Arc<Image> {
     let image = node.image();
-    if image.topics.contains_key(TOPIC) {
+    if image.topics.contains_key(TOPIC) || is_forming(&image, config) {
         return image;
     }
     let command = Command::CreateTopic(offsets_topic(config));
@@ -90,6 +94,14 @@ async fn with_topic(node: &NodeHandle, config: &NodeConfig) -> Arc<Image> {
         Err(refusal) => tracing::warn!(topic = TOPIC, %refusal, "topic not created"),
     }
     node.image()
+}
+
+/// Whether it is too early for the topic, whose number of replicas is decided once: combined nodes know how many brokers there are to be, and
+/// the first of them to register must not have it alone. (Brokers apart from their controllers do not know; their operator may say.)
+pub(super) fn is_forming(image: &Image, config: &NodeConfig) -> bool {
+    let is_said = config.defaults.broker.contains_key("offsets.topic.replication.factor");
+    let expected = if config.is_broker && config.is_controller { config.controllers.len() } else { 1 };
+    !is_said && image.brokers.len() < expected.min(REPLICAS)
 }
 
 /// Nothing of it may be lost by retention: what a group committed last may be old.
@@ -147,6 +159,22 @@ mod tests {
                 assert_eq!(told, found.as_ref().map_or_else(|(code, _)| *code, |_| 0));
             }
         }
+    }
+
+    #[test]
+    fn topic_waits_for_the_brokers_that_are_known_to_come_unless_its_replicas_are_said() {
+        let image = crate::broker::handlers::tests::image();
+        let mut two = image.clone();
+        two.brokers.remove(&NodeId(3));
+        let mut config = NodeConfig::new(NodeId(1), "unused");
+        assert!(!is_forming(&two, &config), "a node of its own");
+        config.controllers = (1..=5).map(|id| (NodeId(id), "h:1".to_owned())).collect();
+        assert!(is_forming(&two, &config) && !is_forming(&image, &config));
+        config.defaults.broker.insert("offsets.topic.replication.factor".into(), "2".into());
+        assert!(!is_forming(&two, &config));
+        config.defaults.broker.clear();
+        config.is_controller = false;
+        assert!(!is_forming(&two, &config), "a broker does not know how many there are to be");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
 //! LEADER_NOT_AVAILABLE otherwise.
 
-use super::find_coordinator::offsets_topic;
+use super::find_coordinator::{is_forming, offsets_topic};
 use super::{Call, admin_timeout, controller_id, is_valid_topic, join_all, text};
 use crate::broker::api::{NodeHandle, PartitionState};
 use crate::broker::config::NodeConfig;
@@ -130,7 +130,11 @@ async fn create(node: &NodeHandle, config: &NodeConfig, names: &[String]) -> BTr
         let (node, name) = (node.clone(), name.clone());
         // Whoever looks at the groups' topic before there is a group must not make it one that forgets.
         let own = (name == TOPIC).then(|| offsets_topic(config));
+        let is_early = own.is_some() && is_forming(&node.image(), config);
         async move {
+            if is_early {
+                return Some((name, code::LEADER_NOT_AVAILABLE));
+            }
             let command = Command::CreateTopic(own.unwrap_or_else(|| CreateTopic {
                 name: name.clone(),
                 partitions: -1,
