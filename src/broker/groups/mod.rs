@@ -9,7 +9,9 @@
 //!
 //! Invariants (tests hold them for random sequences):
 //! - every request is answered exactly once;
-//! - nothing is answered as done, and nothing is shown, before its record is committed;
+//! - no commit, assignment, deletion or static member's return is answered as done before its record is committed. Two things show before:
+//!   a leave is answered at once (a coordinator that takes over meanwhile keeps that member for a session), and the id that a
+//!   static member's return replaces is fenced at once;
 //! - what is in memory is what the log says: loading the committed records gives the same offsets, generation, members and assignments;
 //! - a generation gets one assignment; only its members commit in it, and once the next has begun none of them does any more.
 
