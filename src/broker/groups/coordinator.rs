@@ -12,7 +12,10 @@ use super::{
 use crate::raftlog::core::Millis;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
+/// Groups whose offsets are looked at for what is over, in one turn.
+const EXPIRED_AT_ONCE: usize = 256;
 /// Appends under way; beyond that requests that need one are sent back.
 const PENDING_MAX: usize = 10_000;
 
@@ -24,7 +27,7 @@ pub(super) enum Action {
     /// A generation has its assignment.
     Assign { generation: i32, assignments: BTreeMap<String, Bytes> },
     /// A static member has a new id, and goes on without a rebalance.
-    Replace { joined: Joined },
+    Replace { joined: Joined, instance: String },
     /// The group is without members.
     Emptied,
     /// Offsets are gone, and the group with them, if so.
@@ -92,6 +95,8 @@ pub struct Coordinator {
     /// When each group is looked at next, at the earliest.
     timers: BTreeSet<(Millis, String)>,
     next_check: Millis,
+    /// The last group that a check which is under way has looked at.
+    checked: Option<String>,
 }
 
 impl Coordinator {
@@ -103,6 +108,7 @@ impl Coordinator {
             appends: Appends::default(),
             timers: BTreeSet::new(),
             next_check: Millis::MAX,
+            checked: None,
         }
     }
 
@@ -167,11 +173,18 @@ impl Coordinator {
         }
         let Self { groups, appends, settings, .. } = self;
         let mut turn = Turn { time, settings, appends, effects };
+        // These make nothing due earlier: the most frequent ones need not look at every member's session.
+        let is_sooner = !matches!(
+            ask,
+            Ask::Heartbeat(_) | Ask::Commit { .. } | Ask::Offsets(_) | Ask::DeleteOffsets(_) | Ask::Describe
+        );
         match groups.get_mut(group) {
             Some(group) => group.request(&mut turn, token, ask),
             None => turn.answer(token, Group::unknown(ask)),
         }
-        self.schedule(group);
+        if is_sooner || self.groups.get(group).is_some_and(|g| g.scheduled == Millis::MAX || g.is_over()) {
+            self.schedule(group);
+        }
     }
 
     fn refusal(&self, group: &str, ask: &Ask) -> Option<GroupError> {
@@ -205,6 +218,7 @@ impl Coordinator {
         effects: &mut Vec<Effect>,
     ) {
         let Some(Pending { group: name, action, token, .. }) = self.appends.by_id.remove(&id) else { return };
+        let is_sooner = !matches!(action, Action::Commit { .. });
         let Self { groups, appends, settings, .. } = self;
         let mut turn = Turn { time, settings, appends, effects };
         match groups.get_mut(&name) {
@@ -215,7 +229,9 @@ impl Coordinator {
                 }
             }
         }
-        self.schedule(&name);
+        if is_sooner || self.groups.get(&name).is_some_and(Group::is_over) {
+            self.schedule(&name);
+        }
     }
 
     /// Time has passed.
@@ -233,15 +249,14 @@ impl Coordinator {
             self.schedule(&name);
         }
         if time.mono >= self.next_check {
-            self.next_check = time.mono + self.settings.check_ms.max(1);
             self.expire(time, effects);
         }
     }
 
-    /// Whoever waited too long for an append hears so; it may be committed later.
-    fn tell_late(&mut self, time: Time, effects: &mut Vec<Effect>) {
-        let from = self.appends.told;
-        for (id, pending) in self.appends.by_id.range_mut(from..) {
+    /// Whoever waited too long for an append hears so; it may be committed later. Needs no right to serve.
+    pub fn tell_late(&mut self, time: Time, effects: &mut Vec<Effect>) {
+        let mut assigning = Vec::new();
+        for (id, pending) in self.appends.by_id.range_mut(self.appends.told..) {
             if pending.deadline > time.mono {
                 break;
             }
@@ -249,11 +264,30 @@ impl Coordinator {
             if let Some(token) = pending.token.take() {
                 effects.push(Effect::Answer { token, reply: Reply::Refused(GroupError::NotAvailable) });
             }
+            if let Action::Assign { generation, .. } = pending.action {
+                assigning.push((pending.group.clone(), generation));
+            }
+        }
+        for (name, generation) in assigning {
+            let Self { groups, appends, settings, .. } = self;
+            if let Some(group) = groups.get_mut(&name) {
+                group.assigned_late(&mut Turn { time, settings, appends, effects }, generation);
+            }
         }
     }
 
+    /// Looks at some groups for what is over; at the rest in the turns that follow.
     fn expire(&mut self, time: Time, effects: &mut Vec<Effect>) {
-        for name in self.groups.keys().cloned().collect::<Vec<_>>() {
+        let after = self.checked.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let names = self.groups.range((after, Bound::Unbounded)).map(|(name, _)| name.clone());
+        let names: Vec<String> = names.take(EXPIRED_AT_ONCE).collect();
+        if names.len() == EXPIRED_AT_ONCE {
+            self.checked = names.last().cloned();
+            self.next_check = time.mono + 1;
+        } else {
+            self.next_check = time.mono + self.settings.check_ms.max(1);
+        }
+        for name in names {
             let Self { groups, appends, settings, .. } = self;
             if appends.are_full() {
                 break;

@@ -115,6 +115,8 @@ pub(super) struct Group {
     pub(super) settled: i32,
     /// The generation's assignment is being stored.
     storing: bool,
+    /// Storing it takes too long: nobody waits for it any longer, and it may come all the same.
+    is_late: bool,
     pub(super) offsets: BTreeMap<OffsetKey, Committed>,
     /// Commits under way, by what they are of.
     pub(super) in_flight: BTreeMap<OffsetKey, u32>,
@@ -149,6 +151,7 @@ impl Group {
             sync_deadline: Millis::MAX,
             settled: 0,
             storing: false,
+            is_late: false,
             offsets: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             appending: 0,
@@ -265,7 +268,7 @@ impl Group {
                 self.assigned(turn, generation, assignments, error);
                 Reply::Done
             }
-            Action::Replace { joined } => self.replaced(turn, joined, error),
+            Action::Replace { joined, instance } => self.replaced(turn, joined, &instance, error),
         };
         if let Some(token) = token {
             turn.answer(token, answer);
@@ -481,7 +484,8 @@ impl Group {
                 (joined.leader, joined.members) = (leader, Vec::new());
             }
             let records = self.records(&BTreeMap::new());
-            return self.append(turn, records, Action::Replace { joined }, Some(token));
+            let instance = join.instance.unwrap_or_default();
+            return self.append(turn, records, Action::Replace { joined, instance }, Some(token));
         }
         if let Some(member) = self.members.get_mut(&id) {
             member.join = Some(token);
@@ -489,7 +493,17 @@ impl Group {
         self.rebalance_or_complete(turn);
     }
 
-    fn replaced(&mut self, turn: &mut Turn<'_>, joined: Joined, error: Option<GroupError>) -> Reply {
+    fn replaced(
+        &mut self,
+        turn: &mut Turn<'_>,
+        joined: Joined,
+        instance: &str,
+        error: Option<GroupError>,
+    ) -> Reply {
+        // A second process with its instance came meanwhile, and has it: this one must not come back and take it again.
+        if self.instances.get(instance).is_some_and(|now| *now != joined.member) {
+            return Reply::Refused(GroupError::FencedInstance);
+        }
         let is_current = self.state == State::Stable
             && self.generation == joined.generation
             && self.members.contains_key(&joined.member);
@@ -525,7 +539,7 @@ impl Group {
                 }
             }
         }
-        self.storing = false;
+        (self.storing, self.is_late) = (false, false);
         self.unsynced.clear();
         self.sync_deadline = Millis::MAX;
         let was_empty = std::mem::replace(&mut self.state, State::Preparing) == State::Empty;
@@ -628,6 +642,7 @@ impl Group {
                 self.touch(turn.time.mono, id);
                 turn.answer(token, self.share_of(id));
             }
+            State::Completing if self.is_late => turn.refuse(token, GroupError::NotAvailable),
             State::Completing => {
                 self.unsynced.remove(id);
                 self.touch(turn.time.mono, id);
@@ -650,6 +665,20 @@ impl Group {
         }
     }
 
+    /// The generation's assignment takes too long to be stored: whoever waits for a share is told, as those are who wait for a commit.
+    pub(super) fn assigned_late(&mut self, turn: &mut Turn<'_>, generation: i32) {
+        if self.state == State::Completing && self.generation == generation && self.storing {
+            self.is_late = true;
+            self.refuse_syncs(turn, &GroupError::NotAvailable);
+        }
+    }
+
+    fn refuse_syncs(&mut self, turn: &mut Turn<'_>, error: &GroupError) {
+        for token in self.members.values_mut().filter_map(|member| member.sync.take()) {
+            turn.refuse(token, error.clone());
+        }
+    }
+
     fn share_of(&self, id: &str) -> Reply {
         Reply::Synced {
             protocol_type: self.protocol_type.clone(),
@@ -669,13 +698,9 @@ impl Group {
         if self.state != State::Completing || self.generation != generation || !self.storing {
             return;
         }
-        self.storing = false;
+        (self.storing, self.is_late) = (false, false);
         if let Some(error) = error {
-            for member in self.members.values_mut() {
-                if let Some(token) = member.sync.take() {
-                    turn.refuse(token, error.clone());
-                }
-            }
+            self.refuse_syncs(turn, &error);
             return self.prepare(turn);
         }
         self.state = State::Stable;

@@ -10,8 +10,8 @@ use super::records::{self, Record};
 use super::subscription::CONSUMER;
 use super::{Caller, Committed, GroupError, Offset, OffsetKey, Reply, Token};
 
-/// Offsets that end with one append.
-const ENDED_AT_ONCE: usize = 1_000;
+/// Bytes of the records with which offsets end, of one append; one offset if its record is larger. Names have up to 32 KiB each.
+const ENDED_BYTES: usize = 128 << 10;
 
 impl Group {
     /// Whether this caller may commit now.
@@ -135,7 +135,7 @@ impl Group {
         ends: bool,
         (token, reply): (Option<Token>, Reply),
     ) {
-        let mut chunks: Vec<Vec<OffsetKey>> = keys.chunks(ENDED_AT_ONCE).map(<[OffsetKey]>::to_vec).collect();
+        let mut chunks = self.in_chunks(keys);
         let last = chunks.pop().unwrap_or_default();
         for offsets in chunks {
             let records = self.tombstones(&offsets);
@@ -148,6 +148,22 @@ impl Group {
             records.push(Record { key: records::group_key(&self.name), value: None });
         }
         self.append(turn, records, Action::Remove { offsets: last, ends, reply }, token);
+    }
+
+    fn in_chunks(&self, keys: Vec<OffsetKey>) -> Vec<Vec<OffsetKey>> {
+        let (mut chunks, mut chunk, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for key in keys {
+            // Key, length fields and deltas of its record.
+            let more = self.name.len() + key.0.len() + 32;
+            if bytes + more > ENDED_BYTES && !chunk.is_empty() {
+                chunks.push(std::mem::take(&mut chunk));
+                bytes = 0;
+            }
+            bytes += more;
+            chunk.push(key);
+        }
+        chunks.push(chunk);
+        chunks
     }
 
     fn tombstones(&self, keys: &[OffsetKey]) -> Vec<Record> {
@@ -218,8 +234,10 @@ impl Group {
 
     /// What was committed in a topic that is deleted.
     pub(super) fn forget_topic(&mut self, turn: &mut Turn<'_>, topic: &str) {
-        let keys = self.offsets.keys().chain(self.in_flight.keys());
-        let gone: Vec<OffsetKey> = keys.filter(|(of, _)| of == topic).cloned().collect();
+        let of = (topic.to_owned(), i32::MIN)..=(topic.to_owned(), i32::MAX);
+        let kept = self.offsets.range(of.clone()).map(|(key, _)| key);
+        let gone: Vec<OffsetKey> =
+            kept.chain(self.in_flight.range(of).map(|(key, _)| key)).cloned().collect();
         if !gone.is_empty() && self.state != State::Dead {
             self.end_offsets(turn, gone, false, (None, Reply::Done));
         }

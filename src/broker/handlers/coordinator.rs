@@ -2,13 +2,14 @@
 //!
 //! Not an API of its own. Not here: what groups do (`broker::groups`). Called by the handlers beside it.
 
-use super::text;
+use super::{join_all, text};
 use crate::broker::api::NodeHandle;
 use crate::broker::groups::{self, Ask, Caller, GroupError, OffsetKey, Reply, TOPIC};
 use crate::ctl::image::Image;
 use crate::segment::GroupId;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
+use std::collections::HashSet;
 
 /// The partition of `__consumer_offsets` that the group belongs to; none while there is no such topic.
 pub(super) fn partition_of(image: &Image, group: &str) -> Option<GroupId> {
@@ -22,6 +23,31 @@ pub(super) async fn ask(node: &NodeHandle, group: &str, ask: Ask) -> Reply {
         Some(partition) => node.group(partition, group.to_owned(), ask).await,
         None => Reply::Refused(GroupError::NotAvailable),
     }
+}
+
+/// Groups asked beside each other.
+const ASKED_AT_ONCE: usize = 64;
+
+/// Asks several groups' coordinators; answers in the order of the groups. None for a group that was named before: a small request must
+/// not be answered with the same group again and again.
+pub(super) async fn ask_each(node: &NodeHandle, questions: Vec<(String, Ask)>) -> Vec<Option<Reply>> {
+    let mut named = HashSet::with_capacity(questions.len());
+    let is_first: Vec<bool> = questions.iter().map(|(group, _)| named.insert(group.clone())).collect();
+    let mut asking =
+        questions.into_iter().zip(&is_first).filter(|(_, first)| **first).map(|(question, _)| {
+            let node = node.clone();
+            async move { ask(&node, &question.0, question.1).await }
+        });
+    let mut replies = Vec::with_capacity(named.len());
+    loop {
+        let some: Vec<_> = asking.by_ref().take(ASKED_AT_ONCE).collect();
+        if some.is_empty() {
+            break;
+        }
+        replies.extend(join_all(some).await);
+    }
+    let mut replies = replies.into_iter();
+    is_first.into_iter().map(|first| if first { replies.next() } else { None }).collect()
 }
 
 /// A member as a request names it.

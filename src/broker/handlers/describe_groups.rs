@@ -1,12 +1,12 @@
 //! DescribeGroups (15): state and members of groups.
 //!
 //! Not here: the groups (`broker::groups`).
-//! Invariants: one row per group, in the order asked; a group that does not exist is "Dead" without an error, and from version 6 on not found.
+//! Invariants: one row per group, in the order asked, refused if it was named before; a group that does not exist is "Dead" without an error, and from version 6 on not found.
 
-use super::coordinator::{ask, unexpected};
-use super::{Call, join_all, text};
+use super::coordinator::{ask_each, unexpected};
+use super::{Call, text};
 use crate::broker::dispatch::Outcome;
-use crate::broker::error;
+use crate::broker::error::{self, code};
 use crate::broker::groups::{Ask, DescribedMember, GroupError, Reply};
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId as GroupName};
@@ -17,11 +17,8 @@ const OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 /// Answers a DescribeGroups request; groups are asked beside each other.
 pub async fn handle(mut call: Call) -> Outcome {
     let request: DescribeGroupsRequest = call.decode()?;
-    let asking = request.groups.iter().map(|group| {
-        let (node, group) = (call.node.clone(), group.as_str().to_owned());
-        async move { ask(&node, &group, Ask::Describe).await }
-    });
-    let replies = join_all(asking.collect()).await;
+    let questions = request.groups.iter().map(|group| (group.as_str().to_owned(), Ask::Describe));
+    let replies = ask_each(&call.node, questions.collect()).await;
     let operations = request.include_authorized_operations && call.version >= 3;
     let rows = request.groups.iter().zip(replies).map(|(group, reply)| {
         let row = row(group.clone(), reply, call.version);
@@ -30,8 +27,9 @@ pub async fn handle(mut call: Call) -> Outcome {
     call.respond(&DescribeGroupsResponse::default().with_groups(rows.collect()))
 }
 
-fn row(group: GroupName, reply: Reply, version: i16) -> DescribedGroup {
+fn row(group: GroupName, reply: Option<Reply>, version: i16) -> DescribedGroup {
     let row = DescribedGroup::default().with_group_id(group).with_error_message(None);
+    let Some(reply) = reply else { return row.with_error_code(code::INVALID_REQUEST) };
     match reply {
         Reply::Described(group) => row
             .with_group_state(text(group.state))
@@ -77,8 +75,10 @@ mod tests {
         let (state, protocol_type, protocol) = ("Stable", "consumer".to_owned(), "range".to_owned());
         let group = Description { state, protocol_type, protocol, members: vec![member] };
         for version in 0..=6 {
-            let known = row(GroupName::default(), Reply::Described(group.clone()), version);
-            let unknown = row(GroupName::default(), Reply::Refused(GroupError::UnknownGroup), version);
+            let known = row(GroupName::default(), Some(Reply::Described(group.clone())), version);
+            let refused = Some(Reply::Refused(GroupError::UnknownGroup));
+            let unknown = row(GroupName::default(), refused, version);
+            assert_eq!(row(GroupName::default(), None, version).error_code, 42);
             assert_eq!(unknown.group_state.as_str(), "Dead");
             assert_eq!(unknown.error_code, if version >= 6 { 69 } else { 0 });
             let response = DescribeGroupsResponse::default().with_groups(vec![known, unknown]);

@@ -19,6 +19,7 @@ use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinator
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Key type of consumer groups.
 const GROUP: i8 = 0;
@@ -44,11 +45,12 @@ pub async fn handle(mut call: Call) -> Outcome {
         None => with_topic(&call.node, &call.config).await,
         Some(_) => call.node.image(),
     };
+    let until = Instant::now() + LEADER_PATIENCE;
     let mut rows = Vec::with_capacity(keys.len());
     for key in keys {
         let found = match (refusal, partition_of(&image, key.as_str())) {
             (Some(refusal), _) => Err(refusal),
-            (None, Some(partition)) => find(&call.node, &image, partition).await,
+            (None, Some(partition)) => find(&call.node, &image, partition, until).await,
             (None, None) => Err((code::COORDINATOR_NOT_AVAILABLE, NO_TOPIC)),
         };
         rows.push(row(found).with_key(key));
@@ -123,15 +125,15 @@ pub(super) fn offsets_topic(config: &NodeConfig) -> CreateTopic {
     }
 }
 
-async fn find(node: &NodeHandle, image: &Image, partition: GroupId) -> Found {
-    let started = tokio::time::Instant::now();
+/// Waits for a leader as long as the request's patience lasts.
+async fn find(node: &NodeHandle, image: &Image, partition: GroupId, until: Instant) -> Found {
     loop {
         let state = node.partition_states(&[partition]).await.pop().unwrap_or_default();
         let broker = state.leader.and_then(|leader| image.brokers.get(&leader.node));
         if let Some(broker) = broker.filter(|broker| !broker.fenced) {
             return Ok((broker.node, broker.kafka.host.clone(), broker.kafka.port));
         }
-        if started.elapsed() >= LEADER_PATIENCE {
+        if Instant::now() >= until {
             return Err((
                 code::COORDINATOR_NOT_AVAILABLE,
                 "nobody leads the group's partition of __consumer_offsets",

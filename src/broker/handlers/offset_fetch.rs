@@ -1,10 +1,11 @@
 //! OffsetFetch (9): what groups have committed.
 //!
 //! Not here: that it is what the log says now (`shard::groups`, after a confirmed round).
-//! Invariants: rows in the order asked; nothing committed is offset -1 without an error; from version 8 on several groups, each with its code.
+//! Invariants: rows in the order asked; nothing committed is offset -1 without an error; from version 8 on several groups, each with its code,
+//! refused if it was named before.
 
-use super::coordinator::{ask, by_topic, unexpected};
-use super::{Call, join_all, text};
+use super::coordinator::{ask_each, by_topic, unexpected};
+use super::{Call, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::{self, code};
 use crate::broker::groups::{Ask, Committed, OffsetKey, Reply};
@@ -23,16 +24,15 @@ type Rows = Result<Vec<(OffsetKey, Option<Committed>)>, i16>;
 pub async fn handle(mut call: Call) -> Outcome {
     let request: OffsetFetchRequest = call.decode()?;
     let questions = questions(&request, call.version);
-    let asking = questions.iter().cloned().map(|(group, keys)| {
-        let node = call.node.clone();
-        async move {
-            match ask(&node, group.as_str(), Ask::Offsets(keys)).await {
-                Reply::Offsets(rows) => Ok(rows),
-                reply => Err(error::offset_fetch(&unexpected(reply))),
-            }
-        }
-    });
-    let answers: Vec<Rows> = join_all(asking.collect()).await;
+    let asking =
+        questions.iter().cloned().map(|(group, keys)| (group.as_str().to_owned(), Ask::Offsets(keys)));
+    let replies = ask_each(&call.node, asking.collect()).await;
+    let answer = |reply| match reply {
+        Some(Reply::Offsets(rows)) => Ok(rows),
+        Some(reply) => Err(error::offset_fetch(&unexpected(reply))),
+        None => Err(code::INVALID_REQUEST),
+    };
+    let answers: Vec<Rows> = replies.into_iter().map(answer).collect();
     call.respond(&response(questions, answers, call.version))
 }
 

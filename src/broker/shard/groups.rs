@@ -22,12 +22,15 @@ use crate::segment::{Entry, EntryKind, Epoch, GroupId, Index};
 use crate::wire::compression::Compression;
 use crate::wire::record::{self, RecordBatchBuilder};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use tokio::sync::oneshot;
 
-/// Log read in one turn while a coordinator loads.
+/// Log read in one turn by one coordinator that loads; in each turn another one goes on.
 const LOAD_BYTES: usize = 1 << 20;
 /// Between two looks at what is due.
 const TICK_MS: Millis = 10;
+/// A coordinator that may not serve just now is looked at again after this.
+const WITHHELD_MS: Millis = 100;
 /// A log that cannot be read is read again after this.
 const RETRY_MS: Millis = 1_000;
 /// A batch is decompressed to at most this; ours are not compressed.
@@ -59,6 +62,8 @@ pub struct Groups {
     /// Appends that were decided in this turn.
     decided: Vec<(u64, bool)>,
     next: Millis,
+    /// The partition that was loaded on last.
+    loaded_last: Option<GroupId>,
 }
 
 impl Groups {
@@ -70,6 +75,7 @@ impl Groups {
             appends: super::Map::default(),
             decided: Vec::new(),
             next: Millis::MAX,
+            loaded_last: None,
         }
     }
 
@@ -139,6 +145,18 @@ impl Shard {
         let Some(hosted) = self.groups.hosted.remove(&group) else { return };
         let mut effects = Vec::new();
         hosted.machine.end(&mut effects);
+        self.answer_groups(effects);
+    }
+
+    /// Whoever waits for an append for too long need not wait for the right to serve too.
+    fn tell_late(&mut self, now: Now, group: GroupId) {
+        let Some(hosted) = self.groups.hosted.get_mut(&group) else { return };
+        let mut effects = Vec::new();
+        hosted.machine.tell_late(time(now), &mut effects);
+        self.answer_groups(effects);
+    }
+
+    fn answer_groups(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             if let Effect::Answer { token, reply } = effect {
                 self.answer_group(token, reply);
@@ -155,7 +173,9 @@ impl Shard {
     /// More of the partition is committed: that may be what a load waits for.
     pub(super) fn wake_coordinator(&mut self, group: GroupId) {
         let hosted = self.groups.hosted.get_mut(&group);
-        if let Some(loading) = hosted.and_then(|hosted| hosted.loading.as_mut()) {
+        let loading = hosted.and_then(|hosted| hosted.loading.as_mut());
+        // One that could not be read waits for its time.
+        if let Some(loading) = loading.filter(|loading| loading.retry_at == Millis::MAX) {
             loading.retry_at = 0;
             self.groups.next = 0;
         }
@@ -332,14 +352,22 @@ impl Shard {
             return;
         }
         self.groups.next = Millis::MAX;
+        let loads = self.next_to_load(now);
         for partition in self.groups.hosted.keys().copied().collect::<Vec<_>>() {
             let epoch = self.partitions.get(&partition).filter(|p| p.role == Role::Leader).map(|p| p.epoch);
             let Some(hosted) = self.groups.hosted.get(&partition) else { continue };
             if epoch != Some(hosted.epoch) {
                 self.coordinate(now, partition);
             } else if hosted.loading.is_some() {
-                self.load_some(now, partition);
-            } else if hosted.machine.deadline() <= now.mono && self.check_coordinator(partition).is_ok() {
+                if loads == Some(partition) {
+                    self.load_some(now, partition);
+                }
+            } else if hosted.machine.deadline() <= now.mono {
+                if self.check_coordinator(partition).is_err() {
+                    self.tell_late(now, partition);
+                    self.groups.next = self.groups.next.min(now.mono + WITHHELD_MS);
+                    continue;
+                }
                 self.with_coordinator(now, partition, |machine, effects| machine.tick(time(now), effects));
             }
             if let Some(hosted) = self.groups.hosted.get(&partition) {
@@ -353,11 +381,26 @@ impl Shard {
         }
     }
 
+    /// One coordinator is loaded on in a turn, each in its turn: a node that begins to lead all partitions must not stand still for it.
+    fn next_to_load(&mut self, now: Now) -> Option<GroupId> {
+        let is_due = |(_, hosted): &(&GroupId, &Hosted)| {
+            hosted.loading.as_ref().is_some_and(|loading| loading.retry_at <= now.mono)
+        };
+        let after = self.groups.loaded_last.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.groups.hosted.range((after, Bound::Unbounded)).find(is_due);
+        let next = behind.or_else(|| self.groups.hosted.iter().find(is_due)).map(|(partition, _)| *partition);
+        self.groups.loaded_last = next.or(self.groups.loaded_last);
+        next
+    }
+
     /// Reads on in the log.
     fn load_some(&mut self, now: Now, partition: GroupId) {
         let commit = self.engine.core(partition).map_or(Index(0), |core| core.commit());
+        let start = self.engine.store().log_start(partition).map(|start| start.prev.index.next());
         let Some(hosted) = self.groups.hosted.get_mut(&partition) else { return };
         let Some(loading) = hosted.loading.as_mut() else { return };
+        // The log may have been cut off at its start meanwhile.
+        loading.next = loading.next.max(start.unwrap_or(loading.next));
         let to = loading.target.min(commit);
         if loading.next <= to && loading.retry_at <= now.mono {
             let read = self.engine.store().read(partition, loading.next, LOAD_BYTES);

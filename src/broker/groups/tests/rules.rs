@@ -363,3 +363,81 @@ fn deleted_group_is_gone_and_deleted_topics_leave_nothing() {
     assert_eq!(world.answer(deleted), Reply::Done);
     assert!(world.machine.groups().is_empty() && world.reloaded(settings()).groups().is_empty());
 }
+
+#[test]
+fn of_two_processes_with_one_instance_the_later_stays_and_the_earlier_is_fenced() {
+    let mut world = World::new(settings());
+    let generation = statics(&mut world);
+    world.is_prompt = false;
+    let earlier = world.send(Ask::Join(join("", "a2", Some("ia"))));
+    let later = world.send(Ask::Join(join("", "a3", Some("ia"))));
+    while world.commit_one() {}
+    assert_eq!(refused(world.answer(earlier)), GroupError::FencedInstance);
+    let later = joined(world.answer(later));
+    assert_eq!((later.member.as_str(), later.generation), ("a3", generation));
+    assert_eq!(world.reloaded(settings()).groups()[GROUP].instances["ia"], "a3");
+}
+
+#[test]
+fn members_are_told_when_their_assignment_takes_too_long_to_be_stored_and_it_may_come_later() {
+    let mut world = World::new(settings());
+    let generation = two(&mut world) + 1;
+    for id in ["a", "b"] {
+        world.send(Ask::Join(join(id, "", None)));
+    }
+    world.is_prompt = false;
+    let a = world.send(sync("a", generation, &[("a", "new"), ("b", "newer")]));
+    let b = world.send(sync("b", generation, &[]));
+    world.pass(4_999);
+    assert!(world.waiting.contains(&a) && world.waiting.contains(&b));
+    world.pass(1);
+    for token in [a, b] {
+        assert_eq!(refused(world.answer(token)), GroupError::NotAvailable);
+    }
+    // Asked again while it is still not there, nobody waits for another answer that may not come.
+    assert_eq!(refused(world.ask(sync("b", generation, &[]))), GroupError::NotAvailable);
+    while world.commit_one() {}
+    assert_eq!(share(world.ask(sync("b", generation, &[]))), "newer");
+    assert_eq!(share(world.ask(sync("a", generation, &[]))), "new");
+}
+
+#[test]
+fn records_that_end_offsets_fit_into_batches_however_long_the_names() {
+    let mut world = World::new(settings());
+    let topic = "t".repeat(30_000);
+    let offset = || Offset { offset: 1, leader_epoch: -1, metadata: String::new() };
+    for partition in 0..40 {
+        let offsets = vec![((topic.clone(), partition), offset())];
+        world.ask(Ask::Commit { caller: caller("", -1), offsets, retention_ms: None });
+    }
+    world.is_prompt = false;
+    let deleted = world.send(Ask::Delete);
+    let bytes = |records: &Vec<Record>| records.iter().map(|record| record.key.len()).sum::<usize>();
+    assert!(world.tail.len() > 1 && world.tail.iter().all(|(_, records)| bytes(records) <= 160 << 10));
+    while world.commit_one() {}
+    assert_eq!(world.answer(deleted), Reply::Done);
+    assert!(world.machine.groups().is_empty() && world.reloaded(settings()).groups().is_empty());
+}
+
+#[test]
+fn every_group_is_looked_at_for_what_is_over_a_part_of_them_in_a_turn() {
+    let mut world = World::new(Settings { max_size: 1, ..settings() });
+    let mut effects = Vec::new();
+    for group in 0..1_000 {
+        let offset = Offset { offset: 1, leader_epoch: -1, metadata: String::new() };
+        let offsets = vec![(("t".to_owned(), 0), offset)];
+        let ask = Ask::Commit { caller: caller("", -1), offsets, retention_ms: None };
+        world.machine.request(world.time, 10_000 + group, &format!("g{group}"), ask, &mut effects);
+    }
+    world.waiting.extend(10_000..11_000);
+    world.take(effects);
+    assert_eq!(world.machine.groups().len(), 1_000);
+    // One turn ends only some of them.
+    world.time = Time { mono: 1_100_000, wall_ms: world.time.wall_ms + 1_100_000 };
+    let mut effects = Vec::new();
+    world.machine.tick(world.time, &mut effects);
+    world.take(effects);
+    assert!((1..1_000).contains(&world.machine.groups().len()), "{}", world.machine.groups().len());
+    world.pass(10);
+    assert!(world.machine.groups().is_empty() && world.reloaded(settings()).groups().is_empty());
+}
