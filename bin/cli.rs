@@ -3,6 +3,7 @@
 //! Conventions: nouns first, `produce` and `consume` at top level; `-o` is the offset of `consume`, so output is
 //! chosen by the long `--output` everywhere.
 
+use crate::cli_group::GroupCommand;
 use crate::cli_operate::{
     BrokerCommand, ControllerCommand, MOVE_HELP, MoveArgs, OP_HELP, OpCommand, REASSIGN_HELP, REBALANCE_HELP,
     ReassignArgs, RebalanceArgs,
@@ -90,6 +91,9 @@ pub enum Command {
     /// Create, list, describe, alter and delete topics
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Consumer groups: members, offsets, lag
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Write records from stdin
     Produce(ProduceArgs),
     /// Read records

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `cli` | every command and flag, with help |
 //! | `output` | tables, JSON envelopes, errors, exit codes |
-//! | `topic`, `cluster`, `produce`, `consume` | what a user does with a cluster |
+//! | `topic`, `group`, `cluster`, `produce`, `consume` | what a user does with a cluster |
 //! | `config`, `start`, `dev`, `dump` | what an operator does with a node |
 //! | `recover`, `controller` | partitions, and controllers, that lost their majority |
 //! | `moves`, `brokers`, `ops` | where replicas are, which brokers take part, what is under way (`cli_operate`: their flags) |
@@ -17,6 +17,7 @@
 mod bench;
 mod brokers;
 mod cli;
+mod cli_group;
 mod cli_operate;
 mod cluster;
 mod config;
@@ -24,6 +25,7 @@ mod consume;
 mod controller;
 mod dev;
 mod dump;
+mod group;
 mod http;
 mod jsonl;
 mod moves;
@@ -71,6 +73,7 @@ async fn run(cli: Cli, ui: &Ui) -> Outcome {
         Command::Start(args) => start::run(args).await,
         Command::Dev(args) => dev::run(args, ui).await,
         Command::Topic(command) => topic::run(command, &global, ui).await,
+        Command::Group(command) => group::run(command, &global, ui).await,
         Command::Produce(args) => produce::run(args, &global, ui).await,
         Command::Consume(args) => consume::run(args, &global, ui).await,
         Command::Cluster(command) => cluster::run(command, &global, ui).await,

@@ -208,6 +208,8 @@ fn kafka_hint(code: i16) -> Option<&'static str> {
         ResponseError::MessageTooLarge => {
             "the batch exceeds the topic's max.message.bytes; raise it with `kontiki topic alter --set max.message.bytes=N`"
         }
+        ResponseError::GroupIdNotFound => "`kontiki group list` shows the groups",
+        ResponseError::NonEmptyGroup => "stop the group's members first; `kontiki group describe` shows them",
         ResponseError::OffsetOutOfRange => "`kontiki topic describe` shows START and END of every partition",
         ResponseError::LeaderNotAvailable | ResponseError::NotLeaderOrFollower => {
             "an election is under way or too few brokers are up; see `kontiki cluster health`"

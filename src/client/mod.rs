@@ -8,13 +8,14 @@
 //! | `cluster` | [`Client`]: bootstrap, metadata cache, connections, routing to leaders |
 //! | `admin` | topics, configurations, cluster description |
 //! | `moves` | where replicas are to be: reassignments, sizes, brokers taken out |
+//! | `groups` | consumer groups as an operator sees them |
 //! | `quorum` | members of a partition's Raft group |
 //! | `offsets` | [`Position`]: `start`, `end`, `N`, `-N`, `@time`, and ListOffsets |
 //! | `producer` | [`Producer`]: idempotent, batching, ordered retries |
 //! | `consumer` | [`Consumer`]: assigned partitions, one fetch under way per broker |
 //! | `records` | records as commands hold them, over `wire`'s batches |
 //!
-//! Not here: consumer groups, transactions, TLS and SASL. Nothing of the broker is imported.
+//! Not here: being a member of a group, transactions, TLS and SASL. Nothing of the broker is imported.
 //! Called by `bin` and by tests. Every queue is bounded; no request waits longer than its time limit.
 
 pub mod admin;
@@ -22,6 +23,7 @@ pub mod cluster;
 pub mod connection;
 pub mod consumer;
 pub mod error;
+pub mod groups;
 pub mod moves;
 pub mod offsets;
 pub mod producer;

@@ -9,13 +9,62 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const GROUP: &str = "survivors";
 const TOPIC: &str = "grouped";
 const OFFSETS: &str = "__consumer_offsets";
 const PARTITIONS: usize = 4;
+
+/// A `kontiki group` command's answer, and whether it did what it was told.
+fn group(cluster: &Cluster, args: &[&str]) -> (bool, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_kontiki"))
+        .arg("group")
+        .args(args)
+        .args(["--output", "json", "-B", &cluster.bootstrap()])
+        .output()
+        .expect("kontiki");
+    let answer = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}"));
+    (output.status.success(), answer)
+}
+
+/// The commands know both members and what each has, and let nobody set offsets under them.
+fn check_members(cluster: &Cluster) {
+    let (is_done, described) = group(cluster, &["describe", GROUP]);
+    let described = &described["items"][0];
+    assert!(is_done && described["state"] == "Stable", "{described}");
+    assert_eq!(described["members"].as_array().map(Vec::len), Some(2), "{described}");
+    let partitions = described["partitions"].as_array().expect("rows");
+    let owners: BTreeSet<&str> = partitions.iter().filter_map(|row| row["member"]["id"].as_str()).collect();
+    assert_eq!((partitions.len(), owners.len()), (PARTITIONS, 2), "{described}");
+    let (is_done, refused) = group(cluster, &["seek", GROUP, "--to", "start"]);
+    assert!(!is_done && refused["error"]["code"] == "NON_EMPTY_GROUP", "{refused}");
+    let (is_done, refused) = group(cluster, &["delete", GROUP]);
+    assert!(!is_done && refused["items"][0]["error"]["code"] == "NON_EMPTY_GROUP", "{refused}");
+}
+
+/// Without its members the group stands at the end, can be set anywhere, and goes when it is told to.
+fn check_empty(cluster: &Cluster) {
+    let offsets = |described: &Value| -> Vec<i64> {
+        let rows = described["items"][0]["partitions"].as_array().expect("rows");
+        rows.iter().map(|row| row["current_offset"].as_i64().expect("committed")).collect()
+    };
+    let (_, before) = group(cluster, &["describe", GROUP]);
+    assert!(before["items"][0]["state"] == "Empty" && before["items"][0]["lag"] == 0, "{before}");
+    let (_, planned) = group(cluster, &["seek", GROUP, "--to", "-10", "--dry-run"]);
+    let back: Vec<i64> = offsets(&before).iter().map(|offset| offset - 10).collect();
+    let rows = planned["items"].as_array().expect("rows");
+    assert_eq!(rows.iter().filter_map(|row| row["new_offset"].as_i64()).collect::<Vec<_>>(), back);
+    assert_eq!(offsets(&group(cluster, &["describe", GROUP]).1), offsets(&before), "a dry run");
+    assert!(group(cluster, &["seek", GROUP, "--to", "start"]).0);
+    assert_eq!(offsets(&group(cluster, &["describe", GROUP]).1), [0; PARTITIONS]);
+    let listed =
+        |answer: Value| answer["items"].as_array().expect("groups").iter().any(|g| g["group"] == GROUP);
+    assert!(listed(group(cluster, &["list"]).1));
+    assert!(group(cluster, &["delete", GROUP]).0);
+    assert!(!listed(group(cluster, &["list"]).1));
+}
 
 /// A running `member.py`.
 struct Member {
@@ -143,6 +192,7 @@ fn coordinator_killed_in_the_middle_group_goes_on_and_no_commit_is_forgotten() {
     let writer = Writer::start_as(&cluster, client);
     let members = [Member::start(&cluster, "one"), Member::start(&cluster, "two")];
     until("both members read", Duration::from_secs(60), || members.iter().all(|m| m.count("read") > 100));
+    check_members(&cluster);
     for _ in 0..rounds(2) {
         let coordinator = cluster.leader(OFFSETS, partition_of(GROUP, 50));
         let before: Vec<usize> = members.iter().map(|member| member.count("committed")).collect();
@@ -167,6 +217,7 @@ fn coordinator_killed_in_the_middle_group_goes_on_and_no_commit_is_forgotten() {
     });
     let mut events: Vec<Event> = members.into_iter().flat_map(Member::finish).collect();
     let (commits, assignments) = check(&mut events, &written);
+    check_empty(&cluster);
     println!(
         "coordinator killed: {commits} commits, {assignments} assignments, nothing skipped, nothing forgotten"
     );
