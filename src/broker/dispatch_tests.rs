@@ -929,7 +929,7 @@ async fn offsets_are_committed_fetched_and_deleted_in_every_version() {
         if version >= 8 {
             let rows: Vec<_> =
                 response.groups.iter().map(|group| (group.error_code, group.topics.len())).collect();
-            assert_eq!(rows, [(0, 1), (16, 0), (0, 1)]);
+            assert_eq!(rows, [(0, 1), (16, 0), (42, 0)], "a group that is named again is refused");
         } else {
             let rows = &response.topics[0].partitions;
             assert_eq!((rows.len(), rows[1].committed_offset), (2, 41));
