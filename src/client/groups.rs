@@ -1,7 +1,7 @@
 //! Consumer groups as an operator sees them: listed, described, moved to other offsets, deleted.
 //!
 //! Not here: being a member (no command of ours joins a group). Requests go to the group's coordinator, which is looked up again when it has
-//! moved; only what can be repeated without harm is repeated.
+//! moved, and repeated: a deletion whose answer was lost may then say GROUP_ID_NOT_FOUND of what it deleted itself.
 
 use super::cluster::{Backoff, Broker, Client, Purpose, text, topic_name};
 use super::error::{Error, Result};
@@ -21,8 +21,6 @@ use std::collections::BTreeMap;
 const FIND_CAP: i16 = 3;
 const FETCH_CAP: i16 = 7;
 const COMMIT_CAP: i16 = 9;
-/// Later versions cannot be told apart from a coordinator that has moved (GROUP_ID_NOT_FOUND comes with them, and nothing else).
-const DESCRIBE_CAP: i16 = 5;
 const NOT_COORDINATOR: i16 = 16;
 const GROUP_ID_NOT_FOUND: i16 = 69;
 
@@ -152,8 +150,9 @@ impl Client {
         let code = |answer: &kafka_protocol::messages::DescribeGroupsResponse| {
             answer.groups.first().map_or(0, |group| group.error_code)
         };
-        let (coordinator, mut answer) = self.call_coordinator(group, &request, DESCRIBE_CAP, code).await?;
+        let (coordinator, mut answer) = self.call_coordinator(group, &request, i16::MAX, code).await?;
         let row = answer.groups.pop().ok_or_else(|| Error::Invalid("empty DescribeGroups answer".into()))?;
+        // Versions before 6 say it by the state alone.
         if row.group_state.as_str() == "Dead" {
             return Err(Error::kafka(GROUP_ID_NOT_FOUND, format!("group `{group}`")));
         }
