@@ -141,8 +141,8 @@ This command reads them (locked, unchanged but for that):
                in the best one's log; where they are just half of it, the heir of two is among them,
                of more the lowest id
 
-Only what is provably empty is carried out, with --execute and the number of the plan, and refused
-if anything changed since. Every copy that counts is ended first, so that no second survivor can
+What is provably empty is carried out with --execute and the number of the plan, and refused if
+anything changed since. Every copy that counts is ended first, so that no second survivor can
 follow from it; then the best one opens the next generation as its only voter, and that is written
 down for ever (`kontiki controller recoveries`). Cut short, the same command goes on, unless a node
 ran in between. Start the survivor's node with that very directory, then the others: with the
@@ -153,10 +153,21 @@ died. If you know that it did not (no partition was served without the node whos
 and that it never comes back, say so with --heir-gone: your word is written down. If you are wrong,
 what it decided alone is lost, and should it come back it is refused.
 
-What is not provably empty is not carried out: --accept-loss is not built.
+WITH A LOSS. Two of three controllers' disks are gone for good, say: what they decided last nobody
+here knows. --accept-loss goes on all the same, and keeps whatever the disks at hand have acted on:
+every broker holds a copy of the controllers' log, and the best of all copies says where it ends.
+  - Stop everything. Every node is given (--with: brokers too, which keep all their data) or gone
+    for good (--gone 3): its disk never takes part again, whatever it holds; empty it, or keep it to
+    be read (`kontiki dump`). A node that can be given must not be called gone.
+  - Partitions that find a leader go on as they were. Those that do not were perhaps decided about by
+    what is lost: they wait for your plan (`kontiki partition recover`), also where nothing seems to
+    be missing, and under recovery.policy=auto.
+  - Topics, settings and moves that only the lost ones knew are lost. Producers that were given an id
+    since may be told to begin anew.
 
 Examples:
   kontiki controller recover --data-dir /disks/11 --with /disks/12          the report, nothing else
+  kontiki controller recover --data-dir /disks/1 --accept-loss --gone 2 --gone 3
   kontiki controller recover --data-dir /disks/11 --with /disks/12 --execute \\
       --plan 9f2e3d4c5b6a7988 --reason 'rack 2 burnt'";
 
@@ -177,9 +188,12 @@ pub struct ControllerRecoverArgs {
     /// Your word that the missing heir never went on alone, and never comes back
     #[arg(long, requires = "execute")]
     pub heir_gone: bool,
-    /// Go on though something may be lost: not built, refused
-    #[arg(long)]
+    /// Go on though something that controllers decided may be lost
+    #[arg(long, conflicts_with = "heir_gone")]
     pub accept_loss: bool,
+    /// With --accept-loss: a node whose disk is gone for good; may be repeated
+    #[arg(long, value_name = "NODE", requires = "accept_loss")]
+    pub gone: Vec<i32>,
     /// Why, for the audit
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub reason: String,

@@ -8,7 +8,7 @@ use crate::cli_operate::{ControllerCommand, ControllerRecoverArgs};
 use crate::output::{Failure, Item, Outcome, Ui, list, pairs, table};
 use crate::recover;
 use kontiki::broker::offline::{
-    self, Configuration, Done, Gathered, Seen, Standing, Trouble, Verdict, gather,
+    self, Configuration, Done, Gathered, Loss, NodeId, Seen, Standing, Trouble, Verdict, gather,
 };
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -23,13 +23,11 @@ pub async fn run(command: ControllerCommand, ui: &Ui) -> Outcome {
 }
 
 fn recover(args: &ControllerRecoverArgs, ui: &Ui) -> Outcome {
-    if args.accept_loss {
-        let why = "controllers go on only where their loss is provably empty; recovery that may lose what they decided is not built";
-        let hint = "bring more directories (--with): those that their nodes used last, never a backup or an earlier copy";
-        return Err(Failure::new("LOSS_NOT_ACCEPTED", why).with_hint(hint));
-    }
     let dirs: Vec<PathBuf> = std::iter::once(&args.data_dir).chain(&args.with).cloned().collect();
     let gathered = gather(&dirs).map_err(|trouble| failure(&trouble))?;
+    if args.accept_loss {
+        return recover_with_loss(gathered, args, ui);
+    }
     if !args.execute {
         show(&gathered, args, ui)?;
         return Ok(ExitCode::SUCCESS);
@@ -50,6 +48,10 @@ fn recover(args: &ControllerRecoverArgs, ui: &Ui) -> Outcome {
         Trouble::Refused(_) => failure(&trouble).with_hint(why_not),
         trouble => failure(&trouble),
     })?;
+    tell(done, ui)
+}
+
+fn tell(done: Done, ui: &Ui) -> Outcome {
     let Done { survivor, dir, from, generation, base, ended } = done;
     let sealed: String = ended
         .iter()
@@ -68,6 +70,104 @@ fn recover(args: &ControllerRecoverArgs, ui: &Ui) -> Outcome {
     finish(item, &said, ui)
 }
 
+/// The same where it is not proven that nothing is lost.
+fn recover_with_loss(gathered: Gathered, args: &ControllerRecoverArgs, ui: &Ui) -> Outcome {
+    let gone: Vec<NodeId> = args.gone.iter().copied().map(NodeId).collect();
+    if gathered.judged.verdict == Verdict::Alone && args.execute {
+        let node = gathered.best().map(|seen| seen.node).unwrap_or_default();
+        return finish(json!({ "survivor": node, "changed": false }), &gathered.why_not(), ui);
+    }
+    let accepted = gathered.accept(&gone);
+    if !ui.is_json() || (accepted.is_ok() && !args.execute) {
+        show_loss(&gathered, accepted.as_ref().ok(), args, ui)?;
+    }
+    let hint = "give the directories of all nodes that are to go on (--with), and name those that are gone for good (--gone)";
+    let refused = |trouble: Trouble| match trouble {
+        Trouble::Refused(_) => Failure::new("LOSS_NOT_ACCEPTED", trouble.to_string()).with_hint(hint),
+        trouble => failure(&trouble),
+    };
+    accepted.map_err(refused)?;
+    if !args.execute {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let now = jiff::Timestamp::now().as_millisecond();
+    let approved = args.plan.as_deref().unwrap_or_default();
+    tell(gathered.execute_with_loss(approved, &gone, &args.reason, now).map_err(refused)?, ui)
+}
+
+/// Risks that are printed; --output json has all of them.
+const RISKS: usize = 20;
+
+fn show_loss(
+    gathered: &Gathered,
+    loss: Option<&Loss>,
+    args: &ControllerRecoverArgs,
+    ui: &Ui,
+) -> Result<(), Failure> {
+    if ui.is_json() {
+        let mut item = json(gathered);
+        item["accepted"] = loss.map_or(Value::Null, loss_json);
+        return ui.json_items(vec![item]);
+    }
+    show_copies(gathered, ui)?;
+    ui.out(&pairs(&verdict(gathered)))?;
+    let Some(loss) = loss else { return Ok(()) };
+    let gone: Vec<String> =
+        loss.lost.iter().map(|disk| format!("node {}, directory {}", disk.node, disk.directory)).collect();
+    let taken = match loss.takes_from() {
+        Some(first) => {
+            format!("; node {} takes entries {first} to {} over from there", loss.survivor, loss.base.0.index)
+        }
+        None => String::new(),
+    };
+    ui.out(&pairs(&[
+        ("GOES-ON", format!("node {}, in generation {}", loss.survivor, loss.generation)),
+        ("ENDS", format!("at entry {}, by node {}'s copy{taken}", loss.base.0.index, loss.base.1)),
+        ("GONE", format!("{}: never again with these disks", gone.join("; "))),
+        (
+            "PARTITIONS",
+            format!(
+                "{}; {} with replicas on disks that are gone. Those that find no leader wait for `kontiki partition recover`",
+                loss.partitions,
+                loss.risks.len()
+            ),
+        ),
+    ]))?;
+    for risk in loss.risks.iter().take(RISKS) {
+        ui.out(&format!(
+            "  {}: {} of {} replicas gone, on nodes {}\n",
+            risk.partition,
+            risk.lost.len(),
+            risk.replicas,
+            list(&risk.lost)
+        ))?;
+    }
+    if loss.risks.len() > RISKS {
+        ui.out(&format!("  and {} more (--output json names all)\n", loss.risks.len() - RISKS))?;
+    }
+    ui.out(&format!("plan {}\n", loss.plan()))?;
+    if !args.execute {
+        let with: String = args.with.iter().map(|dir| format!(" --with {}", dir.display())).collect();
+        let gone: String = args.gone.iter().map(|node| format!(" --gone {node}")).collect();
+        ui.note(&format!(
+            "Nothing was changed.\n  try: kontiki controller recover --data-dir {}{with} --accept-loss{gone} --execute --plan {} --reason '...'",
+            args.data_dir.display(),
+            loss.plan()
+        ));
+    }
+    Ok(())
+}
+
+fn loss_json(loss: &Loss) -> Value {
+    let risks = loss
+        .risks
+        .iter()
+        .map(|risk| json!({ "partition": risk.partition, "lost": risk.lost, "replicas": risk.replicas }));
+    json!({ "plan": loss.plan(), "survivor": loss.survivor, "generation": loss.generation, "base": loss.base.0, "base_of": loss.base.1,
+        "takes_from": loss.takes_from(), "partitions": loss.partitions, "at_risk": risks.collect::<Vec<_>>(),
+        "lost": loss.lost.iter().map(|disk| json!({ "node": disk.node, "directory": disk.directory.to_string() })).collect::<Vec<_>>() })
+}
+
 fn finish(item: Value, said: &str, ui: &Ui) -> Outcome {
     if ui.is_json() {
         ui.json_items(vec![item])?;
@@ -84,6 +184,7 @@ fn failure(trouble: &Trouble) -> Failure {
         }
         Trouble::NoCopy(_) => ("NO_COPY", "leave it out: a new or wiped node's directory proves nothing"),
         Trouble::Clusters(..) => ("TWO_CLUSTERS", "leave the directories of the other cluster out"),
+        Trouble::Same(..) => ("SAME_DIRECTORY", "give it once"),
         Trouble::Twice(..) => ("SAME_COPY", "give the one that was used last"),
         Trouble::Drifted { .. } => {
             ("PLAN_DRIFTED", "without --execute, the plan is shown; look at it before you approve it")
@@ -129,14 +230,7 @@ fn show(gathered: &Gathered, args: &ControllerRecoverArgs, ui: &Ui) -> Result<()
     if ui.is_json() {
         return ui.json_items(vec![json(gathered)]);
     }
-    let standings = || gathered.copies.iter().zip(gathered.judged.standings.iter().copied());
-    let rows: Vec<Vec<String>> = standings().map(|(seen, standing)| row(seen, standing)).collect();
-    ui.out(&table(&HEADERS, &rows))?;
-    for (seen, standing) in standings() {
-        let why = why(seen, standing);
-        let whys = Some(why).filter(|why| !why.is_empty()).into_iter().chain(seen.notes.iter().cloned());
-        whys.into_iter().try_for_each(|why| ui.out(&format!("node {}: {why}\n", seen.node)))?;
-    }
+    show_copies(gathered, ui)?;
     ui.out(&pairs(&verdict(gathered)))?;
     let Some(plan) = gathered.plan() else { return Ok(()) };
     ui.out(&format!("plan {plan}\n"))?;
@@ -147,6 +241,19 @@ fn show(gathered: &Gathered, args: &ControllerRecoverArgs, ui: &Ui) -> Result<()
             "Nothing was changed.\n  try: kontiki controller recover --data-dir {}{with} --execute --plan {plan}{word} --reason '...'",
             args.data_dir.display()
         ));
+    }
+    Ok(())
+}
+
+/// The copies, and what is to be said of each.
+fn show_copies(gathered: &Gathered, ui: &Ui) -> Result<(), Failure> {
+    let standings = || gathered.copies.iter().zip(gathered.judged.standings.iter().copied());
+    let rows: Vec<Vec<String>> = standings().map(|(seen, standing)| row(seen, standing)).collect();
+    ui.out(&table(&HEADERS, &rows))?;
+    for (seen, standing) in standings() {
+        let why = why(seen, standing);
+        let whys = Some(why).filter(|why| !why.is_empty()).into_iter().chain(seen.notes.iter().cloned());
+        whys.into_iter().try_for_each(|why| ui.out(&format!("node {}: {why}\n", seen.node)))?;
     }
     Ok(())
 }
@@ -249,7 +356,7 @@ fn hint(gathered: &Gathered) -> String {
         }
         Verdict::Nothing => "bring directories of nodes that were controllers (--with)".into(),
         _ => format!(
-            "bring the directories of nodes {} (--with)",
+            "bring the directories of nodes {} (--with); if they are gone for good, --accept-loss goes on without",
             list(&offline::nodes(&gathered.judged.missing))
         ),
     }
@@ -284,7 +391,8 @@ fn json(gathered: &Gathered) -> Value {
         "is_quorum": judged.is_quorum, "loss": loss(gathered), "plan": gathered.plan() })
 }
 
-const ROW: [&str; 7] = ["RECOVERY", "SURVIVOR", "FROM", "GENERATION", "MISSING", "HEIRS-GONE", "APPROVED"];
+const ROW: [&str; 8] =
+    ["RECOVERY", "SURVIVOR", "FROM", "GENERATION", "MISSING", "HEIRS-GONE", "GIVEN-UP", "APPROVED"];
 
 async fn recoveries(args: &RecoveriesArgs, ui: &Ui) -> Outcome {
     let all = recover::expect(&args.admin, "/recoveries", None).await?;
@@ -300,6 +408,14 @@ async fn recoveries(args: &RecoveriesArgs, ui: &Ui) -> Outcome {
             text("generation"),
             numbers("missing"),
             numbers("heirs_gone"),
+            list(
+                &recovery["lost"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|disk| disk["node"].to_string())
+                    .collect::<Vec<_>>(),
+            ),
             time(recovery["at_ms"].as_i64()),
         ];
         Item::ok(cells, recovery.clone())

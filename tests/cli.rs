@@ -127,7 +127,13 @@ fn controller_recover_says_what_it_does_not_do() {
     assert!(stderr(&output).contains("/nowhere/at/all is no directory"), "{}", stderr(&output));
     let output = recover(&["--accept-loss"]);
     assert_eq!(code(&output), 1);
-    assert!(stderr(&output).contains("not built"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("/nowhere/at/all is no directory"), "{}", stderr(&output));
+    assert_eq!(code(&recover(&["--gone", "3"])), 2, "gone only with a loss that is accepted");
+    assert_eq!(
+        code(&recover(&["--accept-loss", "--execute", "--plan", "1", "--heir-gone"])),
+        2,
+        "one or the other"
+    );
     assert_eq!(code(&recover(&["--execute"])), 2, "no plan was approved");
     assert_eq!(code(&recover(&["--heir-gone"])), 2, "a word for nothing");
 }

@@ -513,6 +513,8 @@ pub struct NodeStatus {
     pub leased: bool,
     /// As leader of the controllers: partitions that wait to go on by themselves, and what for.
     pub autos: Vec<(GroupId, String)>,
+    /// Why the controllers do not register this broker, if they said so last.
+    pub registration_refused: Option<String>,
     /// The controllers' group, as this node's copy of its log has it.
     pub controllers: ControllersStatus,
     /// What replicas here held beyond the logs of their groups' survivors, since this process started.

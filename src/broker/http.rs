@@ -94,6 +94,8 @@ fn reasons_of(status: &NodeStatus, controller: Option<NodeId>) -> Vec<String> {
         note(true, format!("storage failed: {failure}"));
     }
     note(!status.registered, "not registered with the controller".to_owned());
+    let refused = status.registration_refused.as_deref().unwrap_or_default();
+    note(!refused.is_empty(), format!("the controller refuses to register it: {refused}"));
     note(controller.is_none(), "no controller leads".to_owned());
     note(status.disk_full, "data directory is full".to_owned());
     let heir = status.controllers.waits_for_heir.map_or(-1, |heir| heir.0);
@@ -135,7 +137,14 @@ fn health_of(
     controller: Option<NodeId>,
     image: &Image,
 ) -> (StatusCode, Value) {
-    let reasons = reasons_of(status, controller);
+    let mut reasons = reasons_of(status, controller);
+    let unconfirmed = if image.lost.is_empty() { 0 } else { image.unconfirmed().count() };
+    if unconfirmed > 0 {
+        reasons.push(format!(
+            "{unconfirmed} partitions had no leader since the controllers were recovered with a loss: they go on by themselves with their \
+             majorities, without only by an operator"
+        ));
+    }
     let (code, verdict) = match (&status.storage_failure, reasons.is_empty()) {
         (Some(_), _) => (StatusCode::SERVICE_UNAVAILABLE, "unhealthy"),
         (None, true) => (StatusCode::OK, "healthy"),
@@ -171,6 +180,7 @@ fn health_of(
         "waiting": waiting,
         "leased": status.leased,
         "auto": autos,
+        "unconfirmed": unconfirmed,
         "set_aside": set_aside,
     });
     (code, body)

@@ -2,11 +2,15 @@
 //!
 //! [`gather`] locks and reads them, and changes nothing; [`Gathered::execute`] has the product's own engine seal every copy that counts, and
 //! the survivor take over, each step durable before the next begins. Not here: what the copies prove and who goes on (`raftlog::offline`),
-//! what is printed (`bin/controller.rs`). Invariants:
+//! what is printed (`bin/controller.rs`), going on with a loss that was accepted (`accepting`). Invariants:
 //! - nothing is written before the plan of that number was approved, and none that does not follow from what is on the disks now;
 //! - no generation is opened before every copy that proves it is sealed durably: no other survivor can follow from any of them;
 //! - the new generation, its first entry and the audit record of it become durable together, or none of them;
 //! - a crash at any point leaves what the same command, repeated, goes on from.
+
+mod accepting;
+
+pub use accepting::{Loss, Risk};
 
 use crate::ctl::offline::ControllerRecovery;
 use crate::ctl::record::{Batch, Record};
@@ -18,10 +22,11 @@ pub use crate::raftlog::heir::of as heir_of;
 pub use crate::raftlog::message::Configuration;
 use crate::raftlog::offline::{self, Held, Judgement};
 pub use crate::raftlog::offline::{Standing, Verdict, nodes, unsound};
+pub use crate::segment::NodeId;
 use crate::segment::fs::Fs;
 use crate::segment::fs::posix::PosixFs;
 use crate::segment::{
-    self, EntryKind, Generation, GroupId, Identity, LogId, Looked, NodeId, Round, StoreOptions, Writer,
+    self, EntryKind, Generation, GroupId, Identity, LogId, Looked, Round, StoreOptions, Writer,
 };
 use bytes::{Bytes, BytesMut};
 use std::path::{Path, PathBuf};
@@ -47,6 +52,9 @@ pub enum Trouble {
     /// Directories of different clusters.
     #[error("{} belongs to cluster {}, {} to cluster {}", .0.display(), .1, .2.display(), .3)]
     Clusters(PathBuf, String, PathBuf, String),
+    /// The same directory twice.
+    #[error("{} and {} are the same directory", .0.display(), .1.display())]
+    Same(PathBuf, PathBuf),
     /// The same replica twice.
     #[error("{} and {} are copies of the same directory, of node {node}; one of them may count, not both", .0.display(), .1.display(), node = .2)]
     Twice(PathBuf, PathBuf, NodeId),
@@ -119,6 +127,13 @@ pub struct Done {
 /// # Errors
 /// One is in use, cannot be read or holds no copy; two are of different clusters, or the same one twice.
 pub fn gather(dirs: &[PathBuf]) -> Result<Gathered, Trouble> {
+    // Under two names it would be in use, by ourselves.
+    let real: Vec<PathBuf> = dirs.iter().map(|dir| dir.canonicalize().unwrap_or(dir.clone())).collect();
+    for (at, dir) in real.iter().enumerate() {
+        if let Some(before) = real[..at].iter().position(|other| other == dir) {
+            return Err(Trouble::Same(dirs[before].clone(), dirs[at].clone()));
+        }
+    }
     gather_on(&(Arc::new(PosixFs) as Arc<dyn Fs>), dirs)
 }
 
@@ -191,19 +206,9 @@ impl Gathered {
         let Self { fs, copies, judged } = self;
         let held: Vec<Held> = copies.iter().map(|seen| seen.held.clone()).collect();
         let audit = audit_of(&held, &judged, &plan, reason, at_ms);
-        let counts = |at: &usize| matches!(judged.standings[*at], Standing::Best | Standing::Counts);
+        let counts = |at: usize| matches!(judged.standings[at], Standing::Best | Standing::Counts);
         let best = judged.best.expect("a plan has a survivor");
-        let mut opened: Vec<(usize, Stopped)> = Vec::new();
-        for (at, seen) in copies.into_iter().enumerate() {
-            // The lock of looking goes, and the one of writing comes: what is sealed below is compared with what was seen.
-            let Seen { dir, node, looked, .. } = seen;
-            drop(looked);
-            if counts(&at) {
-                opened.push((at, Stopped::open(&fs, dir, node)?));
-            }
-        }
-        // Nothing is sealed unless all is what was looked at: a seal cannot be taken back.
-        opened.iter().try_for_each(|(at, stopped)| stopped.check(&held[*at]))?;
+        let mut opened = open_all(&fs, copies, &held, &counts)?;
         // The survivor last: as long as it is not sealed nothing can have been opened.
         opened.sort_by_key(|(at, _)| *at == best);
         let mut sealed = Vec::new();
@@ -212,26 +217,13 @@ impl Gathered {
                 sealed.push(SealReport { plan: judged.plan, ..held[*at].report.clone() });
                 continue;
             }
-            sealed.push(stopped.seal(&judged)?);
+            sealed.push(stopped.seal(judged.from, judged.plan)?);
         }
         let (_, survivor) = opened.last_mut().expect("the survivor is one that counts");
         let decision = offline::decide(&held, &judged, &sealed, heir_gone);
         let decision = decision.ok_or_else(|| survivor.failed("what was sealed is not what was judged"))?;
         survivor.take_over(&decision, audit)?;
-        let dir = survivor.dir.clone();
-        let done = Done {
-            survivor: held[best].report.replica.node,
-            dir,
-            from: judged.from,
-            generation: decision.generation,
-            base: decision.opening.base,
-            ended: opened[..opened.len() - 1]
-                .iter()
-                .map(|(at, other)| (held[*at].report.replica.node, other.dir.clone()))
-                .collect(),
-        };
-        opened.into_iter().try_for_each(|(_, stopped)| stopped.close())?;
-        Ok(done)
+        done(opened, &held, judged.from, &decision)
     }
 
     /// Why nothing is carried out.
@@ -257,13 +249,62 @@ impl Gathered {
                 "the loss is not provably empty: nodes {} may have committed what none of these copies holds, or go on too",
                 nodes(&judged.missing)
             ),
-            Verdict::UnlessHeir => format!(
-                "node {}, the heir of the controllers' pair, is not here and may have gone on alone",
-                nodes(&judged.heirs)
-            ),
+            Verdict::UnlessHeir => {
+                let given = |seen: &&Seen| judged.heirs.iter().any(|heir| heir.node == seen.node);
+                let how = match self.copies.iter().find(given) {
+                    Some(seen) => format!("cannot be counted on ({})", seen.dir.display()),
+                    None => "is not here".to_owned(),
+                };
+                format!(
+                    "node {}, the heir of the controllers' pair, {how} and may have gone on alone",
+                    nodes(&judged.heirs)
+                )
+            }
             Verdict::Empty => "it was not asked for".into(),
         }
     }
+}
+
+/// Opens those of these copies that are wanted, as a start would.
+fn open_all(
+    fs: &Arc<dyn Fs>,
+    copies: Vec<Seen>,
+    held: &[Held],
+    is_wanted: &dyn Fn(usize) -> bool,
+) -> Result<Vec<(usize, Stopped)>, Trouble> {
+    let mut opened: Vec<(usize, Stopped)> = Vec::new();
+    for (at, seen) in copies.into_iter().enumerate() {
+        // The lock of looking goes, and the one of writing comes: what is sealed after this is compared with what was seen.
+        let Seen { dir, node, looked, .. } = seen;
+        drop(looked);
+        if is_wanted(at) {
+            opened.push((at, Stopped::open(fs, dir, node)?));
+        }
+    }
+    // Nothing is sealed unless all is what was looked at: a seal cannot be taken back.
+    opened.iter().try_for_each(|(at, stopped)| stopped.check(&held[*at]))?;
+    Ok(opened)
+}
+
+/// All that was opened is closed; the survivor is the last of them.
+fn done(
+    opened: Vec<(usize, Stopped)>,
+    held: &[Held],
+    from: Generation,
+    decision: &Decision,
+) -> Result<Done, Trouble> {
+    let node = |at: usize| held[at].report.replica.node;
+    let (survivor, ended) = opened.split_last().expect("somebody goes on");
+    let done = Done {
+        survivor: node(survivor.0),
+        dir: survivor.1.dir.clone(),
+        from,
+        generation: decision.generation,
+        base: decision.opening.base,
+        ended: ended.iter().map(|(at, other)| (node(*at), other.dir.clone())).collect(),
+    };
+    opened.into_iter().try_for_each(|(_, stopped)| stopped.close())?;
+    Ok(done)
 }
 
 fn audit_of(held: &[Held], judged: &Judgement, id: &str, reason: &str, at_ms: i64) -> ControllerRecovery {
@@ -281,6 +322,7 @@ fn audit_of(held: &[Held], judged: &Judgement, id: &str, reason: &str, at_ms: i6
         copies: at_hand.map(|report| (report.replica.node, report.last)).collect(),
         missing: offline::nodes(&judged.missing),
         heirs_gone: offline::nodes(&judged.heirs),
+        lost: Vec::new(),
     }
 }
 
@@ -359,15 +401,15 @@ impl Stopped {
     }
 
     /// Ends the generation here, by this plan. Answers once that is durable.
-    fn seal(&mut self, judged: &Judgement) -> Result<SealReport, Trouble> {
-        self.engine.seal(0, CONTROLLERS, judged.from, judged.plan);
+    fn seal(&mut self, from: Generation, plan: u64) -> Result<SealReport, Trouble> {
+        self.engine.seal(0, CONTROLLERS, from, plan);
         let sealed = self.settle()?.into_iter().find_map(|event| match event {
             GroupEvent::Generation { what: GenerationEffect::Sealed(report), .. } => Some(report),
             _ => None,
         });
         // A report names the plan that was asked for; what counts is by which one it is sealed.
-        let plan = self.engine.core(CONTROLLERS).and_then(|core| core.hard_state().sealed);
-        match sealed.filter(|_| plan == Some(judged.plan)) {
+        let by = self.engine.core(CONTROLLERS).and_then(|core| core.hard_state().sealed);
+        match sealed.filter(|_| by == Some(plan)) {
             Some(report) => Ok(report),
             None => Err(self.failed("its generation could not be ended by this plan")),
         }
@@ -396,5 +438,7 @@ impl Stopped {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod accepting_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -70,6 +70,9 @@ pub enum Command {
         peer: Endpoint,
         rack: Option<String>,
         cluster: Option<String>,
+        /// The earliest assignment of a replica on its disk.
+        #[serde(default)]
+        oldest: Option<u64>,
     },
     /// Its session lapsed.
     Fence { node: NodeId, incarnation: u64 },
@@ -124,6 +127,8 @@ pub enum Command {
     Arrived { arrivals: Vec<Arrival> },
     /// Whoever runs a replica of these groups knows that it needs leases, from this committed configuration of each on.
     Leased { groups: Vec<Told> },
+    /// Leaders of these groups, about which the controllers may have lost something, were seen to commit.
+    Confirm { groups: Vec<GroupId> },
     /// A block of producer ids for this broker to give out.
     AllocateProducerIds { node: NodeId },
 }
@@ -131,7 +136,13 @@ pub enum Command {
 impl Command {
     /// It follows from what one leader of the controllers granted, heard or counted, and says nothing under the next one.
     pub fn is_of_one_leader(&self) -> bool {
-        matches!(self, Self::OpenGenerations { .. } | Self::Leased { .. } | Self::Recover { auto: true, .. })
+        matches!(
+            self,
+            Self::OpenGenerations { .. }
+                | Self::Leased { .. }
+                | Self::Confirm { .. }
+                | Self::Recover { auto: true, .. }
+        )
     }
 }
 /// One topic to create.

@@ -9,17 +9,18 @@ use super::command::{Command, ConfigChange, ConfigOp, CreateTopic, Defaults, Err
 use super::configs::describe::default_replication_factor;
 use super::configs::{self, Kind};
 use super::drain;
-use super::generations;
+use super::generations::{self, GROUPS_PER_RECORD};
 use super::image::{DRAIN, Drain, INDEX_BITS, Image, Standing, Topic};
 use super::lease;
 use super::names;
+use super::offline;
 use super::placement::{self, SplitMix64};
 use super::reassign;
 use super::record::{Batch, Endpoint, Record};
 use super::recovery::{GROUPS_PER_PLAN, GroupPlan, REASON_MAX, plan_id};
 use super::replace;
 use crate::mutation::{Mutation, on};
-use crate::segment::{LogId, NodeId};
+use crate::segment::{GroupId, LogId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -38,8 +39,8 @@ type Decision = Result<(Batch, Reply), Error>;
 /// The refusal to give to whoever asked; nothing is to be written then.
 pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64, seed: u64) -> Decision {
     match command {
-        Command::RegisterBroker { node, directory, kafka, peer, rack, cluster } => {
-            check_registration(image, *node, *directory, kafka, peer, cluster.as_deref())?;
+        Command::RegisterBroker { node, directory, kafka, peer, rack, cluster, oldest } => {
+            check_registration(image, (*node, *directory, *oldest), kafka, peer, cluster.as_deref())?;
             let record = Record::Broker {
                 node: *node,
                 directory: *directory,
@@ -80,6 +81,13 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
             Ok((unless(nothing, Record::BrokerConfig { node: *node, changes }), Reply::Done))
         }
         Command::AllocateProducerIds { node } => producer_ids(image, *node, number),
+        Command::Confirm { groups } => {
+            let due =
+                |group: &&GroupId| image.group(**group).is_some_and(|(_, _, placed)| placed.unconfirmed);
+            let groups: BTreeSet<GroupId> = groups.iter().filter(due).copied().collect();
+            let groups: Vec<GroupId> = groups.into_iter().take(GROUPS_PER_RECORD).collect();
+            Ok((unless(groups.is_empty(), Record::Confirmed { groups }), Reply::Done))
+        }
         Command::Leased { groups } => {
             let groups = lease::still_due(image, groups);
             Ok((unless(groups.is_empty(), Record::Leased { groups }), Reply::Done))
@@ -167,8 +175,7 @@ fn find_topic<'a>(image: &'a Image, name: &str) -> Result<&'a Topic, Error> {
 /// and so is no longer this broker's (safety.md F6).
 fn check_registration(
     image: &Image,
-    node: NodeId,
-    directory: Uuid,
+    (node, directory, oldest): (NodeId, Uuid, Option<u64>),
     kafka: &Endpoint,
     peer: &Endpoint,
     cluster: Option<&str>,
@@ -191,6 +198,7 @@ fn check_registration(
         return Err(Error::Refused("the cluster has no id yet".into()));
     }
     drain::check_registration(image, node)?;
+    offline::check_registration(image, node, directory, oldest).map_err(Error::Refused)?;
     if let Some(cluster) = cluster.filter(|c| *c != image.cluster_id) {
         return Err(Error::Refused(format!(
             "broker {node} belongs to cluster {cluster}, this is cluster {}",

@@ -7,6 +7,7 @@
 //! - one decision per group and generation, after its intent, and only one that is lossless by the survivor's own log or approved by an
 //!   operator, as it was approved (`recovery`);
 //! - survivor and learners are replicas that the image names;
+//! - of a partition that is not confirmed since the controllers lost something, seals prove nothing (`offline`);
 //! - what is written is bounded per entry, however many groups a broker takes with it.
 
 use super::image::{Change, Image, Partition, Topic};
@@ -15,8 +16,8 @@ use super::record::GroupOpening;
 use super::recovery::{self, Judged, Outcome, Progress};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
-use crate::raftlog::generation::{self, Decision, SealReport};
-use crate::segment::{Generation, GroupId, NodeId, Opening, ReplicaId, Term};
+use crate::raftlog::generation::{Decision, SealReport};
+use crate::segment::{Generation, GroupId, NodeId, Opening, ReplicaId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Groups in one record: some hundred bytes each at most.
@@ -32,6 +33,7 @@ pub fn to_seal(image: &Image, node: NodeId, asked: &[(GroupId, u64)]) -> Vec<Gro
         image.group(*group).is_some_and(|(_, _, partition)| {
             partition.generation == *generation
                 && partition.sealing.is_none()
+                && partition.is_confirmed()
                 && (partition.replicas.iter().any(|r| r.node == node) || on(Mutation::SealForAnybody))
         })
     };
@@ -152,6 +154,7 @@ impl Image {
             };
             partition.generation = opening.generation;
             partition.sealing = None;
+            partition.unconfirmed = false;
             partition.opening = Some(Box::new(decision));
             self.sealing.remove(&opening.group);
             self.end_approval(opening.group, number, opening.lossless);
@@ -222,6 +225,7 @@ impl Sealed {
             partition.sealing.is_some()
                 && partition.generation == report.generation.0
                 && (partition.replicas.contains(&report.replica) || on(Mutation::CountForeignSeals))
+                && !image.is_given_up(&report.replica)
         });
         if !wanted {
             return;
@@ -302,7 +306,7 @@ impl Collected {
         // What is not provably lossless is not for the controllers to decide by themselves (P4), but as an operator approved. One that reported and went away
         // again survives only if the others prove nothing: nobody else may open the generation then, and the group would wait for it.
         let decision = [&here, &all].into_iter().find_map(|reports| {
-            let decision = generation::decide(Generation(partition.generation), reports, Term(0)).ok();
+            let decision = partition.decide(reports).ok();
             decision.filter(|d| d.opening.lossless || on(Mutation::DecideWithoutMajority))
         });
         let Some(decision) = decision else {

@@ -55,6 +55,9 @@ pub struct Image {
     /// Every generation of the controllers' own group that was opened offline, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub controller_recoveries: Vec<ControllerRecovery>,
+    /// Data directories that were given up by one of them, and whose they were.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost: BTreeMap<Uuid, NodeId>,
     /// Cluster-wide dynamic broker configuration.
     pub configs: BTreeMap<String, String>,
     /// Groups of deleted topics, first and last id of each run: what a snapshot says in place of the tombstones before it.
@@ -200,6 +203,9 @@ pub struct Partition {
     /// The last replica of each broker that a record said had left: it, and whatever was placed there before it, may be deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<ReplicaId>,
+    /// The controllers lost records, and nobody was seen to lead it since: what its newest generation is the metadata may not know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
 }
 
 impl Partition {
@@ -358,9 +364,10 @@ impl Image {
     }
 
     /// Whether the replica is on the disk its broker registered with. A broker whose disk was wiped keeps its name but
-    /// no longer holds the replicas placed on the old disk (safety.md F6).
+    /// no longer holds the replicas placed on the old disk (safety.md F6). Nor does one whose disk was given up (`offline`).
     pub fn holds(&self, replica: &ReplicaId) -> bool {
-        self.brokers.get(&replica.node).is_some_and(|b| b.directory.as_u128() == replica.directory)
+        let is_on = |broker: &Broker| broker.directory.as_u128() == replica.directory;
+        self.brokers.get(&replica.node).is_some_and(is_on) && !self.is_given_up(replica)
     }
 
     /// Effective topic configuration: topic, else cluster-wide dynamic, else `defaults`.
@@ -489,7 +496,10 @@ impl Image {
                 self.apply_broker_config(*node, settings, changes)
             }
             Record::ProducerIds { node, first, count } => self.apply_producer_ids(*node, *first, *count),
-            Record::ControllersRecovered(recovery) => self.apply_controller_recovery(number, recovery),
+            Record::ControllersRecovered(recovery) => {
+                self.apply_controller_recovery(number, recovery, changes)
+            }
+            Record::Confirmed { groups } => self.apply_confirmed(groups, changes),
             // For those who do not have what lies before.
             Record::Snapshot(_) => Ok(()),
             Record::Group { group } => Err(format!("group record of a later version (group {group})")),

@@ -173,6 +173,8 @@ pub enum Record {
     /// The generation in which this stands was opened offline: the controllers had lost their quorum. Written by the survivor behind the
     /// entry that opens it, with it.
     ControllersRecovered(Box<ControllerRecovery>),
+    /// Behind a recovery of the controllers that may have lost something: leaders of these groups were seen to commit.
+    Confirmed { groups: Vec<GroupId> },
     /// Reserved: a later version's record, kept by old readers only as an error.
     Group { group: GroupId },
 }

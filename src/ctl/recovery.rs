@@ -8,14 +8,15 @@
 //! - a generation that may lose something is decided only while an approval that names its survivor and its very last entry is in the
 //!   image, and by seals that say the same: anything else is drift, and asks for a new plan;
 //! - it is neither planned nor decided while a broker that is not fenced has not said what its replica holds;
-//! - what the seals prove to lose nothing is decided as such, approved or not;
+//! - what the seals prove to lose nothing is decided as such, approved or not; of a partition that is not confirmed since the controllers
+//!   lost something they prove nothing, and a plan for it is one that may lose records (`offline`);
 //! - the record of an approval, and of what came of it, never goes.
 
 use super::image::{Change, Image, Partition, Topic};
 use super::record::GroupOpening;
 use crate::raftlog::core::Millis;
-use crate::raftlog::generation::{self, SealReport, Undecidable};
-use crate::segment::{Generation, GroupId, LogId, NodeId, Opening, ReplicaId, Term};
+use crate::raftlog::generation::{SealReport, Undecidable};
+use crate::segment::{Generation, GroupId, LogId, NodeId, Opening, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 /// Groups in one plan: each takes some hundred bytes of the controller log, for ever.
@@ -277,8 +278,10 @@ fn standing(
     silent_ms: &dyn Fn(NodeId) -> Option<u64>,
 ) -> Standing {
     let from = Generation(placed.generation);
-    let mine: Vec<&Holding> =
-        holdings.iter().filter(|h| placed.replicas.contains(&h.report.replica)).collect();
+    let mine: Vec<&Holding> = holdings
+        .iter()
+        .filter(|h| placed.replicas.contains(&h.report.replica) && !image.is_given_up(&h.report.replica))
+        .collect();
     let current = || mine.iter().filter(|h| h.report.generation == from);
     if let Some(leader) = current().find(|h| h.leads) {
         return Standing::Served { leader: leader.report.replica.node };
@@ -317,7 +320,7 @@ fn standing(
     let has_begun =
         |h: &&&Holding| !h.report.configuration.voters.is_empty() || h.report.last > LogId::default();
     let reports: Vec<SealReport> = current().filter(has_begun).map(|h| h.report.clone()).collect();
-    let decision = match generation::decide(from, &reports, Term(0)) {
+    let decision = match placed.decide(&reports) {
         Ok(decision) if decision.opening.lossless => return Standing::Provable,
         Ok(decision) => decision,
         Err(Undecidable::NoSoundReplica) => return Standing::Stuck { reason: why_unsound(&mine, from) },
@@ -440,6 +443,11 @@ pub fn check_plan(image: &Image, plan: &GroupPlan, auto: bool) -> Result<(), Str
     if placed.replicas.iter().all(|r| r.node != plan.survivor) {
         return Err(format!("broker {} has no replica of {name}", plan.survivor));
     }
+    if auto && !placed.is_confirmed() {
+        return Err(format!(
+            "the controllers were recovered with a loss, and {name} had no leader since: only an operator may decide"
+        ));
+    }
     // An operator's word for what the controllers approved says more: it waits for no leases.
     let same = |a: &Approval| !a.auto && (a.survivor.node, a.base) == (plan.survivor, plan.base);
     let stands = |a: &&Approval| !is_lost(image, a) && (auto || same(a));
@@ -452,7 +460,13 @@ pub fn check_plan(image: &Image, plan: &GroupPlan, auto: bool) -> Result<(), Str
 /// Why a decision that may lose something does not fit what was approved.
 pub(super) fn check_opening(partition: &Partition, opening: &GroupOpening) -> Result<(), String> {
     if opening.lossless {
-        return Ok(());
+        return match partition.is_confirmed() {
+            true => Ok(()),
+            false => {
+                Err("the controllers may not know its newest generation: nothing proves that nothing is lost"
+                    .to_owned())
+            }
+        };
     }
     let Some(approval) = &partition.recovery else {
         return Err("it may lose records, and nobody approved that".to_owned());
@@ -495,7 +509,7 @@ pub fn judge(
     if survivor.last != approval.base {
         return Some(Judged::Drift(format!("{approved} was to survive and is sealed at {}", survivor.last)));
     }
-    let decision = match generation::decide(Generation(partition.generation), reports, Term(0)) {
+    let decision = match partition.decide(reports) {
         Ok(decision) => decision,
         Err(error) => return Some(Judged::Drift(error.to_string())),
     };
@@ -614,7 +628,7 @@ impl Image {
         self.recoveries.iter().rev().find(|r| r.recovery == recovery && r.plan.group == group)
     }
 
-    fn note_outcome(&mut self, group: GroupId, recovery: u64, outcome: Outcome) {
+    pub(super) fn note_outcome(&mut self, group: GroupId, recovery: u64, outcome: Outcome) {
         let mut all = self.recoveries.iter_mut().rev();
         if let Some(known) = all.find(|r| r.recovery == recovery && r.plan.group == group) {
             known.outcome = outcome;

@@ -396,6 +396,12 @@ mutations! {
     ForgetEarlierProcesses: "P4, decisions/0017", Test("ctl::tests::lease::earlier_process_is_waited_for_though_the_present_one_has_said"), 1, ["ctl/tests/lease.rs"];
     /// the controllers go on by themselves without brokers that are expected back
     AwaitNobody: "decisions/0017", Test("ctl::tests::auto::broker_that_stopped_in_order_is_waited_for_until_its_grace_is_over"), 1, ["ctl/tests/auto.rs"];
+    /// behind a loss of the controllers', seals decide about a partition that nobody was seen to lead
+    DecideUnconfirmed: "P4, decisions/0021", Test("ctl::tests::offline::partition_that_nobody_leads_goes_on_only_as_an_operator_says"), 1, ["ctl/tests/offline.rs"];
+    /// a disk that was given up registers again
+    RegisterTheLost: "F6, decisions/0021", Test("ctl::tests::offline::disk_that_was_given_up_never_registers_again"), 1, ["ctl/tests/offline.rs"];
+    /// controllers go on with a loss from another copy than the best
+    AcceptWorse: "decisions/0021", Test("broker::offline::accepting_tests::entries_that_only_a_brokers_copy_holds_are_taken_over"), 1, ["broker/offline/accepting_tests.rs"];
     /// numbers of the controller log forget its generation
     NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
 }

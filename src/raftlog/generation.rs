@@ -91,14 +91,35 @@ pub fn meets_every_majority(configuration: &Configuration, sealed: impl Fn(Repli
 /// # Errors
 /// `Undecidable` if no report is of a sound replica, or the terms are used up.
 pub fn decide(from: Generation, reports: &[SealReport], recorded: Term) -> Result<Decision, Undecidable> {
+    decide_by(from, reports, recorded, true)
+}
+
+/// The same where whoever decides may not know that `from` is the newest generation: the reports prove nothing then, whatever they meet.
+///
+/// # Errors
+/// As [`decide`].
+pub fn decide_unproven(
+    from: Generation,
+    reports: &[SealReport],
+    recorded: Term,
+) -> Result<Decision, Undecidable> {
+    decide_by(from, reports, recorded, false)
+}
+
+fn decide_by(
+    from: Generation,
+    reports: &[SealReport],
+    recorded: Term,
+    may_prove: bool,
+) -> Result<Decision, Undecidable> {
     let sealed = || reports.iter().filter(|report| report.generation == from);
     let sound = || sealed().filter(|report| report.sound || on(Mutation::UnsoundSurvives));
     // Among equal logs a voter goes first, then the lowest id, so that every controller decides alike.
     let rank = |r: &&SealReport| (r.last, r.configuration.is_voter(r.replica), std::cmp::Reverse(r.replica));
     let worst = sound().min_by_key(rank).filter(|_| on(Mutation::WorstSurvives));
     let best = worst.or(sound().max_by_key(rank)).ok_or(Undecidable::NoSoundReplica)?;
-    let lossless =
-        meets_every_majority(&best.configuration, |replica| sound().any(|report| report.replica == replica));
+    let is_sealed = |replica| sound().any(|report| report.replica == replica);
+    let lossless = may_prove && meets_every_majority(&best.configuration, is_sealed);
     let seen = sealed().map(|report| report.highest_term.0).max().unwrap_or(0);
     let first_term = match lossless {
         // Above every leader of `from`: their votes needed the same quorums.

@@ -33,6 +33,13 @@ const OWN_PLAN: u64 = 0;
 /// The same, by a replica that was `sole` when it sealed itself.
 const SOLE_PLAN: u64 = 1;
 
+/// How far a generation that an operator opens without somebody who may have gone on is at least from those that this one may open, one
+/// after another.
+pub const APART: u64 = 1_000;
+
+/// Set in the number of an operator's plan that may lose something.
+pub const WITH_LOSS: u64 = 1 << 62;
+
 /// The plan by which a replica seals itself; `sole`: `Core::is_sole_author`.
 pub fn plan(sole: bool) -> u64 {
     if sole { SOLE_PLAN } else { OWN_PLAN }

@@ -1,5 +1,5 @@
 //! The controllers' group when it lost its quorum for good and no heir may go on: what stopped copies of its log prove, which of them
-//! goes on, and the order by which it does (safety.md F1, F2; decision 0018).
+//! goes on, and the order by which it does (safety.md F1, F2; decision 0018); what is not proven and accepted all the same is `loss`.
 //!
 //! Nobody is above this group, so an operator brings the directories of stopped nodes together, and the rule by which controllers decide
 //! for partitions is applied to them. Pure. Not here: reading and writing directories (`broker::offline`), the rule itself
@@ -10,17 +10,17 @@
 //! - a copy that was ended by another plan proves nothing: the survivor of that plan may have gone on;
 //! - a generation opened on an operator's word for a missing heir has a number that the heir does not give to its own.
 
+pub mod loss;
+
 use super::core::{Core, CoreConfig, Restored};
 use super::generation::{self, Decision, SealReport};
+use super::heir::{APART, WITH_LOSS};
 use super::message::Configuration;
 use super::{heir, message};
 use crate::mutation::{Mutation, on};
 use crate::segment::{
     Doubt, Epoch, Generation, HardState, Index, LogId, NodeId, RecoveredGroup, ReplicaId, Term,
 };
-
-/// How far a generation that is opened without an absent heir is at least from those that the heir may open one after another.
-const APART: u64 = 1_000;
 
 /// Timing of a core that nobody lets run: the defaults.
 pub fn core_config() -> CoreConfig {
@@ -80,6 +80,16 @@ impl Held {
         Self { report: core.report(0), hard: core.hard_state(), start, epochs, damaged }
     }
 
+    /// The entry of this index, or the one before the first; none outside.
+    pub fn id_at(&self, index: Index) -> Option<LogId> {
+        if index == self.start.index {
+            return Some(self.start);
+        }
+        let at = self.epochs.partition_point(|(_, first)| *first <= index);
+        let is_in = self.start.index < index && index <= self.report.last.index;
+        at.checked_sub(1).filter(|_| is_in).map(|at| LogId { epoch: self.epochs[at].0, index })
+    }
+
     /// Last entry that both logs hold.
     pub fn common(&self, other: &Held) -> Index {
         let runs = |held: &Held| {
@@ -96,8 +106,11 @@ impl Held {
             let same = theirs.iter().find(|(other, ..)| other == epoch)?;
             (*first.max(&same.1) <= *end.min(&same.2)).then_some(*end.min(&same.2))
         };
-        // Entries of one epoch are the same ones in every log, and so is all that lies before them.
-        ours.iter().filter_map(overlap).max().unwrap_or(Index(0))
+        // Entries of one epoch are the same ones in every log, and so is all that lies before them; and so is what a log begins behind.
+        let begins = [self.start, other.start].into_iter().filter(|start| {
+            self.id_at(start.index) == Some(*start) && other.id_at(start.index) == Some(*start)
+        });
+        ours.iter().filter_map(overlap).chain(begins.map(|start| start.index)).max().unwrap_or(Index(0))
     }
 
     /// The plan by which somebody else than itself ended its generation.
@@ -292,11 +305,13 @@ fn plan_of(copies: &[Held], counting: &[usize], best: usize) -> u64 {
     let mut told: Vec<String> = counting.iter().map(|at| describe(&copies[*at].report)).collect();
     told.sort_unstable();
     told.push(describe(&copies[best].report));
+    (fnv(&told) | 1 << 63) & !WITH_LOSS
+}
+
+fn fnv(told: &[String]) -> u64 {
     let bytes = told.iter().flat_map(|text| text.bytes().chain([0]));
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    hash | 1 << 63
+    bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn describe(report: &SealReport) -> String {
@@ -335,11 +350,14 @@ pub fn decide(
 pub fn next(judged: &Judgement) -> Generation {
     match judged.verdict {
         // The heir's own would be the next one: should it have gone on, or come back to do so, the two are told apart.
-        Verdict::UnlessHeir if !on(Mutation::ShareTheHeirsGeneration) => {
-            Generation(judged.from.0 + APART + judged.plan % APART)
-        }
+        Verdict::UnlessHeir if !on(Mutation::ShareTheHeirsGeneration) => apart(judged.from, judged.plan),
         _ => judged.from.next(),
     }
+}
+
+/// Told apart from those that the others would give to theirs, should they live.
+fn apart(from: Generation, plan: u64) -> Generation {
+    Generation(from.0 + APART + plan % APART)
 }
 
 /// Why a copy is not sound, in words.
@@ -382,20 +400,20 @@ pub(crate) mod tests {
         ReplicaId { node: NodeId(node), assignment: 0, directory: 7 + node as u128 }
     }
 
-    fn replicas(nodes: &[i32]) -> Vec<ReplicaId> {
+    pub fn replicas(nodes: &[i32]) -> Vec<ReplicaId> {
         nodes.iter().copied().map(replica).collect()
     }
 
-    fn joint(old: &[i32], new: &[i32]) -> Configuration {
+    pub fn joint(old: &[i32], new: &[i32]) -> Configuration {
         Configuration { old_voters: replicas(old), ..of(new) }
     }
 
-    fn of(voters: &[i32]) -> Configuration {
+    pub fn of(voters: &[i32]) -> Configuration {
         Configuration { voters: replicas(voters), ..Configuration::default() }
     }
 
     /// A copy whose log ends with entry `index` of term `term`, and holds this configuration.
-    fn held(node: i32, (term, index): (u64, u64), configuration: Configuration) -> Held {
+    pub fn held(node: i32, (term, index): (u64, u64), configuration: Configuration) -> Held {
         let found = RecoveredGroup {
             group: crate::segment::GroupId(0),
             name: "controller".into(),
@@ -411,7 +429,7 @@ pub(crate) mod tests {
         Held::of(&found)
     }
 
-    fn sealed(held: &Held, plan: u64) -> Held {
+    pub fn sealed(held: &Held, plan: u64) -> Held {
         Held { hard: HardState { sealed: Some(plan), ..held.hard }, ..held.clone() }
     }
 

@@ -338,7 +338,7 @@ impl<'a> Replay<'a> {
 
 pub(crate) struct ReadExtent {
     bytes: Bytes,
-    entries: Vec<(EntryMeta, Bytes)>,
+    pub entries: Vec<(EntryMeta, Bytes)>,
 }
 
 impl ReadExtent {

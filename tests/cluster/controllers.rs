@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 const TOPIC: &str = "orders";
 
-fn kontiki(cluster: &Cluster, args: &[&str]) -> Command {
+pub fn kontiki(cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
     command.args(args).args(["-B", &cluster.bootstrap()]).stdin(Stdio::null());
     command
 }
 
 /// One record, acknowledged.
-fn produce(cluster: &Cluster, topic: &str, value: &str) {
+pub fn produce(cluster: &Cluster, topic: &str, value: &str) {
     let mut command = kontiki(cluster, &["produce", topic]);
     let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kontiki produce");
     child.stdin.take().expect("a pipe").write_all(format!("{value}\n").as_bytes()).expect("a reader");
@@ -28,7 +28,7 @@ fn produce(cluster: &Cluster, topic: &str, value: &str) {
     assert!(output.status.success(), "{value}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn consume(cluster: &Cluster, topic: &str) -> Vec<String> {
+pub fn consume(cluster: &Cluster, topic: &str) -> Vec<String> {
     let output =
         kontiki(cluster, &["consume", topic, "-o", "start", "-e"]).output().expect("kontiki consume");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -42,7 +42,7 @@ fn consume(cluster: &Cluster, topic: &str) -> Vec<String> {
 }
 
 /// Creates a topic, as soon as the controllers take it: within a minute.
-fn create(cluster: &Cluster, topic: &str) {
+pub fn create(cluster: &Cluster, topic: &str) {
     let start = Instant::now();
     loop {
         let output =
@@ -58,7 +58,7 @@ fn create(cluster: &Cluster, topic: &str) {
 }
 
 /// `kontiki controller recover` over these nodes' directories.
-fn recover(cluster: &Cluster, nodes: &[u32], args: &[&str]) -> Output {
+pub fn recover(cluster: &Cluster, nodes: &[u32], args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
     command.args(["controller", "recover", "--output", "json"]);
     for (at, node) in nodes.iter().enumerate() {
@@ -67,24 +67,24 @@ fn recover(cluster: &Cluster, nodes: &[u32], args: &[&str]) -> Output {
     command.args(args).stdin(Stdio::null()).output().expect("kontiki controller recover")
 }
 
-fn item(output: &Output) -> Value {
+pub fn item(output: &Output) -> Value {
     let body: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(output.status.success(), "{body} {}", String::from_utf8_lossy(&output.stderr));
     body["items"][0].clone()
 }
 
-fn refusal(output: &Output) -> String {
+pub fn refusal(output: &Output) -> String {
     let body: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(!output.status.success(), "it must be refused: {body}");
     body["error"]["code"].as_str().expect("a code").to_owned()
 }
 
-fn wipe(cluster: &Cluster, node: u32) {
+pub fn wipe(cluster: &Cluster, node: u32) {
     fs::remove_dir_all(cluster.data_dir(node)).expect("the disk of a node that is gone");
 }
 
 /// Every recovery that the metadata knows of.
-fn audit(cluster: &Cluster) -> Vec<Value> {
+pub fn audit(cluster: &Cluster) -> Vec<Value> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
     command.args(["controller", "recoveries", "--output", "json"]);
     command.args(["--admin", &cluster.admin_address(BROKERS[0]).to_string()]);

@@ -20,6 +20,7 @@ mod groups;
 mod heir;
 mod history;
 mod kafka;
+mod losses;
 mod operate;
 mod racks;
 mod reassign;

@@ -3,34 +3,37 @@
 
 use super::*;
 use crate::ctl::image::Image;
+use crate::ctl::record::Endpoint;
 use crate::raftlog::core::Role;
+use crate::segment::fs::OpenMode;
 use crate::segment::fs::sim::SimFs;
 use crate::segment::{
     Entry, EntryMeta, Epoch, GroupOptions, GroupSpec, HardState, Index, LogStart, Offset, ReplicaId,
 };
+use uuid::Uuid;
 
-const REASON: &str = "two machines burnt down";
+pub(super) const REASON: &str = "two machines burnt down";
 
-fn dir(node: i32) -> PathBuf {
+pub(super) fn dir(node: i32) -> PathBuf {
     PathBuf::from(format!("/node-{node}"))
 }
 
-fn dirs(nodes: &[i32]) -> Vec<PathBuf> {
+pub(super) fn dirs(nodes: &[i32]) -> Vec<PathBuf> {
     nodes.iter().copied().map(dir).collect()
 }
 
-fn replica(node: i32) -> ReplicaId {
+pub(super) fn replica(node: i32) -> ReplicaId {
     ReplicaId { node: NodeId(node), assignment: 0, directory: 40 + node as u128 }
 }
 
-fn options(node: i32) -> StoreOptions {
+pub(super) fn options(node: i32) -> StoreOptions {
     let identity = Identity { node: NodeId(node), cluster: Some("c".into()) };
     let mut options = StoreOptions::new(dir(node), identity);
     (options.journal_file_bytes, options.reserve_bytes) = (64 << 10, 0);
     options
 }
 
-fn commit(store: &mut segment::Store, writer: &mut Writer) {
+pub(super) fn commit(store: &mut segment::Store, writer: &mut Writer) {
     while let Some(round) = store.take_round() {
         let done = writer.commit(round);
         assert_eq!(done.failure(), None);
@@ -39,13 +42,59 @@ fn commit(store: &mut segment::Store, writer: &mut Writer) {
 }
 
 /// A controller among these voters, whose log holds the cluster's birth and a setting more per entry up to `last`.
-fn controller(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], last: u64) {
+pub(super) fn controller(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], last: u64) {
     controller_with(fs, node, voters, last, "v");
+}
+
+/// The same, and these brokers register with these disks, before the settings.
+pub(super) fn controller_with_brokers(
+    fs: &Arc<dyn Fs>,
+    node: i32,
+    voters: &[i32],
+    last: u64,
+    brokers: &[(i32, u128)],
+) {
+    let endpoint = || Endpoint { host: "localhost".into(), port: 9 };
+    let registers = |(node, directory): &(i32, u128)| Record::Broker {
+        node: NodeId(*node),
+        directory: Uuid::from_u128(*directory),
+        kafka: endpoint(),
+        peer: endpoint(),
+        rack: None,
+    };
+    let mut records: Vec<Record> = vec![Record::Cluster { id: "c".into() }];
+    records.extend(brokers.iter().map(registers));
+    let settings = (records.len() as u64 + 1..=last).map(|index| setting(index, "v"));
+    records.extend(settings);
+    log_of(fs, node, voters, records);
+}
+
+fn setting(index: u64, value: &str) -> Record {
+    Record::ClusterConfig { changes: [(format!("k{index}"), Some(value.into()))].into() }
 }
 
 /// With settings of this value; all but the last entry go to the disk together.
 fn controller_with(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], last: u64, value: &str) {
-    let segment::Opened { mut store, mut writer, .. } = segment::open_on(fs.clone(), options(node)).unwrap();
+    let born = Record::Cluster { id: "c".into() };
+    let settings = (2..=last).map(|index| setting(index, value));
+    log_of(fs, node, voters, std::iter::once(born).chain(settings).collect());
+}
+
+/// The only controller of another cluster.
+fn controller_of(fs: &Arc<dyn Fs>, node: i32, cluster: &str) {
+    let mut options = options(node);
+    options.identity.cluster = Some(cluster.into());
+    log_with(fs, options, &[node], vec![Record::Cluster { id: cluster.into() }]);
+}
+
+/// A copy of the controllers' log with these records, one per entry.
+fn log_of(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], records: Vec<Record>) {
+    log_with(fs, options(node), voters, records);
+}
+
+fn log_with(fs: &Arc<dyn Fs>, options: StoreOptions, voters: &[i32], records: Vec<Record>) {
+    let node = options.identity.node.0;
+    let segment::Opened { mut store, mut writer, .. } = segment::open_on(fs.clone(), options).unwrap();
     let voters = voters.iter().copied().map(replica).collect();
     let configuration = Configuration { voters, ..Configuration::default() };
     let epoch = Epoch::new(0, 1);
@@ -58,11 +107,7 @@ fn controller_with(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], last: u64, value
         options: GroupOptions::default(),
     };
     store.create_group(spec).unwrap();
-    let entries = (1..=last).map(|index| {
-        let record = match index {
-            1 => Record::Cluster { id: "c".into() },
-            _ => Record::ClusterConfig { changes: [(format!("k{index}"), Some(value.into()))].into() },
-        };
+    let entries = (1..).zip(records).map(|(index, record)| {
         let payload = Bytes::from(Batch::new(vec![record]).encode());
         let prev = if index == 1 { Epoch::default() } else { epoch };
         let meta = EntryMeta {
@@ -83,7 +128,7 @@ fn controller_with(fs: &Arc<dyn Fs>, node: i32, voters: &[i32], last: u64, value
     }
 }
 
-fn three(ends: [u64; 3]) -> Arc<dyn Fs> {
+pub(super) fn three(ends: [u64; 3]) -> Arc<dyn Fs> {
     let fs: Arc<dyn Fs> = Arc::new(SimFs::new(7));
     (1..=3).zip(ends).for_each(|(node, last)| controller(&fs, node, &[1, 2, 3], last));
     fs
@@ -96,7 +141,7 @@ fn recover(fs: &Arc<dyn Fs>, nodes: &[i32]) -> Result<Done, Trouble> {
 }
 
 /// A node starts with the directory, alone: who leads, what is committed, and what the metadata says then.
-fn start(fs: &Arc<dyn Fs>, node: i32) -> (Role, Epoch, Image) {
+pub(super) fn start(fs: &Arc<dyn Fs>, node: i32) -> (Role, Epoch, Image) {
     let mut stopped = Stopped::open(fs, dir(node), NodeId(node)).unwrap();
     for now in (0..3_000).step_by(50) {
         stopped.engine.tick(now);
@@ -196,6 +241,46 @@ fn one_of_three_is_refused_and_so_is_a_directory_twice_or_of_another_kind() {
     assert!(matches!(gather_on(&fs, &dirs(&[1, 9])), Err(Trouble::NoCopy(_))));
 }
 
+/// As `cp -a` does, with the node stopped.
+fn copy(disk: &SimFs, from: &Path, to: &Path) {
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    for (path, _) in disk.files().into_iter().filter(|(path, _)| path.starts_with(from)) {
+        let target = to.join(path.strip_prefix(from).unwrap());
+        fs.create_dir(target.parent().unwrap()).unwrap();
+        let file = fs.open(&target, OpenMode::CreateNew).unwrap();
+        file.pwrite(&disk.read(&path).unwrap(), 0).unwrap();
+    }
+}
+
+#[test]
+fn copied_directory_is_the_same_replica_and_another_clusters_is_none_of_ours() {
+    let disk = SimFs::new(7);
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    (1..=3).for_each(|node| controller(&fs, node, &[1, 2, 3], 9));
+    let backup = PathBuf::from("/backup");
+    copy(&disk, &dir(1), &backup);
+    let twice = gather_on(&fs, &[dir(1), backup.clone()]).map(drop);
+    assert!(matches!(&twice, Err(Trouble::Twice(_, _, NodeId(1)))), "{twice:?}");
+    assert_eq!(gather_on(&fs, &[backup, dir(2)]).unwrap().judged.verdict, Verdict::Empty);
+    controller_of(&fs, 4, "d");
+    let foreign = gather_on(&fs, &dirs(&[1, 4])).map(drop);
+    assert!(
+        matches!(&foreign, Err(Trouble::Clusters(_, ours, _, theirs)) if ours == "c" && theirs == "d"),
+        "{foreign:?}"
+    );
+}
+
+#[test]
+fn heir_whose_copy_is_damaged_is_said_to_be_here() {
+    let disk = SimFs::new(7);
+    let fs: Arc<dyn Fs> = Arc::new(disk.clone());
+    (1..=2).for_each(|node| controller_with(&fs, node, &[2, 1], 9, &"v".repeat(9_000)));
+    flipped(&disk, 2);
+    let gathered = gather_on(&fs, &dirs(&[1, 2])).unwrap();
+    assert_eq!(gathered.judged.verdict, Verdict::UnlessHeir);
+    assert!(gathered.why_not().contains("cannot be counted on (/node-2)"), "{}", gathered.why_not());
+}
+
 #[test]
 fn damaged_copy_does_not_count() {
     let fs = SimFs::new(7);
@@ -255,8 +340,8 @@ fn seal_of_another_plan_is_not_taken_for_ones_own() {
     let fs = three([5, 9, 7]);
     let judged = gather_on(&fs, &dirs(&[1, 2])).unwrap().judged.clone();
     let mut stopped = Stopped::open(&fs, dir(1), NodeId(1)).unwrap();
-    assert!(stopped.seal(&Judgement { plan: judged.plan ^ 1, ..judged.clone() }).is_ok());
-    assert!(matches!(stopped.seal(&judged), Err(Trouble::Failed { .. })));
+    assert!(stopped.seal(judged.from, judged.plan ^ 1).is_ok());
+    assert!(matches!(stopped.seal(judged.from, judged.plan), Err(Trouble::Failed { .. })));
 }
 
 #[test]

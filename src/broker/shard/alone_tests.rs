@@ -152,6 +152,7 @@ impl Alone {
                 peer: endpoint,
                 rack: None,
                 cluster: None,
+                oldest: None,
             });
         }
         self.ask_for_topic(name, peers);
@@ -395,7 +396,7 @@ fn told(fs: SimFs, records: &[Record]) -> Alone {
 }
 
 fn registered(alone: &mut Alone) {
-    let incarnation = alone.shard.image.applied;
+    let incarnation = alone.shard.image.brokers[&ME].incarnation;
     let now = alone.now();
     alone.shard.on_registered(now, Ok((CtlReply::Registered { incarnation }, 0)));
     alone.run(100);

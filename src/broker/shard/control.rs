@@ -561,6 +561,7 @@ impl Shard {
         }
         self.decide_generations(now);
         self.verify_recoveries(now);
+        self.confirm_partitions(now);
         self.watch_autos(now);
         self.pump(now);
         if now.mono >= self.control.next_balance {

@@ -408,7 +408,8 @@ impl Shard {
                 .or_else(broker)
                 .filter(|_| self.config.node.controllers.contains_key(&node));
             let anew = directory.map(|directory| ReplicaId { node, assignment: 0, directory });
-            anew.filter(|anew| !configuration.is_retired(*anew)).or(member)
+            let is_out = |anew: &ReplicaId| configuration.is_retired(*anew) || self.image.is_given_up(anew);
+            anew.filter(|anew| !is_out(anew)).or(member)
         };
         self.known_controllers(core).into_iter().filter_map(controller).collect()
     }

@@ -14,7 +14,7 @@ use super::rpc::{Answer, Ask};
 use super::snapshot::Snapshots;
 use super::{CONTROLLER, Now, Shard, ShardConfig};
 use crate::broker::partition::Partition;
-use crate::ctl::command::{Command as CtlCommand, Reply as CtlReply, TopicConfig};
+use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as CtlReply, TopicConfig};
 use crate::ctl::configs;
 use crate::ctl::image::{Change, Drain, Image};
 use crate::ctl::lease;
@@ -327,6 +327,12 @@ impl Shard {
         heartbeat.min(longest).max(ASK_MS)
     }
 
+    /// The earliest assignment of a replica here.
+    fn oldest_replica(&self) -> Option<u64> {
+        let served = self.partitions.values().map(|p| p.replica.assignment);
+        served.chain(self.orphans.values().map(|found| found.replica.assignment)).min()
+    }
+
     fn register(&mut self, now: Now) {
         let Some(kafka) = self.config.kafka.clone() else { return };
         let command = CtlCommand::RegisterBroker {
@@ -336,6 +342,7 @@ impl Shard {
             peer: self.config.peer.clone(),
             rack: self.config.node.rack.clone(),
             cluster: self.membership.cluster.clone(),
+            oldest: self.oldest_replica(),
         };
         self.membership.registration = Registration::Asked;
         self.route(now, command, now.mono + REGISTER_MS, Target::Registration);
@@ -345,6 +352,7 @@ impl Shard {
         match answer {
             Ok((CtlReply::Registered { incarnation }, _)) => {
                 tracing::info!(incarnation, "registered with the controller");
+                self.status.registration_refused = None;
                 self.membership.registration = Registration::Known(incarnation);
                 self.status.incarnation = incarnation;
                 self.membership.next = now.mono;
@@ -354,8 +362,10 @@ impl Shard {
             Err(error) => {
                 tracing::info!(%error, "registration not taken; trying again");
                 self.membership.registration = Registration::None;
-                if self.image.drain(self.node()) == Drain::Replicas {
-                    // Decommissioned, until somebody takes that back.
+                let is_refused = matches!(error, CtlError::Refused(_));
+                self.status.registration_refused = is_refused.then(|| error.to_string());
+                if self.is_given_up() || self.image.drain(self.node()) == Drain::Replicas {
+                    // Until somebody takes that back, or for good.
                     self.membership.next = now.mono + REGISTER_MS;
                 }
             }
@@ -392,7 +402,7 @@ impl Shard {
     /// Opens the boot gate once the image reflects the registration (safety.md F16).
     fn check_gate(&mut self, now: Now) {
         if let Registration::Known(number) = self.membership.registration
-            && self.image.applied >= number
+            && self.image.brokers.get(&self.node()).is_some_and(|broker| broker.incarnation == number)
         {
             self.membership.registration = Registration::Open(number);
             self.engine.set_incarnation(number);
@@ -602,6 +612,16 @@ impl Shard {
             return;
         }
         tracing::warn!("this broker is registered no longer");
+        self.take_no_part(now);
+    }
+
+    /// This disk was given up when the controllers were recovered.
+    fn is_given_up(&self) -> bool {
+        self.image.is_lost(Uuid::from_u128(self.config.directory))
+    }
+
+    /// No replica here votes, leads or is heard any more.
+    fn take_no_part(&mut self, now: Now) {
         self.forget_registration();
         self.membership.registration = Registration::None;
         self.membership.next = now.mono + REGISTER_MS;
@@ -614,6 +634,13 @@ impl Shard {
 
     fn on_broker_changed(&mut self, now: Now, node: NodeId) {
         let Some(broker) = self.image.brokers.get(&node).cloned() else { return };
+        if node == self.node() && self.is_given_up() {
+            // It may have run on all the while.
+            tracing::error!(
+                "this data directory was given up when the controllers were recovered; it takes no part any more"
+            );
+            self.take_no_part(now);
+        }
         if node != self.node() {
             self.engine.set_peer_incarnation(now.mono, node, broker.incarnation);
             self.dials.push((node, format!("{}:{}", broker.peer.host, broker.peer.port)));

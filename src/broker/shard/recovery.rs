@@ -25,6 +25,8 @@ const REPORT_MS: Millis = 4_000;
 const AT_A_TIME: usize = 16;
 /// How often partitions are looked for that go on without anybody's approval.
 const AUTO_MS: Millis = 500;
+/// How often the leaders of partitions are asked about which the controllers may have lost something.
+const CONFIRM_MS: Millis = 500;
 /// How often the survivors of decided recoveries are asked whether they lead.
 const VERIFY_MS: Millis = 500;
 
@@ -48,6 +50,8 @@ pub enum Asker {
     Auto,
     /// The same: who votes in these, whose replicas all know of their policy, as of this record?
     Leasing(BTreeMap<GroupId, u64>),
+    /// The same: who leads these, about which the controllers may have lost something?
+    Confirming,
 }
 
 struct Gathering {
@@ -72,6 +76,8 @@ pub struct Reports {
     auto_cursor: GroupId,
     /// And that for those who know.
     leasing_cursor: GroupId,
+    next_confirmation: Millis,
+    confirming_cursor: GroupId,
 }
 
 /// As many of these as are asked for at a time, from where the last look stopped: those at the front may wait for long.
@@ -230,6 +236,10 @@ impl Shard {
                 self.approve_autos(now, &gathering);
                 continue;
             }
+            if matches!(gathering.asker, Asker::Confirming) {
+                self.note_confirmed(now, &gathering.holdings);
+                continue;
+            }
             if let Asker::Leasing(policies) = &gathering.asker {
                 self.note_leased(now, policies, &gathering.holdings);
                 continue;
@@ -252,7 +262,7 @@ impl Shard {
             (Asker::Node { node, rpc }, None) => {
                 self.answer_rpc(now, node, rpc, &Answer::NotLeader { leader: None });
             }
-            (Asker::Controller | Asker::Auto | Asker::Leasing(_), _) => {}
+            (Asker::Controller | Asker::Auto | Asker::Leasing(_) | Asker::Confirming, _) => {}
         }
     }
 
@@ -288,6 +298,36 @@ impl Shard {
         if !steps.is_empty() {
             tracing::warn!(partitions = steps.len(), "recovered partitions are led by their survivors");
             self.decide_internally(now, CtlCommand::RecoveryProgress { steps });
+        }
+    }
+
+    /// As controller leader: asks who leads partitions of which the metadata may not know the newest generation. Those with a leader that
+    /// commits are no question any more.
+    pub(super) fn confirm_partitions(&mut self, now: Now) {
+        if now.mono < self.recovery.next_confirmation {
+            return;
+        }
+        self.recovery.next_confirmation = now.mono + CONFIRM_MS;
+        let groups: Vec<GroupId> = match self.image.lost.is_empty() {
+            true => Vec::new(),
+            false => self.image.unconfirmed().collect(),
+        };
+        let is_asking = |g: &Gathering| matches!(g.asker, Asker::Confirming);
+        let groups = next_turn(groups, &mut self.recovery.confirming_cursor);
+        if !groups.is_empty() && !self.recovery.gathering.values().any(is_asking) {
+            self.begin_report(now, groups, Asker::Confirming);
+        }
+    }
+
+    fn note_confirmed(&mut self, now: Now, holdings: &BTreeMap<GroupId, Vec<Holding>>) {
+        let groups = self.image.confirmable(holdings);
+        if !groups.is_empty() {
+            tracing::info!(
+                partitions = groups.len(),
+                "they have leaders that commit: what the controllers lost does not concern them"
+            );
+            self.decide_internally(now, CtlCommand::Confirm { groups });
+            self.pump(now);
         }
     }
 

@@ -12,7 +12,7 @@ mod labs;
 pub(crate) mod lease;
 pub(crate) mod liveness;
 pub(crate) mod members;
-mod offline;
+pub(crate) mod offline;
 mod placement;
 pub(crate) mod reassign;
 mod recovery;
@@ -50,6 +50,7 @@ fn registration(node: i32, disk: u64, rack: Option<&str>) -> Command {
         peer: endpoint(9192),
         rack: rack.map(str::to_owned),
         cluster: Some(CLUSTER.into()),
+        oldest: None,
     }
 }
 

@@ -9,31 +9,31 @@ use crate::raftlog::message::Configuration;
 use crate::segment::{Generation, GroupId, Index, LogId, ReplicaId};
 use proptest::prelude::*;
 
-struct World {
-    log: Log,
+pub(super) struct World {
+    pub log: Log,
     sealed: Sealed,
-    group: GroupId,
+    pub group: GroupId,
     now: u64,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut log = Log::with_brokers(&[None; 4]);
         log.create("t", 1, 3);
         let group = log.image.topics["t"].partitions[0].group;
         Self { log, sealed: Sealed::default(), group, now: 0 }
     }
 
-    fn partition(&self) -> &Partition {
+    pub fn partition(&self) -> &Partition {
         self.log.image.group(self.group).unwrap().2
     }
 
-    fn replicas(&self) -> Vec<ReplicaId> {
+    pub fn replicas(&self) -> Vec<ReplicaId> {
         self.partition().replicas.clone()
     }
 
     /// What the replica at this place holds: entries up to `last` of term 3, known to be committed up to `commit`. One record each.
-    fn holding(&self, place: usize, last: u64, commit: u64) -> Holding {
+    pub fn holding(&self, place: usize, last: u64, commit: u64) -> Holding {
         let replicas = self.replicas();
         let report = SealReport {
             replica: replicas[place],
@@ -56,19 +56,19 @@ impl World {
         }
     }
 
-    fn stand(&self, holdings: &[Holding]) -> Standing {
+    pub fn stand(&self, holdings: &[Holding]) -> Standing {
         let silent = |node: NodeId| (node.0 == 1).then_some(1_500);
         recovery::plan(&self.log.image, self.group, holdings, &silent).unwrap().standing
     }
 
-    fn plan(&self, holdings: &[Holding]) -> GroupPlan {
+    pub fn plan(&self, holdings: &[Holding]) -> GroupPlan {
         match self.stand(holdings) {
             Standing::Recoverable { plan } => *plan,
             other => panic!("{other:?}"),
         }
     }
 
-    fn approve(&mut self, plan: &GroupPlan) -> Result<Reply, Error> {
+    pub fn approve(&mut self, plan: &GroupPlan) -> Result<Reply, Error> {
         let plans = vec![plan.clone()];
         self.log.run(&Command::Recover {
             id: plan_id(&plans),
@@ -79,19 +79,19 @@ impl World {
         })
     }
 
-    fn kill(&mut self, node: NodeId) {
+    pub fn kill(&mut self, node: NodeId) {
         let incarnation = self.log.image.brokers[&node].incarnation;
         self.log.run(&Command::Dead { node, incarnation }).unwrap();
     }
 
-    fn seal(&mut self, holding: &Holding) {
+    pub fn seal(&mut self, holding: &Holding) {
         let mut report = holding.report.clone();
         report.plan = self.partition().sealing.expect("a seal was ordered");
         self.sealed.on_report(&self.log.image, self.group, report, self.now);
     }
 
     /// Whatever follows from the seals after a while.
-    fn decide(&mut self) {
+    pub fn decide(&mut self) {
         self.now += 10_000;
         let mut drift = Vec::new();
         let openings = self.sealed.decide(&self.log.image, self.now, 9, &mut drift);
@@ -99,7 +99,7 @@ impl World {
         self.log.run(&Command::RecoveryProgress { steps: drift }).unwrap();
     }
 
-    fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> Outcome {
         self.log.image.recoveries.last().unwrap().outcome.clone()
     }
 }

@@ -105,6 +105,7 @@ fn what_a_snapshot_does_not_know_is_kept_and_what_was_deleted_goes() {
 /// An image with something in every field of every type.
 fn full() -> Image {
     use crate::ctl::image::{Partition, Topic};
+    use crate::ctl::offline::Lost;
     use crate::ctl::reassign::Moving;
     use crate::ctl::recovery::{Approval, GroupPlan, Outcome, Recovery, Silent};
     use crate::raftlog::generation::Decision;
@@ -137,6 +138,7 @@ fn full() -> Image {
         configured: at(2),
         leased: Some(at(3)),
         left: vec![replica(1)],
+        unconfirmed: true,
     };
     let silent = Silent { node: NodeId(1), votes: true, silent_ms: Some(10), is_wiped: true };
     let plan = GroupPlan {
@@ -182,7 +184,9 @@ fn full() -> Image {
         copies: vec![(NodeId(4), at(4))],
         missing: vec![NodeId(5)],
         heirs_gone: vec![NodeId(5)],
+        lost: vec![Lost { node: NodeId(5), directory: uuid::Uuid::from_u128(6) }],
     }];
+    image.lost.insert(uuid::Uuid::from_u128(6), NodeId(5));
     let id = uuid::Uuid::from_u128(5);
     let configs = BTreeMap::from([("retention.ms".into(), "1".into())]);
     let (partitions, auto_since) = (vec![partition], Some(6));
@@ -229,9 +233,13 @@ fn image_of_before_leases_is_one_without_them() {
 /// What is written of controllers that were never recovered offline is what versions that knew nothing of it read.
 #[test]
 fn image_of_controllers_never_recovered_is_one_without_a_word_of_it() {
-    let then = Image { controller_recoveries: Vec::new(), ..full() };
+    let mut then = Image { controller_recoveries: Vec::new(), lost: BTreeMap::new(), ..full() };
+    then.topics.get_mut("t").unwrap().partitions[0].unconfirmed = false;
     let text = serde_json::to_string(&then).unwrap();
-    assert!(!text.contains("controller_recoveries"), "{text}");
+    assert!(
+        ["controller_recoveries", "lost", "unconfirmed"].iter().all(|word| !text.contains(word)),
+        "{text}"
+    );
     assert_eq!(serde_json::from_str::<Image>(&text).unwrap(), then);
 }
 

@@ -219,8 +219,16 @@ impl Core {
         let Opening { base, survivor, first_term, .. } = decision.opening;
         // Of generations between ours and this one, any may have lost something; and so may ours, as long as nobody has
         // shown that our log is part of it.
-        // Those of the controllers' group are opened by heirs, and each heir held everything committed before it (F1).
-        let next = decision.generation == self.hard.epoch.generation.next() || self.has_heirs;
+        // Those of the controllers' group are opened by heirs, and each heir held everything committed before it (F1); but for one that an
+        // operator opened, far from all others (`offline`).
+        let own = self.hard.epoch.generation;
+        let is_apart = decision.generation.0 >= own.0 + heir::APART;
+        let by_loss = self.hard.sealed.is_some_and(|plan| !heir::is_own(plan) && plan & heir::WITH_LOSS != 0);
+        if self.has_heirs && by_loss && !is_apart {
+            // Given to go on with that loss, it follows nobody whom it left behind.
+            return;
+        }
+        let next = decision.generation == own.next() || (self.has_heirs && !is_apart);
         let lossless = decision.opening.lossless && next && !self.start_unproven;
         self.become_follower(now, self.hard.epoch, None, out);
         let opening = Opening { lossless, ..decision.opening };
@@ -228,9 +236,10 @@ impl Core {
         // The survivor alone leads in the first term.
         self.hard.vote = Some(survivor);
         self.persist(out);
-        if lossless && self.log.commit() > base.index {
+        if (lossless || self.has_heirs) && self.log.commit() > base.index {
+            let which = if lossless { "lossless" } else { "controllers'" };
             return self.poison(
-                format!("the lossless base {base} is below the commit index {}", self.log.commit()),
+                format!("the {which} base {base} is below the commit index {}", self.log.commit()),
                 out,
             );
         }
