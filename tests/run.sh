@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Every test there is: installs the foreign Kafka clients (target/foreign) and the tools of the chaos tests, then runs cargo
-# test in the release profile, so that one build serves the unit tests, the cluster tests and the binary they start. Arguments go to cargo test.
-# Without any, the suite is then held against a product that breaks one rule at a time.
+# Every test there is: installs the foreign Kafka clients (target/foreign) and the tools of the chaos tests, then runs whatever tests the
+# product itself in the release profile, so that one build serves these tests and the binary that they start; then the library's unit tests,
+# in the build in which the product can be made to break one rule at a time, and the suite against each such product.
+# Arguments go to one `cargo test --release` instead.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tests/foreign/install.sh
 tests/cluster/chaos/install.sh
-cargo test --release "$@"
-[ $# -gt 0 ] || tests/mutations.sh
+[ $# = 0 ] || exec cargo test --release "$@"
+cargo test --release --locked --bin kontiki --test '*'
+tests/mutations.sh
