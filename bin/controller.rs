@@ -48,19 +48,22 @@ fn recover(args: &ControllerRecoverArgs, ui: &Ui) -> Outcome {
         Trouble::Refused(_) => failure(&trouble).with_hint(why_not),
         trouble => failure(&trouble),
     })?;
-    tell(done, ui)
+    tell(done, false, ui)
 }
 
-fn tell(done: Done, ui: &Ui) -> Outcome {
+fn tell(done: Done, with_loss: bool, ui: &Ui) -> Outcome {
     let Done { survivor, dir, from, generation, base, ended } = done;
     let sealed: String = ended
         .iter()
         .map(|(node, dir)| format!("\n    node {node} with {}, or an empty disk", dir.display()))
         .collect();
+    let others = match with_loss {
+        true => "nodes that are gone, should they come back: with empty disks, never with their own",
+        false => "every other controller with an empty disk, or with its own if it was not given here",
+    };
     let said = format!(
         "done: generation {from} of the controllers ended at entry {}, generation {generation} begins with node {survivor} as its only voter\n  \
-         next: start node {survivor} with this very directory, {}, then the others:{sealed}\n    every other controller with an empty disk, or with \
-         its own if it was not given here\n  never again: any other copy of these directories; it was not ended, and would go on beside them",
+         next: start node {survivor} with this very directory, {}, then the others:{sealed}\n    {others}\n  never again: any other copy of these directories; it was not ended, and would go on beside them",
         base.index,
         dir.display()
     );
@@ -92,7 +95,7 @@ fn recover_with_loss(gathered: Gathered, args: &ControllerRecoverArgs, ui: &Ui) 
     }
     let now = jiff::Timestamp::now().as_millisecond();
     let approved = args.plan.as_deref().unwrap_or_default();
-    tell(gathered.execute_with_loss(approved, &gone, &args.reason, now).map_err(refused)?, ui)
+    tell(gathered.execute_with_loss(approved, &gone, &args.reason, now).map_err(refused)?, true, ui)
 }
 
 /// Risks that are printed; --output json has all of them.
