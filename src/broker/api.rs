@@ -2,8 +2,9 @@
 //!
 //! A `NodeHandle` is a cheap clone; its channels are private. Every queue behind it is bounded.
 use super::config::NodeConfig;
+use super::fetch_sessions::{self, Opened, Opening, SessionError, Settled, Told};
 use super::groups::{Ask, GroupError, Listed, Reply as GroupReply};
-use super::node::Published;
+use super::node::{Clock, Published};
 use super::peer::KillSwitch;
 use super::shard;
 use crate::ctl::command::{Command, Error as CtlError, Reply};
@@ -12,8 +13,8 @@ use crate::ctl::recovery::PartitionReport;
 use crate::segment::{FrameCheck, GroupId, LogId, NodeId, Offset, ScrubStats};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
@@ -195,6 +196,9 @@ struct Inner {
     admitted: Arc<Semaphore>,
     /// Producer ids of the current block: next and end.
     producer_ids: Mutex<(i64, i64)>,
+    /// Locked for as long as it takes to look up, never across a wait.
+    fetch_sessions: std::sync::Mutex<fetch_sessions::Cache>,
+    clock: Clock,
     killed: KillSwitch,
 }
 
@@ -232,8 +236,20 @@ impl NodeHandle {
     ) -> Self {
         let admitted = Arc::new(Semaphore::new(PRODUCE_BYTES));
         let producer_ids = Mutex::new((0, 0));
+        let fetch_sessions = std::sync::Mutex::new(fetch_sessions::Cache::new(config.fetch_session_slots));
+        let clock = Clock::start();
         Self {
-            inner: Arc::new(Inner { config, commands, images, published, admitted, producer_ids, killed }),
+            inner: Arc::new(Inner {
+                config,
+                commands,
+                images,
+                published,
+                admitted,
+                producer_ids,
+                fetch_sessions,
+                clock,
+                killed,
+            }),
         }
     }
 
@@ -316,6 +332,32 @@ impl NodeHandle {
             (0..count).map(|_| Fetched { error: error(), ..Fetched::default() }).collect()
         };
         self.ask(|reply| shard::Command::Fetch { items, limits, reply }).await.unwrap_or_else(stopping)
+    }
+
+    fn fetch_sessions(&self) -> MutexGuard<'_, fetch_sessions::Cache> {
+        // What a panic elsewhere left half-changed would be one client's session, and that client notices.
+        self.inner.fetch_sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a Fetch is to read, by its session if it goes on with one (KIP-227).
+    ///
+    /// # Errors
+    /// There is no such session, or it is not as the client thinks.
+    pub fn open_fetch(&self, request: Opening) -> Result<Opened, SessionError> {
+        self.fetch_sessions().open(self.inner.clock.mono(), request)
+    }
+
+    /// How the answer of a Fetch goes out: `told` = what it would say in full of each partition, in order.
+    ///
+    /// # Errors
+    /// A later request of its session has come meanwhile.
+    pub fn settle_fetch(&self, opened: &Opened, told: &[Told]) -> Result<Settled, SessionError> {
+        self.fetch_sessions().settle(self.inner.clock.mono(), opened, told, rand::random)
+    }
+
+    /// Figures of the fetch sessions of this node.
+    pub fn fetch_session_stats(&self) -> fetch_sessions::Stats {
+        self.fetch_sessions().stats()
     }
 
     /// ListOffsets of one partition (after a ReadIndex round).

@@ -64,6 +64,8 @@ pub struct NodeConfig {
     pub first_byte_timeout: Duration,
     /// `socket.request.max.bytes`: a larger frame closes the connection.
     pub max_request_bytes: usize,
+    /// `max.incremental.fetch.session.cache.slots`: most fetch sessions of consumers; 0 = none.
+    pub fetch_session_slots: usize,
     /// `replica.lag.time.max.ms`: who counts as in sync.
     pub replica_lag_time_max: Duration,
     /// `replica.selector.class`: whether consumers are sent to replicas in their own rack (KIP-392).
@@ -116,6 +118,7 @@ impl NodeConfig {
             connections_max_idle: Duration::from_secs(600),
             first_byte_timeout: Duration::from_secs(30),
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
+            fetch_session_slots: 1_000,
             replica_lag_time_max: Duration::from_secs(30),
             is_rack_aware: false,
             broker_session_timeout: Duration::from_secs(9),

@@ -276,6 +276,12 @@ impl Node {
         response
     }
 
+    /// A new connection of the same client.
+    fn reconnect(&mut self) {
+        let host = std::net::Ipv4Addr::LOCALHOST.into();
+        self.session = Session::new(self.handle.clone(), self.handle.config(), Turnstile::default(), host);
+    }
+
     fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
@@ -434,25 +440,25 @@ async fn turnstile_is_held_until_the_request_is_queued() {
     assert!(node.session.turnstile.is_free(), "a request that is given up waits for nobody");
 }
 
+/// A Fetch of three partitions of `orders`.
+fn fetch(version: i16) -> FetchRequest {
+    let partition = |index| {
+        fetch_request::FetchPartition::default().with_partition(index).with_partition_max_bytes(1 << 20)
+    };
+    let mut topic = fetch_request::FetchTopic::default().with_partitions((0..3).map(partition).collect());
+    if version >= 13 {
+        topic.topic_id = ORDERS;
+    } else {
+        topic.topic = name("orders");
+    }
+    FetchRequest::default().with_topics(vec![topic]).with_max_bytes(1 << 20).with_isolation_level(1)
+}
+
 #[tokio::test]
 async fn fetch_of_every_version_carries_batches_and_leader_hints() {
     let mut node = node();
     for version in served(FETCH) {
-        let partition = |index| {
-            fetch_request::FetchPartition::default().with_partition(index).with_partition_max_bytes(1 << 20)
-        };
-        let mut topic = fetch_request::FetchTopic::default().with_partitions((0..3).map(partition).collect());
-        if version >= 13 {
-            topic.topic_id = ORDERS;
-        } else {
-            topic.topic = name("orders");
-        }
-        let mut request =
-            FetchRequest::default().with_topics(vec![topic]).with_max_bytes(1 << 20).with_isolation_level(1);
-        if version < 15 {
-            request.replica_id = BrokerId(-1);
-        }
-        let response: FetchResponse = node.ask(FETCH, version, &request).await;
+        let response: FetchResponse = node.ask(FETCH, version, &fetch(version)).await;
         assert_eq!(response.session_id, 0);
         let rows = &response.responses[0].partitions;
         assert_eq!(rows.iter().map(|row| row.error_code).collect::<Vec<_>>(), [0, 6, 6], "v{version}");
@@ -467,6 +473,44 @@ async fn fetch_of_every_version_carries_batches_and_leader_hints() {
             assert_eq!(response.node_endpoints[0].port, 9092);
         }
     }
+}
+
+#[tokio::test]
+async fn fetch_session_of_every_version_goes_on_over_another_connection() {
+    let mut node = node();
+    for version in served(FETCH).filter(|version| *version >= 7) {
+        let mut request = fetch(version).with_session_epoch(0);
+        request.topics[0].partitions.truncate(2);
+        let first: FetchResponse = node.ask(FETCH, version, &request).await;
+        let id = first.session_id;
+        assert!(id > 0, "v{version}");
+        node.reconnect();
+        let mut more = fetch(version).with_session_id(id).with_session_epoch(1);
+        more.topics.clear();
+        let second: FetchResponse = node.ask(FETCH, version, &more).await;
+        assert_eq!((second.error_code, second.session_id), (0, id));
+        let rows = |response: &FetchResponse| {
+            let rows = response.responses.iter().flat_map(|topic| &topic.partitions);
+            rows.map(|row| (row.partition_index, row.error_code)).collect::<Vec<_>>()
+        };
+        assert_eq!(rows(&second), [(0, 0), (1, 6)], "v{version}");
+        let again: FetchResponse = node.ask(FETCH, version, &more).await;
+        assert_eq!((again.error_code, again.responses.len()), (71, 0), "the same request twice");
+        let other = if version >= 13 { 12 } else { 13 };
+        let response: FetchResponse = node.ask(FETCH, other, &more.clone().with_session_epoch(2)).await;
+        assert_eq!(response.error_code, 106, "topics are named otherwise");
+        let mut forget = fetch_request::ForgottenTopic::default().with_partitions(vec![0]);
+        (forget.topic, forget.topic_id) = (request.topics[0].topic.clone(), request.topics[0].topic_id);
+        let more = more.with_session_epoch(2).with_forgotten_topics_data(vec![forget]);
+        let third: FetchResponse = node.ask(FETCH, version, &more).await;
+        assert_eq!(rows(&third), [(1, 6)]);
+        let end = more.with_session_epoch(-1).with_forgotten_topics_data(Vec::new());
+        let ended: FetchResponse = node.ask(FETCH, version, &end).await;
+        assert_eq!((ended.error_code, ended.session_id, ended.responses.len()), (0, 0, 0));
+        let gone: FetchResponse = node.ask(FETCH, version, &end.with_session_epoch(3)).await;
+        assert_eq!(gone.error_code, 70);
+    }
+    assert_eq!(node.handle.fetch_session_stats().sessions, 0);
 }
 
 #[tokio::test]

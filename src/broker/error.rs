@@ -6,6 +6,7 @@
 //! librdkafka know how to retry (an unexpected code there is an exception in the application).
 
 use super::api::{LeaderHint, PartitionError};
+use super::fetch_sessions::SessionError;
 use super::groups::GroupError;
 use crate::ctl::command::Error as ControllerError;
 use crate::wire::batch::BatchError;
@@ -73,6 +74,7 @@ pub mod code {
     pub const INVALID_RECORD: i16 = 87;
     pub const UNKNOWN_TOPIC_ID: i16 = 100;
     pub const BROKER_ID_NOT_REGISTERED: i16 = 102;
+    pub const FETCH_SESSION_TOPIC_ID_ERROR: i16 = 106;
     pub const MISMATCHED_ENDPOINT_TYPE: i16 = 114;
     pub const UNSUPPORTED_ENDPOINT_TYPE: i16 = 115;
 }
@@ -95,6 +97,15 @@ pub fn partition(error: &PartitionError) -> i16 {
         // A full disk answers retriably, before anything is taken; clients then also look for another leader.
         PartitionError::Storage(_) | PartitionError::DiskFull => code::KAFKA_STORAGE_ERROR,
         PartitionError::Invalid(_) => code::INVALID_REQUEST,
+    }
+}
+
+/// Code of a Fetch that has no session to go on with.
+pub fn fetch_session(error: SessionError) -> i16 {
+    match error {
+        SessionError::UnknownId => code::FETCH_SESSION_ID_NOT_FOUND,
+        SessionError::InvalidEpoch => code::INVALID_FETCH_SESSION_EPOCH,
+        SessionError::TopicIds => code::FETCH_SESSION_TOPIC_ID_ERROR,
     }
 }
 
@@ -429,6 +440,7 @@ mod tests {
             (code::UNKNOWN_TOPIC_ID, Kafka::UnknownTopicId),
             (code::FETCH_SESSION_ID_NOT_FOUND, Kafka::FetchSessionIdNotFound),
             (code::INVALID_FETCH_SESSION_EPOCH, Kafka::InvalidFetchSessionEpoch),
+            (code::FETCH_SESSION_TOPIC_ID_ERROR, Kafka::FetchSessionTopicIdError),
             (code::POLICY_VIOLATION, Kafka::PolicyViolation),
             (code::STALE_BROKER_EPOCH, Kafka::StaleBrokerEpoch),
             (code::INVALID_RECORD, Kafka::InvalidRecord),

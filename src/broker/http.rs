@@ -14,6 +14,7 @@
 mod recovery;
 
 use super::api::{ControllersStatus, NodeHandle, NodeStatus, PartitionState};
+use super::fetch_sessions::Stats;
 use super::metrics::{self, Metrics, metric};
 use super::shard::CONTROLLER;
 use crate::ctl::image::{Image, Partition};
@@ -73,6 +74,7 @@ async fn prometheus(State(admin): State<Admin>) -> Response {
     render_cluster(&mut out, &image);
     render_partitions(&mut out, &image, &states);
     render_node(&mut out, &node.status(), node.controller_leader());
+    render_fetch_sessions(&mut out, node.fetch_session_stats());
     render_process(&mut out);
     admin.metrics.render(&mut out);
     ([(header::CONTENT_TYPE, PROMETHEUS)], out).into_response()
@@ -340,6 +342,20 @@ fn render_node(out: &mut String, status: &NodeStatus, controller: Option<NodeId>
     }
 }
 
+/// Incremental fetch sessions of consumers (KIP-227).
+fn render_fetch_sessions(out: &mut String, stats: Stats) {
+    let Stats { sessions, partitions, bytes, evictions, continued } = stats;
+    metric(out, "kontiki_fetch_sessions", "gauge", "Incremental fetch sessions", sessions);
+    metric(out, "kontiki_fetch_session_partitions", "gauge", "Partitions in fetch sessions", partitions);
+    metric(out, "kontiki_fetch_session_bytes", "gauge", "Bytes that fetch sessions take", bytes);
+    for (name, help, value) in [
+        ("kontiki_fetch_session_evictions_total", "Fetch sessions given up for others", evictions),
+        ("kontiki_incremental_fetches_total", "Fetches that went on with a session", continued),
+    ] {
+        metric(out, name, "counter", help, value);
+    }
+}
+
 /// Memory, CPU and descriptors of the process, by Prometheus' usual names.
 fn render_process(out: &mut String) {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();
@@ -464,6 +480,7 @@ mod tests {
             "content-type: text/plain; version=0.0.4",
             "kafka_topic_partition_current_offset{topic=\"orders\",partition=\"2\"} 41",
             "\nkontiki_connections 0",
+            "\nkontiki_fetch_sessions 0",
             "\nprocess_resident_memory_bytes ",
         ] {
             assert!(metrics.contains(part), "{part} not in\n{metrics}");

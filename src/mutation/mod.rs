@@ -402,6 +402,8 @@ mutations! {
     RegisterTheLost: "F6, decisions/0021", Test("ctl::tests::offline::disk_that_was_given_up_never_registers_again"), 1, ["ctl/tests/offline.rs"];
     /// controllers go on with a loss from another copy than the best
     AcceptWorse: "decisions/0021", Test("broker::offline::accepting_tests::entries_that_only_a_brokers_copy_holds_are_taken_over"), 1, ["broker/offline/accepting_tests.rs"];
+    /// an incremental answer leaves out a partition of which the high watermark alone moved
+    OmitMovedWatermark: "KIP-227", Test("broker::fetch_sessions::tests::incremental_reader_knows_what_a_full_reader_is_told"), 1, ["knows another end"];
     /// numbers of the controller log forget its generation
     NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
 }

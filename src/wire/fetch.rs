@@ -15,14 +15,16 @@ use uuid::Uuid;
 /// Record slices below this are copied into the header bytes.
 pub const COALESCE: usize = 1024;
 
-/// A Fetch response (v4-18; session id always 0).
+/// A Fetch response (v4-18).
 #[derive(Debug, Default)]
 pub struct FetchResponse {
     /// Error of the whole request (v7+), 0 = none.
     pub error_code: i16,
     /// How long the client is held back.
     pub throttle_ms: i32,
-    /// In the request's order.
+    /// Session it belongs to (v7+, KIP-227), 0 = none.
+    pub session_id: i32,
+    /// In the request's order, or the session's.
     pub topics: Vec<FetchTopic>,
     /// KIP-951 (v16+): (node id, host, port, rack) of leaders named in the partitions.
     pub endpoints: Vec<(i32, String, i32, Option<String>)>,
@@ -77,7 +79,7 @@ pub fn encode(response: FetchResponse, version: i16, correlation_id: i32) -> Vec
     out.put_i32(response.throttle_ms);
     if version >= 7 {
         out.put_i16(response.error_code);
-        out.put_i32(0);
+        out.put_i32(response.session_id);
     }
     put_count(out, response.topics.len(), flexible);
     for topic in response.topics {
@@ -240,7 +242,13 @@ mod tests {
             FetchTopic { name: "orders".into(), topic_id: Uuid::from_u128(5), partitions },
             FetchTopic::default(),
         ];
-        FetchResponse { error_code: 0, throttle_ms: 9, topics, endpoints: vec![(2, "h".into(), 9093, None)] }
+        FetchResponse {
+            error_code: 0,
+            throttle_ms: 9,
+            session_id: 77,
+            topics,
+            endpoints: vec![(2, "h".into(), 9093, None)],
+        }
     }
 
     fn joined(chunks: &[Bytes]) -> Bytes {
@@ -257,7 +265,8 @@ mod tests {
             assert_eq!(ResponseHeader::decode(&mut out, header).unwrap().correlation_id, 8);
             let read = messages::FetchResponse::decode(&mut out, version).unwrap();
             assert!(out.is_empty(), "v{version}");
-            assert_eq!((read.throttle_time_ms, read.error_code, read.session_id), (9, 0, 0));
+            let session = if version >= 7 { 77 } else { 0 };
+            assert_eq!((read.throttle_time_ms, read.error_code, read.session_id), (9, 0, session));
             assert_eq!(read.responses.len(), 2);
             let topic = &read.responses[0];
             assert_eq!(&topic.topic.0[..], if version < 13 { "orders" } else { "" });

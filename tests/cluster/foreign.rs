@@ -29,11 +29,12 @@ pub fn check_all(bootstrap: &str) -> String {
     report
 }
 
-/// Runs one of Kafka's own tools against a cluster and returns all it says; fails if it does.
-pub fn kafka_tool(cluster: &Cluster, class: &str, arguments: &[&str]) -> String {
+/// One of Kafka's own tools against a cluster, ready to be run.
+pub fn kafka_tool_command(cluster: &Cluster, class: &str, arguments: &[&str]) -> Command {
     let library = root().join("target/foreign/kafka/lib");
     assert!(library.exists(), "{} is missing: run tests/foreign/install.sh", library.display());
-    let output = Command::new("java")
+    let mut command = Command::new("java");
+    command
         .args([
             "-XX:TieredStopAtLevel=1",
             "-XX:+UseSerialGC",
@@ -44,9 +45,13 @@ pub fn kafka_tool(cluster: &Cluster, class: &str, arguments: &[&str]) -> String 
         .arg(class)
         .args(["--bootstrap-server", &cluster.bootstrap()])
         .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .expect("java");
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs one of Kafka's own tools against a cluster and returns all it says; fails if it does.
+pub fn kafka_tool(cluster: &Cluster, class: &str, arguments: &[&str]) -> String {
+    let output = kafka_tool_command(cluster, class, arguments).output().expect("java");
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     assert!(output.status.success(), "{class} {arguments:?} failed:\n{}\n{}", said[0], said[1]);
     said.concat()

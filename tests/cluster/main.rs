@@ -26,6 +26,7 @@ mod racks;
 mod reassign;
 mod recover;
 mod replica;
+mod sessions;
 mod shrink;
 mod system;
 

@@ -1,41 +1,48 @@
 //! Fetch (1): committed batches, handed from the log to the socket without a copy.
 //!
-//! Not here: what may be read and when to wait (the partition), laying out the response (`wire::fetch`).
+//! Not here: what may be read and when to wait (the partition), what a session remembers (`fetch_sessions`), laying out the response
+//! (`wire::fetch`).
 //!
 //! Invariants
-//! - Rows stand in the order of the request. Sessions are never handed out: the session id is always 0 (KIP-227 allows
-//!   it), so every request is a full one and forgotten topics mean nothing.
+//! - Rows stand in the order of the request, those of a session in the session's; an incremental answer leaves rows out (KIP-227).
+//! - Whatever is left out or told is settled last, when all rows are as they go out, so that a session never knows what its client was not told.
 //! - No batch leaves before its check has passed; a check that may touch the disk runs off the executor. A damaged
 //!   partition answers KAFKA_STORAGE_ERROR and no data.
 //! - A replica id in the request gives no right to anything: followers use the peer protocol.
 //! - A consumer is sent to a replica in its own rack (KIP-392) only by the leader, and only to one in sync; the row then has no records,
 //!   and the answer does not wait. A replica that lags serves what it has: what is read there is a prefix of the same log.
 
-use super::{Hints, decode, group_of};
+use super::{Hints, decode};
 use crate::broker::api::{FetchItem, FetchLimits, Fetched, NodeHandle, PartitionError, PartitionState};
 use crate::broker::config::NodeConfig;
 use crate::broker::dispatch::{Answer, Outcome, Session, Work};
 use crate::broker::error::{self, CloseReason, code};
-use crate::ctl::image::Image;
+use crate::broker::fetch_sessions::{Asked, Opened, Opening, PartitionKey, SessionError, Told, TopicKey};
+use crate::ctl::image::{Image, Topic};
 use crate::segment::{FrameCheck, GroupId, NodeId};
 use crate::wire::fetch::{self, FetchPartition, FetchResponse, FetchTopic};
 use crate::wire::frame::Request;
-use kafka_protocol::messages::FetchRequest;
-use kafka_protocol::messages::fetch_request::{FetchPartition as AskedPartition, FetchTopic as AskedTopic};
+use kafka_protocol::messages::{FetchRequest, TopicName};
 use std::collections::HashMap;
+use uuid::Uuid;
 
 const KEY: i16 = 1;
 /// `fetch.max.bytes` of Kafka's brokers: no response is larger, whatever the client asks.
 const MAX_BYTES: usize = 55 * 1024 * 1024;
 /// `isolation.level` read_committed.
 const READ_COMMITTED: i8 = 1;
+/// From here on topics are named by id.
+const TOPIC_IDS: i16 = 13;
+/// From here on answers say where leaders can be reached.
+const ENDPOINTS: i16 = 16;
 
-/// The response as far as it is known, and what is still to be read.
+/// The rows of an answer as far as they are known, and what is still to be read.
 struct Plan {
-    response: FetchResponse,
+    /// One for each partition that is asked for.
+    rows: Vec<FetchPartition>,
     items: Vec<FetchItem>,
-    /// Row (topic, partition) of each item.
-    places: Vec<(usize, usize)>,
+    /// Row of each item.
+    places: Vec<usize>,
     limits: FetchLimits,
 }
 
@@ -43,17 +50,53 @@ struct Plan {
 pub fn start(session: &mut Session, request: Request) -> Result<Work, CloseReason> {
     let Request { api_version: version, correlation_id, body, .. } = request;
     let request: FetchRequest = decode(body.freeze(), KEY, version)?;
-    let plan = match session_error(&request) {
-        None => plan(&request, &session.node.image(), version),
-        Some(error_code) => refused(error_code),
-    };
     let node = session.node.clone();
+    let opened = match node.open_fetch(opening(&request, version)) {
+        Ok(opened) => opened,
+        Err(error) => return Ok(Box::pin(std::future::ready(refused(error, version, correlation_id)))),
+    };
+    let plan = plan(&request, &opened.asked, &node.image());
     let rack = rack_elsewhere(&request, &node.config());
-    Ok(Box::pin(run(node, plan, rack, version, correlation_id)))
+    Ok(Box::pin(run(node, opened, plan, rack, version, correlation_id)))
+}
+
+/// What a request says of sessions; before v7 it wants none, by the defaults of the codec.
+fn opening(request: &FetchRequest, version: i16) -> Opening {
+    let by_id = version >= TOPIC_IDS;
+    let key = |name: &TopicName, id: Uuid| {
+        if by_id { TopicKey::Id(id) } else { TopicKey::Name(name.as_str().into()) }
+    };
+    let count = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    let mut asked = Vec::with_capacity(count);
+    for topic in &request.topics {
+        let topic_key = key(&topic.topic, topic.topic_id);
+        asked.extend(topic.partitions.iter().map(|one| Asked {
+            key: PartitionKey { topic: topic_key.clone(), partition: one.partition },
+            offset: one.fetch_offset,
+            max_bytes: one.partition_max_bytes,
+            current_leader_epoch: one.current_leader_epoch,
+            last_fetched_epoch: one.last_fetched_epoch,
+        }));
+    }
+    let mut forgotten = Vec::new();
+    for topic in &request.forgotten_topics_data {
+        let topic_key = key(&topic.topic, topic.topic_id);
+        let keys = topic.partitions.iter();
+        forgotten.extend(keys.map(|one| PartitionKey { topic: topic_key.clone(), partition: *one }));
+    }
+    let (session_id, epoch) = (request.session_id, request.session_epoch);
+    Opening { session_id, epoch, by_id, asked, forgotten }
+}
+
+/// A response that is nothing but an error.
+fn refused(error: SessionError, version: i16, correlation_id: i32) -> Outcome {
+    let response = FetchResponse { error_code: error::fetch_session(error), ..FetchResponse::default() };
+    Ok(Answer::Slices(fetch::encode(response, version, correlation_id)))
 }
 
 async fn run(
     node: NodeHandle,
+    opened: Opened,
     mut plan: Plan,
     rack: Option<String>,
     version: i16,
@@ -62,17 +105,74 @@ async fn run(
     if let Some(rack) = rack {
         send_nearer(&node, &mut plan, &rack).await;
     }
-    let Plan { mut response, items, places, limits } = plan;
+    let Plan { mut rows, items, places, limits } = plan;
+    let mut hints = Hints::default();
     if !items.is_empty() {
-        let mut results = node.fetch(items, limits).await;
+        let mut results = tokio::select! {
+            results = node.fetch(items, limits) => results,
+            () = opened.overtaken() => {
+                return refused(SessionError::InvalidEpoch, version, correlation_id);
+            }
+        };
         verify(&mut results).await;
-        let mut hints = Hints::default();
-        settle(&mut response, &places, results, version, &mut hints);
-        if version >= 16 && !hints.is_empty() {
-            response.endpoints = hints.endpoints(&node.image());
-        }
+        settle(&mut rows, &places, results, version, &mut hints);
+    }
+    let mut response = match close(&node, opened, rows) {
+        Ok(response) => response,
+        Err(error) => return refused(error, version, correlation_id),
+    };
+    if version >= ENDPOINTS && !hints.is_empty() {
+        response.endpoints = hints.endpoints(&node.image());
     }
     Ok(Answer::Slices(fetch::encode(response, version, correlation_id)))
+}
+
+/// The answer: of a session, what its client does not know yet.
+fn close(
+    node: &NodeHandle,
+    opened: Opened,
+    rows: Vec<FetchPartition>,
+) -> Result<FetchResponse, SessionError> {
+    if opened.is_sessionless() {
+        return Ok(FetchResponse { topics: topics(opened.asked, rows, None), ..FetchResponse::default() });
+    }
+    let told: Vec<Told> = rows.iter().map(told).collect();
+    let settled = node.settle_fetch(&opened, &told)?;
+    let topics = topics(opened.asked, rows, settled.kept.as_deref());
+    Ok(FetchResponse { session_id: settled.session_id, topics, ..FetchResponse::default() })
+}
+
+/// What a row says.
+fn told(row: &FetchPartition) -> Told {
+    Told {
+        high_watermark: row.high_watermark,
+        log_start: row.log_start_offset,
+        has_records: !row.records.is_empty(),
+        has_error: row.error_code != code::NONE,
+        has_hint: row.preferred_read_replica >= 0 || row.diverging_epoch.is_some(),
+    }
+}
+
+/// Rows under their topics; neighbours of one topic share it.
+fn topics(asked: Vec<Asked>, rows: Vec<FetchPartition>, kept: Option<&[bool]>) -> Vec<FetchTopic> {
+    let mut topics: Vec<FetchTopic> = Vec::new();
+    let mut last: Option<TopicKey> = None;
+    let is_kept = |place: usize| kept.is_none_or(|kept| kept[place]);
+    let rows = asked.into_iter().zip(rows).enumerate().filter(|(place, _)| is_kept(*place));
+    for (_, (asked, row)) in rows {
+        match topics.last_mut() {
+            Some(topic) if last.as_ref() == Some(&asked.key.topic) => topic.partitions.push(row),
+            _ => {
+                let (name, topic_id) = match &asked.key.topic {
+                    TopicKey::Name(name) => (name.to_string(), Uuid::nil()),
+                    TopicKey::Id(id) => (String::new(), *id),
+                };
+                topics.push(FetchTopic { name, topic_id, partitions: vec![row] });
+                last = Some(asked.key.topic);
+            }
+        }
+    }
+    topics
 }
 
 /// The rack of a consumer that may have a replica nearer than this broker.
@@ -129,39 +229,19 @@ fn redirect(plan: &mut Plan, chosen: &HashMap<GroupId, NodeId>) {
     }
     plan.limits.max_wait_ms = 0;
     let asked = std::mem::take(&mut plan.items).into_iter().zip(std::mem::take(&mut plan.places));
-    for (item, (topic, partition)) in asked {
+    for (item, place) in asked {
         match chosen.get(&item.group) {
-            Some(node) => {
-                plan.response.topics[topic].partitions[partition].preferred_read_replica = node.0;
-            }
+            Some(node) => plan.rows[place].preferred_read_replica = node.0,
             None => {
                 plan.items.push(item);
-                plan.places.push((topic, partition));
+                plan.places.push(place);
             }
         }
     }
 }
 
-/// A request that continues a session we never gave out (epoch 0 and -1 mean a full fetch without one).
-fn session_error(request: &FetchRequest) -> Option<i16> {
-    if request.session_id != 0 {
-        Some(code::FETCH_SESSION_ID_NOT_FOUND)
-    } else if request.session_epoch > 0 {
-        Some(code::INVALID_FETCH_SESSION_EPOCH)
-    } else {
-        None
-    }
-}
-
-/// A response that is nothing but an error.
-fn refused(error_code: i16) -> Plan {
-    let response = FetchResponse { error_code, ..FetchResponse::default() };
-    let limits = FetchLimits { min_bytes: 0, max_bytes: 0, max_wait_ms: 0 };
-    Plan { response, items: Vec::new(), places: Vec::new(), limits }
-}
-
 /// Finds the partitions; those that are unknown make the fetch return at once.
-fn plan(request: &FetchRequest, image: &Image, version: i16) -> Plan {
+fn plan(request: &FetchRequest, asked: &[Asked], image: &Image) -> Plan {
     let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
     let max_bytes = size(request.max_bytes).min(MAX_BYTES);
     let limits = FetchLimits {
@@ -169,51 +249,52 @@ fn plan(request: &FetchRequest, image: &Image, version: i16) -> Plan {
         max_bytes,
         max_wait_ms: u64::try_from(request.max_wait_ms).unwrap_or(0),
     };
-    let mut plan = Plan { response: FetchResponse::default(), items: Vec::new(), places: Vec::new(), limits };
-    plan.response.topics.reserve_exact(request.topics.len());
+    let rows = Vec::with_capacity(asked.len());
+    let mut plan = Plan { rows, items: Vec::new(), places: Vec::new(), limits };
     let read_committed = request.isolation_level == READ_COMMITTED;
-    let mut failed = false;
-    for (place, topic) in request.topics.iter().enumerate() {
-        let (name, unknown) = resolve(image, topic, version);
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for asked in &topic.partitions {
-            let mut row = empty_row(asked.partition, read_committed);
-            match name.and_then(|name| group_of(image, name, asked.partition)) {
-                Some(group) => {
-                    plan.items.push(item(group, asked));
-                    plan.places.push((place, partitions.len()));
-                }
-                None => {
-                    row.error_code = if name.is_some() { code::UNKNOWN_TOPIC_OR_PARTITION } else { unknown };
-                    failed = true;
-                }
+    let mut last: Option<(&TopicKey, Option<&Topic>)> = None;
+    for one in asked {
+        let topic = match last {
+            Some((key, topic)) if *key == one.key.topic => topic,
+            _ => resolve(image, &one.key.topic),
+        };
+        last = Some((&one.key.topic, topic));
+        let mut row = empty_row(one.key.partition, read_committed);
+        match topic.map(|topic| group_of(topic, one.key.partition)) {
+            Some(Some(group)) => {
+                plan.items.push(item(group, one));
+                plan.places.push(plan.rows.len());
             }
-            partitions.push(row);
+            missing => {
+                row.error_code = match one.key.topic {
+                    TopicKey::Id(_) if missing.is_none() => code::UNKNOWN_TOPIC_ID,
+                    _ => code::UNKNOWN_TOPIC_OR_PARTITION,
+                };
+                plan.limits.max_wait_ms = 0;
+            }
         }
-        let name = if version >= 13 { String::new() } else { topic.topic.as_str().to_owned() };
-        plan.response.topics.push(FetchTopic { name, topic_id: topic.topic_id, partitions });
-    }
-    if failed {
-        plan.limits.max_wait_ms = 0;
+        plan.rows.push(row);
     }
     plan
 }
 
-/// Name of the topic, if it exists, and the code if it does not.
-fn resolve<'a>(image: &'a Image, topic: &'a AskedTopic, version: i16) -> (Option<&'a str>, i16) {
-    if version >= 13 {
-        let found = image.topic_by_id(topic.topic_id).map(|topic| topic.name.as_str());
-        return (found, code::UNKNOWN_TOPIC_ID);
+/// The topic, if it exists. Of one that was deleted and made anew the name finds the new one, the id neither.
+fn resolve<'a>(image: &'a Image, key: &TopicKey) -> Option<&'a Topic> {
+    match key {
+        TopicKey::Name(name) => image.topics.get(&**name),
+        TopicKey::Id(id) => image.topic_by_id(*id),
     }
-    let name = topic.topic.as_str();
-    (image.topics.contains_key(name).then_some(name), code::UNKNOWN_TOPIC_OR_PARTITION)
 }
 
-fn item(group: GroupId, asked: &AskedPartition) -> FetchItem {
+fn group_of(topic: &Topic, partition: i32) -> Option<GroupId> {
+    Some(topic.partitions.get(usize::try_from(partition).ok()?)?.group)
+}
+
+fn item(group: GroupId, asked: &Asked) -> FetchItem {
     FetchItem {
         group,
-        offset: asked.fetch_offset,
-        max_bytes: usize::try_from(asked.partition_max_bytes).unwrap_or(0),
+        offset: asked.offset,
+        max_bytes: usize::try_from(asked.max_bytes).unwrap_or(0),
         current_leader_epoch: asked.current_leader_epoch,
         last_fetched_epoch: asked.last_fetched_epoch,
     }
@@ -275,15 +356,15 @@ fn withhold(fetched: &mut Fetched, text: String) {
 
 /// Writes the node's results into their rows.
 fn settle(
-    response: &mut FetchResponse,
-    places: &[(usize, usize)],
+    rows: &mut [FetchPartition],
+    places: &[usize],
     results: Vec<Fetched>,
     version: i16,
     hints: &mut Hints,
 ) {
     debug_assert_eq!(places.len(), results.len(), "one result per item");
-    for (&(topic, partition), fetched) in places.iter().zip(results) {
-        let row = &mut response.topics[topic].partitions[partition];
+    for (&place, fetched) in places.iter().zip(results) {
+        let row = &mut rows[place];
         row.high_watermark = fetched.high_watermark;
         // No transactions: whatever is committed is stable.
         row.last_stable_offset = fetched.high_watermark;

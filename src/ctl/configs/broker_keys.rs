@@ -207,6 +207,8 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Most client connections at a time; not set = 60 % of the file descriptors, at most 65,536."),
     fixed("max.connections.per.ip", Kind::Int, Some("1000"), Rule::AtLeast(1),
         "Most client connections at a time from one address."),
+    fixed("max.incremental.fetch.session.cache.slots", Kind::Int, Some("1000"), Rule::AtLeast(0),
+        "Most incremental fetch sessions of consumers (KIP-227) that the broker keeps; 0 = every fetch is a full one."),
     dynamic("message.max.bytes", Kind::Int, Some("1048588"), Rule::AtLeast(0),
         "Default of the topic's max.message.bytes."),
     fixed("metadata.log.max.record.bytes.between.snapshots", Kind::Long, Some("20971520"), Rule::AtLeast(1),

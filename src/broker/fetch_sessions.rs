@@ -1,0 +1,473 @@
+//! Incremental fetch sessions (KIP-227): what a consumer asked for and was told last, so that neither is said again.
+//!
+//! Pure: the time and new ids are arguments. A node has one [`Cache`] (`NodeHandle` keeps it); the Fetch handler opens a session before it
+//! reads and settles it before it answers, and nothing is held in between, however long the fetch waits. Which connection a request came by
+//! does not matter. Not here: reading, and what a row of an answer says.
+//!
+//! Invariants
+//! - A session's epoch goes up with every request that opens it. Who was overtaken by a later epoch changes nothing more and is answered
+//!   INVALID_FETCH_SESSION_EPOCH: what a session knows was told to its client in this order.
+//! - An incremental answer leaves out only what has no records, no error, no hint where to read, and the high watermark and log start
+//!   that were told last.
+//! - Bounded: sessions ([`Cache::new`]), partitions of one ([`SESSION_PARTITIONS`]), bytes of all ([`CACHE_BYTES`]), and one fetch under way
+//!   for each.
+//! - No session belongs to a replica (those use the peer protocol), so of Kafka's rules of eviction only those of consumers are here.
+
+use crate::mutation::{Mutation, on};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::size_of;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Most partitions of one session.
+pub const SESSION_PARTITIONS: usize = 100_000;
+/// Most bytes of all sessions, as `weight` counts them: some 230,000 partitions.
+pub const CACHE_BYTES: usize = 64 << 20;
+/// A session that was not used for so long may go whoever comes, and only one as old goes for a larger one; Kafka's
+/// `MIN_INCREMENTAL_FETCH_SESSION_EVICTION_MS`, a constant there too.
+pub const EVICTION_MS: u64 = 120_000;
+/// Epoch of a full fetch that would have a session.
+const INITIAL_EPOCH: i32 = 0;
+/// Epoch of a full fetch that ends its session, or wants none.
+const FINAL_EPOCH: i32 = -1;
+/// What a partition takes, its topic's name aside: itself, its key twice, and the room that trees and tables leave free.
+const ENTRY_BYTES: usize = 288;
+const _: () = assert!(2 * (size_of::<Cached>() + 8) + 3 * (size_of::<PartitionKey>() + 8) <= ENTRY_BYTES);
+
+/// How a request names a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TopicKey {
+    /// Before v13.
+    Name(Arc<str>),
+    /// From v13 on.
+    Id(Uuid),
+}
+
+/// A partition of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub struct PartitionKey {
+    pub topic: TopicKey,
+    pub partition: i32,
+}
+
+/// What a request asks of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Asked {
+    pub key: PartitionKey,
+    pub offset: i64,
+    pub max_bytes: i32,
+    pub current_leader_epoch: i32,
+    pub last_fetched_epoch: i32,
+}
+
+/// What a request says of sessions.
+#[derive(Clone, Debug, Default)]
+pub struct Opening {
+    /// 0: none.
+    pub session_id: i32,
+    /// 0: a full fetch, and a new session if there is room; -1: a full fetch without one; else that of the session.
+    pub epoch: i32,
+    /// Whether it names topics by id.
+    pub by_id: bool,
+    /// All partitions, or of a session those that are new or asked otherwise.
+    pub asked: Vec<Asked>,
+    /// Partitions that leave the session.
+    pub forgotten: Vec<PartitionKey>,
+}
+
+/// What a request is to read, and how its answer is to be settled.
+#[derive(Debug)]
+pub struct Opened {
+    /// In the order in which room is given.
+    pub asked: Vec<Asked>,
+    context: Context,
+}
+
+#[derive(Debug)]
+enum Context {
+    Sessionless,
+    /// The answer may begin a session.
+    Full {
+        by_id: bool,
+    },
+    /// `epoch` is the one after the request's; `places` those of `asked` in the session.
+    Incremental {
+        id: i32,
+        epoch: i32,
+        places: Vec<u64>,
+        overtaken: CancellationToken,
+    },
+}
+
+impl Opened {
+    /// Whether the answer can be sent without being settled.
+    pub fn is_sessionless(&self) -> bool {
+        matches!(self.context, Context::Sessionless)
+    }
+
+    /// Resolves once a later request has opened or closed the session: this one's answer will be an error. Never, without one.
+    pub async fn overtaken(&self) {
+        match &self.context {
+            Context::Incremental { overtaken, .. } => overtaken.cancelled().await,
+            _ => std::future::pending().await,
+        }
+    }
+}
+
+/// What a full answer says of one partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Told {
+    pub high_watermark: i64,
+    pub log_start: i64,
+    pub has_records: bool,
+    pub has_error: bool,
+    /// Another replica to read from, or an epoch that diverged.
+    pub has_hint: bool,
+}
+
+/// How an answer goes out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// 0: there is no session (any more).
+    pub session_id: i32,
+    /// Which rows are in it; None: all.
+    pub kept: Option<Vec<bool>>,
+}
+
+/// Why a request has no session to go on with; each makes a client begin anew with a full fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// Closed, evicted, grown too large, or of another broker.
+    #[error("no such fetch session")]
+    UnknownId,
+    /// A request is missing, came twice, or was overtaken.
+    #[error("not the epoch of the fetch session")]
+    InvalidEpoch,
+    /// The session names topics by id and the request by name, or the other way round.
+    #[error("the fetch session names topics otherwise")]
+    TopicIds,
+}
+
+/// Figures for /metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Sessions there are.
+    pub sessions: usize,
+    /// Partitions in them.
+    pub partitions: usize,
+    /// What they take, in bytes.
+    pub bytes: usize,
+    /// Sessions given up for others, or for having grown too large.
+    pub evictions: u64,
+    /// Requests that went on with a session.
+    pub continued: u64,
+}
+
+/// One partition of a session.
+#[derive(Debug)]
+struct Cached {
+    asked: Asked,
+    /// Told last; -1 after an error, so that its end is told.
+    high_watermark: i64,
+    log_start: i64,
+}
+
+#[derive(Debug)]
+struct Session {
+    by_id: bool,
+    created: u64,
+    used: u64,
+    /// Partitions when it was used last: its rank among those that may be evicted.
+    rank: usize,
+    /// Of the next request.
+    epoch: i32,
+    /// By place: who got records goes to the end, so that all get their turn.
+    partitions: BTreeMap<u64, Cached>,
+    places: HashMap<PartitionKey, u64>,
+    next_place: u64,
+    bytes: usize,
+    /// Of the request that opened it last.
+    overtaken: CancellationToken,
+}
+
+/// Bytes a partition counts for. Each has its topic's name for itself, as far as anyone knows.
+fn weight(key: &PartitionKey) -> usize {
+    match &key.topic {
+        TopicKey::Name(name) => ENTRY_BYTES + name.len(),
+        TopicKey::Id(_) => ENTRY_BYTES,
+    }
+}
+
+fn next_epoch(epoch: i32) -> i32 {
+    epoch.checked_add(1).unwrap_or(1)
+}
+
+impl Session {
+    fn new(now: u64, by_id: bool) -> Self {
+        Self {
+            by_id,
+            created: now,
+            used: now,
+            rank: 0,
+            epoch: next_epoch(INITIAL_EPOCH),
+            partitions: BTreeMap::new(),
+            places: HashMap::new(),
+            next_place: 0,
+            bytes: 0,
+            overtaken: CancellationToken::new(),
+        }
+    }
+
+    /// A session of what a full fetch asked and was told; None if there is nothing in it, too much, or a partition twice.
+    fn of(now: u64, by_id: bool, asked: &[Asked], told: &[Told]) -> Option<Self> {
+        if !(1..=SESSION_PARTITIONS).contains(&asked.len()) {
+            return None;
+        }
+        let mut session = Self::new(now, by_id);
+        for (asked, told) in asked.iter().zip(told) {
+            if session.places.contains_key(&asked.key) {
+                return None;
+            }
+            let place = session.ask(asked.clone());
+            let cached = session.partitions.get_mut(&place)?;
+            cached.high_watermark = if told.has_error { -1 } else { told.high_watermark };
+            cached.log_start = told.log_start;
+        }
+        Some(session)
+    }
+
+    /// Asks for a partition, or otherwise for one that is there; its place.
+    fn ask(&mut self, asked: Asked) -> u64 {
+        if let Some(place) = self.places.get(&asked.key)
+            && let Some(cached) = self.partitions.get_mut(place)
+        {
+            cached.asked = asked;
+            return *place;
+        }
+        self.bytes += weight(&asked.key);
+        let place = self.take_place();
+        self.places.insert(asked.key.clone(), place);
+        self.partitions.insert(place, Cached { asked, high_watermark: -1, log_start: -1 });
+        place
+    }
+
+    fn forget(&mut self, key: &PartitionKey) {
+        if let Some(place) = self.places.remove(key) {
+            self.partitions.remove(&place);
+            self.bytes -= weight(key);
+        }
+    }
+
+    fn take_place(&mut self) -> u64 {
+        self.next_place += 1;
+        self.next_place
+    }
+
+    /// Whether a row belongs into the answer, which then has been told.
+    fn tell(&mut self, place: u64, told: &Told) -> bool {
+        let Some(cached) = self.partitions.get_mut(&place) else { return true };
+        let is_moved = cached.high_watermark != told.high_watermark && !on(Mutation::OmitMovedWatermark);
+        let is_news = told.has_records || told.has_error || told.has_hint || is_moved;
+        let is_news = is_news || cached.log_start != told.log_start;
+        cached.high_watermark = if told.has_error { -1 } else { told.high_watermark };
+        cached.log_start = told.log_start;
+        if told.has_records
+            && let Some(cached) = self.partitions.remove(&place)
+        {
+            let last = self.take_place();
+            self.places.insert(cached.asked.key.clone(), last);
+            self.partitions.insert(last, cached);
+        }
+        is_news
+    }
+}
+
+/// All sessions of a node.
+#[derive(Debug)]
+pub struct Cache {
+    slots: usize,
+    sessions: HashMap<i32, Session>,
+    /// By when they were used last.
+    by_use: BTreeSet<(u64, i32)>,
+    /// By partitions: those that were old enough to be evicted when they were used last.
+    by_rank: BTreeSet<(usize, i32)>,
+    partitions: usize,
+    bytes: usize,
+    evictions: u64,
+    continued: u64,
+}
+
+impl Cache {
+    /// A cache of at most so many sessions (`max.incremental.fetch.session.cache.slots`; 0: none).
+    pub fn new(slots: usize) -> Self {
+        Self {
+            slots,
+            sessions: HashMap::new(),
+            by_use: BTreeSet::new(),
+            by_rank: BTreeSet::new(),
+            partitions: 0,
+            bytes: 0,
+            evictions: 0,
+            continued: 0,
+        }
+    }
+
+    /// Takes a request; says what is to be read for it.
+    ///
+    /// # Errors
+    /// It goes on with a session that is not there, or not as it thinks.
+    pub fn open(&mut self, now: u64, request: Opening) -> Result<Opened, SessionError> {
+        let Opening { session_id: id, epoch, by_id, asked, forgotten } = request;
+        if epoch == INITIAL_EPOCH || epoch == FINAL_EPOCH {
+            if let Some(closed) = self.remove(id) {
+                closed.overtaken.cancel();
+            }
+            let context = if epoch == FINAL_EPOCH { Context::Sessionless } else { Context::Full { by_id } };
+            return Ok(Opened { asked, context });
+        }
+        let known = self.sessions.get(&id).ok_or(SessionError::UnknownId)?;
+        if known.epoch != epoch {
+            return Err(SessionError::InvalidEpoch);
+        }
+        if known.by_id != by_id {
+            return Err(SessionError::TopicIds);
+        }
+        // Out of the books while it changes.
+        let mut session = self.remove(id).ok_or(SessionError::UnknownId)?;
+        session.overtaken.cancel();
+        for one in &asked {
+            session.ask(one.clone());
+        }
+        forgotten.iter().for_each(|key| session.forget(key));
+        if session.partitions.is_empty() {
+            return Ok(Opened { asked, context: Context::Sessionless });
+        }
+        if session.partitions.len() > SESSION_PARTITIONS || self.bytes + session.bytes > CACHE_BYTES {
+            self.evictions += 1;
+            return Err(SessionError::UnknownId);
+        }
+        session.epoch = next_epoch(epoch);
+        session.overtaken = CancellationToken::new();
+        let context = Context::Incremental {
+            id,
+            epoch: session.epoch,
+            places: session.partitions.keys().copied().collect(),
+            overtaken: session.overtaken.clone(),
+        };
+        let asked = session.partitions.values().map(|cached| cached.asked.clone()).collect();
+        self.continued += 1;
+        self.insert(now, id, session);
+        Ok(Opened { asked, context })
+    }
+
+    /// Says how the answer of an opened request goes out; `told` = what it would say in full, in the order of `asked`. `draw` gives
+    /// random numbers for the id of a new session.
+    ///
+    /// # Errors
+    /// A later request of the session has come meanwhile.
+    pub fn settle(
+        &mut self,
+        now: u64,
+        opened: &Opened,
+        told: &[Told],
+        draw: impl FnMut() -> i32,
+    ) -> Result<Settled, SessionError> {
+        debug_assert_eq!(opened.asked.len(), told.len(), "one row per partition");
+        match &opened.context {
+            Context::Sessionless => Ok(Settled::default()),
+            Context::Full { by_id } => {
+                let session = Session::of(now, *by_id, &opened.asked, told);
+                let session_id = session.map_or(0, |session| self.admit(now, session, draw));
+                Ok(Settled { session_id, kept: None })
+            }
+            Context::Incremental { id, epoch, places, overtaken } => {
+                if overtaken.is_cancelled() {
+                    return Err(SessionError::InvalidEpoch);
+                }
+                let Some(session) = self.sessions.get_mut(id).filter(|session| session.epoch == *epoch)
+                else {
+                    // Evicted meanwhile: all that there is to say, and that the session has ended.
+                    return Ok(Settled::default());
+                };
+                let kept = places.iter().zip(told).map(|(place, told)| session.tell(*place, told));
+                Ok(Settled { session_id: *id, kept: Some(kept.collect()) })
+            }
+        }
+    }
+
+    /// Figures.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            sessions: self.sessions.len(),
+            partitions: self.partitions,
+            bytes: self.bytes,
+            evictions: self.evictions,
+            continued: self.continued,
+        }
+    }
+
+    /// Takes a new session in if there is room for it; its id, else 0.
+    fn admit(&mut self, now: u64, session: Session, mut draw: impl FnMut() -> i32) -> i32 {
+        if session.bytes > CACHE_BYTES {
+            return 0;
+        }
+        while self.sessions.len() >= self.slots || self.bytes + session.bytes > CACHE_BYTES {
+            if !self.evict(now, session.partitions.len()) {
+                return 0;
+            }
+        }
+        let id = loop {
+            let id = draw() & i32::MAX;
+            if id != 0 && !self.sessions.contains_key(&id) {
+                break id;
+            }
+        };
+        self.insert(now, id, session);
+        id
+    }
+
+    /// Gives one session up for a new one of so many partitions: the one unused for longest if that is stale, else the smallest of the old
+    /// ones if that is smaller. False: all are worth as much.
+    fn evict(&mut self, now: u64, partitions: usize) -> bool {
+        let Some(&(used, oldest)) = self.by_use.first() else { return false };
+        let victim = if now.saturating_sub(used) > EVICTION_MS {
+            oldest
+        } else {
+            match self.by_rank.first() {
+                Some(&(rank, smallest)) if rank < partitions => smallest,
+                _ => return false,
+            }
+        };
+        self.evictions += 1;
+        self.remove(victim).is_some()
+    }
+
+    fn insert(&mut self, now: u64, id: i32, mut session: Session) {
+        session.used = now;
+        session.rank = session.partitions.len();
+        self.by_use.insert((now, id));
+        if now.saturating_sub(session.created) > EVICTION_MS {
+            self.by_rank.insert((session.rank, id));
+        }
+        self.partitions += session.rank;
+        self.bytes += session.bytes;
+        self.sessions.insert(id, session);
+    }
+
+    fn remove(&mut self, id: i32) -> Option<Session> {
+        let session = self.sessions.remove(&id)?;
+        self.by_use.remove(&(session.used, id));
+        self.by_rank.remove(&(session.rank, id));
+        self.partitions -= session.rank;
+        self.bytes -= session.bytes;
+        Some(session)
+    }
+}
+
+#[cfg(test)]
+#[path = "fetch_sessions_tests.rs"]
+pub(crate) mod tests;
