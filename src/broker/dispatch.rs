@@ -121,6 +121,7 @@ impl Session {
             22 => Box::pin(handlers::init_producer_id::handle(call)),
             23 => Box::pin(handlers::offset_for_leader_epoch::handle(call)),
             32 => Box::pin(handlers::describe_configs::handle(call)),
+            33 => Box::pin(handlers::alter_configs::handle(call)),
             35 => Box::pin(handlers::describe_log_dirs::handle(call)),
             37 => Box::pin(handlers::create_partitions::handle(call)),
             42 => Box::pin(handlers::delete_groups::handle(call)),
@@ -129,9 +130,13 @@ impl Session {
             45 => Box::pin(handlers::alter_partition_reassignments::handle(call)),
             46 => Box::pin(handlers::list_partition_reassignments::handle(call)),
             47 => Box::pin(handlers::offset_delete::handle(call)),
+            48 => Box::pin(handlers::describe_client_quotas::handle(call)),
             55 => Box::pin(handlers::describe_quorum::handle(call)),
+            57 => Box::pin(handlers::update_features::handle(call)),
             60 => Box::pin(handlers::describe_cluster::handle(call)),
             64 => Box::pin(handlers::unregister_broker::handle(call)),
+            74 => Box::pin(handlers::list_config_resources::handle(call)),
+            75 => Box::pin(handlers::describe_topic_partitions::handle(call)),
             _ => return Err(frame::FrameError::Unsupported(key, version).into()),
         })
     }

@@ -315,7 +315,8 @@ async fn api_versions_of_any_version_is_answered() {
             response.api_keys.iter().map(|row| (row.api_key, row.min_version, row.max_version)).collect();
         let table: Vec<_> = versions::supported().iter().map(|row| (row.key, row.min, row.max)).collect();
         assert_eq!((response.error_code, rows), (0, table));
-        assert!(response.finalized_features.is_empty());
+        let has = |feature: &str| response.finalized_features.iter().any(|f| f.name.as_str() == feature);
+        assert!(!has("transaction.version") && !has("group.version"), "clients would use what is not there");
     }
     let work = node.session.start(frame(API_VERSIONS, 99, b"whatever a later version holds"));
     let bytes = joined(work.unwrap().await.unwrap());
@@ -1018,4 +1019,100 @@ async fn groups_are_listed_described_and_deleted_in_every_version() {
         let codes: Vec<i16> = response.results.iter().map(|row| row.error_code).collect();
         assert_eq!(codes, [16, 0]);
     }
+}
+
+#[tokio::test]
+async fn alter_configs_of_every_version_answers_each_resource() {
+    use alter_configs_request::{AlterConfigsResource, AlterableConfig};
+    let mut node = node();
+    for version in served(33) {
+        let config =
+            AlterableConfig::default().with_name(string("retention.ms")).with_value(Some(string("5")));
+        let resource = |kind: i8, name| {
+            AlterConfigsResource::default()
+                .with_resource_type(kind)
+                .with_resource_name(string(name))
+                .with_configs(vec![config.clone()])
+        };
+        let resources = vec![resource(2, "orders"), resource(4, ""), resource(16, "m")];
+        let request = AlterConfigsRequest::default().with_resources(resources);
+        let response: AlterConfigsResponse = node.ask(33, version, &request).await;
+        let rows: Vec<_> = response
+            .responses
+            .iter()
+            .map(|r| (r.resource_type, r.resource_name.as_str(), r.error_code))
+            .collect();
+        assert_eq!(rows, [(2, "orders", 0), (4, "", 0), (16, "m", 42)], "v{version}");
+        assert!(response.responses[2].error_message.as_ref().is_some_and(|why| why.contains("KIP-714")));
+    }
+    assert_eq!(node.asked().iter().filter(|asked| asked.starts_with("AlterConfigs")).count(), 6);
+}
+
+#[tokio::test]
+async fn features_and_quotas_of_every_version_are_told_as_they_are() {
+    let mut node = node();
+    for version in served(API_VERSIONS) {
+        let name = || string("kafka");
+        let request = ApiVersionsRequest::default();
+        let request = if version < 3 {
+            request
+        } else {
+            request.with_client_software_name(name()).with_client_software_version(name())
+        };
+        let response: ApiVersionsResponse = node.ask(API_VERSIONS, version, &request).await;
+        let told: Vec<_> =
+            response.finalized_features.iter().map(|f| (f.name.as_str(), f.max_version_level)).collect();
+        let expected = if version < 3 { vec![] } else { vec![("metadata.version", 27)] };
+        assert_eq!(told, expected, "v{version}");
+        assert_eq!(response.supported_features.len(), expected.len());
+        assert_eq!(response.finalized_features_epoch, if version < 3 { -1 } else { 7 });
+    }
+    for version in served(57) {
+        let update = |feature, level| {
+            update_features_request::FeatureUpdateKey::default()
+                .with_feature(string(feature))
+                .with_max_version_level(level)
+        };
+        let mut request =
+            UpdateFeaturesRequest::default().with_feature_updates(vec![update("metadata.version", 27)]);
+        let response: UpdateFeaturesResponse = node.ask(57, version, &request).await;
+        assert_eq!((response.error_code, response.error_message), (0, None));
+        request.feature_updates.push(update("group.version", 1));
+        let response: UpdateFeaturesResponse = node.ask(57, version, &request).await;
+        assert_eq!((response.error_code, response.results.len()), (95, 0), "v{version}");
+    }
+    for version in served(48) {
+        let request = DescribeClientQuotasRequest::default();
+        let response: DescribeClientQuotasResponse = node.ask(48, version, &request).await;
+        assert_eq!((response.error_code, response.entries), (0, Some(Vec::new())), "v{version}");
+    }
+}
+
+#[tokio::test]
+async fn config_resources_and_topic_partitions_are_listed() {
+    let mut node = node();
+    for version in served(74) {
+        let response: ListConfigResourcesResponse =
+            node.ask(74, version, &ListConfigResourcesRequest::default()).await;
+        assert_eq!((response.error_code, response.config_resources.len()), (0, 6 * version as usize));
+    }
+    let request = DescribeTopicPartitionsRequest::default().with_response_partition_limit(3);
+    let first: DescribeTopicPartitionsResponse = node.ask(75, 0, &request).await;
+    let shown = |response: &DescribeTopicPartitionsResponse| {
+        let row = |topic: &describe_topic_partitions_response::DescribeTopicPartitionsResponseTopic| {
+            let name = topic.name.as_ref().expect("a name").as_str().to_owned();
+            (name, topic.partitions.iter().map(|p| (p.partition_index, p.leader_id.0)).collect())
+        };
+        response.topics.iter().map(row).collect::<Vec<(String, Vec<(i32, i32)>)>>()
+    };
+    assert_eq!(shown(&first), [("__internal".into(), vec![(0, 2)]), ("orders".into(), vec![(0, 2), (1, 2)])]);
+    let next = first.next_cursor.expect("there is more");
+    assert_eq!((next.topic_name.as_str(), next.partition_index), ("orders", 2));
+    let cursor = describe_topic_partitions_request::Cursor::default()
+        .with_topic_name(next.topic_name)
+        .with_partition_index(2);
+    let second: DescribeTopicPartitionsResponse = node.ask(75, 0, &request.with_cursor(Some(cursor))).await;
+    assert_eq!(shown(&second), [("orders".into(), vec![(2, 2)])]);
+    assert_eq!(second.next_cursor, None);
+    assert_eq!(second.topics[0].topic_id, ORDERS);
 }

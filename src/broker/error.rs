@@ -72,6 +72,7 @@ pub mod code {
     pub const NO_REASSIGNMENT_IN_PROGRESS: i16 = 85;
     pub const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
     pub const INVALID_RECORD: i16 = 87;
+    pub const INVALID_UPDATE_VERSION: i16 = 95;
     pub const UNKNOWN_TOPIC_ID: i16 = 100;
     pub const BROKER_ID_NOT_REGISTERED: i16 = 102;
     pub const FETCH_SESSION_TOPIC_ID_ERROR: i16 = 106;
@@ -441,6 +442,7 @@ mod tests {
             (code::FETCH_SESSION_ID_NOT_FOUND, Kafka::FetchSessionIdNotFound),
             (code::INVALID_FETCH_SESSION_EPOCH, Kafka::InvalidFetchSessionEpoch),
             (code::FETCH_SESSION_TOPIC_ID_ERROR, Kafka::FetchSessionTopicIdError),
+            (code::INVALID_UPDATE_VERSION, Kafka::InvalidUpdateVersion),
             (code::POLICY_VIOLATION, Kafka::PolicyViolation),
             (code::STALE_BROKER_EPOCH, Kafka::StaleBrokerEpoch),
             (code::INVALID_RECORD, Kafka::InvalidRecord),

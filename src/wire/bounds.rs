@@ -101,6 +101,11 @@ impl Walk<'_> {
                 (0..count).try_for_each(|_| self.structure(shape))
             }
             Kind::Struct(shape) => self.structure(shape),
+            Kind::MaybeStruct(shape) => match self.reader.take(1)? {
+                [1] => self.structure(shape),
+                [255] => Ok(()),
+                _ => Err(FrameError::Malformed("a struct that is neither there nor null")),
+            },
         }
     }
 
@@ -159,7 +164,7 @@ impl Walk<'_> {
                 let fields = shape.fields.iter().filter(|field| has(field, self.version));
                 fields.map(|field| self.min_size(field.kind)).sum::<usize>() + usize::from(flexible)
             }
-            (_, true) => 1,
+            (_, true) | (Kind::MaybeStruct(_), _) => 1,
             (Kind::Str(_), false) => 2,
             (_, false) => 4,
         }

@@ -6,6 +6,7 @@
 //! Invariants:
 //! - `memory` of a struct is the size of the Rust value the codec makes of it, so the walk can bound memory, not counts only.
 //! - Nesting is as deep as this table, never as deep as the input says.
+mod admin;
 mod groups;
 
 use super::versions;
@@ -36,6 +37,8 @@ pub(super) enum Kind {
     Structs(&'static Shape, i16),
     /// One struct (only as a tagged field).
     Struct(&'static Shape),
+    /// A struct or null, in versions that are flexible (KIP-893).
+    MaybeStruct(&'static Shape),
 }
 
 /// One field and the versions that have it.
@@ -107,6 +110,11 @@ pub(super) fn of(api_key: i16) -> Option<&'static Shape> {
         versions::DESCRIBE_QUORUM => &DESCRIBE_QUORUM,
         versions::DESCRIBE_CLUSTER => &DESCRIBE_CLUSTER,
         versions::UNREGISTER_BROKER => &UNREGISTER_BROKER,
+        versions::ALTER_CONFIGS => &admin::ALTER_CONFIGS,
+        versions::DESCRIBE_CLIENT_QUOTAS => &admin::DESCRIBE_CLIENT_QUOTAS,
+        versions::UPDATE_FEATURES => &admin::UPDATE_FEATURES,
+        versions::LIST_CONFIG_RESOURCES => &admin::LIST_CONFIG_RESOURCES,
+        versions::DESCRIBE_TOPIC_PARTITIONS => &admin::DESCRIBE_TOPIC_PARTITIONS,
         versions::OFFSET_COMMIT => &groups::OFFSET_COMMIT,
         versions::OFFSET_FETCH => &groups::OFFSET_FETCH,
         versions::FIND_COORDINATOR => &groups::FIND_COORDINATOR,

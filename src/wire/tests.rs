@@ -2,6 +2,7 @@
 //! sends frames all the way from split to decode.
 //!
 //! Not a client. Its samples serve the tests of `bounds` and `produce` too. Everything comes from the caller's seed.
+mod admin;
 mod groups;
 
 use super::bounds;
@@ -91,6 +92,11 @@ pub(super) fn body(key: i16, version: i16, rng: &mut StdRng) -> Bytes {
         versions::LIST_PARTITION_REASSIGNMENTS => list_reassignments(rng).encode(&mut out, version),
         versions::DESCRIBE_QUORUM => describe_quorum(rng).encode(&mut out, version),
         versions::DESCRIBE_CLUSTER => describe_cluster(version, rng).encode(&mut out, version),
+        versions::ALTER_CONFIGS => admin::alter_configs(rng).encode(&mut out, version),
+        versions::DESCRIBE_CLIENT_QUOTAS => admin::describe_quotas(rng).encode(&mut out, version),
+        versions::UPDATE_FEATURES => admin::update_features(version, rng).encode(&mut out, version),
+        versions::LIST_CONFIG_RESOURCES => admin::list_resources(version, rng).encode(&mut out, version),
+        versions::DESCRIBE_TOPIC_PARTITIONS => admin::describe_partitions(rng).encode(&mut out, version),
         versions::UNREGISTER_BROKER => {
             let broker = kafka_protocol::messages::BrokerId(rng.random());
             UnregisterBrokerRequest::default().with_broker_id(broker).encode(&mut out, version)
@@ -416,6 +422,11 @@ pub(super) fn decode_all(key: i16, version: i16, body: Bytes) -> Result<(), Stri
         versions::DESCRIBE_QUORUM => one::<DescribeQuorumRequest>,
         versions::DESCRIBE_CLUSTER => one::<DescribeClusterRequest>,
         versions::UNREGISTER_BROKER => one::<UnregisterBrokerRequest>,
+        versions::ALTER_CONFIGS => one::<AlterConfigsRequest>,
+        versions::DESCRIBE_CLIENT_QUOTAS => one::<DescribeClientQuotasRequest>,
+        versions::UPDATE_FEATURES => one::<UpdateFeaturesRequest>,
+        versions::LIST_CONFIG_RESOURCES => one::<ListConfigResourcesRequest>,
+        versions::DESCRIBE_TOPIC_PARTITIONS => one::<DescribeTopicPartitionsRequest>,
         versions::OFFSET_COMMIT => one::<OffsetCommitRequest>,
         versions::OFFSET_FETCH => one::<OffsetFetchRequest>,
         versions::FIND_COORDINATOR => one::<FindCoordinatorRequest>,

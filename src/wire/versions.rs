@@ -63,6 +63,8 @@ pub const INIT_PRODUCER_ID: i16 = 22;
 pub const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
 /// DescribeConfigs.
 pub const DESCRIBE_CONFIGS: i16 = 32;
+/// AlterConfigs.
+pub const ALTER_CONFIGS: i16 = 33;
 /// DescribeLogDirs.
 pub const DESCRIBE_LOG_DIRS: i16 = 35;
 /// CreatePartitions.
@@ -79,12 +81,20 @@ pub const ALTER_PARTITION_REASSIGNMENTS: i16 = 45;
 pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
 /// OffsetDelete.
 pub const OFFSET_DELETE: i16 = 47;
+/// DescribeClientQuotas.
+pub const DESCRIBE_CLIENT_QUOTAS: i16 = 48;
 /// DescribeQuorum.
 pub const DESCRIBE_QUORUM: i16 = 55;
+/// UpdateFeatures.
+pub const UPDATE_FEATURES: i16 = 57;
 /// UnregisterBroker.
 pub const UNREGISTER_BROKER: i16 = 64;
 /// DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
+/// ListConfigResources; ListClientMetricsResources in v0.
+pub const LIST_CONFIG_RESOURCES: i16 = 74;
+/// DescribeTopicPartitions.
+pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 
 /// Our tagged field of a partition in DescribeQuorum's answer: generation (u64) and whether the configuration is joint (u8); of the controllers'
 /// group also the heir (i32, -1: none) and the absent controllers (i32 each).
@@ -103,7 +113,7 @@ const fn row(key: i16, name: &'static str, min: i16, max: i16) -> ApiRange {
     ApiRange { key, name, min, max, served_min: min }
 }
 
-const TABLE: [ApiRange; 31] = [
+const TABLE: [ApiRange; 36] = [
     ApiRange { key: PRODUCE, name: "Produce", min: 0, max: 13, served_min: 3 },
     row(FETCH, "Fetch", 4, 18),
     row(LIST_OFFSETS, "ListOffsets", 1, 10),
@@ -124,6 +134,7 @@ const TABLE: [ApiRange; 31] = [
     row(INIT_PRODUCER_ID, "InitProducerId", 0, 5),
     row(OFFSET_FOR_LEADER_EPOCH, "OffsetForLeaderEpoch", 2, 4),
     row(DESCRIBE_CONFIGS, "DescribeConfigs", 1, 4),
+    row(ALTER_CONFIGS, "AlterConfigs", 0, 2),
     row(DESCRIBE_LOG_DIRS, "DescribeLogDirs", 1, 4),
     row(CREATE_PARTITIONS, "CreatePartitions", 0, 3),
     row(DELETE_GROUPS, "DeleteGroups", 0, 2),
@@ -132,9 +143,13 @@ const TABLE: [ApiRange; 31] = [
     row(ALTER_PARTITION_REASSIGNMENTS, "AlterPartitionReassignments", 0, 1),
     row(LIST_PARTITION_REASSIGNMENTS, "ListPartitionReassignments", 0, 0),
     row(OFFSET_DELETE, "OffsetDelete", 0, 0),
+    row(DESCRIBE_CLIENT_QUOTAS, "DescribeClientQuotas", 0, 1),
     row(DESCRIBE_QUORUM, "DescribeQuorum", 0, 2),
+    row(UPDATE_FEATURES, "UpdateFeatures", 0, 2),
     row(DESCRIBE_CLUSTER, "DescribeCluster", 0, 2),
     row(UNREGISTER_BROKER, "UnregisterBroker", 0, 0),
+    row(LIST_CONFIG_RESOURCES, "ListConfigResources", 0, 1),
+    row(DESCRIBE_TOPIC_PARTITIONS, "DescribeTopicPartitions", 0, 0),
 ];
 
 /// The table, ascending by key.
@@ -172,11 +187,11 @@ pub fn is_flexible(key: i16, version: i16) -> bool {
         INIT_PRODUCER_ID => 2,
         OFFSET_FOR_LEADER_EPOCH => 4,
         DESCRIBE_CONFIGS => 4,
-        DESCRIBE_LOG_DIRS | CREATE_PARTITIONS => 2,
-        ELECT_LEADERS => 2,
-        INCREMENTAL_ALTER_CONFIGS => 1,
+        ALTER_CONFIGS | DESCRIBE_LOG_DIRS | CREATE_PARTITIONS | ELECT_LEADERS => 2,
+        INCREMENTAL_ALTER_CONFIGS | DESCRIBE_CLIENT_QUOTAS => 1,
         ALTER_PARTITION_REASSIGNMENTS | LIST_PARTITION_REASSIGNMENTS => 0,
-        DESCRIBE_QUORUM | DESCRIBE_CLUSTER | UNREGISTER_BROKER => 0,
+        DESCRIBE_QUORUM | UPDATE_FEATURES | DESCRIBE_CLUSTER | UNREGISTER_BROKER => 0,
+        LIST_CONFIG_RESOURCES | DESCRIBE_TOPIC_PARTITIONS => 0,
         _ => return false,
     };
     version >= from

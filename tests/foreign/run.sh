@@ -4,7 +4,7 @@
 # Every check creates (or finds) a topic, produces keyed records with headers under each codec, idempotence on
 # where the client has it, reads them back from assigned partitions, and compares everything it wrote.
 . "$(dirname "$0")/lib.sh"
-[ $# -ge 1 ] || { echo "usage: run.sh BOOTSTRAP [kcat|confluent|confluent-groups|kafka-python|franz-go|java|kafka-tools|example-...]" >&2; exit 2; }
+[ $# -ge 1 ] || { echo "usage: run.sh BOOTSTRAP [kcat|confluent|confluent-groups|kafka-python|franz-go|java|kafka-tools|kafka-admin|example-...]" >&2; exit 2; }
 BOOTSTRAP=$1
 shift
 LOG=$FOREIGN/log
@@ -22,6 +22,7 @@ check() {
     franz-go) "$FOREIGN/franz-check" "$BOOTSTRAP" ;;
     java) java $quiet -XX:TieredStopAtLevel=1 -cp "$FOREIGN/java/classes:$FOREIGN/java/lib/*" Check "$BOOTSTRAP" ;;
     kafka-tools) bash "$HERE/kafka/check.sh" "$BOOTSTRAP" ;;
+    kafka-admin) bash "$HERE/kafka/admin.sh" "$BOOTSTRAP" ;;
     example-kcat) bash "$ROOT/examples/kcat/hello.sh" "$BOOTSTRAP" ;;
     example-python) "$py" "$ROOT/examples/python/hello.py" "$BOOTSTRAP" ;;
     example-go) "$FOREIGN/example-go" "$BOOTSTRAP" ;;
@@ -30,7 +31,7 @@ check() {
   esac
 }
 
-[ $# -gt 0 ] || set -- kcat confluent confluent-groups kafka-python franz-go java kafka-tools example-kcat example-python example-go example-java
+[ $# -gt 0 ] || set -- kcat confluent confluent-groups kafka-python franz-go java kafka-tools kafka-admin example-kcat example-python example-go example-java
 export BOOTSTRAP HERE ROOT FOREIGN LOG py quiet
 export -f check die
 passed=0 failed=0

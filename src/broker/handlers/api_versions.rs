@@ -1,15 +1,17 @@
 //! ApiVersions (18): which APIs and versions are served (KIP-35, KIP-511).
 //!
-//! Not here: the table (`wire::versions`). Features are left out altogether: nothing is finalized, so clients keep to
-//! the first transaction protocol and classic groups.
+//! Not here: the table (`wire::versions`). Of Kafka's features `metadata.version` is told, with the one level whose behaviour is followed;
+//! `transaction.version` and `group.version` are not, so that clients keep to the first transaction protocol and classic groups.
 //! Invariants: answered for every version; the response header is always v0 (`frame::respond` knows).
 
+use super::update_features::{LEVEL, METADATA_VERSION};
 use super::{Call, encode};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::code;
 use crate::wire::versions::{self, ApiRange};
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
+use kafka_protocol::protocol::StrBytes;
 
 const KEY: i16 = 18;
 
@@ -22,7 +24,28 @@ pub async fn handle(mut call: Call) -> Outcome {
         return call.respond(&response);
     }
     let api_keys = versions::supported().iter().map(row).collect();
-    call.respond(&ApiVersionsResponse::default().with_api_keys(api_keys))
+    let mut response = ApiVersionsResponse::default().with_api_keys(api_keys);
+    if call.version >= 3 {
+        response = with_features(response, call.node.image().applied);
+    }
+    call.respond(&response)
+}
+
+/// Adds the features (KIP-584); `epoch` grows with every change of the metadata.
+fn with_features(response: ApiVersionsResponse, epoch: u64) -> ApiVersionsResponse {
+    let name = StrBytes::from_static_str(METADATA_VERSION);
+    let supported = SupportedFeatureKey::default()
+        .with_name(name.clone())
+        .with_min_version(LEVEL)
+        .with_max_version(LEVEL);
+    let finalized = FinalizedFeatureKey::default()
+        .with_name(name)
+        .with_min_version_level(LEVEL)
+        .with_max_version_level(LEVEL);
+    response
+        .with_supported_features(vec![supported])
+        .with_finalized_features_epoch(i64::try_from(epoch).unwrap_or(i64::MAX))
+        .with_finalized_features(vec![finalized])
 }
 
 /// Answers a version nobody knows: v0 body, UNSUPPORTED_VERSION, and the range of ApiVersions itself, so that the client

@@ -2,7 +2,8 @@
 //!
 //! Not here: which keys exist and where their values come from (`ctl::configs`).
 //! Invariants: every key is returned with its value in force, not just overrides; sensitive values never leave; a broker
-//! is described only by itself, since static configuration differs from broker to broker.
+//! is described only by itself, since static configuration differs from broker to broker. Of client metrics and of groups nothing is
+//! configured here: their list is empty.
 
 use super::{Call, is_valid_topic, text};
 use crate::broker::dispatch::Outcome;
@@ -22,6 +23,12 @@ use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 pub(super) const TOPIC: i8 = 2;
 /// Resource type of brokers.
 pub(super) const BROKER: i8 = 4;
+/// Resource type of a broker's log levels.
+pub(super) const BROKER_LOGGER: i8 = 8;
+/// Resource type of subscriptions to clients' metrics (KIP-714).
+pub(super) const CLIENT_METRICS: i8 = 16;
+/// Resource type of groups.
+pub(super) const GROUP: i8 = 32;
 
 /// Answers a DescribeConfigs request.
 pub async fn handle(mut call: Call) -> Outcome {
@@ -60,7 +67,18 @@ fn entries(
             let text = format!("unexpected broker id, expected {node} or an empty string, got `{name}`");
             Err((code::INVALID_REQUEST, text))
         }
-        other => Err((code::INVALID_REQUEST, format!("resource type {other} is not supported"))),
+        CLIENT_METRICS | GROUP if !name.is_empty() => Ok(Vec::new()),
+        other => Err((code::INVALID_REQUEST, not_configured(other))),
+    }
+}
+
+/// Why nothing of this kind has a configuration that can be altered.
+pub(super) fn not_configured(kind: i8) -> String {
+    match kind {
+        BROKER_LOGGER => "log levels are set when a broker starts, by KONTIKI_LOG or -v".to_owned(),
+        CLIENT_METRICS => "clients' metrics (KIP-714) are not collected".to_owned(),
+        GROUP => "groups have no configuration of their own; see the brokers' group.* keys".to_owned(),
+        other => format!("resource type {other} is not supported"),
     }
 }
 
@@ -147,6 +165,16 @@ mod tests {
         assert_eq!(code(BROKER, "2"), Some(42));
         assert_eq!(code(BROKER, "one"), Some(42));
         assert_eq!(code(8, "1"), Some(42));
+        assert_eq!(code(99, "1"), Some(42));
+        assert_eq!(code(GROUP, ""), Some(42));
+    }
+
+    #[test]
+    fn client_metrics_and_groups_have_no_entries() {
+        let defaults = Defaults { num_partitions: 1, replication_factor: None, broker: BTreeMap::new() };
+        for kind in [CLIENT_METRICS, GROUP] {
+            assert_eq!(entries(&resource(kind, "x"), &image(), &defaults, NodeId(1)), Ok(Vec::new()));
+        }
     }
 
     #[test]

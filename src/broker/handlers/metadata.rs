@@ -38,7 +38,8 @@ const LEADER_POLL: Duration = Duration::from_millis(10);
 const CREATE_TIMEOUT_MS: i32 = 15_000;
 /// Operations allowed on a topic without an authorizer, as Kafka's bit field: read, write, create, delete, alter,
 /// describe, describe configs, alter configs.
-const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
+pub(super) const TOPIC_OPERATIONS: i32 =
+    1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
 /// Likewise on the cluster: create, alter, describe, cluster action, describe configs, alter configs, idempotent write.
 pub(super) const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
 
@@ -165,7 +166,7 @@ async fn await_leaders(node: &NodeHandle, image: &Arc<Image>, names: &[String]) 
 
 /// Leadership of these groups; waits for elections that are under way, since a client that is told "no leader" asks again a whole second
 /// later (librdkafka) and the election takes a tenth of that.
-async fn settled_states(node: &NodeHandle, groups: &[GroupId]) -> Vec<PartitionState> {
+pub(super) async fn settled_states(node: &NodeHandle, groups: &[GroupId]) -> Vec<PartitionState> {
     settle(node, groups, ELECTION_PATIENCE, |state| state.electing).await
 }
 
@@ -258,7 +259,7 @@ fn topic_row(
         .with_is_internal(topic.internal)
 }
 
-fn partition_row(
+pub(super) fn partition_row(
     image: &Image,
     me: NodeId,
     partition: &Partition,

@@ -5,6 +5,7 @@
 //! Invariants: a handler holds no state beyond its call; one await on the node per request where that is possible; rows
 //! of a response stand in the order of the request.
 
+pub mod alter_configs;
 pub mod alter_partition_reassignments;
 pub mod api_versions;
 mod coordinator;
@@ -13,11 +14,13 @@ pub mod create_topics;
 pub mod delete_groups;
 pub mod delete_records;
 pub mod delete_topics;
+pub mod describe_client_quotas;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;
 pub mod describe_log_dirs;
 pub mod describe_quorum;
+pub mod describe_topic_partitions;
 pub mod elect_leaders;
 pub mod fetch;
 pub mod find_coordinator;
@@ -26,6 +29,7 @@ pub mod incremental_alter_configs;
 pub mod init_producer_id;
 pub mod join_group;
 pub mod leave_group;
+pub mod list_config_resources;
 pub mod list_groups;
 pub mod list_offsets;
 pub mod list_partition_reassignments;
@@ -37,6 +41,7 @@ pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod sync_group;
 pub mod unregister_broker;
+pub mod update_features;
 
 use super::api::{LeaderHint, NodeHandle};
 use super::config::NodeConfig;

@@ -209,6 +209,8 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Most client connections at a time from one address."),
     fixed("max.incremental.fetch.session.cache.slots", Kind::Int, Some("1000"), Rule::AtLeast(0),
         "Most incremental fetch sessions of consumers (KIP-227) that the broker keeps; 0 = every fetch is a full one."),
+    fixed("max.request.partition.size.limit", Kind::Int, Some("2000"), Rule::AtLeast(1),
+        "Most partitions in one answer to DescribeTopicPartitions; the rest comes with the next ones."),
     dynamic("message.max.bytes", Kind::Int, Some("1048588"), Rule::AtLeast(0),
         "Default of the topic's max.message.bytes."),
     fixed("metadata.log.max.record.bytes.between.snapshots", Kind::Long, Some("20971520"), Rule::AtLeast(1),
