@@ -44,6 +44,7 @@ impl Settings {
             connections_max_idle: self.millis("connections.max.idle.ms")?,
             first_byte_timeout: self.millis("first-byte-timeout-ms")?,
             max_request_bytes: self.number("socket.request.max.bytes")?,
+            fetch_max_bytes: self.number("fetch.max.bytes")?,
             fetch_session_slots: self.number("max.incremental.fetch.session.cache.slots")?,
             replica_lag_time_max: self.millis("replica.lag.time.max.ms")?,
             is_rack_aware: self.value("replica.selector.class") == Some(RACK_AWARE_SELECTOR),

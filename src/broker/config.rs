@@ -64,6 +64,8 @@ pub struct NodeConfig {
     pub first_byte_timeout: Duration,
     /// `socket.request.max.bytes`: a larger frame closes the connection.
     pub max_request_bytes: usize,
+    /// `fetch.max.bytes`: no answer to a Fetch is larger, but by its first batch.
+    pub fetch_max_bytes: usize,
     /// `max.incremental.fetch.session.cache.slots`: most fetch sessions of consumers; 0 = none.
     pub fetch_session_slots: usize,
     /// `replica.lag.time.max.ms`: who counts as in sync.
@@ -118,6 +120,7 @@ impl NodeConfig {
             connections_max_idle: Duration::from_secs(600),
             first_byte_timeout: Duration::from_secs(30),
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
+            fetch_max_bytes: 55 * 1024 * 1024,
             fetch_session_slots: 1_000,
             replica_lag_time_max: Duration::from_secs(30),
             is_rack_aware: false,

@@ -245,7 +245,8 @@ impl Session {
         if let Some(place) = self.places.get(&asked.key)
             && let Some(cached) = self.partitions.get_mut(place)
         {
-            cached.asked = asked;
+            // The name stays the one that is counted.
+            cached.asked = Asked { key: cached.asked.key.clone(), ..asked };
             return *place;
         }
         self.bytes += weight(&asked.key);

@@ -1,7 +1,7 @@
 //! DescribeLogDirs (35): what this broker's replicas take in its one data directory. `kafka-reassign-partitions` asks for it, too.
 //!
 //! Invariants: only replicas that are here are listed, as in Kafka; sizes are those of the segments' records, without what is only
-//! preallocated. Sizes of the volume are not told (-1).
+//! preallocated. Sizes of the volume (KIP-827) are -1 where the file system does not say them.
 
 use super::{Call, text};
 use crate::broker::dispatch::Outcome;
@@ -12,6 +12,7 @@ use kafka_protocol::messages::describe_log_dirs_response::{
 };
 use kafka_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse, TopicName};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// Answers a DescribeLogDirs request.
 pub async fn handle(mut call: Call) -> Outcome {
@@ -35,7 +36,18 @@ pub async fn handle(mut call: Call) -> Outcome {
     let directory = DescribeLogDirsResult::default()
         .with_log_dir(text(call.config.data_dir.display().to_string()))
         .with_topics(topics);
+    let (total, usable) =
+        if call.version >= 4 { volume(call.config.data_dir.clone()).await } else { (-1, -1) };
+    let directory = directory.with_total_bytes(total).with_usable_bytes(usable);
     call.respond(&DescribeLogDirsResponse::default().with_results(vec![directory]))
+}
+
+/// Bytes of the volume a directory is on: all, and those that are free to us.
+async fn volume(directory: PathBuf) -> (i64, i64) {
+    let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(directory)).await;
+    let Ok(Ok(stat)) = asked else { return (-1, -1) };
+    let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.f_frsize)).unwrap_or(i64::MAX);
+    (bytes(stat.f_blocks), bytes(stat.f_bavail))
 }
 
 /// Partitions of the request that exist, topic by topic, each once.
@@ -53,4 +65,16 @@ fn asked(image: &Image, request: &DescribeLogDirsRequest) -> Vec<(TopicName, i32
     let rows = topics.iter().flat_map(|one| one.partitions.iter().map(|index| (one.topic.as_str(), *index)));
     let distinct: BTreeSet<(&str, i32)> = rows.collect();
     distinct.into_iter().filter_map(|(name, index)| row(image.topics.get(name)?, index)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn volume_is_told_where_there_is_one() {
+        let (total, usable) = volume(std::env::temp_dir()).await;
+        assert!(total > 0 && (0..=total).contains(&usable), "{usable} of {total}");
+        assert_eq!(volume("/nowhere".into()).await, (-1, -1));
+    }
 }

@@ -27,8 +27,6 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 const KEY: i16 = 1;
-/// `fetch.max.bytes` of Kafka's brokers: no response is larger, whatever the client asks.
-const MAX_BYTES: usize = 55 * 1024 * 1024;
 /// `isolation.level` read_committed.
 const READ_COMMITTED: i8 = 1;
 /// From here on topics are named by id.
@@ -55,8 +53,9 @@ pub fn start(session: &mut Session, request: Request) -> Result<Work, CloseReaso
         Ok(opened) => opened,
         Err(error) => return Ok(Box::pin(std::future::ready(refused(error, version, correlation_id)))),
     };
-    let plan = plan(&request, &opened.asked, &node.image());
-    let rack = rack_elsewhere(&request, &node.config());
+    let config = node.config();
+    let plan = plan(&request, &opened.asked, &node.image(), config.fetch_max_bytes);
+    let rack = rack_elsewhere(&request, &config);
     Ok(Box::pin(run(node, opened, plan, rack, version, correlation_id)))
 }
 
@@ -240,10 +239,11 @@ fn redirect(plan: &mut Plan, chosen: &HashMap<GroupId, NodeId>) {
     }
 }
 
-/// Finds the partitions; those that are unknown make the fetch return at once.
-fn plan(request: &FetchRequest, asked: &[Asked], image: &Image) -> Plan {
+/// Finds the partitions; those that are unknown make the fetch return at once. `most`: bytes that no answer exceeds, whatever the client
+/// asks, but by its first batch.
+fn plan(request: &FetchRequest, asked: &[Asked], image: &Image, most: usize) -> Plan {
     let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
-    let max_bytes = size(request.max_bytes).min(MAX_BYTES);
+    let max_bytes = size(request.max_bytes).min(most);
     let limits = FetchLimits {
         min_bytes: size(request.min_bytes).min(max_bytes),
         max_bytes,

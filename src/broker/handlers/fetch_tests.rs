@@ -13,7 +13,7 @@ fn partition(index: i32) -> AskedPartition {
 }
 
 fn plan(request: &FetchRequest, image: &Image, version: i16) -> Plan {
-    super::plan(request, &opening(request, version).asked, image)
+    super::plan(request, &opening(request, version).asked, image, 9_000)
 }
 
 fn request(topics: Vec<AskedTopic>) -> FetchRequest {
@@ -40,7 +40,7 @@ fn known_partitions_are_asked_in_order_and_may_wait() {
     assert_eq!(plan.items.iter().map(|item| item.group).collect::<Vec<_>>(), [GroupId(12), GroupId(10)]);
     assert_eq!(plan.places, [0, 1]);
     assert_eq!(plan.limits.max_wait_ms, 500);
-    assert_eq!((plan.limits.min_bytes, plan.limits.max_bytes), (1, MAX_BYTES));
+    assert_eq!((plan.limits.min_bytes, plan.limits.max_bytes), (1, 9_000));
     assert_eq!((plan.items[0].current_leader_epoch, plan.items[0].last_fetched_epoch), (-1, -1));
 }
 

@@ -118,6 +118,8 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Replicas of a partition where the request names no count; not set = 3, or as many as there are brokers."),
     fixed("delete.topic.enable", Kind::Boolean, Some("true"), Rule::Any,
         "Whether topics can be deleted."),
+    fixed("fetch.max.bytes", Kind::Int, Some("57671680"), Rule::Between(1024, 1 << 30),
+        "No answer to a Fetch is larger, but by its first batch, whatever the consumer asks."),
     stored(Effect::Stored("the rate of the leader's side bounds what replicas far behind get"),
         throttle("follower.replication.throttled.rate",
         "Bytes a second that this broker's replicas far behind take.")),
