@@ -344,7 +344,12 @@ impl NodeHandle {
     /// # Errors
     /// There is no such session, or it is not as the client thinks.
     pub fn open_fetch(&self, request: Opening) -> Result<Opened, SessionError> {
-        self.fetch_sessions().open(self.inner.clock.mono(), request)
+        let now = self.inner.clock.mono();
+        let mut cache = self.fetch_sessions();
+        let (opened, gone) = (cache.open(now, request), cache.take_gone());
+        drop(cache);
+        drop(gone);
+        opened
     }
 
     /// How the answer of a Fetch goes out: `told` = what it would say in full of each partition, in order.
@@ -352,7 +357,13 @@ impl NodeHandle {
     /// # Errors
     /// A later request of its session has come meanwhile.
     pub fn settle_fetch(&self, opened: &Opened, told: &[Told]) -> Result<Settled, SessionError> {
-        self.fetch_sessions().settle(self.inner.clock.mono(), opened, told, rand::random)
+        let now = self.inner.clock.mono();
+        let begun = fetch_sessions::prepare(now, opened, told);
+        let mut cache = self.fetch_sessions();
+        let (settled, gone) = (cache.settle(now, opened, told, begun, rand::random), cache.take_gone());
+        drop(cache);
+        drop(gone);
+        settled
     }
 
     /// Figures of the fetch sessions of this node.

@@ -1076,7 +1076,9 @@ async fn features_and_quotas_of_every_version_are_told_as_they_are() {
         let mut request =
             UpdateFeaturesRequest::default().with_feature_updates(vec![update("metadata.version", 27)]);
         let response: UpdateFeaturesResponse = node.ask(57, version, &request).await;
-        assert_eq!((response.error_code, response.error_message), (0, None));
+        assert_eq!((response.error_code, &response.error_message), (0, &None));
+        let rows: Vec<_> = response.results.iter().map(|r| (r.feature.as_str(), r.error_code)).collect();
+        assert_eq!(rows, if version < 2 { vec![("metadata.version", 0)] } else { Vec::new() }, "v{version}");
         request.feature_updates.push(update("group.version", 1));
         let response: UpdateFeaturesResponse = node.ask(57, version, &request).await;
         assert_eq!((response.error_code, response.results.len()), (95, 0), "v{version}");

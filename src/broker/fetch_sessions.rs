@@ -9,8 +9,9 @@
 //!   INVALID_FETCH_SESSION_EPOCH: what a session knows was told to its client in this order.
 //! - An incremental answer leaves out only what has no records, no error, no hint where to read, and the high watermark and log start
 //!   that were told last.
-//! - Bounded: sessions ([`Cache::new`]), partitions of one ([`SESSION_PARTITIONS`]), bytes of all ([`CACHE_BYTES`]), and one fetch under way
-//!   for each.
+//! - Bounded: sessions ([`Cache::new`]), partitions of one ([`SESSION_PARTITIONS`]), bytes of all ([`CACHE_BYTES`]). A later request of a
+//!   session ends the one before, and a connection has one Fetch under way (`net::connection`): what a session expands to is not held many
+//!   times over.
 //! - No session belongs to a replica (those use the peer protocol), so of Kafka's rules of eviction only those of consumers are here.
 
 use crate::mutation::{Mutation, on};
@@ -132,7 +133,7 @@ pub struct Told {
 /// How an answer goes out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Settled {
-    /// 0: there is no session (any more).
+    /// 0: there is no session.
     pub session_id: i32,
     /// Which rows are in it; None: all.
     pub kept: Option<Vec<bool>>,
@@ -192,6 +193,18 @@ struct Session {
     bytes: usize,
     /// Of the request that opened it last.
     overtaken: CancellationToken,
+}
+
+/// A new session, or one that is no more; made and dropped outside the lock, for it may be large.
+#[derive(Debug)]
+pub struct Detached(Session);
+
+/// The session that the answer of a full fetch begins, if it may.
+pub fn prepare(now: u64, opened: &Opened, told: &[Told]) -> Option<Detached> {
+    match opened.context {
+        Context::Full { by_id } => Session::of(now, by_id, &opened.asked, told).map(Detached),
+        _ => None,
+    }
 }
 
 /// Bytes a partition counts for. Each has its topic's name for itself, as far as anyone knows.
@@ -263,6 +276,13 @@ impl Session {
         }
     }
 
+    /// Gives back the room of partitions that were forgotten; tables do not do so by themselves.
+    fn shrink(&mut self) {
+        if self.places.capacity() > 4 * self.places.len() + 64 {
+            self.places.shrink_to(2 * self.places.len());
+        }
+    }
+
     fn take_place(&mut self) -> u64 {
         self.next_place += 1;
         self.next_place
@@ -300,6 +320,8 @@ pub struct Cache {
     bytes: usize,
     evictions: u64,
     continued: u64,
+    /// Sessions that the last call ended.
+    gone: Vec<Detached>,
 }
 
 impl Cache {
@@ -314,7 +336,13 @@ impl Cache {
             bytes: 0,
             evictions: 0,
             continued: 0,
+            gone: Vec::new(),
         }
+    }
+
+    /// Sessions that the last call ended, to be dropped when the lock is.
+    pub fn take_gone(&mut self) -> Vec<Detached> {
+        std::mem::take(&mut self.gone)
     }
 
     /// Takes a request; says what is to be read for it.
@@ -322,10 +350,12 @@ impl Cache {
     /// # Errors
     /// It goes on with a session that is not there, or not as it thinks.
     pub fn open(&mut self, now: u64, request: Opening) -> Result<Opened, SessionError> {
+        self.gone.clear();
         let Opening { session_id: id, epoch, by_id, asked, forgotten } = request;
         if epoch == INITIAL_EPOCH || epoch == FINAL_EPOCH {
             if let Some(closed) = self.remove(id) {
                 closed.overtaken.cancel();
+                self.gone.push(Detached(closed));
             }
             let context = if epoch == FINAL_EPOCH { Context::Sessionless } else { Context::Full { by_id } };
             return Ok(Opened { asked, context });
@@ -344,6 +374,7 @@ impl Cache {
             session.ask(one.clone());
         }
         forgotten.iter().for_each(|key| session.forget(key));
+        session.shrink();
         if session.partitions.is_empty() {
             return Ok(Opened { asked, context: Context::Sessionless });
         }
@@ -365,8 +396,8 @@ impl Cache {
         Ok(Opened { asked, context })
     }
 
-    /// Says how the answer of an opened request goes out; `told` = what it would say in full, in the order of `asked`. `draw` gives
-    /// random numbers for the id of a new session.
+    /// Says how the answer of an opened request goes out; `told` = what it would say in full, in the order of `asked`; `begun` = what
+    /// [`prepare`] made of it. `draw` gives random numbers for the id of a new session.
     ///
     /// # Errors
     /// A later request of the session has come meanwhile.
@@ -375,14 +406,15 @@ impl Cache {
         now: u64,
         opened: &Opened,
         told: &[Told],
+        begun: Option<Detached>,
         draw: impl FnMut() -> i32,
     ) -> Result<Settled, SessionError> {
+        self.gone.clear();
         debug_assert_eq!(opened.asked.len(), told.len(), "one row per partition");
         match &opened.context {
             Context::Sessionless => Ok(Settled::default()),
-            Context::Full { by_id } => {
-                let session = Session::of(now, *by_id, &opened.asked, told);
-                let session_id = session.map_or(0, |session| self.admit(now, session, draw));
+            Context::Full { .. } => {
+                let session_id = begun.map_or(0, |Detached(session)| self.admit(now, session, draw));
                 Ok(Settled { session_id, kept: None })
             }
             Context::Incremental { id, epoch, places, overtaken } => {
@@ -391,8 +423,9 @@ impl Cache {
                 }
                 let Some(session) = self.sessions.get_mut(id).filter(|session| session.epoch == *epoch)
                 else {
-                    // Evicted meanwhile: all that there is to say, and that the session has ended.
-                    return Ok(Settled::default());
+                    // Evicted meanwhile: all that there is to say. The next request is told that there is no such session; told so by the
+                    // id 0 in an answer, franz-go would never ask this broker for a session again.
+                    return Ok(Settled { session_id: *id, kept: None });
                 };
                 let kept = places.iter().zip(told).map(|(place, told)| session.tell(*place, told));
                 Ok(Settled { session_id: *id, kept: Some(kept.collect()) })
@@ -444,7 +477,10 @@ impl Cache {
             }
         };
         self.evictions += 1;
-        self.remove(victim).is_some()
+        let evicted = self.remove(victim);
+        let is_there = evicted.is_some();
+        self.gone.extend(evicted.map(Detached));
+        is_there
     }
 
     fn insert(&mut self, now: u64, id: i32, mut session: Session) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::broker::api::LeaderHint;
-use crate::broker::fetch_sessions::Cache;
+use crate::broker::fetch_sessions::{Cache, prepare};
 use crate::broker::handlers::tests::{ORDERS, image};
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition as AskedPartition, FetchTopic as AskedTopic};
@@ -90,6 +90,20 @@ fn request_before_v7_wants_no_session() {
     assert_eq!((opening(&request, 4).session_id, opening(&request, 4).epoch), (0, -1));
 }
 
+#[test]
+fn session_is_told_all_that_makes_a_row_news() {
+    let row = || FetchPartition { high_watermark: 9, log_start_offset: 2, ..empty_row(0, false) };
+    let plain = Told { high_watermark: 9, log_start: 2, ..Told::default() };
+    assert_eq!(told(&row()), plain);
+    let records = vec![Bytes::from_static(b"batch")];
+    assert_eq!(told(&FetchPartition { records, ..row() }), Told { has_records: true, ..plain });
+    assert_eq!(told(&FetchPartition { error_code: 6, ..row() }), Told { has_error: true, ..plain });
+    let hinted = Told { has_hint: true, ..plain };
+    assert_eq!(told(&FetchPartition { preferred_read_replica: 0, ..row() }), hinted);
+    assert_eq!(told(&FetchPartition { diverging_epoch: Some((1, 2)), ..row() }), hinted);
+    assert_eq!(told(&empty_row(0, false)), Told { high_watermark: -1, log_start: -1, ..Told::default() });
+}
+
 fn bytes(hex: &str) -> Bytes {
     let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
@@ -114,7 +128,8 @@ fn incremental_exchange_has_these_bytes() {
         };
         let rows: Vec<_> = opened.asked.iter().map(row).collect();
         let told: Vec<_> = rows.iter().map(told).collect();
-        let settled = cache.settle(0, &opened, &told, || 0x0102_0304).unwrap();
+        let begun = prepare(0, &opened, &told);
+        let settled = cache.settle(0, &opened, &told, begun, || 0x0102_0304).unwrap();
         let topics = topics(opened.asked, rows, settled.kept.as_deref());
         let response = FetchResponse { session_id: settled.session_id, topics, ..FetchResponse::default() };
         fetch::encode(response, 12, 9).concat()

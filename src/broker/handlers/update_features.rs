@@ -7,6 +7,7 @@ use super::{Call, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::code;
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
+use kafka_protocol::messages::update_features_response::UpdatableFeatureResult;
 use kafka_protocol::messages::{UpdateFeaturesRequest, UpdateFeaturesResponse};
 
 /// The feature by which tools tell the level of a cluster.
@@ -14,16 +15,20 @@ pub(super) const METADATA_VERSION: &str = "metadata.version";
 /// Its level: that of Kafka 4.1-IV1, as `inter.broker.protocol.version` says.
 pub(super) const LEVEL: i16 = 27;
 
-/// Answers an UpdateFeatures request. A refusal stands for all of it, as in Kafka; then no feature has a row of its own.
+/// Answers an UpdateFeatures request. A refusal stands for all of it, as in Kafka; then no feature has a row of its own. Before v2 each has one
+/// otherwise, for clients look for it.
 pub async fn handle(mut call: Call) -> Outcome {
     let request: UpdateFeaturesRequest = call.decode()?;
     let response = UpdateFeaturesResponse::default().with_error_message(None);
-    call.respond(&match request.feature_updates.iter().find_map(refusal) {
-        None => response,
-        Some(reason) => {
-            response.with_error_code(code::INVALID_UPDATE_VERSION).with_error_message(Some(text(reason)))
-        }
-    })
+    if let Some(reason) = request.feature_updates.iter().find_map(refusal) {
+        let response = response.with_error_code(code::INVALID_UPDATE_VERSION);
+        return call.respond(&response.with_error_message(Some(text(reason))));
+    }
+    let row = |update: &FeatureUpdateKey| {
+        UpdatableFeatureResult::default().with_feature(update.feature.clone()).with_error_message(None)
+    };
+    let rows = request.feature_updates.iter().filter(|_| call.version < 2).map(row);
+    call.respond(&response.with_results(rows.collect()))
 }
 
 fn refusal(update: &FeatureUpdateKey) -> Option<String> {

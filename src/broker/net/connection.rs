@@ -9,7 +9,7 @@
 //! Invariants
 //! - Answers leave in the order of their requests.
 //! - Requests are started in arrival order, and the next one only when the last has passed the turnstile: appends of one
-//!   connection reach their partition in that order. Only Produce and Fetch overlap; any other request runs alone, as in
+//!   connection reach their partition in that order. Only Produces and one Fetch overlap; any other request runs alone, as in
 //!   Kafka.
 //! - Bounded: at most `MAX_QUEUED` requests and `MAX_QUEUED_BYTES` of their bytes under way (one request may exceed
 //!   it), at most one answer beyond `OUTPUT_HIGH` waiting to be written; beyond that the socket is not read.
@@ -260,12 +260,15 @@ where
         self.turnstile.is_free()
     }
 
-    /// Produce and Fetch run beside each other; anything else waits for an empty queue and keeps it to itself, so that
+    /// Produces and a Fetch run beside each other, but no second Fetch: one that goes on with a session is a few bytes and may stand for
+    /// 100,000 partitions, of which each answer takes its room; anything else waits for an empty queue and keeps it to itself, so that
     /// a pipelined Metadata sees what the CreateTopics before it did.
     fn may_start(&self, frame: &[u8]) -> bool {
+        let key = api_key(frame);
+        let is_second_fetch = || key == FETCH && self.queue.iter().any(|slot| slot.api_key == FETCH);
         match self.queue.back() {
             None => true,
-            Some(last) => overlaps(last.api_key) && overlaps(api_key(frame)),
+            Some(last) => overlaps(last.api_key) && overlaps(key) && !is_second_fetch(),
         }
     }
 

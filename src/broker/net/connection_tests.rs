@@ -189,6 +189,29 @@ async fn parked_fetch_lets_a_produce_start_but_holds_other_requests_back() {
     assert_eq!(ids(&mut client, 2).await, [3, 4]);
 }
 
+/// Once 64 frames of 65 bytes, each of them the next epoch of one large fetch session, were 64 whole answers in memory.
+#[tokio::test]
+async fn fetch_behind_an_unanswered_fetch_waits_for_its_answer() {
+    let gates = Gates::default();
+    let starting = gates.clone();
+    let (mut client, _task) = open(limits(), &CancellationToken::new(), move |frame| starting.start(&frame));
+    for (key, id) in [(FETCH, 1), (PRODUCE, 2), (FETCH, 3), (FETCH, 4)] {
+        client.write_all(&frame(key, id, b"")).await.unwrap();
+    }
+    gates.started_are(&[1, 2]).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    gates.started_are(&[1, 2]).await;
+    gates.finish(2);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    gates.started_are(&[1, 2]).await;
+    gates.finish(1);
+    gates.started_are(&[1, 2, 3]).await;
+    gates.finish(3);
+    gates.started_are(&[1, 2, 3, 4]).await;
+    gates.finish(4);
+    assert_eq!(ids(&mut client, 4).await, [1, 2, 3, 4]);
+}
+
 #[tokio::test]
 async fn request_behind_the_turnstile_holds_later_ones_back_even_behind_a_parked_fetch() {
     let (gates, passes) = (Gates::default(), Gates::default());

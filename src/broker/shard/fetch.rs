@@ -56,6 +56,10 @@ impl Shard {
     /// Looks again at a waiting fetch; `last` answers whatever there is.
     pub(super) fn retry_fetch(&mut self, now: Now, id: u64, last: bool) {
         let Some(mut fetch) = self.fetches.remove(&id) else { return };
+        if fetch.reply.is_closed() {
+            // Its connection is gone, or a later request of its session has come.
+            return self.forget_fetch(&fetch, id);
+        }
         let look = self.look(&fetch);
         let enough = look.bytes >= fetch.limits.min_bytes || look.urgent || fetch.items.is_empty();
         let over = last && fetch.deadline <= now.mono;
@@ -63,7 +67,7 @@ impl Shard {
             // "Out of range" needs a round of confirmation, whatever little time the client gave.
             fetch.extended = true;
             fetch.deadline = now.mono + CONFIRM_MS;
-        } else if (enough && look.confirm.is_empty()) || over || fetch.reply.is_closed() {
+        } else if (enough && look.confirm.is_empty()) || over {
             self.forget_fetch(&fetch, id);
             let _gone_client = fetch.reply.send(look.results);
             return;
