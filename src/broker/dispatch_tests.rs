@@ -24,6 +24,8 @@ use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
 
 const CORRELATION: i32 = 0x0102_0304;
+/// A Fetch that may wait for so long is never answered.
+const PARKED_MS: u64 = 77_777;
 
 /// A node of which only the shard is missing; what its controller is asked for is noted in `asked`.
 pub(crate) struct Node {
@@ -67,6 +69,7 @@ async fn play(
         failure.map_or(Ok(value), Err)
     }
     let mut handed: std::collections::BTreeMap<GroupId, NodeId> = Default::default();
+    let mut parked = Vec::new();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Produce { items, reply, .. } => {
@@ -74,6 +77,8 @@ async fn play(
                 let results = items.iter().map(|item| answer(failure(item.group.0), produced));
                 let _ = reply.send(results.collect());
             }
+            // Waits for as long as anybody does.
+            Command::Fetch { limits, reply, .. } if limits.max_wait_ms == PARKED_MS => parked.push(reply),
             Command::Fetch { items, reply, .. } => {
                 let fetched = |group| Fetched {
                     error: failure(group),
@@ -512,6 +517,27 @@ async fn fetch_session_of_every_version_goes_on_over_another_connection() {
         assert_eq!(gone.error_code, 70);
     }
     assert_eq!(node.handle.fetch_session_stats().sessions, 0);
+}
+
+#[tokio::test]
+async fn fetch_that_waits_ends_at_once_when_its_session_goes_on_elsewhere() {
+    let mut node = node();
+    let version = 12;
+    let first: FetchResponse = node.ask(FETCH, version, &fetch(version).with_session_epoch(0)).await;
+    let mut more = fetch(version).with_session_id(first.session_id).with_session_epoch(1);
+    more.topics.clear();
+    let mut body = Vec::new();
+    more.clone().with_max_wait_ms(PARKED_MS as i32).encode(&mut body, version).unwrap();
+    let waiting = tokio::spawn(node.session.start(frame(FETCH, version, &body)).unwrap());
+    tokio::task::yield_now().await;
+    node.reconnect();
+    let next: FetchResponse = node.ask(FETCH, version, &more.with_session_epoch(2)).await;
+    assert_eq!((next.error_code, next.session_id), (0, first.session_id));
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(5), waiting).await;
+    let mut bytes = joined(ended.expect("at once").unwrap().unwrap());
+    bytes.advance(9);
+    let ended = FetchResponse::decode(&mut bytes, version).unwrap();
+    assert_eq!((ended.error_code, ended.responses.len()), (71, 0));
 }
 
 #[tokio::test]
