@@ -1,10 +1,11 @@
 //! Whole processes driven by our own commands: `kontiki dev` with kill and restart, three combined nodes that found a cluster, controllers apart that are
-//! restarted in order, and hundreds of groups on three brokers.
+//! restarted in order, hundreds of groups on three brokers, and what is generated held against a live node.
 //!
 //! Not here: kills under load and foreign clients (`tests/cluster`). Every process is ended by its handle, whatever happens.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -79,8 +80,10 @@ fn ended_in_order(dir: &Path) -> bool {
 fn dev_broker_killed_leaves_files_as_kill_9_does_and_comes_back_with_all_of_them() {
     let data = tempfile::tempdir().expect("a directory");
     let dir = data.path().to_str().expect("UTF-8");
+    let ports_file = format!("{dir}/ports.json");
     let mut child = Command::new(KONTIKI)
         .args(["dev", "--port", "0", "--admin-port", "0", "--data-dir", dir, "--topic", "t:4"])
+        .args(["--ports-file", &ports_file])
         .stdout(Stdio::piped())
         .spawn()
         .expect("dev starts");
@@ -92,6 +95,16 @@ fn dev_broker_killed_leaves_files_as_kill_9_does_and_comes_back_with_all_of_them
         word.to_owned()
     };
     let (bootstrap, admin) = (part("bootstrap="), part("admin=http://127.0.0.1:"));
+    let ports = json(&std::fs::read_to_string(&ports_file).expect("there with the READY line"));
+    assert_eq!(
+        (&ports["bootstrap"], &ports["admin"]),
+        (&bootstrap.as_str().into(), &format!("127.0.0.1:{admin}").into())
+    );
+    assert_eq!(
+        ports["nodes"].as_array().map(Vec::len),
+        Some(4),
+        "three brokers and their controller: {ports}"
+    );
     produce(&bootstrap, "t", 0..300);
     must(&["dev", "kill", "2", "--admin-port", &admin]);
     let broker = data.path().join("broker-2");
@@ -103,6 +116,151 @@ fn dev_broker_killed_leaves_files_as_kill_9_does_and_comes_back_with_all_of_them
     assert_eq!(consume(&bootstrap, "t"), (0..600).collect::<Vec<_>>());
     dev.terminate();
     assert!(ended_in_order(&broker), "SIGTERM ends in order");
+    assert!(!Path::new(&ports_file).exists(), "nobody listens any more");
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+/// What an admin address answers to a GET.
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the admin address");
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("a socket");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("a socket");
+    text
+}
+
+/// A combined node that chose every port itself.
+struct Lone {
+    process: Process,
+    ports: serde_json::Value,
+    data: tempfile::TempDir,
+}
+
+impl Lone {
+    fn start() -> Self {
+        let data = tempfile::tempdir().expect("a directory");
+        let file = data.path().join("ports.json");
+        let child = Command::new(KONTIKI)
+            .args([
+                "start",
+                "--node-id",
+                "1",
+                "--roles",
+                "broker,controller",
+                "--controllers",
+                "1@127.0.0.1:0",
+            ])
+            .args(["--listen", "127.0.0.1:0", "--advertise", "localhost:0", "--peer-listen", "127.0.0.1:0"])
+            .args(["--admin-listen", "127.0.0.1:0", "-q", "--data-dir"])
+            .arg(data.path().join("data"))
+            .arg("--ports-file")
+            .arg(&file)
+            .spawn()
+            .expect("the command starts");
+        let process = Process(child);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !file.exists() {
+            assert!(Instant::now() < deadline, "no ports file within 20 s");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let ports = json(&std::fs::read_to_string(&file).expect("a whole file"));
+        Self { process, ports, data }
+    }
+
+    fn bootstrap(&self) -> &str {
+        self.ports["bootstrap"].as_str().expect("a broker")
+    }
+
+    fn admin(&self) -> &str {
+        self.ports["admin"].as_str().expect("an admin address")
+    }
+}
+
+/// Names of metrics in a text: words that begin as ours, Kafka's exporter's or a process's do.
+fn metric_names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|word| ["kafka_", "kontiki_", "process_"].iter().any(|begin| word.starts_with(begin)))
+        .collect()
+}
+
+#[test]
+fn node_on_ports_of_its_own_choice_is_found_by_its_file_and_fits_what_is_generated_for_it() {
+    let mut node = Lone::start();
+    assert_eq!(node.ports["pid"], node.process.0.id());
+    must(&["ready", "--timeout", "20s", "--admin", node.admin()]);
+    must(&["ready", "--timeout", "20s", "-B", node.bootstrap()]);
+    let bootstrap = node.bootstrap().to_owned();
+    // Told to clients with the port that was bound.
+    produce(&bootstrap, "greetings", 0..10);
+    assert_eq!(consume(&bootstrap, "greetings"), (0..10).collect::<Vec<_>>());
+
+    let metrics = get(node.admin(), "/metrics");
+    let given: BTreeSet<&str> =
+        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let dashboard = json(&must(&["generate", "grafana"]));
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let expressions: Vec<&str> = targets.filter_map(|target| target["expr"].as_str()).collect();
+    assert!(expressions.len() > 25, "{expressions:?}");
+    for name in expressions.iter().flat_map(|expression| metric_names(expression)) {
+        let bare = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        assert!(
+            given.contains(name) || bare.is_some_and(|bare| given.contains(bare)),
+            "no node gives {name}"
+        );
+        // Another node's: there is none here.
+        let is_there = metrics.lines().any(|line| line.split(['{', ' ']).next() == Some(name));
+        assert!(is_there || name == "kontiki_peer_bytes_out_total", "{name} has no value");
+    }
+    for label in ["topic=\"greetings\"", "api=\"Produce\"", "le=\"+Inf\""] {
+        assert!(metrics.contains(label), "{label}");
+    }
+
+    let file = node.data.path().join("ports.json");
+    let admin = node.admin().to_owned();
+    node.process.terminate();
+    assert!(!file.exists(), "nobody listens any more");
+    let (ready, _, said) = kontiki(&["ready", "--timeout", "300ms", "--admin", &admin]);
+    assert!(!ready && said.contains("ADMIN_UNREACHABLE"), "{said}");
+}
+
+#[test]
+fn shell_completes_commands_topics_and_groups_and_is_not_held_up() {
+    let node = Lone::start();
+    must(&["ready", "--timeout", "20s", "-B", node.bootstrap()]);
+    produce(node.bootstrap(), "greetings", 0..1);
+    produce(node.bootstrap(), "green", 0..1);
+    must(&["group", "seek", "grinders", "--to", "start", "--topics", "green", "-B", node.bootstrap()]);
+    let completed = |words: &[&str]| -> BTreeSet<String> {
+        let script = "source <(kontiki generate completions bash)
+            COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9
+            _clap_complete_kontiki kontiki \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"
+            printf '%s\\n' \"${COMPREPLY[@]}\"";
+        let bin = Path::new(KONTIKI).parent().expect("a folder");
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path"));
+        let output = Command::new("bash").args(["-c", script, "bash"]).args(words).env("PATH", path).output();
+        let output = output.expect("bash");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.split_whitespace().map(str::to_owned).collect()
+    };
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(completed(&["kontiki", "gen"]), set(&["generate"]));
+    let of = |words: &[&str]| completed(&[&["kontiki", "-B", node.bootstrap()], words].concat());
+    assert_eq!(of(&["consume", "gr"]), set(&["green", "greetings"]));
+    assert_eq!(of(&["topic", "describe", "greet"]), set(&["greetings"]));
+    assert_eq!(of(&["group", "describe", "gr"]), set(&["grinders"]));
+    assert_eq!(of(&["group", "seek", "grinders", "--topics", "gree"]), set(&["green", "greetings"]));
+    // Nobody answers there: neither words nor an error nor a wait.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("bound").to_string();
+    let started = Instant::now();
+    assert_eq!(completed(&["kontiki", "-B", &address, "consume", "gr"]), set(&[]));
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {
