@@ -384,15 +384,20 @@ Examples:
   kontiki consume orders -o start -e
   kontiki consume orders -o -10 -p 0
   kontiki consume orders -o @-1h:end --output json | jq .value
+  kontiki consume orders -g billing -o start         Ctrl-C commits and leaves
+  kontiki consume orders -g billing -e              what is new since last time
 
 On a pipe the default output is JSON lines, on a terminal short text.")]
 pub struct ConsumeArgs {
     /// Topic
     #[arg(add = complete::topics())]
     pub topic: String,
-    /// Where to begin
+    /// Where to begin; with -g, where the group has committed nothing
     #[arg(short, long, default_value = "end", allow_hyphen_values = true)]
     pub offset: String,
+    /// Read as a member of this consumer group: share the partitions, go on where it was, commit what is printed
+    #[arg(short, long, value_name = "GROUP", conflicts_with = "partitions", add = complete::groups())]
+    pub group: Option<String>,
     /// Stop at the end seen at the start
     #[arg(short, long)]
     pub exit: bool,

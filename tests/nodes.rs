@@ -154,7 +154,14 @@ impl Lone {
                 "1@127.0.0.1:0",
             ])
             .args(["--listen", "127.0.0.1:0", "--advertise", "localhost:0", "--peer-listen", "127.0.0.1:0"])
-            .args(["--admin-listen", "127.0.0.1:0", "-q", "--data-dir"])
+            .args([
+                "--admin-listen",
+                "127.0.0.1:0",
+                "-c",
+                "group.initial.rebalance.delay.ms=0",
+                "-q",
+                "--data-dir",
+            ])
             .arg(data.path().join("data"))
             .arg("--ports-file")
             .arg(&file)
@@ -198,7 +205,11 @@ fn node_on_ports_of_its_own_choice_is_found_by_its_file_and_fits_what_is_generat
     produce(&bootstrap, "greetings", 0..10);
     assert_eq!(consume(&bootstrap, "greetings"), (0..10).collect::<Vec<_>>());
 
+    must(&["group", "seek", "g", "--to", "4", "--topics", "greetings", "-B", &bootstrap]);
+
     let metrics = get(node.admin(), "/metrics");
+    let lag = "kafka_consumergroup_lag{consumergroup=\"g\",topic=\"greetings\",partition=\"0\"} 6\n";
+    assert!(metrics.contains(lag), "{metrics}");
     let given: BTreeSet<&str> =
         metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let dashboard = json(&must(&["generate", "grafana"]));
@@ -226,6 +237,82 @@ fn node_on_ports_of_its_own_choice_is_found_by_its_file_and_fits_what_is_generat
     assert!(!file.exists(), "nobody listens any more");
     let (ready, _, said) = kontiki(&["ready", "--timeout", "300ms", "--admin", &admin]);
     assert!(!ready && said.contains("ADMIN_UNREACHABLE"), "{said}");
+}
+
+/// A reader of the group `g`, with its output.
+fn group_reader(bootstrap: &str, args: &[&str]) -> (bool, Vec<u32>, String) {
+    let (ok, out, err) = kontiki(&[&["consume", "t", "-g", "g", "--values", "-B", bootstrap], args].concat());
+    (ok, out.lines().map(|line| line.parse().expect("a number")).collect(), err)
+}
+
+#[test]
+fn group_readers_go_on_where_the_group_is_and_share_it() {
+    let node = Lone::start();
+    let bootstrap = node.bootstrap();
+    must(&["ready", "--timeout", "20s", "-B", bootstrap]);
+    must(&["topic", "create", "t", "-p", "2", "-B", bootstrap]);
+    produce(bootstrap, "t", 0..10);
+    // Where nothing is committed, -o says where to begin; what was begun is committed too.
+    let (ok, read, said) = group_reader(bootstrap, &["-e"]);
+    assert!(ok && read.is_empty() && said.contains("0 records printed; lag 0"), "{said}");
+    produce(bootstrap, "t", 10..40);
+    let (ok, read, said) = group_reader(bootstrap, &["-e", "-n", "7", "-o", "start"]);
+    assert!(ok && read.len() == 7 && said.contains("7 records printed; lag 23"), "{read:?} {said}");
+    let (ok, rest, said) = group_reader(bootstrap, &["-e", "-o", "start"]);
+    let all: BTreeSet<u32> = read.iter().chain(&rest).copied().collect();
+    assert!(ok && rest.len() == 23 && all == (10..40).collect(), "{rest:?} {said}");
+    // A reader that goes away early takes no more along than was written to it.
+    let (refused, _, said) = group_reader(bootstrap, &["-p", "0"]);
+    assert!(!refused && said.contains("cannot be used with"), "{said}");
+
+    // Two at once: every record once, and the one that stays takes over what the other one had.
+    let spawn = || {
+        let child = Command::new(KONTIKI)
+            .args(["consume", "t", "-g", "g", "--values", "-q", "-B", bootstrap])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        Process(child)
+    };
+    let members = |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let described = json(&must(&["group", "describe", "g", "--output", "json", "-B", bootstrap]));
+            let item = &described["items"][0];
+            let owners: BTreeSet<&str> = item["partitions"]
+                .as_array()
+                .expect("rows")
+                .iter()
+                .filter_map(|row| row["member"]["id"].as_str())
+                .collect();
+            if item["state"] == if count > 0 { "Stable" } else { "Empty" } && owners.len() == count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{count} members: {described}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let (mut one, mut two) = (spawn(), spawn());
+    members(2);
+    produce(bootstrap, "t", 100..300);
+    // Each prints what it has before it commits and leaves.
+    std::thread::sleep(Duration::from_millis(700));
+    let output = |process: &mut Process| {
+        process.terminate();
+        let mut text = String::new();
+        process.0.stdout.take().expect("piped").read_to_string(&mut text).expect("its output");
+        text.lines().map(|line| line.parse::<u32>().expect("a number")).collect::<Vec<_>>()
+    };
+    let mut read = output(&mut one);
+    members(1);
+    produce(bootstrap, "t", 300..400);
+    std::thread::sleep(Duration::from_millis(700));
+    read.extend(output(&mut two));
+    members(0);
+    let (_, rest, _) = group_reader(bootstrap, &["-e"]);
+    read.extend(rest);
+    read.sort_unstable();
+    assert_eq!(read, (100..400).collect::<Vec<_>>(), "each once");
 }
 
 #[test]

@@ -224,6 +224,41 @@ const ROWS: &[(&str, &[Panel])] = &[
         ],
     ),
     (
+        "Consumer groups",
+        &[
+            lines(
+                "Lag",
+                "short",
+                "Records between what a group has committed and the end, by group and topic.",
+                &[(
+                    "sum by (consumergroup, topic) (clamp_min(max by (topic, partition) (kafka_topic_partition_current_offset{topic=~\"$topic\"}) - on (topic, partition) group_right max by (consumergroup, topic, partition) (kafka_consumergroup_current_offset{topic=~\"$topic\"}), 0))",
+                    "{{consumergroup}} {{topic}}",
+                )],
+            ),
+            lines(
+                "Records committed",
+                "cps",
+                "By group and topic.",
+                &[(
+                    "sum by (consumergroup, topic) (rate(kafka_consumergroup_current_offset{topic=~\"$topic\"}[$__rate_interval]))",
+                    "{{consumergroup}} {{topic}}",
+                )],
+            ),
+            lines(
+                "Members",
+                "none",
+                "By group.",
+                &[("max by (consumergroup) (kafka_consumergroup_members)", "{{consumergroup}}")],
+            ),
+            lines(
+                "Groups not shown",
+                "none",
+                "A broker shows its first 200 groups and 5,000 offsets.",
+                &[("kontiki_consumergroups_left_out", "{{instance}}")],
+            ),
+        ],
+    ),
+    (
         "Processes",
         &[
             lines("Memory", "bytes", "Resident.", &[("process_resident_memory_bytes", "{{instance}}")]),

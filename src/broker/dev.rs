@@ -138,6 +138,9 @@ impl Cluster {
         let address = controller.map_or("127.0.0.1:0".to_owned(), |a| a.to_string());
         config.controllers = BTreeMap::from([(CONTROLLER_ID, address)]);
         config.defaults.num_partitions = 4;
+        // As in the configuration that comes with Kafka: who tries things out does not wait three seconds for members that nobody starts.
+        let no_delay = ("group.initial.rebalance.delay.ms".to_owned(), "0".to_owned());
+        config.defaults.broker.extend([no_delay]);
         config.broker_session_timeout = Duration::from_secs(3);
         config.shutdown_timeout = Duration::from_secs(5);
         config

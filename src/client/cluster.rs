@@ -125,6 +125,8 @@ pub enum Purpose {
     Produce,
     /// Fetch, which may wait.
     Fetch,
+    /// Joining a group, which waits for its other members.
+    Group,
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>;

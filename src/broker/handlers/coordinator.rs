@@ -1,6 +1,6 @@
 //! What the handlers of consumer groups share: where a group's coordinator is, and what they ask of it.
 //!
-//! Not an API of its own. Not here: what groups do (`broker::groups`). Called by the handlers beside it.
+//! Not an API of its own. Not here: what groups do (`broker::groups`). Called by the handlers beside it, and by `http` for /metrics.
 
 use super::{join_all, text};
 use crate::broker::api::NodeHandle;
@@ -30,7 +30,10 @@ const ASKED_AT_ONCE: usize = 64;
 
 /// Asks several groups' coordinators; answers in the order of the groups. None for a group that was named before: a small request must
 /// not be answered with the same group again and again.
-pub(super) async fn ask_each(node: &NodeHandle, questions: Vec<(String, Ask)>) -> Vec<Option<Reply>> {
+pub(in crate::broker) async fn ask_each(
+    node: &NodeHandle,
+    questions: Vec<(String, Ask)>,
+) -> Vec<Option<Reply>> {
     let mut named = HashSet::with_capacity(questions.len());
     let is_first: Vec<bool> = questions.iter().map(|(group, _)| named.insert(group.clone())).collect();
     let mut asking =
