@@ -27,6 +27,7 @@ const UNSAFE_FILE: &str = "src/segment/map.rs";
 
 const TOP_LEVEL: &[&str] = &[
     ".ci",
+    ".dockerignore",
     ".git",
     ".gitignore",
     "ARCHITECTURE.md",
@@ -34,11 +35,13 @@ const TOP_LEVEL: &[&str] = &[
     "CONTRIBUTING.md",
     "Cargo.lock",
     "Cargo.toml",
+    "Dockerfile",
     "LICENSE",
     "README.md",
     "benches",
     "bin",
     "clippy.toml",
+    "compose.yaml",
     "docs",
     "examples",
     "rustfmt.toml",
