@@ -398,6 +398,9 @@ pub struct ConsumeArgs {
     /// Read as a member of this consumer group: share the partitions, go on where it was, commit what is printed
     #[arg(short, long, value_name = "GROUP", conflicts_with = "partitions", add = complete::groups())]
     pub group: Option<String>,
+    /// With -g: silent for so long, this member is taken for dead
+    #[arg(long, default_value = "45s", value_parser = text::duration, value_name = "DURATION", requires = "group")]
+    pub session_timeout: Duration,
     /// Stop at the end seen at the start
     #[arg(short, long)]
     pub exit: bool,

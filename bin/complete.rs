@@ -1,4 +1,4 @@
-//! Completion by the shell: what `COMPLETE=SHELL kontiki -- WORDS` answers, topic and group names included.
+//! Completion by the shell: what `KONTIKI_COMPLETE=SHELL kontiki -- WORDS` answers, topic and group names included.
 //!
 //! The shell's own script (`kontiki generate completions`) asks with the words typed so far. Names come from the cluster that those words or
 //! the environment name. Invariants: nothing is written but candidates, a cluster that does not answer costs `PATIENCE`, no error shows.
@@ -15,7 +15,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// The variable by which a shell says that it asks.
-pub const VARIABLE: &str = "COMPLETE";
+pub const VARIABLE: &str = "KONTIKI_COMPLETE";
 
 /// Answers a shell that asks, and ends the process; does nothing otherwise. Before anything else: it writes to stdout.
 pub fn answer_shell() {

@@ -447,8 +447,9 @@ fn generate_completions_and_unit_name_what_they_run() {
         assert!(script.contains("COMPLETE") && script.contains("kontiki"), "{shell}: {script}");
     }
     assert_eq!(code(&run(&["generate", "completions", "tcsh"])), 2);
-    let unit = stdout(&run(&["generate", "systemd"]));
-    assert!(unit.contains(&format!("ExecStart={} start --config", env!("CARGO_BIN_EXE_kontiki"))), "{unit}");
+    let hidden = run(&["generate", "systemd", "--binary", "/home/me/.cargo/bin/kontiki"]);
+    assert_eq!(code(&hidden), 2);
+    assert!(stderr(&hidden).contains("home directories"), "{}", stderr(&hidden));
     let unit = stdout(&run(&["generate", "systemd", "--binary", "/opt/a b/100%/kontiki"]));
     assert!(unit.contains("ExecStart=\"/opt/a b/100%%/kontiki\" start"), "{unit}");
 }

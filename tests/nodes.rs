@@ -141,6 +141,10 @@ struct Lone {
 
 impl Lone {
     fn start() -> Self {
+        Self::start_with(&["--advertise", "localhost:0"])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("a directory");
         let file = data.path().join("ports.json");
         let child = Command::new(KONTIKI)
@@ -153,7 +157,8 @@ impl Lone {
                 "--controllers",
                 "1@127.0.0.1:0",
             ])
-            .args(["--listen", "127.0.0.1:0", "--advertise", "localhost:0", "--peer-listen", "127.0.0.1:0"])
+            .args(["--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"])
+            .args(args)
             .args([
                 "--admin-listen",
                 "127.0.0.1:0",
@@ -261,7 +266,6 @@ fn group_readers_go_on_where_the_group_is_and_share_it() {
     let (ok, rest, said) = group_reader(bootstrap, &["-e", "-o", "start"]);
     let all: BTreeSet<u32> = read.iter().chain(&rest).copied().collect();
     assert!(ok && rest.len() == 23 && all == (10..40).collect(), "{rest:?} {said}");
-    // A reader that goes away early takes no more along than was written to it.
     let (refused, _, said) = group_reader(bootstrap, &["-p", "0"]);
     assert!(!refused && said.contains("cannot be used with"), "{said}");
 
@@ -313,6 +317,65 @@ fn group_readers_go_on_where_the_group_is_and_share_it() {
     read.extend(rest);
     read.sort_unstable();
     assert_eq!(read, (100..400).collect::<Vec<_>>(), "each once");
+}
+
+/// A reader may print again what another one had printed, and never leaves anything out: its output is closed in the middle, it is killed.
+#[test]
+fn group_reader_cut_off_leaves_nothing_out() {
+    let node = Lone::start();
+    let bootstrap = node.bootstrap();
+    must(&["ready", "--timeout", "20s", "-B", bootstrap]);
+    must(&["topic", "create", "t", "-p", "2", "-B", bootstrap]);
+    produce(bootstrap, "t", 0..60_000);
+    let reader = format!("{KONTIKI} consume t -g g -o start --values -q --session-timeout 6s -B {bootstrap}");
+    let shell = |script: String| Command::new("bash").args(["-c", &script]).output().expect("bash").stdout;
+    let numbers = |bytes: &[u8]| -> BTreeSet<u32> {
+        let text = String::from_utf8_lossy(bytes);
+        // The last line may be cut.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| line.parse().expect("a number")).collect()
+    };
+    let mut read = numbers(&shell(format!("{reader} | head -n 1000")));
+    assert_eq!(read.len(), 1000);
+    // Nobody takes more of the output than a pipe holds: what was not printed must not be committed. It beats all the while.
+    let mut words = reader.split(' ');
+    let child = Command::new(words.next().expect("a command")).args(words).stdout(Stdio::piped()).spawn();
+    let mut stalled = Process(child.expect("the command starts"));
+    std::thread::sleep(Duration::from_secs(8));
+    let described = json(&must(&["group", "describe", "g", "--output", "json", "-B", bootstrap]));
+    assert_eq!(described["items"][0]["members"].as_array().map(Vec::len), Some(1), "{described}");
+    stalled.0.kill().expect("our child");
+    let mut output = Vec::new();
+    stalled.0.stdout.take().expect("piped").read_to_end(&mut output).expect("its output");
+    read.extend(numbers(&output));
+    assert!(read.len() < 60_000, "something is left");
+    let (ok, rest, said) = group_reader(bootstrap, &["-e"]);
+    assert!(ok, "{said}");
+    read.extend(rest);
+    assert_eq!(read.len(), 60_000);
+}
+
+/// The first thing that goes wrong with containers: what answers advertises what cannot be reached. Whoever waits is told, and why it failed in the end.
+#[test]
+fn advertised_address_that_nobody_reaches_is_named_while_waiting_and_at_the_end() {
+    let node = Lone::start_with(&["--advertise", "127.0.0.1:1"]);
+    must(&["ready", "--timeout", "20s", "--admin", node.admin()]);
+    must(&["topic", "list", "-B", node.bootstrap()]);
+    let cause = format!("{} answered, but it advertises 127.0.0.1:1, which", node.bootstrap());
+    let mut child = Command::new(KONTIKI)
+        .args(["produce", "t", "--timeout", "4s", "-B", node.bootstrap()])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    writeln!(child.stdin.take().expect("piped"), "x").expect("the producer reads");
+    let output = child.wait_with_output().expect("our child");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let warned: Vec<&str> =
+        said.lines().filter(|line| line.contains("WARN") && line.contains(&cause)).collect();
+    assert_eq!(warned.len(), 1, "{said}");
+    assert!(said.contains("error[BROKER_UNREACHABLE]: ") && said.matches(&cause).count() == 2, "{said}");
 }
 
 #[test]

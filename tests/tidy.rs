@@ -499,7 +499,7 @@ fn files(root: &Path, below: &Path, found: &mut Vec<PathBuf>) {
     for entry in entries {
         let path = entry.path();
         let name = entry.file_name();
-        if name == "target" || name == ".git" || name == "__pycache__" {
+        if name == "target" || name == ".git" || name == "__pycache__" || name == "node_modules" {
             continue;
         }
         if entry.file_type().expect("a type").is_dir() {

@@ -46,7 +46,14 @@ pub async fn run(args: ConsumeArgs, global: &Global, ui: &Ui) -> Outcome {
     let until = until(&client, &args, &partitions, range).await?;
     let mut sink = Sink::new(&args, ui);
     if let Some(group) = &args.group {
-        let reading = group_reader::Reading { topic: &args.topic, from: range.from, until, num: args.num };
+        let reading = group_reader::Reading {
+            topic: &args.topic,
+            from: range.from,
+            known: partitions,
+            session_timeout: args.session_timeout,
+            until,
+            num: args.num,
+        };
         return group_reader::run(&client, group, reading, sink, ui).await;
     }
     let mut start = client.resolve(&args.topic, &partitions, range.from).await?;

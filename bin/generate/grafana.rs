@@ -240,7 +240,7 @@ const ROWS: &[(&str, &[Panel])] = &[
                 "cps",
                 "By group and topic.",
                 &[(
-                    "sum by (consumergroup, topic) (rate(kafka_consumergroup_current_offset{topic=~\"$topic\"}[$__rate_interval]))",
+                    "sum by (consumergroup, topic) (clamp_min(deriv(kafka_consumergroup_current_offset{topic=~\"$topic\"}[$__rate_interval]), 0))",
                     "{{consumergroup}} {{topic}}",
                 )],
             ),

@@ -66,6 +66,12 @@ fn systemd(args: &SystemdArgs, ui: &Ui) -> Outcome {
         Some(binary) => binary.clone(),
         None => std::env::current_exe()?,
     };
+    // ProtectHome hides these.
+    let homes = ["/home", "/root", "/run/user"];
+    if homes.iter().any(|home| binary.starts_with(home)) {
+        let text = format!("the unit could not start {}: it sees no home directories", binary.display());
+        return Err(Failure::usage(text).with_hint("--binary names another one, say /usr/local/bin/kontiki"));
+    }
     // systemd takes `%` for its own and splits at blanks.
     let binary = binary.to_string_lossy().replace('%', "%%");
     let binary = if binary.contains(' ') { format!("\"{binary}\"") } else { binary };
@@ -76,7 +82,7 @@ fn systemd(args: &SystemdArgs, ui: &Ui) -> Outcome {
 /// Longer than `shutdown-timeout-ms` (30 s), so that leadership can be handed over.
 const UNIT: &str = "\
 # One node of Kontiki. Its settings: /etc/kontiki/kontiki.toml (`kontiki config default` prints one with every key).
-# It runs as user kontiki: useradd --system --no-create-home kontiki
+# What stands on the command line below (--data-dir, --ports-file) beats that file. It runs as user kontiki: useradd --system --no-create-home kontiki
 [Unit]
 Description=Kontiki, a Kafka-compatible log broker
 Documentation=man:kontiki(1)

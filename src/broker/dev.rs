@@ -265,6 +265,7 @@ async fn run(options: &DevOptions, data: PathBuf, started: std::time::Instant) -
     let mut interrupt = signal(SignalKind::interrupt())?;
     std::fs::create_dir_all(&data)?;
     server::raise_descriptor_limit();
+    options.ports_file.as_deref().map(PortsFile::prepare).transpose()?;
     let cluster = Arc::new(Cluster::start(options, data).await?);
     cluster.ready().await?;
     cluster.create_topics(&options.topics).await?;

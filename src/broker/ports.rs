@@ -29,6 +29,16 @@ pub struct NodePorts {
 pub struct PortsFile(PathBuf);
 
 impl PortsFile {
+    /// Takes away what an earlier process left, before anything is bound: a file that is there is this process's.
+    pub fn prepare(path: &Path) -> std::io::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(std::io::Error::new(error.kind(), format!("ports file {}: {error}", path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes it. `admin` is the address that speaks for the whole process.
     pub fn write(path: &Path, nodes: &[NodePorts], admin: Option<SocketAddr>) -> std::io::Result<Self> {
         let named = |error: std::io::Error| {
@@ -76,6 +86,9 @@ mod tests {
             NodePorts { node: NodeId(1), kafka: Some(address(1)), peer: address(2), admin: Some(address(3)) },
             NodePorts { node: NodeId(9), kafka: None, peer: address(4), admin: None },
         ];
+        std::fs::write(&path, "stale").unwrap();
+        PortsFile::prepare(&path).unwrap();
+        assert!(!path.exists() && PortsFile::prepare(&path).is_ok());
         let file = PortsFile::write(&path, &nodes, Some(address(3))).unwrap();
         let read: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!((&read["bootstrap"], &read["admin"]), (&"127.0.0.1:1".into(), &"127.0.0.1:3".into()));

@@ -189,6 +189,7 @@ pub async fn run_node(config: NodeConfig) -> Result<(), StartError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_descriptor_limit();
     let ports_file = config.ports_file.clone();
+    ports_file.as_deref().map(PortsFile::prepare).transpose()?;
     let mut node = start_node(config).await?;
     let _ports = ports_file.map(|path| PortsFile::write(&path, &[node.ports()], node.admin)).transpose()?;
     tracing::info!(

@@ -17,12 +17,15 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::Request;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Beyond these versions requests name several groups, or topics by id.
 const FIND_CAP: i16 = 3;
 const FETCH_CAP: i16 = 7;
 const COMMIT_CAP: i16 = 9;
 pub(super) const NOT_COORDINATOR: i16 = 16;
+/// The metadata lost sight of the broker between two questions.
+pub(super) const BROKER_NOT_AVAILABLE: i16 = 8;
 const GROUP_ID_NOT_FOUND: i16 = 69;
 
 /// A group in a list.
@@ -118,11 +121,13 @@ impl Client {
     ) -> Result<(i32, R::Response)> {
         let mut backoff = Backoff::new(self.options().call_timeout);
         loop {
-            let answered = self.try_coordinator(group, request, cap).await;
+            let answered = self.try_coordinator(group, request, cap, Purpose::General, Duration::ZERO).await;
             let answered = answered.and_then(|(id, answer)| {
                 Error::check(code(&answer), None, || format!("group `{group}`")).map(|()| (id, answer))
             });
-            let again = |e: &Error| e.is_retriable() || e.kafka_code() == Some(NOT_COORDINATOR);
+            let again = |e: &Error| {
+                e.is_retriable() || matches!(e.kafka_code(), Some(NOT_COORDINATOR | BROKER_NOT_AVAILABLE))
+            };
             match answered {
                 Err(error) if again(&error) && backoff.wait().await => {}
                 answered => return answered,
@@ -130,16 +135,19 @@ impl Client {
         }
     }
 
-    async fn try_coordinator<R: Request>(
+    /// Looks the coordinator up and asks it, once; `extra`: how much longer than usual its answer may take.
+    pub(super) async fn try_coordinator<R: Request>(
         &self,
         group: &str,
         request: &R,
         cap: i16,
+        purpose: Purpose,
+        extra: Duration,
     ) -> Result<(i32, R::Response)> {
         let id = self.coordinator(group).await?;
-        let connection = self.broker_connection(id, Purpose::General).await?;
+        let connection = self.broker_connection(id, purpose).await?;
         let version = connection.version::<R>(cap)?;
-        Ok((id, connection.call_version(request, version).await?))
+        Ok((id, connection.call_within(request, version, extra).await?))
     }
 
     /// State and members of a group.

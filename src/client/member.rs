@@ -1,14 +1,14 @@
 //! [`Membership`]: this client as a member of a consumer group, by the classic protocol: joins, assigns when it leads, commits, leaves.
 //!
-//! Eager rebalancing with Kafka's `range` assignor, which every client's default list holds, so members of other kinds may be in the same
-//! group. A dynamic member (KIP-394); no `group.instance.id`, no `group.protocol=consumer`. Needs brokers of Kafka 2.4 or later.
+//! Eager rebalancing with Kafka's `range` assignor, which members of other kinds may have in their lists too (Java, librdkafka and kafka-python do by
+//! default; kafkajs and franz-go do not). A dynamic member (KIP-394); no `group.instance.id`, no `group.protocol=consumer`. Needs brokers of Kafka 2.4 or later.
 //! Not here: reading records (`consumer`), when to commit or to beat (the caller, who has one task for all of it).
 //! Invariants: JoinGroup and SyncGroup, which wait for others, have a connection of their own, so that leaving never queues behind them; nothing is
 //! committed but in the generation that was joined last.
 
 use super::cluster::{Backoff, Client, Purpose, text, topic_name};
 use super::error::{Error, Result};
-use super::groups::{NOT_COORDINATOR, assigned};
+use super::groups::{BROKER_NOT_AVAILABLE, NOT_COORDINATOR, assigned};
 use crate::wire::frame::FrameError;
 use crate::wire::primitives::Reader;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -28,6 +28,7 @@ const ILLEGAL_GENERATION: i16 = 22;
 const UNKNOWN_MEMBER_ID: i16 = 25;
 const REBALANCE_IN_PROGRESS: i16 = 27;
 const MEMBER_ID_REQUIRED: i16 = 79;
+const UNKNOWN_TOPIC: i16 = 3;
 /// Protocol type of consumers.
 const CONSUMER: &str = "consumer";
 /// Kafka's name of the assignor.
@@ -72,7 +73,6 @@ pub struct Membership {
     options: MemberOptions,
     id: String,
     generation: i32,
-    coordinator: Option<i32>,
     /// Partitions of every topic of the group as this member, which led it, assigned them; and when it looked last.
     assigned: Option<(BTreeMap<String, i32>, Instant)>,
 }
@@ -81,16 +81,7 @@ impl Membership {
     /// A member that has not joined yet.
     pub fn new(client: Client, group: &str, topic: &str, options: MemberOptions) -> Self {
         let (group, topic) = (group.to_owned(), topic.to_owned());
-        Self {
-            client,
-            group,
-            topic,
-            options,
-            id: String::new(),
-            generation: -1,
-            coordinator: None,
-            assigned: None,
-        }
+        Self { client, group, topic, options, id: String::new(), generation: -1, assigned: None }
     }
 
     /// The id that the coordinator gave it; empty before.
@@ -102,15 +93,25 @@ impl Membership {
     pub async fn join(&mut self) -> Result<Vec<i32>> {
         // Others may take their time within one try already.
         let mut backoff = Backoff::new(self.options.rebalance_timeout + self.client.options().call_timeout);
+        let mut has_asked = false;
         loop {
             let error = match self.try_join().await {
                 Ok(partitions) => return Ok(partitions),
                 Err(error) => error,
             };
             match error.kafka_code() {
-                Some(MEMBER_ID_REQUIRED) if !self.id.is_empty() => continue,
+                Some(MEMBER_ID_REQUIRED) if !has_asked => {
+                    has_asked = true;
+                    continue;
+                }
                 Some(UNKNOWN_MEMBER_ID) => self.id.clear(),
-                Some(ILLEGAL_GENERATION | REBALANCE_IN_PROGRESS | MEMBER_ID_REQUIRED | NOT_COORDINATOR) => {}
+                Some(
+                    ILLEGAL_GENERATION
+                    | REBALANCE_IN_PROGRESS
+                    | MEMBER_ID_REQUIRED
+                    | NOT_COORDINATOR
+                    | BROKER_NOT_AVAILABLE,
+                ) => {}
                 _ if error.is_retriable() => {}
                 _ => return Err(error),
             }
@@ -138,7 +139,7 @@ impl Membership {
             .with_protocol_type(Some(text(CONSUMER)))
             .with_protocol_name(Some(text(RANGE)))
             .with_assignments(assignments);
-        let answer = self.ask(&request, Purpose::Group, self.options.rebalance_timeout).await?;
+        let answer = self.ask(&request).await?;
         self.check(answer.error_code)?;
         if answer.assignment.is_empty() {
             return Ok(Vec::new());
@@ -162,7 +163,7 @@ impl Membership {
             .with_member_id(text(&self.id))
             .with_protocol_type(text(CONSUMER))
             .with_protocols(vec![protocol]);
-        self.ask(&request, Purpose::Group, self.options.rebalance_timeout).await
+        self.ask(&request).await
     }
 
     /// The leader's part: who gets what, over all topics that any member reads.
@@ -194,10 +195,13 @@ impl Membership {
 
     /// Partitions of each topic; 0 of one that is not there.
     async fn partition_counts(&self, topics: Vec<String>) -> Result<BTreeMap<String, i32>> {
-        const UNKNOWN_TOPIC: i16 = 3;
         match self.client.refresh(Some(&topics), false).await {
             Err(error) if error.kafka_code() == Some(UNKNOWN_TOPIC) => {}
             refreshed => refreshed?,
+        }
+        if self.client.partition_count(&self.topic) == 0 {
+            // A broker that has not heard of it yet must not make this leader give nothing to anybody.
+            return Err(Error::kafka(UNKNOWN_TOPIC, format!("topic `{}`", self.topic)));
         }
         Ok(topics.into_iter().map(|topic| (topic.clone(), self.client.partition_count(&topic))).collect())
     }
@@ -269,31 +273,14 @@ impl Membership {
         left.map(|_| ())
     }
 
-    async fn ask<R: Request>(
-        &mut self,
-        request: &R,
-        purpose: Purpose,
-        extra: Duration,
-    ) -> Result<R::Response> {
-        let coordinator = match self.coordinator {
-            Some(id) => id,
-            None => self.client.coordinator(&self.group).await?,
-        };
-        // Looked up anew after anything but an answer.
-        self.coordinator = None;
-        let connection = self.client.broker_connection(coordinator, purpose).await?;
-        let version = connection.version::<R>(i16::MAX)?;
-        let reply = connection.try_send(request, version, extra)?;
-        let full = || Error::TimedOut { what: format!("group `{}`", self.group), limit: Duration::ZERO };
-        let answer = reply.ok_or_else(full)?.wait().await?;
-        self.coordinator = Some(coordinator);
-        Ok(answer)
+    /// Asks the coordinator, wherever it is by now; the answer waits for the group's other members.
+    async fn ask<R: Request>(&self, request: &R) -> Result<R::Response> {
+        let extra = self.options.rebalance_timeout;
+        let asked = self.client.try_coordinator(&self.group, request, i16::MAX, Purpose::Group, extra).await;
+        asked.map(|(_, answer)| answer)
     }
 
-    fn check(&mut self, code: i16) -> Result<()> {
-        if code == NOT_COORDINATOR {
-            self.coordinator = None;
-        }
+    fn check(&self, code: i16) -> Result<()> {
         Error::check(code, None, || format!("group `{}`", self.group))
     }
 

