@@ -286,7 +286,7 @@ fn own_member_shares_a_group_with_a_stock_client_whoever_leads() {
         environment: vec![("KONTIKI_KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")],
         ..Layout::default()
     };
-    let cluster = Cluster::start_in("own-member", layout);
+    let mut cluster = Cluster::start_in("own-member", layout);
     let client =
         Client { name: TOPIC, topic: TOPIC, partitions: PARTITIONS, rate: Some(300), ..Client::default() };
     let writer = Writer::start_as(&cluster, client);
@@ -294,9 +294,16 @@ fn own_member_shares_a_group_with_a_stock_client_whoever_leads() {
     until("ours reads all", Duration::from_secs(30), || {
         first.read().iter().map(|at| at.0).collect::<BTreeSet<_>>().len() == PARTITIONS
     });
+    // The coordinator dies, and is out of the metadata when the group is next rebalanced: it is looked up, not remembered.
+    let coordinator = cluster.leader(OFFSETS, partition_of(GROUP, 50));
+    cluster.kill(coordinator);
+    let before = first.read().len();
+    until("ours goes on", Duration::from_secs(30), || first.read().len() > before + 600);
     let other = Member::start(&cluster, "other");
     until("the other one reads", Duration::from_secs(30), || other.count("read") > 50);
     check_members(&cluster);
+    cluster.spawn(coordinator);
+    cluster.await_answer(coordinator);
     let before = first.read().len();
     until("ours reads on", Duration::from_secs(30), || first.read().len() > before + 50);
     let mut printed = first.interrupt();
