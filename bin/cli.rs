@@ -3,11 +3,13 @@
 //! Conventions: nouns first, `produce` and `consume` at top level; `-o` is the offset of `consume`, so output is
 //! chosen by the long `--output` everywhere.
 
+use crate::cli_generate::GenerateCommand;
 use crate::cli_group::GroupCommand;
 use crate::cli_operate::{
     BrokerCommand, ControllerCommand, MOVE_HELP, MoveArgs, OP_HELP, OpCommand, REASSIGN_HELP, REBALANCE_HELP,
     ReassignArgs, RebalanceArgs,
 };
+use crate::complete;
 use crate::config::NodeFlags;
 use crate::text;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -120,6 +122,9 @@ pub enum Command {
     Config(ConfigCommand),
     /// Print what a data directory holds and verify its checksums
     Dump(DumpArgs),
+    /// Completion for shells, man pages, a systemd unit, a dashboard
+    #[command(subcommand)]
+    Generate(GenerateCommand),
     /// Measure a cluster, or this machine
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -147,6 +152,7 @@ pub struct StartArgs {
     after_help = "Examples:
   kontiki dev
   kontiki dev --brokers 1 --topic orders:3:1 --data-dir ./data
+  kontiki dev --port 0 --admin-port 0 --ports-file ports.json
   kontiki dev kill 2        in another terminal: as kill -9 of broker 2
   kontiki dev restart 2"
 )]
@@ -168,6 +174,9 @@ pub struct DevArgs {
     /// A topic to create at the start
     #[arg(long = "topic", value_name = "NAME:PARTITIONS[:RF]", value_parser = text::topic_spec)]
     pub topics: Vec<text::TopicSpec>,
+    /// Write where everything listens here, as JSON, once it is ready
+    #[arg(long, value_name = "FILE")]
+    pub ports_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -257,7 +266,7 @@ pub struct TopicList {
 #[derive(Debug, Args)]
 pub struct TopicDescribe {
     /// Names
-    #[arg(required = true, value_name = "TOPIC")]
+    #[arg(required = true, value_name = "TOPIC", add = complete::topics())]
     pub topics: Vec<String>,
     /// What to show; summary and partitions if not given
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -276,6 +285,7 @@ pub enum TopicSection {
 #[derive(Debug, Args)]
 pub struct TopicAlter {
     /// Name
+    #[arg(add = complete::topics())]
     pub topic: String,
     /// Set a configuration value
     #[arg(long, value_name = "KEY=VALUE", value_parser = text::key_value)]
@@ -294,7 +304,7 @@ pub struct TopicAlter {
 #[derive(Debug, Args)]
 pub struct TopicDelete {
     /// Names
-    #[arg(required = true, value_name = "TOPIC")]
+    #[arg(required = true, value_name = "TOPIC", add = complete::topics())]
     pub topics: Vec<String>,
     /// A topic that does not exist is no failure
     #[arg(long)]
@@ -304,6 +314,7 @@ pub struct TopicDelete {
 #[derive(Debug, Args)]
 pub struct TopicTrim {
     /// Name
+    #[arg(add = complete::topics())]
     pub topic: String,
     /// First offset to keep: end, N, -N or @TIME
     #[arg(short, long, allow_hyphen_values = true)]
@@ -320,6 +331,7 @@ pub struct TopicTrim {
   kontiki consume a -o start -e --output json | kontiki produce b --input jsonl")]
 pub struct ProduceArgs {
     /// Topic
+    #[arg(add = complete::topics())]
     pub topic: String,
     /// Split each line into key and value at the first of these
     #[arg(short = 'K', long, value_name = "DELIMITER", conflicts_with = "key", value_parser = text::unescape)]
@@ -372,14 +384,23 @@ Examples:
   kontiki consume orders -o start -e
   kontiki consume orders -o -10 -p 0
   kontiki consume orders -o @-1h:end --output json | jq .value
+  kontiki consume orders -g billing -o start         Ctrl-C commits and leaves
+  kontiki consume orders -g billing -e              what is new since last time
 
 On a pipe the default output is JSON lines, on a terminal short text.")]
 pub struct ConsumeArgs {
     /// Topic
+    #[arg(add = complete::topics())]
     pub topic: String,
-    /// Where to begin
+    /// Where to begin; with -g, where the group has committed nothing
     #[arg(short, long, default_value = "end", allow_hyphen_values = true)]
     pub offset: String,
+    /// Read as a member of this consumer group: share the partitions, go on where it was, commit what is printed
+    #[arg(short, long, value_name = "GROUP", conflicts_with = "partitions", add = complete::groups())]
+    pub group: Option<String>,
+    /// With -g: silent for so long, this member is taken for dead
+    #[arg(long, default_value = "45s", value_parser = text::duration, value_name = "DURATION", requires = "group")]
+    pub session_timeout: Duration,
     /// Stop at the end seen at the start
     #[arg(short, long)]
     pub exit: bool,
@@ -461,6 +482,7 @@ Examples:
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
     /// Topic; every partition without a leader if not given
+    #[arg(add = complete::topics())]
     pub topic: Option<String>,
     /// Partitions; all of the topic if not given
     #[arg(short, long, value_delimiter = ',', requires = "topic")]
@@ -507,7 +529,10 @@ pub struct RecoveriesArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kontiki ready --timeout 30s
-  kontiki ready --timeout 30s --brokers 3 --topic orders")]
+  kontiki ready --timeout 30s --brokers 3 --topic orders
+  kontiki ready --timeout 2s --admin localhost:8080     this node alone, a controller too
+
+Exit code 0 if it is ready, 1 if it is not within the time: fit for HEALTHCHECK.")]
 pub struct ReadyArgs {
     /// How long to wait
     #[arg(long, default_value = "30s", value_parser = text::duration, value_name = "DURATION")]
@@ -516,8 +541,11 @@ pub struct ReadyArgs {
     #[arg(long, default_value_t = 1)]
     pub brokers: usize,
     /// Topics that must have all their leaders
-    #[arg(long = "topic")]
+    #[arg(long = "topic", add = complete::topics())]
     pub topics: Vec<String>,
+    /// Ask these nodes themselves, at their HTTP admin addresses, and no broker
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT", conflicts_with_all = ["brokers", "topics"])]
+    pub admin: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! Commands and flags of consumer groups. As `cli`, no behaviour.
 
+use crate::complete;
 use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
@@ -35,7 +36,7 @@ Examples:
 #[derive(Debug, Args)]
 pub struct DescribeArgs {
     /// Groups
-    #[arg(required = true, value_name = "GROUP")]
+    #[arg(required = true, value_name = "GROUP", add = complete::groups())]
     pub groups: Vec<String>,
     /// Leave out partitions that are read to the end
     #[arg(long)]
@@ -55,12 +56,13 @@ Examples:
 #[derive(Debug, Args)]
 pub struct SeekArgs {
     /// Group
+    #[arg(add = complete::groups())]
     pub group: String,
     /// Where to: start, end, N, +N, -N, @TIME, @-1h
     #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
     pub to: String,
     /// Topics; those that the group has committed in if not given
-    #[arg(long, value_delimiter = ',', value_name = "TOPIC")]
+    #[arg(long, value_delimiter = ',', value_name = "TOPIC", add = complete::topics())]
     pub topics: Vec<String>,
     /// Show what would be set and change nothing
     #[arg(short = 'n', long)]
@@ -70,6 +72,6 @@ pub struct SeekArgs {
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     /// Groups
-    #[arg(required = true, value_name = "GROUP")]
+    #[arg(required = true, value_name = "GROUP", add = complete::groups())]
     pub groups: Vec<String>,
 }

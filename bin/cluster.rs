@@ -38,7 +38,7 @@ fn client_with(global: &Global, limit: Duration) -> Result<Client, Failure> {
 }
 
 /// Kafka's port where none is given.
-fn with_port(broker: &str) -> String {
+pub fn with_port(broker: &str) -> String {
     let has_port = broker.rsplit_once(':').is_some_and(|(host, port)| {
         port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
     });
@@ -404,7 +404,7 @@ pub async fn ready(args: ReadyArgs, global: &Global, ui: &Ui) -> Outcome {
         let missing = match tokio::time::timeout(left.max(POLL), missing(&client, &args)).await {
             Ok(Ok(None)) => break None,
             Ok(Ok(Some(what))) => Failure::new("NOT_READY", what),
-            Ok(Err(e)) => e.into(),
+            Ok(Err(failure)) => failure,
             Err(_) => Failure::new("NOT_READY", "no answer from the cluster"),
         };
         if started.elapsed() + POLL > args.timeout {
@@ -427,7 +427,16 @@ pub async fn ready(args: ReadyArgs, global: &Global, ui: &Ui) -> Outcome {
 
 /// What the cluster still lacks. Partitions count only if their topic is named: one partition without leader must
 /// not make an orchestrator restart healthy nodes.
-async fn missing(client: &Client, args: &ReadyArgs) -> Result<Option<String>, Error> {
+async fn missing(client: &Client, args: &ReadyArgs) -> Result<Option<String>, Failure> {
+    for address in &args.admin {
+        let (status, body) = http::request("GET", address, "/ready", ADMIN_LIMIT).await?;
+        if status != 200 {
+            return Ok(Some(format!("http://{address}/ready: {status} {}", body.trim())));
+        }
+    }
+    if !args.admin.is_empty() {
+        return Ok(None);
+    }
     let names: &[String] = &args.topics;
     match client.refresh(Some(names), false).await {
         Err(e) if e.kafka_code() == Some(3) => return Ok(Some(e.to_string())),

@@ -23,6 +23,7 @@ pub async fn run(args: DevArgs, ui: &Ui) -> Outcome {
                 data_dir: args.data_dir,
                 admin_port: args.admin_port,
                 topics: args.topics,
+                ports_file: args.ports_file,
             };
             return match dev::run_dev(options).await {
                 Ok(()) => Ok(ExitCode::SUCCESS),

@@ -8,6 +8,7 @@
 //! | `config`, `start`, `dev`, `dump` | what an operator does with a node |
 //! | `recover`, `controller` | partitions, and controllers, that lost their majority |
 //! | `moves`, `brokers`, `ops` | where replicas are, which brokers take part, what is under way (`cli_operate`: their flags) |
+//! | `generate`, `complete` | completion by the shell, man pages, systemd unit, dashboard |
 //! | `bench` | measuring |
 //! | `jsonl`, `http`, `text` | the record envelope, a tiny HTTP client, small parsers |
 //!
@@ -17,14 +18,17 @@
 mod bench;
 mod brokers;
 mod cli;
+mod cli_generate;
 mod cli_group;
 mod cli_operate;
 mod cluster;
+mod complete;
 mod config;
 mod consume;
 mod controller;
 mod dev;
 mod dump;
+mod generate;
 mod group;
 mod http;
 mod jsonl;
@@ -48,6 +52,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    complete::answer_shell();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -87,6 +92,7 @@ async fn run(cli: Cli, ui: &Ui) -> Outcome {
         Command::Op(command) => ops::run(command, &global, ui).await,
         Command::Ready(args) => cluster::ready(args, &global, ui).await,
         Command::Config(command) => config::print::run(command, ui),
+        Command::Generate(command) => generate::run(command, ui),
         Command::Dump(args) => dump::run(args, ui),
         Command::Bench(command) => bench::run(command, &global, ui).await,
         Command::Version => version(ui),

@@ -87,6 +87,7 @@ fn help_every_top_level_command_prints_to_stdout() {
         "controller",
         "ready",
         "config",
+        "generate",
         "dump",
         "bench",
         "version",
@@ -418,4 +419,37 @@ fn ready_and_health_of_a_live_broker_succeed() {
     let output = run(&["cluster", "health", "-B", &null.bootstrap]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert!(stdout(&output).starts_with("HEALTHY "), "{}", stdout(&output));
+}
+
+/// Every command has its page, and a page says what the help says.
+#[test]
+fn generate_man_writes_a_page_for_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = kontiki().args(["generate", "man", "-d"]).arg(dir.path().join("man1")).output().unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let page = |name: &str| std::fs::read_to_string(dir.path().join("man1").join(name)).unwrap();
+    for name in ["kontiki.1", "kontiki-consume.1", "kontiki-group-seek.1", "kontiki-controller-recover.1"] {
+        assert!(page(name).starts_with(".ie") || page(name).contains(".TH"), "{name}");
+    }
+    assert!(page("kontiki-topic-create.1").contains("\\-\\-if\\-not\\-exists"), "flags are in it");
+    assert!(page("kontiki-start.1").contains("kontiki.toml"), "examples are in it");
+    let first = stdout(&run(&["generate", "man"]));
+    assert_eq!(first, page("kontiki.1"));
+    let output = run(&["generate", "man", "-d", "/dev/null/man"]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("/dev/null/man"), "{}", stderr(&output));
+}
+
+#[test]
+fn generate_completions_and_unit_name_what_they_run() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = stdout(&run(&["generate", "completions", shell]));
+        assert!(script.contains("COMPLETE") && script.contains("kontiki"), "{shell}: {script}");
+    }
+    assert_eq!(code(&run(&["generate", "completions", "tcsh"])), 2);
+    let hidden = run(&["generate", "systemd", "--binary", "/home/me/.cargo/bin/kontiki"]);
+    assert_eq!(code(&hidden), 2);
+    assert!(stderr(&hidden).contains("home directories"), "{}", stderr(&hidden));
+    let unit = stdout(&run(&["generate", "systemd", "--binary", "/opt/a b/100%/kontiki"]));
+    assert!(unit.contains("ExecStart=\"/opt/a b/100%%/kontiki\" start"), "{unit}");
 }

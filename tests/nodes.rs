@@ -1,10 +1,11 @@
 //! Whole processes driven by our own commands: `kontiki dev` with kill and restart, three combined nodes that found a cluster, controllers apart that are
-//! restarted in order, and hundreds of groups on three brokers.
+//! restarted in order, hundreds of groups on three brokers, and what is generated held against a live node.
 //!
 //! Not here: kills under load and foreign clients (`tests/cluster`). Every process is ended by its handle, whatever happens.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -79,8 +80,10 @@ fn ended_in_order(dir: &Path) -> bool {
 fn dev_broker_killed_leaves_files_as_kill_9_does_and_comes_back_with_all_of_them() {
     let data = tempfile::tempdir().expect("a directory");
     let dir = data.path().to_str().expect("UTF-8");
+    let ports_file = format!("{dir}/ports.json");
     let mut child = Command::new(KONTIKI)
         .args(["dev", "--port", "0", "--admin-port", "0", "--data-dir", dir, "--topic", "t:4"])
+        .args(["--ports-file", &ports_file])
         .stdout(Stdio::piped())
         .spawn()
         .expect("dev starts");
@@ -92,6 +95,16 @@ fn dev_broker_killed_leaves_files_as_kill_9_does_and_comes_back_with_all_of_them
         word.to_owned()
     };
     let (bootstrap, admin) = (part("bootstrap="), part("admin=http://127.0.0.1:"));
+    let ports = json(&std::fs::read_to_string(&ports_file).expect("there with the READY line"));
+    assert_eq!(
+        (&ports["bootstrap"], &ports["admin"]),
+        (&bootstrap.as_str().into(), &format!("127.0.0.1:{admin}").into())
+    );
+    assert_eq!(
+        ports["nodes"].as_array().map(Vec::len),
+        Some(4),
+        "three brokers and their controller: {ports}"
+    );
     produce(&bootstrap, "t", 0..300);
     must(&["dev", "kill", "2", "--admin-port", &admin]);
     let broker = data.path().join("broker-2");
@@ -103,6 +116,301 @@ fn dev_broker_killed_leaves_files_as_kill_9_does_and_comes_back_with_all_of_them
     assert_eq!(consume(&bootstrap, "t"), (0..600).collect::<Vec<_>>());
     dev.terminate();
     assert!(ended_in_order(&broker), "SIGTERM ends in order");
+    assert!(!Path::new(&ports_file).exists(), "nobody listens any more");
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+/// What an admin address answers to a GET.
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the admin address");
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("a socket");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("a socket");
+    text
+}
+
+/// A combined node that chose every port itself.
+struct Lone {
+    process: Process,
+    ports: serde_json::Value,
+    data: tempfile::TempDir,
+}
+
+impl Lone {
+    fn start() -> Self {
+        Self::start_with(&["--advertise", "localhost:0"])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
+        let data = tempfile::tempdir().expect("a directory");
+        let file = data.path().join("ports.json");
+        let child = Command::new(KONTIKI)
+            .args([
+                "start",
+                "--node-id",
+                "1",
+                "--roles",
+                "broker,controller",
+                "--controllers",
+                "1@127.0.0.1:0",
+            ])
+            .args(["--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"])
+            .args(args)
+            .args([
+                "--admin-listen",
+                "127.0.0.1:0",
+                "-c",
+                "group.initial.rebalance.delay.ms=0",
+                "-q",
+                "--data-dir",
+            ])
+            .arg(data.path().join("data"))
+            .arg("--ports-file")
+            .arg(&file)
+            .spawn()
+            .expect("the command starts");
+        let process = Process(child);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !file.exists() {
+            assert!(Instant::now() < deadline, "no ports file within 20 s");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let ports = json(&std::fs::read_to_string(&file).expect("a whole file"));
+        Self { process, ports, data }
+    }
+
+    fn bootstrap(&self) -> &str {
+        self.ports["bootstrap"].as_str().expect("a broker")
+    }
+
+    fn admin(&self) -> &str {
+        self.ports["admin"].as_str().expect("an admin address")
+    }
+}
+
+/// Names of metrics in a text: words that begin as ours, Kafka's exporter's or a process's do.
+fn metric_names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|word| ["kafka_", "kontiki_", "process_"].iter().any(|begin| word.starts_with(begin)))
+        .collect()
+}
+
+#[test]
+fn node_on_ports_of_its_own_choice_is_found_by_its_file_and_fits_what_is_generated_for_it() {
+    let mut node = Lone::start();
+    assert_eq!(node.ports["pid"], node.process.0.id());
+    must(&["ready", "--timeout", "20s", "--admin", node.admin()]);
+    must(&["ready", "--timeout", "20s", "-B", node.bootstrap()]);
+    let bootstrap = node.bootstrap().to_owned();
+    // Told to clients with the port that was bound.
+    produce(&bootstrap, "greetings", 0..10);
+    assert_eq!(consume(&bootstrap, "greetings"), (0..10).collect::<Vec<_>>());
+
+    must(&["group", "seek", "g", "--to", "4", "--topics", "greetings", "-B", &bootstrap]);
+
+    let metrics = get(node.admin(), "/metrics");
+    let lag = "kafka_consumergroup_lag{consumergroup=\"g\",topic=\"greetings\",partition=\"0\"} 6\n";
+    assert!(metrics.contains(lag), "{metrics}");
+    let given: BTreeSet<&str> =
+        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let dashboard = json(&must(&["generate", "grafana"]));
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let expressions: Vec<&str> = targets.filter_map(|target| target["expr"].as_str()).collect();
+    assert!(expressions.len() > 25, "{expressions:?}");
+    for name in expressions.iter().flat_map(|expression| metric_names(expression)) {
+        let bare = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        assert!(
+            given.contains(name) || bare.is_some_and(|bare| given.contains(bare)),
+            "no node gives {name}"
+        );
+        // Another node's: there is none here.
+        let is_there = metrics.lines().any(|line| line.split(['{', ' ']).next() == Some(name));
+        assert!(is_there || name == "kontiki_peer_bytes_out_total", "{name} has no value");
+    }
+    for label in ["topic=\"greetings\"", "api=\"Produce\"", "le=\"+Inf\""] {
+        assert!(metrics.contains(label), "{label}");
+    }
+
+    let file = node.data.path().join("ports.json");
+    let admin = node.admin().to_owned();
+    node.process.terminate();
+    assert!(!file.exists(), "nobody listens any more");
+    let (ready, _, said) = kontiki(&["ready", "--timeout", "300ms", "--admin", &admin]);
+    assert!(!ready && said.contains("ADMIN_UNREACHABLE"), "{said}");
+}
+
+/// A reader of the group `g`, with its output.
+fn group_reader(bootstrap: &str, args: &[&str]) -> (bool, Vec<u32>, String) {
+    let (ok, out, err) = kontiki(&[&["consume", "t", "-g", "g", "--values", "-B", bootstrap], args].concat());
+    (ok, out.lines().map(|line| line.parse().expect("a number")).collect(), err)
+}
+
+#[test]
+fn group_readers_go_on_where_the_group_is_and_share_it() {
+    let node = Lone::start();
+    let bootstrap = node.bootstrap();
+    must(&["ready", "--timeout", "20s", "-B", bootstrap]);
+    must(&["topic", "create", "t", "-p", "2", "-B", bootstrap]);
+    produce(bootstrap, "t", 0..10);
+    // Where nothing is committed, -o says where to begin; what was begun is committed too.
+    let (ok, read, said) = group_reader(bootstrap, &["-e"]);
+    assert!(ok && read.is_empty() && said.contains("0 records printed; lag 0"), "{said}");
+    produce(bootstrap, "t", 10..40);
+    let (ok, read, said) = group_reader(bootstrap, &["-e", "-n", "7", "-o", "start"]);
+    assert!(ok && read.len() == 7 && said.contains("7 records printed; lag 23"), "{read:?} {said}");
+    let (ok, rest, said) = group_reader(bootstrap, &["-e", "-o", "start"]);
+    let all: BTreeSet<u32> = read.iter().chain(&rest).copied().collect();
+    assert!(ok && rest.len() == 23 && all == (10..40).collect(), "{rest:?} {said}");
+    let (refused, _, said) = group_reader(bootstrap, &["-p", "0"]);
+    assert!(!refused && said.contains("cannot be used with"), "{said}");
+
+    // Two at once: every record once, and the one that stays takes over what the other one had.
+    let spawn = || {
+        let child = Command::new(KONTIKI)
+            .args(["consume", "t", "-g", "g", "--values", "-q", "-B", bootstrap])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the command starts");
+        Process(child)
+    };
+    let members = |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let described = json(&must(&["group", "describe", "g", "--output", "json", "-B", bootstrap]));
+            let item = &described["items"][0];
+            let owners: BTreeSet<&str> = item["partitions"]
+                .as_array()
+                .expect("rows")
+                .iter()
+                .filter_map(|row| row["member"]["id"].as_str())
+                .collect();
+            if item["state"] == if count > 0 { "Stable" } else { "Empty" } && owners.len() == count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{count} members: {described}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    let (mut one, mut two) = (spawn(), spawn());
+    members(2);
+    produce(bootstrap, "t", 100..300);
+    // Each prints what it has before it commits and leaves.
+    std::thread::sleep(Duration::from_millis(700));
+    let output = |process: &mut Process| {
+        process.terminate();
+        let mut text = String::new();
+        process.0.stdout.take().expect("piped").read_to_string(&mut text).expect("its output");
+        text.lines().map(|line| line.parse::<u32>().expect("a number")).collect::<Vec<_>>()
+    };
+    let mut read = output(&mut one);
+    members(1);
+    produce(bootstrap, "t", 300..400);
+    std::thread::sleep(Duration::from_millis(700));
+    read.extend(output(&mut two));
+    members(0);
+    let (_, rest, _) = group_reader(bootstrap, &["-e"]);
+    read.extend(rest);
+    read.sort_unstable();
+    assert_eq!(read, (100..400).collect::<Vec<_>>(), "each once");
+}
+
+/// A reader may print again what another one had printed, and never leaves anything out: its output is closed in the middle, it is killed.
+#[test]
+fn group_reader_cut_off_leaves_nothing_out() {
+    let node = Lone::start();
+    let bootstrap = node.bootstrap();
+    must(&["ready", "--timeout", "20s", "-B", bootstrap]);
+    must(&["topic", "create", "t", "-p", "2", "-B", bootstrap]);
+    produce(bootstrap, "t", 0..60_000);
+    let reader = format!("{KONTIKI} consume t -g g -o start --values -q --session-timeout 6s -B {bootstrap}");
+    let shell = |script: String| Command::new("bash").args(["-c", &script]).output().expect("bash").stdout;
+    let numbers = |bytes: &[u8]| -> BTreeSet<u32> {
+        let text = String::from_utf8_lossy(bytes);
+        // The last line may be cut.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| line.parse().expect("a number")).collect()
+    };
+    let mut read = numbers(&shell(format!("{reader} | head -n 1000")));
+    assert_eq!(read.len(), 1000);
+    // Nobody takes more of the output than a pipe holds: what was not printed must not be committed. It beats all the while.
+    let mut words = reader.split(' ');
+    let child = Command::new(words.next().expect("a command")).args(words).stdout(Stdio::piped()).spawn();
+    let mut stalled = Process(child.expect("the command starts"));
+    std::thread::sleep(Duration::from_secs(8));
+    let described = json(&must(&["group", "describe", "g", "--output", "json", "-B", bootstrap]));
+    assert_eq!(described["items"][0]["members"].as_array().map(Vec::len), Some(1), "{described}");
+    stalled.0.kill().expect("our child");
+    let mut output = Vec::new();
+    stalled.0.stdout.take().expect("piped").read_to_end(&mut output).expect("its output");
+    read.extend(numbers(&output));
+    assert!(read.len() < 60_000, "something is left");
+    let (ok, rest, said) = group_reader(bootstrap, &["-e"]);
+    assert!(ok, "{said}");
+    read.extend(rest);
+    assert_eq!(read.len(), 60_000);
+}
+
+/// The first thing that goes wrong with containers: what answers advertises what cannot be reached. Whoever waits is told, and why it failed in the end.
+#[test]
+fn advertised_address_that_nobody_reaches_is_named_while_waiting_and_at_the_end() {
+    let node = Lone::start_with(&["--advertise", "127.0.0.1:1"]);
+    must(&["ready", "--timeout", "20s", "--admin", node.admin()]);
+    must(&["topic", "list", "-B", node.bootstrap()]);
+    let cause = format!("{} answered, but it advertises 127.0.0.1:1, which", node.bootstrap());
+    let mut child = Command::new(KONTIKI)
+        .args(["produce", "t", "--timeout", "4s", "-B", node.bootstrap()])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    writeln!(child.stdin.take().expect("piped"), "x").expect("the producer reads");
+    let output = child.wait_with_output().expect("our child");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let warned: Vec<&str> =
+        said.lines().filter(|line| line.contains("WARN") && line.contains(&cause)).collect();
+    assert_eq!(warned.len(), 1, "{said}");
+    assert!(said.contains("error[BROKER_UNREACHABLE]: ") && said.matches(&cause).count() == 2, "{said}");
+}
+
+#[test]
+fn shell_completes_commands_topics_and_groups_and_is_not_held_up() {
+    let node = Lone::start();
+    must(&["ready", "--timeout", "20s", "-B", node.bootstrap()]);
+    produce(node.bootstrap(), "greetings", 0..1);
+    produce(node.bootstrap(), "green", 0..1);
+    must(&["group", "seek", "grinders", "--to", "start", "--topics", "green", "-B", node.bootstrap()]);
+    let completed = |words: &[&str]| -> BTreeSet<String> {
+        let script = "source <(kontiki generate completions bash)
+            COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9
+            _clap_complete_kontiki kontiki \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"
+            printf '%s\\n' \"${COMPREPLY[@]}\"";
+        let bin = Path::new(KONTIKI).parent().expect("a folder");
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a path"));
+        let output = Command::new("bash").args(["-c", script, "bash"]).args(words).env("PATH", path).output();
+        let output = output.expect("bash");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.split_whitespace().map(str::to_owned).collect()
+    };
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(completed(&["kontiki", "gen"]), set(&["generate"]));
+    let of = |words: &[&str]| completed(&[&["kontiki", "-B", node.bootstrap()], words].concat());
+    assert_eq!(of(&["consume", "gr"]), set(&["green", "greetings"]));
+    assert_eq!(of(&["topic", "describe", "greet"]), set(&["greetings"]));
+    assert_eq!(of(&["group", "describe", "gr"]), set(&["grinders"]));
+    assert_eq!(of(&["group", "seek", "grinders", "--topics", "gree"]), set(&["green", "greetings"]));
+    // Nobody answers there: neither words nor an error nor a wait.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("bound").to_string();
+    let started = Instant::now();
+    assert_eq!(completed(&["kontiki", "-B", &address, "consume", "gr"]), set(&[]));
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {

@@ -27,6 +27,7 @@ const UNSAFE_FILE: &str = "src/segment/map.rs";
 
 const TOP_LEVEL: &[&str] = &[
     ".ci",
+    ".dockerignore",
     ".git",
     ".gitignore",
     "ARCHITECTURE.md",
@@ -34,11 +35,13 @@ const TOP_LEVEL: &[&str] = &[
     "CONTRIBUTING.md",
     "Cargo.lock",
     "Cargo.toml",
+    "Dockerfile",
     "LICENSE",
     "README.md",
     "benches",
     "bin",
     "clippy.toml",
+    "compose.yaml",
     "docs",
     "examples",
     "rustfmt.toml",
@@ -496,7 +499,7 @@ fn files(root: &Path, below: &Path, found: &mut Vec<PathBuf>) {
     for entry in entries {
         let path = entry.path();
         let name = entry.file_name();
-        if name == "target" || name == ".git" || name == "__pycache__" {
+        if name == "target" || name == ".git" || name == "__pycache__" || name == "node_modules" {
             continue;
         }
         if entry.file_type().expect("a type").is_dir() {

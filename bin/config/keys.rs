@@ -70,7 +70,7 @@ pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     OWN.into_iter().chain(BROKER_KEYS.iter().filter(|key| !is_named_otherwise(key)).map(kafka)).collect()
 });
 
-const OWN: [Key; 15] = [
+const OWN: [Key; 16] = [
     own("node-id", None, Kind::Int(0, INT), "this node's id, unique in the cluster"),
     own("roles", None, Kind::Roles, "broker, controller, or both"),
     own("controllers", None, Kind::Controllers, "every controller as id@host:port of its peer listener"),
@@ -84,6 +84,12 @@ const OWN: [Key; 15] = [
         "the address other nodes are told, if another than peer-listen",
     ),
     own("admin-listen", None, Kind::Address, "where /health, /ready and /metrics are served over HTTP"),
+    own(
+        "ports-file",
+        None,
+        Kind::Text,
+        "file that says where the node listens, as JSON, from when it does until it stops in order",
+    ),
     own("data-dir", None, Kind::Text, "where the data lives"),
     own("rack", None, Kind::Text, "failure domain: replicas are spread over racks"),
     own("shutdown-timeout-ms", Some("30000"), Kind::Int(0, MAX), "how long a stop may hand over leadership"),

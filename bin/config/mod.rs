@@ -48,6 +48,9 @@ pub struct NodeFlags {
     /// Where the HTTP admin address listens; none if not given
     #[arg(long, value_name = "HOST:PORT")]
     pub admin_listen: Option<String>,
+    /// Write where the node listens here, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub ports_file: Option<String>,
     /// Where the data lives
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
@@ -185,6 +188,7 @@ impl Settings {
             ("peer-listen", &flags.peer_listen),
             ("peer-advertise", &flags.peer_advertise),
             ("admin-listen", &flags.admin_listen),
+            ("ports-file", &flags.ports_file),
             ("data-dir", &flags.data_dir),
             ("rack", &flags.rack),
         ];

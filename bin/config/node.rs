@@ -19,6 +19,7 @@ impl Settings {
         let (is_broker, is_controller) = keys::roles(self.required("roles")?).map_err(Failure::usage)?;
         let controllers = self.controllers()?;
         check_roles(node_id, is_controller, &controllers)?;
+        check_ports(node_id, &controllers)?;
         let (listen, advertise) = self.client_addresses(is_broker)?;
         let (peer_listen, peer_advertise) = self.peer_addresses(controllers.get(&node_id))?;
         let (election_min, election_max) = self.election()?;
@@ -32,6 +33,7 @@ impl Settings {
             peer_listen,
             peer_advertise,
             admin_listen: self.value("admin-listen").map(str::to_owned),
+            ports_file: self.value("ports-file").map(Into::into),
             data_dir: self.required("data-dir")?.into(),
             rack: self.value("rack").map(str::to_owned),
             defaults: self.defaults()?,
@@ -190,6 +192,21 @@ fn check_roles(
     }
 }
 
+/// Port 0 is any free one, which nobody else can know: of a controller only where it is this node, and alone.
+fn check_ports(id: NodeId, controllers: &BTreeMap<NodeId, String>) -> Result<(), Failure> {
+    let is_any = |address: &String| text::host_port(address).is_ok_and(|(_, port)| port == 0);
+    match controllers
+        .iter()
+        .find(|(node, address)| is_any(address) && (**node != id || controllers.len() > 1))
+    {
+        Some((node, address)) => {
+            Err(Failure::usage(format!("controllers: nobody can connect to port 0 of {node}@{address}"))
+                .with_hint("its --ports-file says which port it has"))
+        }
+        None => Ok(()),
+    }
+}
+
 fn is_wildcard(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     matches!(host.trim_matches(['[', ']']), "0.0.0.0" | "::" | "*")
@@ -284,7 +301,7 @@ mod tests {
     #[test]
     fn node_config_missing_or_contradicting_keys_are_usage_errors() {
         type Change = fn(&mut NodeFlags);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 10] = [
             (|f| f.node_id = None, "node-id is not set"),
             (|f| f.data_dir = None, "data-dir is not set"),
             (|f| f.listen = None, "listen is not set"),
@@ -292,6 +309,8 @@ mod tests {
             (|f| f.roles = Some("broker".into()), "lacks role controller"),
             (|f| f.node_id = Some("3".into()), "not in controllers"),
             (|f| f.listen = Some("0.0.0.0:9092".into()), "needs an advertise address"),
+            (|f| f.controllers = Some("1@h:0,2@i:9192".into()), "port 0 of 1@h:0"),
+            (|f| (f.roles, f.controllers) = (Some("broker".into()), Some("2@i:0".into())), "port 0 of 2@i:0"),
             (|f| f.set = vec![("raft.election-min-ms".into(), "200".into())], "at least 3 beats"),
         ];
         for (change, expected) in cases {

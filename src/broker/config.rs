@@ -46,6 +46,8 @@ pub struct NodeConfig {
     pub peer_advertise: Option<Endpoint>,
     /// HTTP admin address; None = no HTTP.
     pub admin_listen: Option<String>,
+    /// Where a node that runs by itself writes the addresses it has bound (`ports`).
+    pub ports_file: Option<PathBuf>,
     /// Journal, segments and identity of this node.
     pub data_dir: PathBuf,
     /// Failure domain, for placement (`broker.rack`).
@@ -111,6 +113,7 @@ impl NodeConfig {
             peer_listen: DEFAULT_PEER_LISTEN.to_owned(),
             peer_advertise: None,
             admin_listen: None,
+            ports_file: None,
             data_dir: data_dir.into(),
             rack: None,
             defaults: Defaults { num_partitions: 1, replication_factor: None, broker: BTreeMap::new() },

@@ -8,6 +8,7 @@
 use super::api::NodeHandle;
 use super::config::NodeConfig;
 use super::http;
+use super::ports::{NodePorts, PortsFile};
 use super::server::{self, StartError};
 use crate::ctl::command::{Command, CreateTopic, Error as CtlError};
 use crate::segment::NodeId;
@@ -41,6 +42,8 @@ pub struct DevOptions {
     pub admin_port: u16,
     /// Topics to create: name, partitions, replication factor.
     pub topics: Vec<(String, i32, Option<i16>)>,
+    /// Where the bound addresses are written once all is ready.
+    pub ports_file: Option<PathBuf>,
 }
 
 enum Order {
@@ -51,8 +54,7 @@ enum Order {
 /// A node on its own thread.
 struct DevNode {
     handle: NodeHandle,
-    kafka: Option<SocketAddr>,
-    peer: SocketAddr,
+    ports: NodePorts,
     orders: mpsc::Sender<Order>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -65,8 +67,8 @@ impl DevNode {
             .name(format!("node-{}", config.node_id))
             .spawn(move || run_thread(config, started_in, inbox))?;
         let died = || StartError::Config("the node's thread ended while it started".to_owned());
-        let (handle, kafka, peer) = started.await.map_err(|_| died())??;
-        Ok(Self { handle, kafka, peer, orders, thread })
+        let (handle, ports) = started.await.map_err(|_| died())??;
+        Ok(Self { handle, ports, orders, thread })
     }
 
     async fn end(self, order: Order) {
@@ -78,7 +80,7 @@ impl DevNode {
     }
 }
 
-type Started = Result<(NodeHandle, Option<SocketAddr>, SocketAddr), StartError>;
+type Started = Result<(NodeHandle, NodePorts), StartError>;
 
 fn run_thread(config: NodeConfig, started: oneshot::Sender<Started>, mut orders: mpsc::Receiver<Order>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -90,7 +92,7 @@ fn run_thread(config: NodeConfig, started: oneshot::Sender<Started>, mut orders:
             Ok(node) => node,
             Err(error) => return drop(started.send(Err(error))),
         };
-        if started.send(Ok((node.handle.clone(), node.kafka, node.peer))).is_err() {
+        if started.send(Ok((node.handle.clone(), node.ports()))).is_err() {
             return;
         }
         let mut node = node;
@@ -121,6 +123,8 @@ struct Cluster {
     controller_peer: SocketAddr,
     brokers: Mutex<BTreeMap<u16, Option<DevNode>>>,
     addresses: Vec<SocketAddr>,
+    /// Where everybody listened at the start. A broker that is restarted has another peer address.
+    ports: Vec<NodePorts>,
 }
 
 impl Cluster {
@@ -134,6 +138,9 @@ impl Cluster {
         let address = controller.map_or("127.0.0.1:0".to_owned(), |a| a.to_string());
         config.controllers = BTreeMap::from([(CONTROLLER_ID, address)]);
         config.defaults.num_partitions = 4;
+        // As in the configuration that comes with Kafka: who tries things out does not wait three seconds for members that nobody starts.
+        let no_delay = ("group.initial.rebalance.delay.ms".to_owned(), "0".to_owned());
+        config.defaults.broker.extend([no_delay]);
         config.broker_session_timeout = Duration::from_secs(3);
         config.shutdown_timeout = Duration::from_secs(5);
         config
@@ -143,15 +150,18 @@ impl Cluster {
         let controller = DevNode::start(Self::config(&data, CONTROLLER_ID, None)).await?;
         let mut brokers = BTreeMap::new();
         let mut addresses = Vec::new();
+        let mut ports = Vec::new();
         for n in 1..=options.brokers {
             let port = if options.port == 0 { 0 } else { options.port + n - 1 };
-            let node = Self::start_broker(&data, controller.peer, n, port).await?;
-            addresses.extend(node.kafka);
+            let node = Self::start_broker(&data, controller.ports.peer, n, port).await?;
+            addresses.extend(node.ports.kafka);
+            ports.push(node.ports);
             brokers.insert(n, Some(node));
         }
-        let (controller_handle, controller_peer) = (controller.handle.clone(), controller.peer);
+        ports.push(controller.ports);
+        let (controller_handle, controller_peer) = (controller.handle.clone(), controller.ports.peer);
         let (controller, brokers) = (Mutex::new(Some(controller)), Mutex::new(brokers));
-        Ok(Self { data, controller, controller_handle, controller_peer, brokers, addresses })
+        Ok(Self { data, controller, controller_handle, controller_peer, brokers, addresses, ports })
     }
 
     async fn start_broker(
@@ -255,6 +265,7 @@ async fn run(options: &DevOptions, data: PathBuf, started: std::time::Instant) -
     let mut interrupt = signal(SignalKind::interrupt())?;
     std::fs::create_dir_all(&data)?;
     server::raise_descriptor_limit();
+    options.ports_file.as_deref().map(PortsFile::prepare).transpose()?;
     let cluster = Arc::new(Cluster::start(options, data).await?);
     cluster.ready().await?;
     cluster.create_topics(&options.topics).await?;
@@ -263,6 +274,9 @@ async fn run(options: &DevOptions, data: PathBuf, started: std::time::Instant) -
     let admin = TcpListener::bind(&address).await.map_err(listen)?;
     let admin_address = admin.local_addr()?;
     let served = tokio::spawn(axum::serve(admin, router(cluster.clone())).into_future());
+    let ports_file = options.ports_file.as_deref();
+    let _ports =
+        ports_file.map(|path| PortsFile::write(path, &cluster.ports, Some(admin_address))).transpose()?;
     announce(&cluster.addresses, admin_address, started)?;
     tokio::select! {
         _ = terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! The HTTP admin address: /health, /ready, /metrics, and what has to be done by an operator (`recovery`).
+//! The HTTP admin address: /health, /ready, /metrics, and what has to be done by an operator (`recovery`); consumer groups' figures are in `groups`.
 //!
 //! Not here: binding the address and serving it (the assembly does; `dev` nests further routes into the same router),
 //! counting (`metrics`).
@@ -11,6 +11,7 @@
 //! - Figures per partition have kafka_exporter's names, so that existing dashboards work; offsets are given only by
 //!   brokers that hold the partition.
 
+mod groups;
 mod recovery;
 
 use super::api::{ControllersStatus, NodeHandle, NodeStatus, PartitionState};
@@ -68,11 +69,12 @@ async fn prometheus(State(admin): State<Admin>) -> Response {
     let node = &admin.node;
     let image = node.image();
     let partitions = image.topics.values().flat_map(|topic| topic.partitions.iter());
-    let groups: Vec<GroupId> = partitions.map(|partition| partition.group).collect();
-    let states = if groups.is_empty() { Vec::new() } else { node.partition_states(&groups).await };
+    let partitions: Vec<GroupId> = partitions.map(|partition| partition.group).collect();
+    let states = if partitions.is_empty() { Vec::new() } else { node.partition_states(&partitions).await };
     let mut out = String::with_capacity(4096 + 1024 * states.len());
     render_cluster(&mut out, &image);
     render_partitions(&mut out, &image, &states);
+    groups::render(&mut out, node, &image, &states).await;
     render_node(&mut out, &node.status(), node.controller_leader());
     render_fetch_sessions(&mut out, node.fetch_session_stats());
     render_process(&mut out);

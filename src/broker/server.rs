@@ -11,6 +11,7 @@ use super::net::crowd::Door;
 use super::net::listener;
 use super::node::{Clock, NodeLoop, Published};
 use super::peer::{Inbox, KillSwitch, Peers};
+use super::ports::{NodePorts, PortsFile};
 use super::shard::{Shard, ShardConfig};
 use crate::ctl::image::Image;
 use crate::ctl::record::Endpoint;
@@ -126,6 +127,11 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
 }
 
 impl RunningNode {
+    /// Where it listens.
+    pub fn ports(&self) -> NodePorts {
+        NodePorts { node: self.handle.node_id(), kafka: self.kafka, peer: self.peer, admin: self.admin }
+    }
+
     /// Orderly stop: leadership is handed over, storage finishes and is marked clean.
     pub async fn stop(self) -> Result<(), String> {
         let patience = self.handle.config().shutdown_timeout;
@@ -182,7 +188,10 @@ pub async fn run_node(config: NodeConfig) -> Result<(), StartError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_descriptor_limit();
+    let ports_file = config.ports_file.clone();
+    ports_file.as_deref().map(PortsFile::prepare).transpose()?;
     let mut node = start_node(config).await?;
+    let _ports = ports_file.map(|path| PortsFile::write(&path, &[node.ports()], node.admin)).transpose()?;
     tracing::info!(
         node = %node.handle.node_id(),
         kafka = ?node.kafka,
@@ -285,10 +294,11 @@ fn build_shard(
     Ok((io, completions, shard))
 }
 
-/// The configured address, else the host as configured with the bound port.
+/// The configured address (with the bound port if it names none), else the host as configured with the bound port.
 fn advertised(explicit: &Option<Endpoint>, listen: Option<&str>, bound: SocketAddr) -> Endpoint {
     if let Some(endpoint) = explicit {
-        return endpoint.clone();
+        let port = if endpoint.port == 0 { bound.port() } else { endpoint.port };
+        return Endpoint { host: endpoint.host.clone(), port };
     }
     let host = listen.and_then(|l| l.rsplit_once(':')).map(|(host, _)| host.trim_matches(['[', ']']));
     let host = match host {

@@ -19,6 +19,8 @@ use uuid::Uuid;
 /// Highest Metadata version used: 13 adds nothing we need.
 const METADATA_CAP: i16 = 12;
 const NOT_CONTROLLER: i16 = 41;
+/// How long an advertised address may fail, and never have worked, before that is said.
+const UNREACHABLE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long "unknown topic" is taken for "not known yet".
 const UNKNOWN_TOPIC_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -125,7 +127,23 @@ pub enum Purpose {
     Produce,
     /// Fetch, which may wait.
     Fetch,
+    /// Joining a group, which waits for its other members.
+    Group,
 }
+
+/// What is known of an advertised address.
+#[derive(Clone, Copy, Debug)]
+enum Reached {
+    /// It worked in this process.
+    Once,
+    /// It never did, since.
+    Never(Instant),
+    /// Likewise, and that was said.
+    Said,
+}
+
+/// Addresses remembered at most.
+const MOST_ADDRESSES: usize = 1_000;
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>;
 
@@ -136,6 +154,8 @@ struct Inner {
     slots: Mutex<HashMap<(String, Purpose), Slot>>,
     /// Bootstrap address that last answered.
     answered: Mutex<Option<String>>,
+    /// Advertised addresses that could be connected to, or since when not.
+    reached: Mutex<HashMap<String, Reached>>,
 }
 
 /// A cheap handle to one cluster.
@@ -180,6 +200,7 @@ impl Client {
             refreshing: tokio::sync::Mutex::new(()),
             slots: Mutex::new(HashMap::new()),
             answered: Mutex::new(None),
+            reached: Mutex::default(),
         }))
     }
 
@@ -324,13 +345,34 @@ impl Client {
     /// A connection to a broker of the metadata.
     pub async fn broker_connection(&self, id: i32, purpose: Purpose) -> Result<Arc<Connection>> {
         let address = self.broker_address(id)?;
-        self.connection(&address, purpose).await.map_err(|e| match e {
-            Error::Connect { address, reason, .. } => {
+        let error = match self.connection(&address, purpose).await {
+            Ok(connection) => {
+                locked(&self.0.reached).insert(address, Reached::Once);
+                return Ok(connection);
+            }
+            Err(Error::Connect { address, reason, .. }) => {
                 let advertised_by = locked(&self.0.answered).clone().filter(|by| *by != address);
                 Error::Connect { address, reason, advertised_by }
             }
-            e => e,
-        })
+            Err(error) => return Err(error),
+        };
+        self.warn_of(&address, &error);
+        Err(error)
+    }
+
+    /// Commands wait for a broker that may come back: whoever looks on learns why before they give up. Of a broker that was there it is no news.
+    fn warn_of(&self, address: &str, error: &Error) {
+        let mut reached = locked(&self.0.reached);
+        if reached.len() > MOST_ADDRESSES {
+            reached.clear();
+        }
+        match *reached.entry(address.to_owned()).or_insert(Reached::Never(Instant::now())) {
+            Reached::Never(since) if since.elapsed() >= UNREACHABLE_PATIENCE => {
+                reached.insert(address.to_owned(), Reached::Said);
+                tracing::warn!("{error}; {}; trying on", error.hint().unwrap_or_default());
+            }
+            _ => {}
+        }
     }
 
     /// The connection to a broker, if one is open.

@@ -213,7 +213,17 @@ impl Connection {
 
     /// Asks in this version and waits for the answer.
     pub async fn call_version<R: Request>(&self, request: &R, version: i16) -> Result<R::Response> {
-        let (job, reply) = self.prepare(request, version, self.options.request_timeout)?;
+        self.call_within(request, version, Duration::ZERO).await
+    }
+
+    /// The same, of a request whose answer may take so much longer.
+    pub async fn call_within<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        extra: Duration,
+    ) -> Result<R::Response> {
+        let (job, reply) = self.prepare(request, version, self.options.request_timeout + extra)?;
         self.enqueue(job).await?;
         reply.wait().await
     }

@@ -136,10 +136,15 @@ impl Error {
     /// What to try next.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Connect { address, advertised_by: Some(by), .. } => Some(format!(
-                "{by} answered, but it advertises {address}, which cannot be reached from here; \
-                 start the broker with an --advertise address that its clients can reach"
-            )),
+            Self::Connect { address, advertised_by: Some(by), reason } => {
+                // The standard library tells no kind of it.
+                let is_unknown = reason.contains("lookup address");
+                let why = if is_unknown { "whose name is not known here" } else { "which cannot be reached from here, or is down" };
+                Some(format!(
+                    "{by} answered, but it advertises {address}, {why}; \
+                     a broker that is up needs an --advertise address that its clients can reach"
+                ))
+            }
             Self::Connect { .. } | Self::NoBroker(_) => Some(
                 "is a broker running there? `kontiki dev` starts a local cluster; -B host:port names another one".into(),
             ),
@@ -207,6 +212,9 @@ fn kafka_hint(code: i16) -> Option<&'static str> {
         }
         ResponseError::MessageTooLarge => {
             "the batch exceeds the topic's max.message.bytes; raise it with `kontiki topic alter --set max.message.bytes=N`"
+        }
+        ResponseError::InconsistentGroupProtocol => {
+            "the group's members assign in another way than `range`; give them that one too (kafkajs and franz-go have it not by default)"
         }
         ResponseError::GroupIdNotFound => "`kontiki group list` shows the groups",
         ResponseError::NonEmptyGroup => "stop the group's members first; `kontiki group describe` shows them",

@@ -1,10 +1,11 @@
 //! Consumer groups as an operator sees them: listed, described, moved to other offsets, deleted.
 //!
-//! Not here: being a member (no command of ours joins a group). Requests go to the group's coordinator, which is looked up again when it has
+//! Not here: being a member (`member`). Requests go to the group's coordinator, which is looked up again when it has
 //! moved, and repeated: a deletion whose answer was lost may then say GROUP_ID_NOT_FOUND of what it deleted itself.
 
 use super::cluster::{Backoff, Broker, Client, Purpose, text, topic_name};
 use super::error::{Error, Result};
+use super::member::Place;
 use crate::wire::frame::FrameError;
 use crate::wire::primitives::Reader;
 use kafka_protocol::messages::offset_commit_request::{
@@ -16,12 +17,15 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::Request;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Beyond these versions requests name several groups, or topics by id.
 const FIND_CAP: i16 = 3;
 const FETCH_CAP: i16 = 7;
 const COMMIT_CAP: i16 = 9;
-const NOT_COORDINATOR: i16 = 16;
+pub(super) const NOT_COORDINATOR: i16 = 16;
+/// The metadata lost sight of the broker between two questions.
+pub(super) const BROKER_NOT_AVAILABLE: i16 = 8;
 const GROUP_ID_NOT_FOUND: i16 = 69;
 
 /// A group in a list.
@@ -97,7 +101,7 @@ impl Client {
         Ok(groups)
     }
 
-    async fn coordinator(&self, group: &str) -> Result<i32> {
+    pub(super) async fn coordinator(&self, group: &str) -> Result<i32> {
         let request = FindCoordinatorRequest::default().with_key(text(group)).with_key_type(0);
         let answer = self.call_any(&request, FIND_CAP).await?;
         let message = answer.error_message.as_deref();
@@ -108,7 +112,7 @@ impl Client {
     }
 
     /// Asks the coordinator, and the next one where that has moved; `code` reads the error code of the answer.
-    async fn call_coordinator<R: Request>(
+    pub(super) async fn call_coordinator<R: Request>(
         &self,
         group: &str,
         request: &R,
@@ -117,11 +121,13 @@ impl Client {
     ) -> Result<(i32, R::Response)> {
         let mut backoff = Backoff::new(self.options().call_timeout);
         loop {
-            let answered = self.try_coordinator(group, request, cap).await;
+            let answered = self.try_coordinator(group, request, cap, Purpose::General, Duration::ZERO).await;
             let answered = answered.and_then(|(id, answer)| {
                 Error::check(code(&answer), None, || format!("group `{group}`")).map(|()| (id, answer))
             });
-            let again = |e: &Error| e.is_retriable() || e.kafka_code() == Some(NOT_COORDINATOR);
+            let again = |e: &Error| {
+                e.is_retriable() || matches!(e.kafka_code(), Some(NOT_COORDINATOR | BROKER_NOT_AVAILABLE))
+            };
             match answered {
                 Err(error) if again(&error) && backoff.wait().await => {}
                 answered => return answered,
@@ -129,16 +135,19 @@ impl Client {
         }
     }
 
-    async fn try_coordinator<R: Request>(
+    /// Looks the coordinator up and asks it, once; `extra`: how much longer than usual its answer may take.
+    pub(super) async fn try_coordinator<R: Request>(
         &self,
         group: &str,
         request: &R,
         cap: i16,
+        purpose: Purpose,
+        extra: Duration,
     ) -> Result<(i32, R::Response)> {
         let id = self.coordinator(group).await?;
-        let connection = self.broker_connection(id, Purpose::General).await?;
+        let connection = self.broker_connection(id, purpose).await?;
         let version = connection.version::<R>(cap)?;
-        Ok((id, connection.call_version(request, version).await?))
+        Ok((id, connection.call_within(request, version, extra).await?))
     }
 
     /// State and members of a group.
@@ -197,11 +206,24 @@ impl Client {
         group: &str,
         offsets: &BTreeMap<(String, i32), i64>,
     ) -> Result<()> {
+        let offsets = offsets.iter().map(|(key, offset)| (key.clone(), (*offset, -1))).collect();
+        self.commit_offsets(group, None, &offsets).await
+    }
+
+    /// Commits offsets with their leader epochs, as this member in this generation, or for a group without members.
+    pub(super) async fn commit_offsets(
+        &self,
+        group: &str,
+        member: Option<(&str, i32)>,
+        offsets: &BTreeMap<(String, i32), Place>,
+    ) -> Result<()> {
+        let (id, generation) = member.unwrap_or(("", -1));
         let mut topics: BTreeMap<&str, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
-        for ((topic, partition), offset) in offsets {
+        for ((topic, partition), (offset, epoch)) in offsets {
             let row = OffsetCommitRequestPartition::default()
                 .with_partition_index(*partition)
                 .with_committed_offset(*offset)
+                .with_committed_leader_epoch(*epoch)
                 .with_committed_metadata(Some(text("")));
             topics.entry(topic).or_default().push(row);
         }
@@ -210,7 +232,8 @@ impl Client {
         });
         let request = OffsetCommitRequest::default()
             .with_group_id(GroupName(text(group)))
-            .with_generation_id_or_member_epoch(-1)
+            .with_generation_id_or_member_epoch(generation)
+            .with_member_id(text(id))
             .with_topics(topics.collect());
         let first = |answer: &kafka_protocol::messages::OffsetCommitResponse| {
             let mut rows = answer.topics.iter().flat_map(|topic| &topic.partitions);
@@ -230,7 +253,7 @@ impl Client {
 }
 
 /// The partitions in a `ConsumerProtocolAssignment` of any version.
-fn assigned(bytes: &[u8]) -> std::result::Result<Vec<(String, i32)>, FrameError> {
+pub(super) fn assigned(bytes: &[u8]) -> std::result::Result<Vec<(String, i32)>, FrameError> {
     let mut reader = Reader::new(bytes);
     if reader.int16()? < 0 {
         return Err(FrameError::Malformed("negative version"));

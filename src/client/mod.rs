@@ -9,13 +9,14 @@
 //! | `admin` | topics, configurations, cluster description |
 //! | `moves` | where replicas are to be: reassignments, sizes, brokers taken out |
 //! | `groups` | consumer groups as an operator sees them |
+//! | `member` | [`Membership`]: a member of a group |
 //! | `quorum` | members of a partition's Raft group |
 //! | `offsets` | [`Position`]: `start`, `end`, `N`, `-N`, `@time`, and ListOffsets |
 //! | `producer` | [`Producer`]: idempotent, batching, ordered retries |
 //! | `consumer` | [`Consumer`]: assigned partitions, one fetch under way per broker |
 //! | `records` | records as commands hold them, over `wire`'s batches |
 //!
-//! Not here: being a member of a group, transactions, TLS and SASL. Nothing of the broker is imported.
+//! Not here: transactions, TLS and SASL. Nothing of the broker is imported.
 //! Called by `bin` and by tests. Every queue is bounded; no request waits longer than its time limit.
 
 pub mod admin;
@@ -24,6 +25,7 @@ pub mod connection;
 pub mod consumer;
 pub mod error;
 pub mod groups;
+pub mod member;
 pub mod moves;
 pub mod offsets;
 pub mod producer;
@@ -34,6 +36,7 @@ pub use crate::wire::compression::Compression as Codec;
 pub use cluster::{Broker, Client, ClientOptions, Metadata, PartitionInfo, TopicInfo};
 pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, OutOfRange};
 pub use error::{Error, Result};
+pub use member::{MemberOptions, Membership, Standing};
 pub use moves::{PartitionName, Reassignment};
 pub use offsets::{Position, Range};
 pub use producer::{Ack, Delivery, Producer, ProducerOptions};

@@ -1,9 +1,9 @@
 //! Consumer groups while their coordinators die: nothing is skipped, nothing that was committed is forgotten, no owner twice.
-//! The members are stock clients (`tests/foreign/confluent/member.py`) that log what they are assigned, read and commit.
+//! The members are stock clients (`tests/foreign/confluent/member.py`) that log what they are assigned, read and commit; and one of our own beside them.
 
 use super::foreign::{Client, Writer, python};
 use super::rounds;
-use super::system::{Cluster, root};
+use super::system::{Cluster, Layout, root};
 use kontiki::broker::groups::partition_of;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,5 +220,135 @@ fn coordinator_killed_in_the_middle_group_goes_on_and_no_commit_is_forgotten() {
     check_empty(&cluster);
     println!(
         "coordinator killed: {commits} commits, {assignments} assignments, nothing skipped, nothing forgotten"
+    );
+}
+
+/// `kontiki consume -g`, whose output goes to a file.
+struct Own {
+    child: Child,
+    out: PathBuf,
+}
+
+impl Own {
+    fn start(cluster: &Cluster, name: &str) -> Own {
+        let out = cluster.dir().join(format!("{name}.out"));
+        let child = Command::new(env!("CARGO_BIN_EXE_kontiki"))
+            .args([
+                "consume",
+                TOPIC,
+                "-g",
+                GROUP,
+                "-o",
+                "start",
+                "--output",
+                "json",
+                "-B",
+                &cluster.bootstrap(),
+            ])
+            .stdin(Stdio::null())
+            .stdout(File::create(&out).expect("a file"))
+            .stderr(File::create(cluster.dir().join(format!("{name}.err"))).expect("a file"))
+            .spawn()
+            .expect("kontiki");
+        Own { child, out }
+    }
+
+    /// Partition and offset of every record printed.
+    fn read(&self) -> Vec<(i64, i64)> {
+        let text = fs::read_to_string(&self.out).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let number = |value: &Value, key: &str| value[key].as_i64().expect("a number");
+        let records = whole.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON lines"));
+        records.map(|record| (number(&record, "partition"), number(&record, "offset"))).collect()
+    }
+
+    /// Ctrl-C: commits, leaves, and is pleased.
+    fn interrupt(mut self) -> Vec<(i64, i64)> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("our own child");
+        assert!(self.child.wait().expect("our own child").success());
+        self.read()
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Ours is alone first and leads; then the other one was there before it. Both share the partitions, and between them everything is read, by each in order.
+#[test]
+fn own_member_shares_a_group_with_a_stock_client_whoever_leads() {
+    let _shared = super::shared();
+    let layout = Layout {
+        environment: vec![("KONTIKI_KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")],
+        ..Layout::default()
+    };
+    let mut cluster = Cluster::start_in("own-member", layout);
+    let client =
+        Client { name: TOPIC, topic: TOPIC, partitions: PARTITIONS, rate: Some(300), ..Client::default() };
+    let writer = Writer::start_as(&cluster, client);
+    let first = Own::start(&cluster, "first");
+    until("ours reads all", Duration::from_secs(30), || {
+        first.read().iter().map(|at| at.0).collect::<BTreeSet<_>>().len() == PARTITIONS
+    });
+    // The coordinator dies, and is out of the metadata when the group is next rebalanced: it is looked up, not remembered.
+    let coordinator = cluster.leader(OFFSETS, partition_of(GROUP, 50));
+    cluster.kill(coordinator);
+    let before = first.read().len();
+    until("ours goes on", Duration::from_secs(30), || first.read().len() > before + 600);
+    let other = Member::start(&cluster, "other");
+    until("the other one reads", Duration::from_secs(30), || other.count("read") > 50);
+    check_members(&cluster);
+    cluster.spawn(coordinator);
+    cluster.await_answer(coordinator);
+    let before = first.read().len();
+    until("ours reads on", Duration::from_secs(30), || first.read().len() > before + 50);
+    let mut printed = first.interrupt();
+    until("the other one has all", Duration::from_secs(30), || {
+        let described = group(&cluster, &["describe", GROUP]).1;
+        let rows = described["items"][0]["partitions"].as_array().cloned().unwrap_or_default();
+        let owners: BTreeSet<String> = rows.iter().map(|row| row["member"]["id"].to_string()).collect();
+        rows.len() == PARTITIONS && owners.len() == 1 && !owners.contains("null")
+    });
+    let second = Own::start(&cluster, "second");
+    until("ours is back", Duration::from_secs(30), || second.read().len() > 50);
+    let history = writer.finish();
+    let mut written: BTreeMap<i64, i64> = BTreeMap::new();
+    for ack in &history.acks {
+        let last = written.entry(ack.partition as i64).or_insert(-1);
+        *last = (*last).max(ack.offset);
+    }
+    let last: BTreeSet<(i64, i64)> = written.iter().map(|(partition, last)| (*partition, *last)).collect();
+    until("all is read", Duration::from_secs(30), || {
+        let of_the_other =
+            other.events().into_iter().filter(|e| e.kind == "read").map(|e| (e.partition, e.offset));
+        let read: BTreeSet<(i64, i64)> = second.read().into_iter().chain(of_the_other).collect();
+        last.is_subset(&read)
+    });
+    let second = second.interrupt();
+    for part in [&printed, &second] {
+        let mut last: BTreeMap<i64, i64> = BTreeMap::new();
+        for (partition, offset) in part {
+            // Moving back is possible only where a rebalance left something uncommitted; here nobody died.
+            assert!(
+                last.insert(*partition, *offset).is_none_or(|before| before < *offset),
+                "{partition}@{offset}"
+            );
+        }
+    }
+    printed.extend(second);
+    printed.extend(other.finish().iter().filter(|e| e.kind == "read").map(|e| (e.partition, e.offset)));
+    let read: BTreeSet<(i64, i64)> = printed.iter().copied().collect();
+    for (partition, last) in &written {
+        let missing = (0..=*last).find(|offset| !read.contains(&(*partition, *offset)));
+        assert_eq!(missing, None, "of partition {partition}, written up to {last}");
+    }
+    println!(
+        "own member beside a stock one: {} read, {} of them twice",
+        read.len(),
+        printed.len() - read.len()
     );
 }

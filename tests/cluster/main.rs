@@ -19,6 +19,7 @@ mod frames;
 mod groups;
 mod heir;
 mod history;
+mod image;
 mod kafka;
 mod losses;
 mod operate;

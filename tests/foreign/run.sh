@@ -9,7 +9,7 @@ BOOTSTRAP=$1
 shift
 LOG=$FOREIGN/log
 mkdir -p "$LOG"
-need "$FOREIGN/venv"; need "$FOREIGN/franz-check"; need "$FOREIGN/java/lib"; need "$FOREIGN/kafka/lib"
+need "$FOREIGN/venv"; need "$FOREIGN/franz-check"; need "$FOREIGN/node"; need "$FOREIGN/java/lib"; need "$FOREIGN/kafka/lib"
 py=$FOREIGN/venv/bin/python
 quiet=-Dorg.slf4j.simpleLogger.defaultLogLevel=warn
 
@@ -26,12 +26,13 @@ check() {
     example-kcat) bash "$ROOT/examples/kcat/hello.sh" "$BOOTSTRAP" ;;
     example-python) "$py" "$ROOT/examples/python/hello.py" "$BOOTSTRAP" ;;
     example-go) "$FOREIGN/example-go" "$BOOTSTRAP" ;;
+    example-node) PATH=$PATH:$FOREIGN/venv/bin node "$FOREIGN/node/hello.js" "$BOOTSTRAP" ;;
     example-java) java $quiet -XX:TieredStopAtLevel=1 -cp "$FOREIGN/java/example:$FOREIGN/java/lib/*" Hello "$BOOTSTRAP" ;;
     *) die "unknown check $1" ;;
   esac
 }
 
-[ $# -gt 0 ] || set -- kcat confluent confluent-groups kafka-python franz-go java kafka-tools kafka-admin example-kcat example-python example-go example-java
+[ $# -gt 0 ] || set -- kcat confluent confluent-groups kafka-python franz-go java kafka-tools kafka-admin example-kcat example-python example-go example-node example-java
 export BOOTSTRAP HERE ROOT FOREIGN LOG py quiet
 export -f check die
 passed=0 failed=0

@@ -1,6 +1,6 @@
 //! What the handlers of consumer groups share: where a group's coordinator is, and what they ask of it.
 //!
-//! Not an API of its own. Not here: what groups do (`broker::groups`). Called by the handlers beside it.
+//! Not an API of its own. Not here: what groups do (`broker::groups`). Called by the handlers beside it, and by `http` for /metrics.
 
 use super::{join_all, text};
 use crate::broker::api::NodeHandle;
@@ -18,7 +18,7 @@ pub(super) fn partition_of(image: &Image, group: &str) -> Option<GroupId> {
 }
 
 /// Asks the group's coordinator, if that is this node.
-pub(super) async fn ask(node: &NodeHandle, group: &str, ask: Ask) -> Reply {
+pub(in crate::broker) async fn ask(node: &NodeHandle, group: &str, ask: Ask) -> Reply {
     match partition_of(&node.image(), group) {
         Some(partition) => node.group(partition, group.to_owned(), ask).await,
         None => Reply::Refused(GroupError::NotAvailable),

@@ -8,7 +8,7 @@
 pub mod alter_configs;
 pub mod alter_partition_reassignments;
 pub mod api_versions;
-mod coordinator;
+pub(super) mod coordinator;
 pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_groups;

@@ -277,6 +277,13 @@ impl Accumulator {
         }
     }
 
+    /// Takes note of why nothing can be sent to these partitions: what a batch that is not delivered in time is told.
+    pub(super) fn note(&mut self, concerns: impl Fn(&Key) -> bool, error: &Error) {
+        for (_, queue) in self.queues.iter_mut().filter(|(key, _)| concerns(key)) {
+            queue.last_error = Some(error.clone());
+        }
+    }
+
     /// Takes note of what came of a batch. True if the idea of who leads is in doubt.
     pub(super) fn done(&mut self, key: &Key, mut batch: Batch, answer: Answer, now: Instant) -> bool {
         let at = now.into_std();

@@ -22,6 +22,8 @@ use tokio::time::Instant;
 const PRODUCE_BY_NAME: i16 = 12;
 /// Pause before metadata is asked for again while partitions lack a leader.
 const METADATA_PAUSE: Duration = Duration::from_millis(20);
+/// Longest one between two attempts to connect to a broker.
+const MAX_CONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Batches of one request, with where they belong.
 type Sent = Vec<(Key, Batch)>;
@@ -38,6 +40,8 @@ struct State {
     tasks: JoinSet<Event>,
     in_flight: HashMap<i32, usize>,
     connecting: HashSet<i32>,
+    /// Attempts in a row to connect to a broker that failed.
+    failures: HashMap<i32, u32>,
     refreshing: bool,
     stale: bool,
     getting_id: bool,
@@ -164,11 +168,13 @@ impl State {
             return;
         }
         let client = shared.client.clone();
+        // As `Backoff`: quick at first, for a broker that restarts, and no burden on a name server when it lasts.
+        let failures = self.failures.get(&broker).copied().unwrap_or(0);
+        let pause = (METADATA_PAUSE * (1 << failures.min(5))).min(MAX_CONNECT_PAUSE);
         self.tasks.spawn(async move {
             let result = client.broker_connection(broker, Purpose::Produce).await.map(drop);
             if result.is_err() {
-                // Refused at once is common while a broker restarts: no busy loop.
-                tokio::time::sleep(METADATA_PAUSE).await;
+                tokio::time::sleep(pause).await;
             }
             Event::Connected { broker, result }
         });
@@ -192,8 +198,16 @@ impl State {
             Event::Refreshed => self.refreshing = false,
             Event::Connected { broker, result } => {
                 self.connecting.remove(&broker);
+                if result.is_ok() {
+                    self.failures.remove(&broker);
+                }
                 if let Err(error) = result {
+                    *self.failures.entry(broker).or_default() += 1;
                     tracing::debug!(broker, %error, "cannot connect");
+                    let leads = |key: &Key| {
+                        shared.client.leader(&key.0, key.1).is_some_and(|(leader, _)| leader == broker)
+                    };
+                    shared.lock().note(leads, &error);
                     self.stale = true;
                 }
             }

@@ -1,7 +1,9 @@
 //! `kontiki consume TOPIC`: records of assigned partitions, as JSON lines or short text.
 //!
 //! `-e` takes the end offsets when it starts and stops each partition there, so it ends even while others produce.
-//! Ctrl-C is an orderly end.
+//! Ctrl-C is an orderly end. With a group: `group_reader`.
+
+mod group_reader;
 
 use crate::cli::{ConsumeArgs, Global, OutputFormat};
 use crate::jsonl::Envelope;
@@ -41,16 +43,18 @@ pub async fn run(args: ConsumeArgs, global: &Global, ui: &Ui) -> Outcome {
     let client = crate::cluster::client(global)?;
     let topic = client.topic(&args.topic, false, client.options().call_timeout).await?;
     let partitions = select_partitions(&topic, &args.partitions)?;
-    let mut until = match range.until {
-        Some(position) => Some(client.resolve(&args.topic, &partitions, position).await?),
-        None => None,
-    };
-    if args.exit {
-        let ends = client.end_offsets(&args.topic, &partitions).await?;
-        let until = until.get_or_insert_with(|| ends.clone());
-        for (partition, end) in ends {
-            until.entry(partition).and_modify(|u| *u = end.min(*u));
-        }
+    let until = until(&client, &args, &partitions, range).await?;
+    let mut sink = Sink::new(&args, ui);
+    if let Some(group) = &args.group {
+        let reading = group_reader::Reading {
+            topic: &args.topic,
+            from: range.from,
+            known: partitions,
+            session_timeout: args.session_timeout,
+            until,
+            num: args.num,
+        };
+        return group_reader::run(&client, group, reading, sink, ui).await;
     }
     let mut start = client.resolve(&args.topic, &partitions, range.from).await?;
     if let Position::Offset(_) = range.from {
@@ -60,13 +64,33 @@ pub async fn run(args: ConsumeArgs, global: &Global, ui: &Ui) -> Outcome {
         ui.note("starting and stopping at the end: nothing to read; -o start reads from the beginning");
     }
     let consumer = Consumer::new(client, &args.topic, &start, ConsumerOptions::default());
-    let mut sink = Sink::new(&args, ui);
     let read = tokio::select! {
         read = pump(consumer, until, args.num, &mut sink) => read,
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     read?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where to stop in each partition, if anywhere.
+async fn until(
+    client: &Client,
+    args: &ConsumeArgs,
+    partitions: &[i32],
+    range: Range,
+) -> Result<Option<BTreeMap<i32, i64>>, Failure> {
+    let mut until = match range.until {
+        Some(position) => Some(client.resolve(&args.topic, partitions, position).await?),
+        None => None,
+    };
+    if args.exit {
+        let ends = client.end_offsets(&args.topic, partitions).await?;
+        let until = until.get_or_insert_with(|| ends.clone());
+        for (partition, end) in ends {
+            until.entry(partition).and_modify(|u| *u = end.min(*u));
+        }
+    }
+    Ok(until)
 }
 
 /// One offset for all partitions fits few of them exactly: what a partition does not hold is moved to where it
@@ -106,16 +130,19 @@ async fn pump(
         if consumer.assigned().is_empty() || left == 0 {
             return Ok(());
         }
-        let records = consumer.poll(Duration::from_secs(1)).await?;
-        let wanted = |r: &&ConsumedRecord| match &until {
-            Some(ends) => ends.get(&r.partition).is_none_or(|end| r.at.offset < *end),
-            None => true,
-        };
-        let records: Vec<&ConsumedRecord> =
-            records.iter().filter(wanted).take(usize::try_from(left).unwrap_or(usize::MAX)).collect();
+        let mut records = consumer.poll(Duration::from_secs(1)).await?;
+        keep_wanted(&mut records, until.as_ref(), left);
         left -= records.len() as u64;
         sink.write(&records)?;
     }
+}
+
+/// Drops what lies at or behind the end of its partition, and what is more than so many.
+fn keep_wanted(records: &mut Vec<ConsumedRecord>, until: Option<&BTreeMap<i32, i64>>, left: u64) {
+    if let Some(until) = until {
+        records.retain(|r| until.get(&r.partition).is_none_or(|end| r.at.offset < *end));
+    }
+    records.truncate(usize::try_from(left).unwrap_or(usize::MAX));
 }
 
 /// Lets go of partitions that have been read up to their end.
@@ -147,7 +174,7 @@ impl Sink {
         Self { topic: args.topic.clone(), json, values: args.values, buffer: Vec::new() }
     }
 
-    fn write(&mut self, records: &[&ConsumedRecord]) -> Result<(), Failure> {
+    fn write(&mut self, records: &[ConsumedRecord]) -> Result<(), Failure> {
         if records.is_empty() {
             return Ok(());
         }
