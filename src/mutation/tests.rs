@@ -28,6 +28,7 @@ const TESTS: &[(&str, fn())] = tests![
     segment::tests::basics::leftovers_of_a_torn_round_are_never_written_over,
     segment::tests::scrubbing::flipped_bit_is_found_without_a_reader,
     segment::tests::repairs::entry_of_another_epoch_is_not_taken,
+    segment::tests::rewriting::power_cut_at_any_change_of_a_rewrite_leaves_the_old_or_the_new,
     segment::tests::told_once::round_is_not_durable_because_the_checkpoint_was_told_of_its_failure,
     segment::tests::loose::power_cuts_and_kills_at_random_moments_lose_nothing_but_what_is_in_doubt,
     segment::tests::loose::strict_changes_take_all_entries_before_them_along,
