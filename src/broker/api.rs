@@ -99,6 +99,8 @@ pub struct Fetched {
     pub batches: Vec<Bytes>,
     /// Checks to make before sending (off the executor if not resident), aligned with `batches`.
     pub checks: Vec<Option<FrameCheck>>,
+    /// Nothing was found as far as it was looked, and there is more to look at: to be asked again at once.
+    pub goes_on: bool,
 }
 /// Limits of a whole Fetch.
 #[derive(Clone, Copy, Debug)]
