@@ -54,7 +54,7 @@ pub struct ClosedFile {
     /// Largest timestamp (ms) of the records that are in it, -1 if there is none.
     pub max_timestamp: i64,
     /// A rewrite made it, and nothing in it has come from elsewhere since.
-    pub is_compacted: bool,
+    pub is_rewritten: bool,
 }
 
 /// What stays of a batch.

@@ -61,7 +61,7 @@ impl Store {
             next_offset: file.next_offset,
             bytes: file.end - SEGMENT_HEADER,
             max_timestamp: file.max_timestamp,
-            is_compacted: file.is_compacted,
+            is_rewritten: file.is_compacted,
         };
         Ok(files.map(of).collect())
     }

@@ -487,7 +487,7 @@ fn emptied_file_is_as_old_as_what_was_in_it() {
     settle(&mut store, &mut writer).expect("durable");
     let old = |store: &Store| {
         let (info, file) = (&store.segments(G).expect("there")[0], &store.closed_files(G).expect("there")[0]);
-        assert_eq!((file.max_timestamp, file.is_compacted), (-1, true));
+        assert_eq!((file.max_timestamp, file.is_rewritten), (-1, true));
         assert!(info.bytes < before[0].bytes / 4, "{} of {}", info.bytes, before[0].bytes);
         info.max_timestamp
     };
@@ -627,12 +627,12 @@ fn format_is_raised_by_the_first_rewrite_and_before_its_record() {
         drop((store, writer));
         fs.crash(at);
         let Opened { store, writer, .. } = boot(&fs);
-        let is_new = store.closed_files(G).expect("there")[0].is_compacted;
+        let is_new = store.closed_files(G).expect("there")[0].is_rewritten;
         assert!(!is_new || version(&fs) == 3, "power off at {at}");
         writer.close().expect("closed");
         drop(store);
         let Opened { store, .. } = boot(&fs);
-        assert_eq!(store.closed_files(G).expect("there")[0].is_compacted, is_new);
+        assert_eq!(store.closed_files(G).expect("there")[0].is_rewritten, is_new);
     }
 }
 
@@ -690,6 +690,80 @@ fn rewrite_of_one_file_that_keeps_all_changes_nothing() {
     settle(&mut store, &mut writer).expect("durable");
     assert_eq!(read_all(&mut store, 1).expect("readable"), old);
     check_files(&fs, &store, "unchanged");
+}
+
+/// Which entries differ in more than their payload.
+fn same_places(a: &[Entry], b: &[Entry]) -> bool {
+    let place = |e: &Entry| EntryMeta { payload_len: 0, ..e.meta };
+    a.iter().map(place).eq(b.iter().map(place))
+}
+
+/// Compaction is each replica's own: what a damaged file needs may be more at a peer than was here, or less.
+#[test]
+fn damaged_file_is_made_whole_by_a_peer_that_compacted_differently() {
+    let (mut damaged, mut elsewhere) = (0, 0);
+    for seed in 0..60 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let fs = SimFs::new(seed);
+        let (mut store, mut writer, entries) = log(&fs, &mut random, 150);
+        let mut mine = entries.clone();
+        if seed % 3 > 0 {
+            let _ = compact(&mut store, &mut mine, &mut random).expect("compacted");
+            settle(&mut store, &mut writer).expect("durable");
+        }
+        let salt = random.random();
+        let peer: Vec<Entry> = match seed % 2 {
+            0 => entries.clone(),
+            _ => entries.iter().map(|e| compacted(e, salt)).collect(),
+        };
+        writer.close().expect("closed");
+        drop(store);
+        let files = files_of(&fs, ".segment");
+        for _ in 0..random.random_range(1..4) {
+            let (path, len) = &files[random.random_range(0..files.len())];
+            fs.flip(path, random.random_range(64..(*len).max(65)), 1 << random.random_range(0..8));
+        }
+        let Opened { mut store, mut writer, .. } = boot(&fs);
+        super::repairs::look(&mut store, &entries);
+        damaged += u32::from(store.needs_repair(G).is_some());
+        let what = format!("seed {seed}");
+        if seed % 4 == 3 {
+            fs.power_off_after(random.random_range(0..40));
+            let _ = super::repairs::repair(&mut store, &mut writer, &peer);
+            drop((store, writer));
+            fs.crash(seed);
+            Opened { store, writer, .. } = boot(&fs);
+            super::repairs::look(&mut store, &entries);
+        }
+        assert!(super::repairs::repair(&mut store, &mut writer, &peer), "{what}");
+        let check = |store: &mut Store| {
+            let got = read_all(store, 1).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert!(same_places(&got, &entries), "{what}");
+            for ((got, mine), peer) in got.iter().zip(&mine).zip(&peer) {
+                assert!(got.payload == mine.payload || got.payload == peer.payload, "{what}: {}", got.meta.id);
+            }
+            got
+        };
+        let got = check(&mut store);
+        elsewhere += u32::from(got != mine);
+        settle(&mut store, &mut writer).expect("durable");
+        // A rewrite, a cut and a restart of what came of it.
+        let from = entries[entries.len() - 2].meta.id.index;
+        store.truncate(G, from).expect("cut");
+        commit(&mut store, &mut writer).expect("durable");
+        drop((store, writer));
+        fs.crash(seed);
+        let Opened { mut store, mut writer, groups, .. } = boot(&fs);
+        assert_eq!(groups[0].needs_repair, None, "{what}");
+        let left = &got[..entries.len() - 2];
+        assert_eq!(read_all(&mut store, 1).expect("whole"), left, "{what}");
+        settle(&mut store, &mut writer).expect("durable");
+        let files = numbers(&store);
+        let _ = run(&mut store, &files, salt, 3000).expect("rewritten");
+        assert!(same_places(&read_all(&mut store, 1).expect("whole"), left), "{what}");
+        assert_eq!(store.needs_repair(G), None, "{what}");
+    }
+    assert!(damaged > 30 && elsewhere > 15, "{damaged} {elsewhere}");
 }
 
 /// A fetch had walked over any number of removed entries in one turn.
