@@ -740,7 +740,11 @@ fn damaged_file_is_made_whole_by_a_peer_that_compacted_differently() {
             let got = read_all(store, 1).unwrap_or_else(|e| panic!("{what}: {e}"));
             assert!(same_places(&got, &entries), "{what}");
             for ((got, mine), peer) in got.iter().zip(&mine).zip(&peer) {
-                assert!(got.payload == mine.payload || got.payload == peer.payload, "{what}: {}", got.meta.id);
+                assert!(
+                    got.payload == mine.payload || got.payload == peer.payload,
+                    "{what}: {}",
+                    got.meta.id
+                );
             }
             got
         };
