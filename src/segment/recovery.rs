@@ -526,7 +526,9 @@ fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<Stri
         let is_kept = reopened.contains(&name) || (is_marked && !is_claimed);
         for file in names {
             let is_ours = segment_file::number_of(&file).is_some_and(|n| !is_claimed || !files.contains(&n));
-            if is_ours && is_kept && file.ends_with(".segment") {
+            // One that another took the place of holds nothing that this one does not.
+            let is_replaced = segment_file::number_of(&file).is_some_and(|n| replay.replaced.contains(&n));
+            if is_ours && is_kept && !is_replaced && file.ends_with(".segment") {
                 // It may hold what the group's new generation does not: a crash came before it was set aside.
                 let file = path.join(file);
                 let aside = segment_file::fenced_path(&file);

@@ -199,6 +199,8 @@ struct Output {
     path: PathBuf,
     index_path: PathBuf,
     interval: u32,
+    /// Appends and the journal need it more.
+    reserve: u64,
     file: FileImage,
     piece: Vec<u8>,
     gap: Option<Gap>,
@@ -278,6 +280,10 @@ impl Output {
 
     fn flush(&mut self) -> Result<()> {
         let piece = std::mem::take(&mut self.piece);
+        let space = self.fs.space(self.path.parent().unwrap_or(&self.path));
+        if space.is_ok_and(|space| space.free < self.reserve.saturating_add(piece.len() as u64)) {
+            return Err(Error::DiskFull);
+        }
         let written = self.handle.pwrite(&piece, self.file.end - piece.len() as u64);
         written.map_err(|e| error::failed("write", &self.unfinished, &e))
     }
@@ -345,6 +351,8 @@ pub(crate) struct Parts {
     /// The new file's name until it is whole, and after; its index.
     pub paths: (PathBuf, PathBuf, PathBuf),
     pub interval: u32,
+    /// Space that the job must leave free.
+    pub reserve: u64,
     pub cancelled: Arc<AtomicBool>,
     pub report: Report,
 }
@@ -370,6 +378,7 @@ impl Rewrite {
             path,
             index_path,
             interval: parts.interval,
+            reserve: parts.reserve,
             file,
             piece: Vec::new(),
             gap: None,
@@ -386,7 +395,7 @@ impl Rewrite {
         self.group
     }
 
-    /// Reads about so many bytes, asking `keep` of every record batch, in order, what of it stays.
+    /// Reads about so many bytes (less than a mebibyte at a time makes it read some of them again), asking `keep` of every record batch, in order, what of it stays.
     ///
     /// # Errors
     /// `OutOfRange`: cancelled, or a file is gone. `Damaged`: the group has been told. `Refused`: an answer of `keep` that would change

@@ -102,7 +102,13 @@ impl Store {
             self.wants_written = true;
             return Ok(None);
         }
-        self.check_space(sources.iter().map(|file| file.end).sum(), false)?;
+        // Not `check_space`: that a large file does not fit says nothing of appends.
+        let space = self.fs.space(&self.options.dir);
+        let space = space.map_err(|e| error::failed("ask the space of", &self.options.dir, &e))?;
+        let reserve = self.needed(0);
+        if space.free < reserve.saturating_add(sources.iter().map(|file| file.end).sum()) {
+            return Err(Error::DiskFull);
+        }
         let g = self.group(group)?;
         let (dir, interval, new) =
             (g.image.dir.clone(), g.image.options.index_interval_bytes, self.next_file);
@@ -126,7 +132,18 @@ impl Store {
             return Err(error::failed("write", &paths.0, &e));
         }
         let (fs, files, report) = (self.fs.clone(), self.with_paths(group, &sources)?, self.report(group));
-        Ok(Some(Rewrite::new(Parts { fs, group, files, new, handle, paths, interval, cancelled, report })))
+        Ok(Some(Rewrite::new(Parts {
+            fs,
+            group,
+            files,
+            new,
+            handle,
+            paths,
+            interval,
+            reserve,
+            cancelled,
+            report,
+        })))
     }
 
     /// Takes a job back, finished or not: if it is, and its files are what they were, the new one takes their place.
