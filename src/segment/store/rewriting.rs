@@ -66,13 +66,21 @@ impl Store {
         Ok(files.map(of).collect())
     }
 
-    /// Reads closed files, on any thread.
+    /// Reads closed files, on any thread. None: not now. Not all of their entries have reached the files, and what has not been written yet
+    /// would look like damage.
     ///
     /// # Errors
     /// `OutOfRange`: not all of them are closed files of the group, one after the other.
-    pub fn read_closed(&self, group: GroupId, files: &[u64]) -> Result<ClosedReader> {
-        let files = self.with_paths(group, &self.consecutive(group, files)?)?;
-        Ok(ClosedReader::new(self.fs.clone(), group, files, self.report(group)))
+    pub fn read_closed(&mut self, group: GroupId, files: &[u64]) -> Result<Option<ClosedReader>> {
+        let sources = self.consecutive(group, files)?;
+        if let Some(last) = sources.last()
+            && !self.is_written_through(group, last.number)?
+        {
+            self.wants_written = true;
+            return Ok(None);
+        }
+        let files = self.with_paths(group, &sources)?;
+        Ok(Some(ClosedReader::new(self.fs.clone(), group, files, self.report(group))))
     }
 
     /// Begins to rewrite closed files into one. `committed`: the group's commit index; nothing above it may be compacted. None: not now.
