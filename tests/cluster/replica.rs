@@ -105,7 +105,8 @@ fn agree(a: &Bytes, b: &Bytes) -> bool {
         if frame.is_empty() {
             return Some(BTreeMap::new());
         }
-        let set = RecordBatchDecoder::decode(&mut frame.slice(FRAME_HEADER..)).ok()?;
+        let mut batch = Bytes::copy_from_slice(frame.get(FRAME_HEADER..)?);
+        let set = RecordBatchDecoder::decode(&mut batch).ok()?;
         Some(set.records.into_iter().map(|r| (r.offset, (r.key, r.value))).collect())
     };
     let is_less = |less: &BTreeMap<_, _>, more: &BTreeMap<_, _>| {
@@ -189,6 +190,48 @@ mod comparison {
         assert!(compared(&[(0, b"a"), (2, b"b")], &[(0, b"a"), (2, b"x")])[0].starts_with("divergent"));
         assert!(compared(&[(0, b"a"), (2, b"b")], &[(0, b"a"), (1, b"b")])[0].starts_with("divergent"));
         assert!(compared(&[(0, b"a"), (2, b"b")], &[(0, b"a")])[0].starts_with("short"));
+    }
+
+    /// A frame with records at these offsets from its base on.
+    fn frame(records: &[(i64, &str)]) -> Bytes {
+        use kafka_protocol::records::{
+            Compression, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+        };
+        let record = |(offset, value): &(i64, &str)| Record {
+            transactional: false,
+            control: false,
+            delete_horizon: false,
+            partition_leader_epoch: 0,
+            producer_id: -1,
+            producer_epoch: -1,
+            timestamp_type: TimestampType::Creation,
+            offset: *offset,
+            sequence: *offset as i32,
+            timestamp: 0,
+            key: Some(Bytes::from_static(b"k")),
+            value: Some(Bytes::copy_from_slice(value.as_bytes())),
+            headers: Default::default(),
+        };
+        let records: Vec<Record> = records.iter().map(record).collect();
+        let mut bytes = bytes::BytesMut::zeroed(FRAME_HEADER);
+        let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+        RecordBatchEncoder::encode(&mut bytes, &records, &options).expect("encoded");
+        bytes.freeze()
+    }
+
+    #[test]
+    fn copies_of_which_one_is_compacted_agree_and_other_records_do_not() {
+        let whole = frame(&[(0, "a"), (1, "b"), (2, "c")]);
+        let less = frame(&[(0, "a"), (1, "b")]);
+        let compared = |a: &Bytes, b: &Bytes| {
+            let of = |frame: &Bytes| Replica::from([((7, 0), frame.clone())]);
+            let replicas = [("1".to_string(), of(a)), ("2".to_string(), of(b))];
+            compare(&replicas, &BTreeMap::from([(7, 3)])).is_empty()
+        };
+        assert!(compared(&whole, &less) && compared(&less, &whole));
+        assert!(compared(&whole, &Bytes::new()) && compared(&Bytes::new(), &less));
+        assert!(!compared(&whole, &frame(&[(0, "a"), (1, "x")])), "another value");
+        assert!(!compared(&less, &frame(&[(0, "a"), (2, "c")])), "neither is a compaction of the other");
     }
 
     #[test]

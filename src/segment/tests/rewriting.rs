@@ -14,6 +14,11 @@ use std::path::Path;
 const G: GroupId = GroupId(1);
 const SPAN: u32 = 3;
 
+/// How many seeds: `KONTIKI_SEEDS`, or so many.
+fn seeds(default: u64) -> u64 {
+    std::env::var("KONTIKI_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(default)
+}
+
 /// A batch with the header that its place in the log asks for.
 fn batch_at(base: i64, span: u32, len: usize, timestamp: i64) -> Bytes {
     let mut bytes = vec![base as u8; len.max(61)];
@@ -221,7 +226,7 @@ fn check_files(fs: &SimFs, store: &Store, what: &str) {
 
 #[test]
 fn every_walk_of_a_compacted_log_sees_the_entries_that_were_there() {
-    for seed in 0..60 {
+    for seed in 0..seeds(60) {
         let mut random = StdRng::seed_from_u64(seed);
         let fs = SimFs::new(seed);
         let (mut store, mut writer, mut entries) = log(&fs, &mut random, 150);
@@ -333,7 +338,7 @@ fn is_old_or_new(got: &[Entry], old: &[Entry], salt: u64) -> Option<bool> {
 #[test]
 pub(crate) fn power_cut_at_any_change_of_a_rewrite_leaves_the_old_or_the_new() {
     let (mut olds, mut news) = (0, 0);
-    for seed in 0..10 {
+    for seed in 0..seeds(10) {
         for at in 0..45 {
             let Prepared { fs, mut store, mut writer, old, files } = prepared(seed);
             fs.power_off_after(at);
@@ -723,7 +728,7 @@ fn same_places(a: &[Entry], b: &[Entry]) -> bool {
 #[test]
 fn damaged_file_is_made_whole_by_a_peer_that_compacted_differently() {
     let (mut damaged, mut elsewhere) = (0, 0);
-    for seed in 0..60 {
+    for seed in 0..seeds(60) {
         let mut random = StdRng::seed_from_u64(seed);
         let fs = SimFs::new(seed);
         let (mut store, mut writer, entries) = log(&fs, &mut random, 150);
