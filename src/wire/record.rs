@@ -17,6 +17,8 @@ use super::primitives::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
+pub mod retain;
+
 /// Why a batch's records could not be read or built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -316,20 +318,7 @@ impl RecordBatchBuilder {
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
         let timestamp_delta = timestamp.wrapping_sub(self.base_timestamp);
-        let size = record_size(timestamp_delta, self.count, key, value, headers);
-        let out = &mut self.bytes;
-        out.reserve(size + 5);
-        put_varlong(out, size as i64);
-        out.put_u8(0);
-        put_varlong(out, timestamp_delta);
-        put_varlong(out, i64::from(self.count));
-        put_nullable(out, key);
-        put_nullable(out, value);
-        put_varlong(out, headers.len() as i64);
-        for (key, value) in headers {
-            put_nullable(out, Some(key));
-            put_nullable(out, *value);
-        }
+        put_record(&mut self.bytes, timestamp_delta, self.count, key, value, headers);
         self.count = self.count.checked_add(1).expect("a batch within 2 GiB holds fewer than 2^31 records");
         self
     }
@@ -400,6 +389,29 @@ impl RecordBatchBuilder {
         header.write(&mut batch);
         batch::seal(&mut batch);
         Ok(batch)
+    }
+}
+
+fn put_record(
+    out: &mut BytesMut,
+    timestamp_delta: i64,
+    offset_delta: i32,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[Header<'_>],
+) {
+    let size = record_size(timestamp_delta, offset_delta, key, value, headers);
+    out.reserve(size + 5);
+    put_varlong(out, size as i64);
+    out.put_u8(0);
+    put_varlong(out, timestamp_delta);
+    put_varlong(out, i64::from(offset_delta));
+    put_nullable(out, key);
+    put_nullable(out, value);
+    put_varlong(out, headers.len() as i64);
+    for (key, value) in headers {
+        put_nullable(out, Some(key));
+        put_nullable(out, *value);
     }
 }
 
