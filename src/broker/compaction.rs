@@ -112,6 +112,12 @@ impl Pass {
         Ok(true)
     }
 
+    /// Gives up what was learned from this offset on: where the map was full in the middle of a file, that file is better left to the next
+    /// pass. The keys stay known: they were seen.
+    pub fn stop_at(&mut self, end: Offset) {
+        self.end = self.end.min(end).max(self.terms.first_dirty);
+    }
+
     /// Where what was learned ends: after the pass, everything before is clean.
     pub fn end(&self) -> Offset {
         self.end
@@ -130,8 +136,10 @@ impl Pass {
         }
         let is_producers = self.terms.producers.contains(&meta.id.index);
         let (next, now_ms) = (meta.next_offset(), self.terms.now_ms);
-        // A batch that reaches behind the end is looked at once more: its tombstones there are not clean yet.
-        let delete_retention_ms = (next <= self.end).then_some(self.terms.delete_retention_ms);
+        // A tombstone's time begins with the pass that learned it, and so removed what it deleted: not before (a batch that reaches behind
+        // the end), and not by the word of `first_dirty` alone, which may be too high after a start.
+        let is_learned = next <= self.end && next > self.terms.first_dirty;
+        let delete_retention_ms = is_learned.then_some(self.terms.delete_retention_ms);
         let rules = Rules {
             limit: RECORDS_LIMIT,
             now_ms,

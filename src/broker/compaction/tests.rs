@@ -288,6 +288,28 @@ fn horizon_is_not_set_on_a_batch_that_was_learned_in_part() {
     assert_eq!(BatchHeader::read(&cleaned.entries[0].payload).unwrap().delete_horizon_ms(), Some(1_500));
 }
 
+/// After a start the files themselves say how far the log is clean, and one whose end was never learned says too much.
+#[test]
+fn tombstone_that_no_pass_has_learned_gets_no_horizon() {
+    let log = log(&[&[("a", Some("1"))], &[("a", None)], &[("b", Some("1"))]]);
+    let lied = Terms { first_dirty: Offset(2), ..terms(3) };
+    assert_eq!(log.clean(&lied).0.entries, log.entries);
+    let (honest, _) = log.clean(&terms(3));
+    assert!(honest.entries[0].payload.is_empty());
+    assert_eq!(BatchHeader::read(&honest.entries[1].payload).unwrap().delete_horizon_ms(), Some(1_500));
+}
+
+#[test]
+fn pass_that_is_stopped_at_a_file_leaves_what_lies_behind_and_knows_its_keys() {
+    let log = log(&[&[("a", Some("1"))], &[("b", Some("1"))], &[("a", Some("2"))], &[("b", None)]]);
+    let mut pass = Pass::new(terms(4));
+    assert!(log.entries.iter().all(|entry| pass.learn(&entry.meta, &entry.payload)));
+    pass.stop_at(Offset(2));
+    let kept: Vec<Retained> =
+        log.entries.iter().map(|entry| pass.retain(&entry.meta, &entry.payload)).collect();
+    assert_eq!(kept, [Retained::Nothing, Retained::Nothing, Retained::Whole, Retained::Whole]);
+}
+
 #[test]
 fn batch_that_cannot_be_read_stays_and_hides_nothing() {
     let mut log = log(&[&[("a", Some("1"))], &[("a", Some("2"))], &[("b", Some("1"))]]);
