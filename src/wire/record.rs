@@ -1,7 +1,8 @@
 //! Records inside a batch: an iterator over them, reads by timestamp, and a builder of batches.
 //!
 //! Not the batch header's rules (`batch`). Called by `client` (both ways), by the broker and `segment` for the one record a
-//! timestamp asks for, and by `dump`. The produce and fetch paths never look at records.
+//! timestamp asks for, by `dump`, and where topics are compacted (`retain`). The fetch path never looks at records, and the produce path only
+//! for the keys of compacted topics.
 //!
 //! ```text
 //! record:  length varint | attributes 1 | timestamp delta varlong | offset delta varint | key | value | header count | headers

@@ -109,11 +109,6 @@ pub fn choose<T: Copy + Ord>(looks: impl Iterator<Item = (T, Look, Policy)>) -> 
     chosen.map(|(what, look, _)| (what, look))
 }
 
-/// How long an active file may be written to in a compacted topic, ms (Kafka's `maxSegmentMs`).
-pub fn segment_ms(segment_ms: i64, max_lag_ms: i64) -> i64 {
-    if max_lag_ms > 0 { segment_ms.min(max_lag_ms) } else { segment_ms }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,8 +182,6 @@ mod tests {
         let overdue = |now| look(&files, Offset(20), Offset(50), &old, now);
         assert_eq!((overdue(120).overdue_ms, overdue(120).is_due(&old)), (0, false));
         assert_eq!((overdue(125).overdue_ms, overdue(125).is_due(&old)), (5, true));
-        assert_eq!(segment_ms(1_000, 400), 400);
-        assert_eq!(segment_ms(1_000, i64::MAX), 1_000);
     }
 
     #[test]
