@@ -259,3 +259,46 @@ fn cleaner_that_is_turned_off_or_slowed_down_is() {
     // One step of it is four mebibytes and takes as long as the rate says.
     assert_eq!(fill(&[("log.cleaner.io.max.bytes.per.second", "100".to_owned())]), 0);
 }
+
+#[test]
+fn power_cut_anywhere_in_a_compaction_loses_nothing_and_the_next_one_goes_on() {
+    let (mut cut, mut compacted) = (0, 0);
+    for at in 0..60 {
+        // The first look comes ten seconds after the start.
+        let settings = [("log.cleaner.backoff.ms", "20000".to_owned())];
+        let mut alone = Alone::start_with(SimFs::new(at), None, &settings);
+        alone.run(4_000);
+        let configs = [("cleanup.policy", "compact"), ("internal.segment.bytes", "8192")];
+        let configs = configs.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).into();
+        alone.ask_for_topic_with("t", &[], configs);
+        alone.run(200);
+        let group = alone.shard.image.topics["t"].partitions[0].group;
+        (0..100).for_each(|n| put(&mut alone, group, n % 7, Some(n)));
+        assert_eq!(alone.shard.status().cleaner.passes, 0);
+        let expected = latest(&records(&mut alone, group));
+        alone.run(10_900 - alone.now);
+        alone.fs.power_off_after(at);
+        for _ in 0..60 {
+            if !alone.fs.is_off() {
+                alone.run(50);
+            }
+        }
+        cut += usize::from(alone.fs.is_off());
+        let Alone { fs, shard, writer, .. } = alone;
+        drop((shard, writer));
+        fs.crash(at);
+        let mut alone = started(fs);
+        let left = records(&mut alone, group);
+        assert_eq!(
+            (latest(&left), alone.shard.partitions[&group].end),
+            (expected.clone(), Offset(100)),
+            "cut at {at}"
+        );
+        compacted += usize::from(left.len() < 100);
+        assert!(alone.shard.status().damaged.is_empty(), "cut at {at}: {:?}", alone.shard.status());
+        alone.run(3_000);
+        let left = records(&mut alone, group);
+        assert!(latest(&left) == expected && left.len() < 60, "cut at {at}: {} left", left.len());
+    }
+    assert!(cut > 10 && compacted > 5, "{cut} cut, {compacted} had been compacted");
+}
