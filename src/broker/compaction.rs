@@ -15,6 +15,7 @@
 mod keys;
 pub mod plan;
 
+use crate::mutation::{Mutation, on};
 use crate::segment::{EntryKind, EntryMeta, Index, Offset};
 use crate::wire::batch::BatchHeader;
 use crate::wire::record::retain::{Retained, Rules, open, retain};
@@ -134,8 +135,10 @@ impl Pass {
             EntryKind::Records => {}
             _ => return Retained::Whole,
         }
-        let is_producers = self.terms.producers.contains(&meta.id.index);
-        let (next, now_ms) = (meta.next_offset(), self.terms.now_ms);
+        let is_producers =
+            self.terms.producers.contains(&meta.id.index) && !on(Mutation::ForgetCompactedProducers);
+        let now_ms = if on(Mutation::DropTombstonesEarly) { i64::MAX } else { self.terms.now_ms };
+        let next = meta.next_offset();
         // A tombstone's time begins with the pass that learned it, and so removed what it deleted: not before (a batch that reaches behind
         // the end), and not by the word of `first_dirty` alone, which may be too high after a start.
         let is_learned = next <= self.end && next > self.terms.first_dirty;
@@ -179,4 +182,4 @@ fn is_data(meta: &EntryMeta, payload: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

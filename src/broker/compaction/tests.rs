@@ -191,7 +191,7 @@ fn assert_frames_unchanged(was: &Log, is: &Log) {
 }
 
 #[test]
-fn random_logs_keep_what_a_naive_model_keeps_pass_after_pass() {
+pub(crate) fn random_logs_keep_what_a_naive_model_keeps_pass_after_pass() {
     for seed in 0..300 {
         let mut rng = StdRng::seed_from_u64(seed);
         let original = Log::random(&mut rng);
@@ -220,13 +220,20 @@ fn random_logs_keep_what_a_naive_model_keeps_pass_after_pass() {
             assert!(end >= first_dirty && end.0 <= until.max(first_dirty.0), "seed {seed}, pass {pass}");
             assert_eq!(end.0 == until, !done.figures().is_full, "seed {seed}, pass {pass}: {done:?}");
             let expected = model.pass(&original, &terms, end.0);
-            assert_eq!(cleaned.known(), expected, "seed {seed}, pass {pass}");
+            assert_eq!(cleaned.known(), expected, "seed {seed}, pass {pass}: what stays");
             assert_frames_unchanged(&original, &cleaned);
             let state = cleaned.producers();
-            assert_eq!(state.remembered(committed), Some(producers.clone()), "seed {seed}, pass {pass}");
+            assert_eq!(
+                state.remembered(committed),
+                Some(producers.clone()),
+                "seed {seed}, pass {pass}: what producers are known by"
+            );
             // At once again: nothing is left to do, but for tombstones that have no time to wait.
             let (again, _) = cleaned.clean(&Terms { first_dirty: end, salt: rng.random(), ..terms });
-            assert_eq!(again.entries, cleaned.entries, "seed {seed}, pass {pass}");
+            assert_eq!(
+                again.entries, cleaned.entries,
+                "seed {seed}, pass {pass}: what stays the second time"
+            );
             (log, first_dirty) = (cleaned, end);
         }
     }

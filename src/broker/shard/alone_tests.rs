@@ -20,7 +20,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 #[path = "cleaning_tests.rs"]
-mod cleaning;
+pub(crate) mod cleaning;
 
 /// Nobody is there to hear.
 struct Deaf;

@@ -15,6 +15,7 @@ use crate::broker::compaction::{Pass, Terms};
 use crate::broker::config::NodeConfig;
 use crate::ctl::command::TopicConfig;
 use crate::ctl::configs;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use crate::segment::{
     ClosedFile, ClosedReader, Doubt, Ended, EntryKind, Error, GroupId, Index, Keep, Offset, ReplicaId,
@@ -355,7 +356,7 @@ impl Shard {
             until: look.until,
             now_ms: now.wall_ms,
             delete_retention_ms,
-            drops_tombstones: self.is_everyone_in_sync(group),
+            drops_tombstones: self.is_everyone_in_sync(group) || on(Mutation::DropTombstonesUnseen),
             producers,
             buffer_bytes: self.cleaning.buffer_bytes,
             // The boot id is random, and no client knows it.

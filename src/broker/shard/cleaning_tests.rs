@@ -138,6 +138,31 @@ fn tombstone_outlives_the_values_it_deletes_by_delete_retention() {
 }
 
 #[test]
+pub(crate) fn tombstone_stays_while_a_replica_is_not_in_sync() {
+    let (mut alone, group) = with_compacted("compact");
+    put(&mut alone, group, 77, Some(1));
+    put(&mut alone, group, 77, None);
+    // One that is to come, and has said nothing yet.
+    let other = ReplicaId { node: PEER, assignment: 9, directory: 9 };
+    let replicas = |alone: &mut Alone, change: &dyn Fn(&mut Vec<ReplicaId>)| {
+        let image = Arc::make_mut(&mut alone.shard.image);
+        change(&mut image.topics.get_mut("t").unwrap().partitions[0].replicas);
+    };
+    replicas(&mut alone, &|replicas| replicas.push(other));
+    let fill = |alone: &mut Alone| {
+        (0..120).for_each(|n| put(alone, group, n % 4, Some(n)));
+        alone.run(3_000);
+        alone.wall_ms += 5_000;
+        records(alone, group).iter().filter(|r| r.1 == 77).count()
+    };
+    for _ in 0..3 {
+        assert_eq!(fill(&mut alone), 1, "one of them may have missed it");
+    }
+    replicas(&mut alone, &|replicas| replicas.truncate(1));
+    assert_eq!(fill(&mut alone), 0);
+}
+
+#[test]
 fn producers_are_known_after_compaction_and_a_restart() {
     let (mut alone, group) = with_compacted("compact");
     let batch = |sequence: i32| {
