@@ -7,7 +7,7 @@
 //! Invariants:
 //! - The last record of a key stays, unless it is a tombstone whose delete horizon has passed. What lies behind the end of what was
 //!   learned stays as it is.
-//! - A pass goes from the oldest file to the newest: a tombstone never goes before the values it deleted have.
+//! - A pass goes from the oldest file to the newest. Tombstones stay unless a caller says that they may go; none does yet (decision 0020).
 //! - The five last batches of every producer the partition knows keep their headers, so that a replica that reads the compacted log
 //!   knows the same sequences.
 //! - A batch that cannot be read stays as it is, and so do records without a key.
@@ -36,9 +36,9 @@ pub struct Terms {
     pub until: Offset,
     /// Wall clock, ms.
     pub now_ms: i64,
-    /// `delete.retention.ms`.
-    pub delete_retention_ms: i64,
-    /// Whether tombstones that are due may go now: every replica has them.
+    /// Batches that keep tombstones get a delete horizon so many ms from now; none: no batch gets one.
+    pub delete_retention_ms: Option<i64>,
+    /// Whether tombstones whose horizon has passed may go: no copy of the partition holds what they deleted any more.
     pub drops_tombstones: bool,
     /// Entries whose header stays: the batches producers are known by.
     pub producers: BTreeSet<Index>,
@@ -98,6 +98,8 @@ impl Pass {
     /// False: no room for another key. An error stands for a batch that nobody can read: it stays, and hides nothing.
     fn learn_batch(&mut self, payload: &[u8]) -> Result<bool, RecordError> {
         let (header, plain) = open(payload, RECORDS_LIMIT)?;
+        // All of it first: what clients may not be able to read replaces nothing.
+        Records::new(&header, &plain).try_for_each(|record| record.map(drop))?;
         for record in Records::new(&header, &plain) {
             let record = record?;
             if record.offset < self.terms.first_dirty.0 {
@@ -142,7 +144,7 @@ impl Pass {
         // A tombstone's time begins with the pass that learned it, and so removed what it deleted: not before (a batch that reaches behind
         // the end), and not by the word of `first_dirty` alone, which may be too high after a start.
         let is_learned = next <= self.end && next > self.terms.first_dirty;
-        let delete_retention_ms = is_learned.then_some(self.terms.delete_retention_ms);
+        let delete_retention_ms = self.terms.delete_retention_ms.filter(|_| is_learned);
         let rules = Rules {
             limit: RECORDS_LIMIT,
             now_ms,

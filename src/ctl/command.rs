@@ -40,8 +40,6 @@ pub struct TopicConfig {
     pub deletes: bool,
     /// `cleanup.policy` names `compact`.
     pub compacts: bool,
-    /// `delete.retention.ms`.
-    pub delete_retention_ms: i64,
     /// `min.cleanable.dirty.ratio`.
     pub min_dirty_ratio: f64,
     /// `min.compaction.lag.ms`.

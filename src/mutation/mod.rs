@@ -348,8 +348,6 @@ mutations! {
     ForgetCompactedProducers: "F21, KIP-98", Test("broker::compaction::tests::random_logs_keep_what_a_naive_model_keeps_pass_after_pass"), 1, ["what producers are known by"];
     /// a tombstone goes before its delete horizon
     DropTombstonesEarly: "KIP-534", Test("broker::compaction::tests::random_logs_keep_what_a_naive_model_keeps_pass_after_pass"), 1, ["what stays"];
-    /// a tombstone goes although a replica may have missed it
-    DropTombstonesUnseen: "decisions/0020", Test("broker::shard::alone_tests::cleaning::tombstone_stays_while_a_replica_is_not_in_sync"), 1, ["one of them may have missed it"];
     /// a leader knows batches of producers that its log does not hold
     RememberLostBatches: "F21", Test("broker::shard::alone_tests::retry_of_a_batch_that_was_lost_is_new"), 1, ["a lost batch is taken for one that is here"];
     /// a truncation does not roll the producer state back

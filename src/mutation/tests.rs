@@ -61,7 +61,6 @@ const TESTS: &[(&str, fn())] = tests![
     broker::shard::alone_tests::controller_log_is_kept_where_a_snapshot_holds_other_metadata,
     broker::shard::alone_tests::retry_of_a_batch_that_was_lost_is_new,
     broker::compaction::tests::random_logs_keep_what_a_naive_model_keeps_pass_after_pass,
-    broker::shard::alone_tests::cleaning::tombstone_stays_while_a_replica_is_not_in_sync,
     broker::shard::alone_tests::replica_that_moved_away_is_not_made_again_while_the_log_is_read_again,
     ctl::tests::reassign::arrival_of_another_target_or_generation_lets_nobody_go,
     broker::shard::alone_tests::decommissioned_broker_that_runs_is_unregistered_when_it_says_that_it_holds_nothing,

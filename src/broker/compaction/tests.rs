@@ -166,7 +166,7 @@ impl Model {
             match self.horizons.get(&index) {
                 Some(at) if terms.drops_tombstones && terms.now_ms >= *at => self.gone.extend(tombstones),
                 None if !tombstones.is_empty() && entry.meta.next_offset().0 <= end => {
-                    self.horizons.insert(index, terms.now_ms + terms.delete_retention_ms);
+                    self.horizons.insert(index, terms.now_ms + terms.delete_retention_ms.unwrap());
                 }
                 _ => {}
             }
@@ -208,7 +208,7 @@ pub(crate) fn random_logs_keep_what_a_naive_model_keeps_pass_after_pass() {
                 first_dirty,
                 until: Offset(until),
                 now_ms,
-                delete_retention_ms: 300,
+                delete_retention_ms: Some(300),
                 drops_tombstones: rng.random_bool(0.8),
                 producers: producers.clone(),
                 // Room for 48 keys, or for more.
@@ -260,7 +260,7 @@ fn terms(until: i64) -> Terms {
         first_dirty: Offset(0),
         until: Offset(until),
         now_ms: 1_000,
-        delete_retention_ms: 500,
+        delete_retention_ms: Some(500),
         drops_tombstones: true,
         producers: BTreeSet::new(),
         buffer_bytes: 1 << 20,
@@ -327,4 +327,20 @@ fn batch_that_cannot_be_read_stays_and_hides_nothing() {
     let (cleaned, pass) = log.clean(&terms(3));
     assert_eq!(cleaned.entries, log.entries);
     assert_eq!((pass.figures().unreadable, pass.figures().read), (1, 2));
+}
+
+#[test]
+fn batch_whose_end_cannot_be_read_replaces_nothing() {
+    let mut log = log(&[&[("a", Some("1"))], &[("b", Some("1"))]]);
+    let mut builder = RecordBatchBuilder::new(Compression::None);
+    builder.append(100, Some(b"a"), Some(b"2"), &[]).append(100, Some(b"c"), Some(b"3"), &[]);
+    log.push(EntryKind::Records, 2, builder.build().unwrap());
+    let mut bytes = BytesMut::from(&log.entries[2].payload[..]);
+    // The header count of the last record.
+    *bytes.last_mut().unwrap() = 2;
+    batch::seal(&mut bytes);
+    log.entries[2].payload = bytes.freeze();
+    let (cleaned, pass) = log.clean(&terms(4));
+    assert_eq!(cleaned.entries, log.entries);
+    assert_eq!(pass.figures().unreadable, 1);
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 #[path = "cleaning_tests.rs"]
-pub(crate) mod cleaning;
+mod cleaning;
 
 /// Nobody is there to hear.
 struct Deaf;

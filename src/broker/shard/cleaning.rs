@@ -4,9 +4,10 @@
 //! runs on a thread of its own and gives back; in between the shard decides everything. What stays of a log is `compaction`'s to say, how
 //! files are replaced `segment`'s. Every replica compacts its own copy.
 //! - A replica that is damaged, under repair or in doubt is left alone, and so is a full disk.
-//! - Files are replaced oldest first, each before the next one is begun: a tombstone never goes before what it deleted.
-//! - Tombstones go only while every replica of the partition is in sync, as its leader last said: one that had missed them would bring
-//!   back what they deleted.
+//! - Files are replaced oldest first, each before the next one is begun.
+//! - Tombstones stay. One may go only when no copy of the partition holds what it deleted any more, and nobody knows that yet (decision
+//!   0020): a replica put together from copies that were compacted at different times would show the deleted value again.
+//! - What was learned of a log counts for that log alone: a new generation, or a commit index that went back, ends the compaction.
 //! - What fails makes the partition uncleanable for a while, longer each time; the log and /metrics say why.
 
 use super::{Now, Shard};
@@ -15,11 +16,10 @@ use crate::broker::compaction::{Pass, Terms};
 use crate::broker::config::NodeConfig;
 use crate::ctl::command::TopicConfig;
 use crate::ctl::configs;
-use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use crate::segment::{
-    ClosedFile, ClosedReader, Doubt, Ended, EntryKind, Error, GroupId, Index, Keep, Offset, ReplicaId,
-    Rewrite, Step,
+    ClosedFile, ClosedReader, Doubt, Ended, EntryKind, Error, Generation, GroupId, Index, Keep, Offset,
+    ReplicaId, Rewrite, Step,
 };
 use crate::wire::batch::BatchHeader;
 use crate::wire::record::retain::Retained;
@@ -32,6 +32,10 @@ const FIRST_LOOK_MS: Millis = 10_000;
 /// Until it is asked again whether files can be replaced, and how often it is.
 const BUSY_MS: Millis = 500;
 const BUSY_TRIES: u32 = 120;
+/// How long a partition is left alone after a compaction that came to an early end without anybody's fault.
+pub(super) const RESTS_MS: Millis = 30_000;
+/// Files looked into in one turn, to find their first record.
+const FIRST_LOOKS: usize = 16;
 /// How long a partition is left alone after its first failure; twice as long after each further one, up to an hour.
 const FAILED_MS: Millis = 60_000;
 const FAILED_MAX_MS: Millis = 3_600_000;
@@ -92,9 +96,11 @@ impl CleanerStep {
 }
 
 /// The compaction under way.
-struct Running {
+pub(super) struct Running {
     group: GroupId,
     replica: ReplicaId,
+    /// Generation and commit index when it began: what was learned counts for that log.
+    pub(super) log: (Generation, Index),
     look: Look,
     /// Files to be replaced together and their bytes, oldest first; none before all is learned.
     chunks: VecDeque<(Vec<u64>, u64)>,
@@ -118,6 +124,8 @@ struct Known {
     /// Since when its active file was seen with records.
     active: Option<(Index, i64)>,
     failed: Option<Failure>,
+    /// Not chosen before: its last compaction came to an early end, and others have their turn.
+    rests_until: Millis,
 }
 
 struct Failure {
@@ -133,8 +141,10 @@ pub(super) struct Cleaning {
     buffer_bytes: usize,
     next: Millis,
     passes: u64,
+    /// Files that may still be looked into in this turn.
+    first_looks: usize,
     known: BTreeMap<GroupId, Known>,
-    running: Option<Running>,
+    pub(super) running: Option<Running>,
     is_out: bool,
 }
 
@@ -150,6 +160,7 @@ impl Cleaning {
             buffer_bytes: number("log.cleaner.dedupe.buffer.size", 128 << 20) as usize,
             next: now + backoff.min(FIRST_LOOK_MS),
             passes: 0,
+            first_looks: 0,
             known: BTreeMap::new(),
             running: None,
             is_out: false,
@@ -175,7 +186,7 @@ impl Shard {
                 self.cleaning.next = now.mono + self.cleaning.backoff;
                 self.look_for_dirt(now);
             }
-            Some(running) if !self.may_clean(running.group, running.replica) => {
+            Some(running) if !self.may_go_on(&running) => {
                 self.abandon(now, running.group, running.next);
             }
             Some(mut running) => {
@@ -209,7 +220,7 @@ impl Shard {
         match step.outcome.take() {
             // Damage it met holds the replica out by now, and is why.
             Some(Err(error)) => self.note_failure(now, group, Some(step), &error),
-            _ if !self.may_clean(group, running.replica) => self.abandon(now, group, Some(step)),
+            _ if !self.may_go_on(&running) => self.abandon(now, group, Some(step)),
             None => self.abandon(now, group, Some(step)),
             Some(Ok(Progress::More(bytes))) => {
                 running.bytes_read += bytes;
@@ -245,7 +256,24 @@ impl Shard {
             && self.engine.core(group).is_some_and(|core| core.doubt() == Doubt::None)
             && !self.engine.is_repairing(group)
             && store.needs_repair(group).is_none()
-            && !store.is_full()
+    }
+
+    fn may_go_on(&self, running: &Running) -> bool {
+        let log = self.log_of(running.group);
+        self.may_clean(running.group, running.replica)
+            && log.is_some_and(|(generation, commit)| generation == running.log.0 && commit >= running.log.1)
+    }
+
+    fn log_of(&self, group: GroupId) -> Option<(Generation, Index)> {
+        let core = self.engine.core(group)?;
+        Some((core.epoch().generation, self.partitions.get(&group)?.commit))
+    }
+
+    /// An early end costs a partition its turn, so that it keeps none from others.
+    fn rest(&mut self, now: Now, group: GroupId, ms: Millis) {
+        if let Some(known) = self.cleaning.known.get_mut(&group) {
+            known.rests_until = now.mono + ms;
+        }
     }
 
     /// Looks at every compacted partition, and begins with the dirtiest.
@@ -254,6 +282,7 @@ impl Shard {
             self.partitions.values().filter(|p| p.config.compacts).map(|p| (p.group, p.replica)).collect();
         self.cleaning.known.retain(|group, known| compacted.contains(&(*group, known.replica)));
         let mut looks = Vec::new();
+        self.cleaning.first_looks = FIRST_LOOKS;
         for (group, replica) in compacted {
             if self.may_clean(group, replica)
                 && let Some((look, policy)) = self.look_at_dirt(now, group, replica)
@@ -264,8 +293,10 @@ impl Shard {
         let ratios = looks.iter().map(|(_, look, _)| look.dirty_ratio());
         self.status.cleaner.dirty_ratio = ratios.fold(0.0, f64::max);
         let waits = |group: &GroupId| {
-            let failed = self.cleaning.known.get(group).and_then(|known| known.failed.as_ref());
-            failed.is_some_and(|failed| failed.until > now.mono)
+            let known = self.cleaning.known.get(group);
+            let failed = known.and_then(|known| known.failed.as_ref());
+            known.is_some_and(|known| known.rests_until > now.mono)
+                || failed.is_some_and(|failed| failed.until > now.mono)
         };
         looks.retain(|(group, ..)| !waits(group));
         for (group, ..) in looks.iter().filter(|(_, look, policy)| !look.is_due(policy)) {
@@ -293,6 +324,7 @@ impl Shard {
             first_times: BTreeMap::new(),
             active: None,
             failed: None,
+            rests_until: 0,
         });
         let mut files: Vec<File> = closed.iter().map(file_of).collect();
         let first_dirty = known.first_dirty.unwrap_or_else(|| plan::first_dirty(&files));
@@ -319,28 +351,32 @@ impl Shard {
         }
     }
 
-    /// Fills in when the dirty files begin; each is read for that once.
+    /// Fills in when the dirty files begin; each is read for that once, a few in a turn. The others have their turn at the next look.
     fn note_first_times(&mut self, group: GroupId, dirty: Offset, closed: &[ClosedFile], files: &mut [File]) {
         let Some(known) = self.cleaning.known.get_mut(&group) else { return };
         known.first_times.retain(|number, _| closed.iter().any(|file| file.number == *number));
         for (closed, file) in closed.iter().zip(files).filter(|(closed, _)| closed.next_offset > dirty) {
-            let store = self.engine.store();
-            let time = known.first_times.entry(closed.number).or_insert_with(|| {
-                let read = store.read(group, closed.first, FIRST_BYTES).unwrap_or_default();
+            if let Some(time) = known.first_times.get(&closed.number) {
+                file.first_timestamp = Some(*time);
+            } else if self.cleaning.first_looks > 0 {
+                self.cleaning.first_looks -= 1;
+                let read = self.engine.store().read(group, closed.first, FIRST_BYTES).unwrap_or_default();
                 let first = read.iter().find(|entry| entry.meta.kind == EntryKind::Records);
                 let header = first.and_then(|entry| BatchHeader::read(&entry.payload));
-                header.map_or(closed.max_timestamp, |header| header.max_timestamp)
-            });
-            file.first_timestamp = Some(*time);
+                let time = header.map_or(closed.max_timestamp, |header| header.max_timestamp);
+                known.first_times.insert(closed.number, time);
+                file.first_timestamp = Some(time);
+            }
         }
     }
 
     /// Begins to read what is dirty.
     fn begin_pass(&mut self, now: Now, group: GroupId, look: Look) -> Result<(), Error> {
-        let Some(p) = self.partitions.get(&group) else { return Ok(()) };
+        self.rest(now, group, BUSY_MS * 4);
+        let (Some(p), Some(log)) = (self.partitions.get(&group), self.log_of(group)) else { return Ok(()) };
         // None: the producers' state is ahead of what is committed; it soon is not.
         let Some(producers) = p.remembered_producers() else { return Ok(()) };
-        let (replica, delete_retention_ms) = (p.replica, p.config.delete_retention_ms);
+        let replica = p.replica;
         let closed = self.engine.store_ref().closed_files(group)?;
         let is_dirty =
             |file: &&ClosedFile| file.next_offset > look.first_dirty && file.next_offset <= look.until;
@@ -355,8 +391,9 @@ impl Shard {
             first_dirty: look.first_dirty,
             until: look.until,
             now_ms: now.wall_ms,
-            delete_retention_ms,
-            drops_tombstones: self.is_everyone_in_sync(group) || on(Mutation::DropTombstonesUnseen),
+            // No batch claims a horizon that nobody honours.
+            delete_retention_ms: None,
+            drops_tombstones: false,
             producers,
             buffer_bytes: self.cleaning.buffer_bytes,
             // The boot id is random, and no client knows it.
@@ -369,6 +406,7 @@ impl Shard {
         self.cleaning.running = Some(Running {
             group,
             replica,
+            log,
             look,
             chunks: VecDeque::new(),
             pass: None,
@@ -378,14 +416,6 @@ impl Shard {
             bytes_left: closed.iter().filter(is_dirty).map(|file| file.bytes).sum(),
         });
         Ok(())
-    }
-
-    /// Whether all replicas of the partition, those it is to have included, were in sync when its leader last said.
-    fn is_everyone_in_sync(&self, group: GroupId) -> bool {
-        let in_sync = self.in_sync_of(group);
-        self.image.group(group).is_some_and(|(.., partition)| {
-            partition.replicas.iter().all(|replica| in_sync.contains(&replica.node))
-        })
     }
 
     /// A file was read to its end, or its successor is complete.
@@ -481,7 +511,7 @@ impl Shard {
             closed.iter().filter(|file| file.next_offset <= running.look.until).map(|file| file.bytes).sum();
         if let Some(known) = self.cleaning.known.get_mut(&group) {
             known.first_dirty = Some(pass.end());
-            known.failed = None;
+            (known.failed, known.rests_until) = (None, 0);
         }
         tracing::info!(
             %group, to = %pass.end(), before = running.look.bytes, after = left, records = figures.read,
@@ -500,13 +530,14 @@ impl Shard {
     }
 
     /// Gives a compaction up, without blame. What it has replaced so far stays replaced.
-    fn abandon(&mut self, now: Now, group: GroupId, step: Option<CleanerStep>) {
+    pub(super) fn abandon(&mut self, now: Now, group: GroupId, step: Option<CleanerStep>) {
         self.cleaning.next = now.mono + self.cleaning.backoff;
         if let Some(CleanerStep { job: Job::Rewrite(rewrite), .. }) = step
             && let Err(error) = self.engine.store().end_rewrite(*rewrite)
         {
             tracing::debug!(%group, %error, "compaction given up");
         }
+        self.rest(now, group, RESTS_MS);
         if let Some(known) = self.cleaning.known.get_mut(&group) {
             known.first_dirty = None;
         }

@@ -1,5 +1,6 @@
 //! Compacted topics on one node: what is left, what it frees, and what happens where it fails or is cut short.
 use super::*;
+use crate::broker::shard::cleaning::RESTS_MS;
 use crate::wire::compression::Compression;
 use crate::wire::record::{Batch as Records, RecordBatchBuilder};
 
@@ -113,53 +114,62 @@ fn last_value_of_every_key_stays_and_the_space_of_the_others_comes_back() {
 }
 
 #[test]
-fn tombstone_outlives_the_values_it_deletes_by_delete_retention() {
+fn tombstone_stays_and_what_it_deletes_goes() {
     let (mut alone, group) = with_compacted("compact");
     put(&mut alone, group, 77, Some(1));
     put(&mut alone, group, 77, None);
-    let fill = |alone: &mut Alone| {
-        for n in 0..120 {
-            put(alone, group, n % 4, Some(n));
-        }
+    for _ in 0..3 {
+        (0..120).for_each(|n| put(&mut alone, group, n % 4, Some(n)));
         alone.run(3_000);
-    };
-    fill(&mut alone);
-    let of = |alone: &mut Alone| {
-        let found = records(alone, group);
-        found.into_iter().filter(|r| r.1 == 77).map(|r| r.2).collect::<Vec<_>>()
-    };
-    assert_eq!(of(&mut alone), [None], "the value went, the tombstone did not");
-    alone.wall_ms += 999;
-    fill(&mut alone);
-    assert_eq!(of(&mut alone), [None]);
-    alone.wall_ms += 1;
-    fill(&mut alone);
-    assert_eq!(of(&mut alone), []);
+        alone.wall_ms += 100_000_000;
+        let found = records(&mut alone, group);
+        assert_eq!(found.into_iter().filter(|r| r.1 == 77).map(|r| r.2).collect::<Vec<_>>(), [None]);
+    }
+    // Of deletions alone the last one stays, and no batch says when it may go.
+    let entries = alone.shard.engine.store().read(group, Index(1), 1 << 20).unwrap();
+    let headers = entries.iter().filter_map(|entry| BatchHeader::read(&entry.payload));
+    assert!(headers.into_iter().all(|header| header.delete_horizon_ms().is_none()));
 }
 
+/// One whose compactions always ended early was the dirtiest for ever, and nobody else had a turn.
 #[test]
-pub(crate) fn tombstone_stays_while_a_replica_is_not_in_sync() {
+fn compaction_that_ends_early_costs_its_partition_a_turn() {
     let (mut alone, group) = with_compacted("compact");
-    put(&mut alone, group, 77, Some(1));
-    put(&mut alone, group, 77, None);
-    // One that is to come, and has said nothing yet.
-    let other = ReplicaId { node: PEER, assignment: 9, directory: 9 };
-    let replicas = |alone: &mut Alone, change: &dyn Fn(&mut Vec<ReplicaId>)| {
-        let image = Arc::make_mut(&mut alone.shard.image);
-        change(&mut image.topics.get_mut("t").unwrap().partitions[0].replicas);
-    };
-    replicas(&mut alone, &|replicas| replicas.push(other));
-    let fill = |alone: &mut Alone| {
-        (0..120).for_each(|n| put(alone, group, n % 4, Some(n)));
-        alone.run(3_000);
-        alone.wall_ms += 5_000;
-        records(alone, group).iter().filter(|r| r.1 == 77).count()
-    };
-    for _ in 0..3 {
-        assert_eq!(fill(&mut alone), 1, "one of them may have missed it");
+    let configs = [("cleanup.policy", "compact"), ("internal.segment.bytes", "8192")];
+    let configs = configs.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).into();
+    alone.ask_for_topic_with("other", &[], configs);
+    alone.run(1_000);
+    let other = alone.shard.image.topics["other"].partitions[0].group;
+    let now = alone.now();
+    alone.shard.abandon(now, group, None);
+    for n in 0..60 {
+        put(&mut alone, group, 1, Some(n));
+        put(&mut alone, other, n % 3, Some(n));
     }
-    replicas(&mut alone, &|replicas| replicas.truncate(1));
-    assert_eq!(fill(&mut alone), 0);
+    alone.run(1_000);
+    assert_eq!(records(&mut alone, group).len(), 60, "it rests");
+    assert!(records(&mut alone, other).len() < 60, "and another one has its turn");
+    alone.run(RESTS_MS);
+    assert!(records(&mut alone, group).len() < 60);
+}
+
+/// Keys that were learned of records that a new generation took back would remove older ones that are the last again.
+#[test]
+fn compaction_ends_when_its_log_is_another() {
+    for change in 0..2 {
+        let (mut alone, group) = with_compacted("compact");
+        let rate = ("log.cleaner.io.max.bytes.per.second".to_owned(), "1".to_owned());
+        Arc::make_mut(&mut alone.shard.image).configs.extend([rate]);
+        (0..60).for_each(|n| put(&mut alone, group, 1, Some(n)));
+        alone.run(1_000);
+        let running = alone.shard.cleaning.running.as_mut().expect("slow");
+        match change {
+            0 => running.log.0 = Generation(7),
+            _ => running.log.1 = Index(1_000),
+        }
+        alone.run(61_000);
+        assert_eq!((records(&mut alone, group).len(), alone.shard.status().cleaner.passes), (60, 0));
+    }
 }
 
 #[test]

@@ -341,7 +341,6 @@ pub(super) fn typed(
         segment_ms: long("segment.ms").min(most_segment_ms).max(1),
         deletes: names(&policy, "delete"),
         compacts,
-        delete_retention_ms: long("delete.retention.ms"),
         min_dirty_ratio: word("min.cleanable.dirty.ratio").trim().parse().unwrap_or(0.5),
         min_compaction_lag_ms: long("min.compaction.lag.ms"),
         max_compaction_lag_ms,
