@@ -100,6 +100,8 @@ pub struct Fetched {
     pub batches: Vec<Bytes>,
     /// Checks to make before sending (off the executor if not resident), aligned with `batches`.
     pub checks: Vec<Option<FrameCheck>>,
+    /// Nothing was found as far as it was looked, and there is more to look at: to be asked again at once.
+    pub goes_on: bool,
 }
 /// Limits of a whole Fetch.
 #[derive(Clone, Copy, Debug)]
@@ -573,4 +575,24 @@ pub struct NodeStatus {
     /// What replicas here held beyond the logs of their groups' survivors, since this process started.
     pub set_aside: Vec<SetAside>,
     pub scrub: ScrubStats,
+    pub cleaner: CleanerStatus,
+}
+
+/// What the cleaner of compacted topics did here since this process started.
+#[derive(Clone, Debug, Default)]
+pub struct CleanerStatus {
+    /// Compactions of one partition each.
+    pub passes: u64,
+    /// Bytes read for them, files read twice counted twice.
+    pub bytes_read: u64,
+    /// Bytes by which closed segments became smaller.
+    pub bytes_freed: u64,
+    /// Records removed since there was a later one of the same key.
+    pub records_superseded: u64,
+    /// The partition that is compacted at the moment.
+    pub running: Option<GroupId>,
+    /// Share of uncompacted bytes of the dirtiest partition, 0 to 1.
+    pub dirty_ratio: f64,
+    /// Partitions whose last compaction failed, and why.
+    pub uncleanable: Vec<(GroupId, String)>,
 }

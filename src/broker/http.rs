@@ -14,7 +14,7 @@
 mod groups;
 mod recovery;
 
-use super::api::{ControllersStatus, NodeHandle, NodeStatus, PartitionState};
+use super::api::{CleanerStatus, ControllersStatus, NodeHandle, NodeStatus, PartitionState};
 use super::fetch_sessions::Stats;
 use super::metrics::{self, Metrics, metric};
 use super::shard::CONTROLLER;
@@ -129,6 +129,8 @@ fn reasons_of(status: &NodeStatus, controller: Option<NodeId>) -> Vec<String> {
     let lapsed =
         "no lease from the controllers: partitions with recovery.policy=auto are not served from here";
     note(!status.leased, lapsed.to_owned());
+    let uncleanable = status.cleaner.uncleanable.len();
+    note(uncleanable > 0, format!("{uncleanable} partitions cannot be compacted"));
     let spent = status.out_of_terms.len();
     note(spent > 0, format!("{spent} partitions have used up the terms of their generation"));
     reasons
@@ -164,6 +166,9 @@ fn health_of(
     let waiting: Vec<String> = status.waiting.iter().map(|group| name_of(image, *group)).collect();
     let autos: BTreeMap<String, &String> =
         status.autos.iter().map(|(group, said)| (name_of(image, *group), said)).collect();
+    let uncleanable = status.cleaner.uncleanable.iter();
+    let uncleanable: BTreeMap<String, &String> =
+        uncleanable.map(|(group, why)| (name_of(image, *group), why)).collect();
     let body = json!({
         "status": verdict,
         "reasons": reasons,
@@ -186,6 +191,8 @@ fn health_of(
         "auto": autos,
         "unconfirmed": unconfirmed,
         "set_aside": set_aside,
+        "compacting": status.cleaner.running.map(|group| name_of(image, group)),
+        "uncleanable": uncleanable,
     });
     (code, body)
 }
@@ -288,6 +295,25 @@ fn render_partitions(out: &mut String, image: &Image, states: &[PartitionState])
     }
 }
 
+fn render_cleaner(out: &mut String, cleaner: &CleanerStatus) {
+    for (name, help, value) in [
+        ("kontiki_cleaner_passes_total", "Compactions, of one replica each", cleaner.passes),
+        ("kontiki_cleaner_bytes_read_total", "Bytes read by compactions", cleaner.bytes_read),
+        ("kontiki_cleaner_bytes_freed_total", "Bytes that compactions freed", cleaner.bytes_freed),
+        (
+            "kontiki_cleaner_records_superseded_total",
+            "Records that compactions removed for a later one of the same key",
+            cleaner.records_superseded,
+        ),
+    ] {
+        metric(out, name, "counter", help, value);
+    }
+    let help = "Share of uncompacted bytes of the dirtiest replica here, 0 to 1";
+    metric(out, "kontiki_cleaner_dirty_ratio", "gauge", help, cleaner.dirty_ratio);
+    let help = "Replicas here whose last compaction failed";
+    metric(out, "kontiki_uncleanable_partitions", "gauge", help, cleaner.uncleanable.len());
+}
+
 fn render_node(out: &mut String, status: &NodeStatus, controller: Option<NodeId>) {
     let controller = controller.map_or(-1, |id| id.0);
     let registered = u8::from(status.registered);
@@ -342,6 +368,7 @@ fn render_node(out: &mut String, status: &NodeStatus, controller: Option<NodeId>
     ] {
         metric(out, name, "counter", help, value);
     }
+    render_cleaner(out, &status.cleaner);
 }
 
 /// Incremental fetch sessions of consumers (KIP-227).

@@ -5,7 +5,7 @@
 
 use super::api::NodeStatus;
 use super::peer::{Arrived, Peers};
-use super::shard::{Command, Input, Now, Shard};
+use super::shard::{CleanerStep, Command, Input, Now, Shard};
 use crate::ctl::image::Image;
 use crate::raftlog::engine::Disk;
 use crate::segment::io_thread::IoHandle;
@@ -65,6 +65,30 @@ pub struct Published {
     pub controller: Option<NodeId>,
 }
 
+/// Runs the steps of compactions, one at a time, on a thread for what blocks.
+pub struct Cleaner {
+    back: mpsc::Sender<CleanerStep>,
+    done: mpsc::Receiver<CleanerStep>,
+}
+
+impl Default for Cleaner {
+    fn default() -> Self {
+        let (back, done) = mpsc::channel(1);
+        Self { back, done }
+    }
+}
+
+impl Cleaner {
+    fn start(&self, mut step: CleanerStep) {
+        let back = self.back.clone();
+        tokio::task::spawn_blocking(move || {
+            step.run();
+            // The loop is gone when the node stops: a compaction cut short is begun anew.
+            let _stopped = back.blocking_send(step);
+        });
+    }
+}
+
 /// Everything the loop owns.
 pub struct NodeLoop {
     /// The state machine.
@@ -75,6 +99,8 @@ pub struct NodeLoop {
     pub io: IoHandle,
     /// Its completions.
     pub completions: mpsc::Receiver<RoundDone>,
+    /// What compacts.
+    pub cleaner: Cleaner,
     /// Requests of handles.
     pub commands: mpsc::Receiver<Command>,
     /// Frames and connection news.
@@ -107,6 +133,7 @@ impl NodeLoop {
                 () = cancel.cancelled() => return self.io,
                 Some(done) = self.completions.recv() => Some(Input::RoundDone(done).into()),
                 Some(arrived) = self.inputs.recv() => Some(arrived),
+                Some(step) = self.cleaner.done.recv() => Some(Input::Cleaned(Box::new(step)).into()),
                 Some(command) = self.commands.recv() => Some(Input::Command(command).into()),
                 () = tokio::time::sleep_until(wake) => None,
             };
@@ -131,6 +158,8 @@ impl NodeLoop {
                 Input::RoundDone(done)
             } else if let Ok(Arrived { input, .. }) = self.inputs.try_recv() {
                 input
+            } else if let Ok(step) = self.cleaner.done.try_recv() {
+                Input::Cleaned(Box::new(step))
             } else if let Ok(command) = self.commands.try_recv() {
                 Input::Command(command)
             } else {
@@ -145,6 +174,9 @@ impl NodeLoop {
 
     fn end_turn(&mut self, now: Now) {
         self.shard.finish_turn(now, &mut self.peers, &mut IoDisk(&self.io));
+        if let Some(step) = self.shard.take_cleaning(now) {
+            self.cleaner.start(step);
+        }
         for (node, address) in self.shard.take_dials() {
             self.peers.connect(node, address);
         }

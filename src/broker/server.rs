@@ -9,7 +9,7 @@ use super::config::NodeConfig;
 use super::http;
 use super::net::crowd::Door;
 use super::net::listener;
-use super::node::{Clock, NodeLoop, Published};
+use super::node::{Cleaner, Clock, NodeLoop, Published};
 use super::peer::{Inbox, KillSwitch, Peers};
 use super::ports::{NodePorts, PortsFile};
 use super::shard::{Shard, ShardConfig};
@@ -99,7 +99,9 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
         async move { rest.run_until_cancelled(acceptor.run()).await }
     });
     let handle = NodeHandle::new(config.clone(), commands_in, images_out, published_out, killed.clone());
-    let node = NodeLoop { shard, peers, io, completions, commands, inputs, images, published, clock };
+    let cleaner = Cleaner::default();
+    let node =
+        NodeLoop { shard, peers, io, completions, cleaner, commands, inputs, images, published, clock };
     let node_loop = tokio::spawn(node.run(rest.clone()));
     if let Some(listener) = sockets.kafka {
         let serving = handle.clone();

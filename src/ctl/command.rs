@@ -34,8 +34,18 @@ pub struct TopicConfig {
     pub retention_bytes: i64,
     /// `segment.bytes` (or the hidden `internal.segment.bytes`).
     pub segment_bytes: u64,
-    /// `segment.ms`.
+    /// `segment.ms`; with `compact` no more than `max.compaction.lag.ms`.
     pub segment_ms: i64,
+    /// `cleanup.policy` names `delete`.
+    pub deletes: bool,
+    /// `cleanup.policy` names `compact`.
+    pub compacts: bool,
+    /// `min.cleanable.dirty.ratio`.
+    pub min_dirty_ratio: f64,
+    /// `min.compaction.lag.ms`.
+    pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`.
+    pub max_compaction_lag_ms: i64,
     /// `index.interval.bytes`.
     pub index_interval_bytes: u32,
     /// `max.message.bytes`.

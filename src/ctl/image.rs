@@ -22,6 +22,7 @@ use crate::mutation::{Mutation, on};
 use crate::raftlog::generation::Decision;
 use crate::segment::{GroupId, LogId, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -157,6 +158,17 @@ pub struct Topic {
 }
 
 impl Topic {
+    /// What counts as set on the topic itself: the offsets of consumer groups are compacted where nothing is said, also in a cluster that
+    /// created their topic before there was compaction.
+    pub fn overrides(&self) -> Cow<'_, BTreeMap<String, String>> {
+        if self.name != names::OFFSETS || self.configs.contains_key("cleanup.policy") {
+            return Cow::Borrowed(&self.configs);
+        }
+        let mut configs = self.configs.clone();
+        configs.insert("cleanup.policy".into(), "compact".into());
+        Cow::Owned(configs)
+    }
+
     /// Its own configuration was set by the record of this number.
     fn note_policy(&mut self, number: u64) {
         let is_auto = self.configs.get("recovery.policy").is_some_and(|policy| policy == "auto");
@@ -374,7 +386,7 @@ impl Image {
     ///
     /// Parses a dozen short texts: callers on the produce path keep the result until the image changes.
     pub fn topic_config(&self, topic: &Topic, defaults: &Defaults) -> TopicConfig {
-        configs::typed(&topic.configs, &self.configs, defaults)
+        configs::typed(&topic.overrides(), &self.configs, defaults)
     }
 
     /// What a node that has acted on `old` must act on to have acted on `new`: removals first, then brokers, then

@@ -5,8 +5,11 @@
 /// Longest legal topic name; directory names have to fit `<topic>-<partition>` elsewhere.
 pub const LENGTH_MAX: usize = 249;
 
+/// What consumer groups committed.
+pub const OFFSETS: &str = "__consumer_offsets";
+
 /// Topics that belong to the brokers; Metadata shows them as internal.
-const INTERNAL: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
+const INTERNAL: [&str; 3] = [OFFSETS, "__transaction_state", "__share_group_state"];
 
 /// Checks a topic name.
 ///

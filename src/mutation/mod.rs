@@ -162,6 +162,8 @@ mutations! {
     MendWithAnything: "decisions/0007", Test("segment::tests::repairs::entry_of_another_epoch_is_not_taken"), 1, ["segment/tests/repairs.rs"];
     /// entries are taken before there is space for them
     SpaceAfterAppend: "F13", Test("segment::tests::faults::granted_append_meets_no_full_disk_even_where_it_rolls"), 1, ["what was taken has its space", "it was granted"];
+    /// a rewritten file takes the place of others before it is fsynced
+    SwapBeforeSync: "decisions/0020", Test("segment::tests::rewriting::power_cut_at_any_change_of_a_rewrite_leaves_the_old_or_the_new"), 1, ["is sound", "damaged"];
     /// a take-over stores its entry and not the state that goes with it
     TakeOverWithoutState: "F2", Test("raftlog::engine::tests::power_cut_at_any_write_of_a_take_over_leaves_all_or_nothing_of_it"), 1, ["raftlog/engine/tests.rs"];
 
@@ -342,6 +344,10 @@ mutations! {
     SkipSequenceCheck: "F21, KIP-98", Clusters, 50, ["I5", "I4"];
     /// a duplicate is answered before its original is committed
     AnswerDuplicateEarly: "F21", Clusters, 50, ["I1", "F15"];
+    /// compaction leaves nothing of the batches that producers are known by
+    ForgetCompactedProducers: "F21, KIP-98", Test("broker::compaction::tests::random_logs_keep_what_a_naive_model_keeps_pass_after_pass"), 1, ["what producers are known by"];
+    /// a tombstone goes before its delete horizon
+    DropTombstonesEarly: "KIP-534", Test("broker::compaction::tests::random_logs_keep_what_a_naive_model_keeps_pass_after_pass"), 1, ["what stays"];
     /// a leader knows batches of producers that its log does not hold
     RememberLostBatches: "F21", Test("broker::shard::alone_tests::retry_of_a_batch_that_was_lost_is_new"), 1, ["a lost batch is taken for one that is here"];
     /// a truncation does not roll the producer state back

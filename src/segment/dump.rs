@@ -333,7 +333,8 @@ impl<W: Write> Dump<'_, W> {
         let len = handle.len().map_err(failed)?;
         let mut header = vec![0; SEGMENT_HEADER as usize];
         handle.pread(&mut header, 0).map_err(failed)?;
-        if mark > SEGMENT_HEADER && header != segment_file::encode_header(group.group, file) {
+        let right = Some((group.group, file.number, file.prev));
+        if mark > SEGMENT_HEADER && segment_file::decode_header(&header) != right {
             self.problem(format!("{name}: header does not match"))?;
         }
         let mut lines = Vec::new();
@@ -370,7 +371,7 @@ impl<W: Write> Dump<'_, W> {
             json!({"group": group.group.0, "file": file.number, "first": file.first().0,
                 "base_offset": file.base_offset.0, "last": file.last.to_string(), "next_offset": file.next_offset.0,
                 "bytes": len, "checkpointed": mark, "end": file.end, "verified": reached, "entries": entries,
-                "max_timestamp": file.max_timestamp}),
+                "max_timestamp": file.max_timestamp, "age_timestamp": file.age_timestamp, "compacted": file.is_compacted}),
         )?;
         for line in lines {
             self.line("entry", line)?;
@@ -412,7 +413,7 @@ impl<W: Write> Dump<'_, W> {
 }
 
 fn manifest_line(name: &str, m: &Manifest) -> Value {
-    json!({"name": name, "sequence": m.sequence, "version": manifest::FORMAT_VERSION, "node": m.image.node.0,
+    json!({"name": name, "sequence": m.sequence, "version": m.image.format, "node": m.image.node.0,
         "directory": uuid::Uuid::from_u128(m.image.directory).to_string(), "cluster": m.image.cluster,
         "era": m.era, "journal_file": m.position.file, "journal_block": m.position.block,
         "next_batch": m.position.sequence, "journal_file_bytes": m.journal_file_bytes, "clean": m.clean,
@@ -463,6 +464,8 @@ fn record_line(batch: u64, record: &Record) -> Value {
             json!({"old": old, "new": new, "prev": shortened.map(|s| s.prev.to_string()),
             "end": shortened.map(|s| s.end), "first": left.map(|l| l.0.0), "last": left.map(|l| l.1.0)})
         }
+        Record::Rewrite(_, r) => json!({"old": r.old, "new": r.new.number, "prev": r.new.prev.to_string(),
+            "last": r.new.last.to_string(), "end": r.new.end, "compacted": r.new.is_compacted}),
         Record::Damage { first, last, .. } => json!({"first": first.0, "last": last.0}),
         Record::Synced { last, .. } => json!({"last": last.to_string()}),
     };

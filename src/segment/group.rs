@@ -119,6 +119,32 @@ impl Tail {
     }
 }
 
+/// Offsets at which nothing is left, as consumers have found out: what lies between the two of a pair. A hint that saves a walk; that
+/// nothing is left of an entry stays so as long as it is in the log.
+#[derive(Default)]
+pub(crate) struct Skips(VecDeque<(Offset, Offset)>);
+
+impl Skips {
+    /// Readers at different places that are remembered.
+    const MOST: usize = 8;
+
+    /// Where a reader at this offset may begin to look.
+    pub(crate) fn behind(&self, from: Offset) -> Offset {
+        let known = self.0.iter().filter(|(a, b)| *a <= from && from < *b).map(|(_, b)| *b);
+        known.max().unwrap_or(from)
+    }
+    pub(crate) fn note(&mut self, from: Offset, to: Offset) {
+        if let Some(known) = self.0.iter_mut().find(|(a, b)| *a <= from && from < *b) {
+            known.1 = known.1.max(to);
+            return;
+        }
+        if self.0.len() == Self::MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back((from, to));
+    }
+}
+
 /// One group.
 pub(crate) struct Group {
     pub image: GroupImage,
@@ -136,6 +162,8 @@ pub(crate) struct Group {
     pub is_async: bool,
     /// Round of its last loose entries.
     pub loose_round: u64,
+    /// Where consumers find nothing.
+    pub skips: Skips,
     /// Rounds in which the log was cut, and behind what, as far as earlier ones may still be answered.
     cuts: Vec<(u64, LogId)>,
 }
@@ -143,6 +171,7 @@ pub(crate) struct Group {
 impl Group {
     /// The log is cut behind this entry in the round that is being gathered, or begins anew (`LogId::default()`).
     pub(crate) fn recut(&mut self, round: u64, kept: LogId) {
+        self.skips = Skips::default();
         // Rounds before the last one taken are answered.
         self.cuts.retain(|(cut, _)| cut + 1 >= round);
         self.cuts.push((round, kept));
@@ -171,6 +200,7 @@ impl Group {
             is_kept: false,
             is_async: false,
             loose_round: 0,
+            skips: Skips::default(),
             cuts: Vec::new(),
         }
     }

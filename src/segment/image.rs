@@ -31,12 +31,29 @@ pub(crate) struct FileImage {
     pub next_offset: Offset,
     /// Largest record timestamp, -1 if none.
     pub max_timestamp: i64,
+    /// What that was before anything was removed from it, -1 if nothing was: by it the file grows old.
+    pub age_timestamp: i64,
+    /// A compaction made it.
+    pub is_compacted: bool,
 }
 
 impl FileImage {
     pub(crate) fn new(number: u64, prev: LogId, base_offset: Offset) -> Self {
-        let end = segment_file::SEGMENT_HEADER;
-        Self { number, prev, base_offset, end, last: prev, next_offset: base_offset, max_timestamp: -1 }
+        Self {
+            number,
+            prev,
+            base_offset,
+            end: segment_file::SEGMENT_HEADER,
+            last: prev,
+            next_offset: base_offset,
+            max_timestamp: -1,
+            age_timestamp: -1,
+            is_compacted: false,
+        }
+    }
+    /// Largest timestamp of what was written to it, for retention.
+    pub(crate) fn newest(&self) -> i64 {
+        self.max_timestamp.max(self.age_timestamp)
     }
     pub(crate) fn first(&self) -> Index {
         self.prev.index.next()
@@ -61,6 +78,13 @@ pub(crate) struct CutPoint {
     pub max_timestamp: i64,
 }
 
+impl CutPoint {
+    /// Right before a file, which goes as a whole.
+    pub(crate) fn at_start_of(file: &FileImage) -> Self {
+        Self { last: file.prev, next_offset: file.base_offset, file: 0, end: 0, max_timestamp: -1 }
+    }
+}
+
 /// How the copy of a file begins that leaves out what the log start has passed, and where it ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Shortened {
@@ -72,6 +96,15 @@ pub(crate) struct Shortened {
     pub end: u64,
     /// Largest record timestamp in it, -1 if none.
     pub max_timestamp: i64,
+}
+
+/// Files that were rewritten, and the one that took their place.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rewritten {
+    /// Consecutive files of the group, oldest first.
+    pub old: Vec<u64>,
+    /// Begins and ends with the same entries as they did.
+    pub new: FileImage,
 }
 
 /// A contiguous piece of log in one file.
@@ -240,12 +273,35 @@ impl GroupImage {
     ) {
         if let Some(file) = self.files.iter_mut().find(|f| f.number == old) {
             file.number = new;
+            // What came from peers may be more than a compaction had left.
+            file.is_compacted = false;
             if let Some(Shortened { prev, base_offset, end, max_timestamp }) = shortened {
                 (file.prev, file.base_offset, file.end) = (prev, base_offset, end);
                 file.max_timestamp = max_timestamp;
             }
         }
         self.needs_repair = left;
+    }
+
+    /// Where the files stand that a rewrite replaces, if the new file is the same entries. Nothing else of the group changes: not what is
+    /// damaged elsewhere, not what entries there were.
+    fn replaced(&self, rewritten: &Rewritten) -> Option<std::ops::Range<usize>> {
+        let (old, new) = (&rewritten.old, &rewritten.new);
+        let at = self.files.iter().position(|f| Some(&f.number) == old.first())?;
+        let files = self.files.get(at..at.checked_add(old.len())?)?;
+        let (first, last) = (files.first()?, files.last()?);
+        let is_closed = last.number != self.active().number;
+        let fits = files.iter().map(|f| f.number).eq(old.iter().copied())
+            && (first.prev, first.base_offset) == (new.prev, new.base_offset)
+            && (last.last, last.next_offset) == (new.last, new.next_offset);
+        (is_closed && fits).then_some(at..at + old.len())
+    }
+
+    /// Puts a rewritten file in the place of others; answers where they were.
+    pub(crate) fn rewrite(&mut self, rewritten: &Rewritten) -> Result<std::ops::Range<usize>, &'static str> {
+        let at = self.replaced(rewritten).ok_or("a rewrite of files that are not there")?;
+        self.files.splice(at.clone(), [rewritten.new.clone()]);
+        Ok(at)
     }
 
     /// Does what a record of this group says; answers the lowest file number still free after it.
@@ -292,6 +348,10 @@ impl GroupImage {
                 self.replace((*old, *new), *shortened, *left);
                 return Ok(new + 1);
             }
+            Record::Rewrite(_, rewritten) => {
+                self.rewrite(rewritten)?;
+                return Ok(rewritten.new.number + 1);
+            }
             Record::Damage { first, last, .. } => {
                 self.damage(*first, *last);
                 self.doubt(Doubt::Entries);
@@ -330,6 +390,8 @@ pub(crate) struct Image {
     pub node: NodeId,
     pub directory: u128,
     pub cluster: Option<String>,
+    /// Format of the directory: 3 once a file of it has been rewritten, so that an older program does not open it.
+    pub format: u16,
     /// Number the next segment file gets.
     pub next_file: u64,
     pub groups: BTreeMap<GroupId, GroupImage>,
@@ -344,6 +406,7 @@ impl Image {
             node,
             directory,
             cluster: None,
+            format: super::manifest::FORMAT_UNCOMPACTED,
             next_file: 1,
             groups: BTreeMap::new(),
             suspects: BTreeSet::new(),

@@ -250,10 +250,10 @@ mod tests {
         // An extent without entries, which no store makes.
         let (entries, slots) = (Vec::new(), Vec::new());
         let bad = Entries { group: GroupId(1), file, byte: 64, bytes: 1 << 20, entries, slots, loose: false };
-        io.submit(Round { number: 1, ops: vec![Op::Entries(Box::new(bad))], flush: false });
+        io.submit(Round { number: 1, ops: vec![Op::Entries(Box::new(bad))], flush: false, next_file: 1 });
         let answer = done.recv().expect("answered");
         assert_eq!((answer.number(), answer.failure()), (1, Some(PANICKED)));
-        io.submit(Round { number: 2, ops: Vec::new(), flush: false });
+        io.submit(Round { number: 2, ops: Vec::new(), flush: false, next_file: 1 });
         assert!(done.recv().expect("answered").failure().is_some());
         assert!(io.stop_clean().is_err());
     }

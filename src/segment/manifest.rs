@@ -7,10 +7,10 @@
 
 use super::codec::*;
 use super::fs::{Fs, OpenMode};
-use super::image::{FileImage, GroupImage, Image};
+use super::image::{GroupImage, Image};
 use super::index::{TermIndex, TermSpan, read_whole};
 use super::journal::Position;
-use super::record::{get_options, put_options};
+use super::record::{get_file, get_options, get_origin, put_file, put_options, put_origin};
 use super::types::*;
 use super::{Error, error};
 use bytes::BufMut;
@@ -18,8 +18,10 @@ use std::path::Path;
 
 /// First bytes of a manifest.
 pub(crate) const MANIFEST_MAGIC: [u8; 8] = *b"KONTIKIM";
-/// Newest format this code reads and the one it writes. One number for the whole directory.
-pub(crate) const FORMAT_VERSION: u16 = 2;
+/// Newest format this code reads. One number for the whole directory.
+pub(crate) const FORMAT_VERSION: u16 = 3;
+/// The one it writes of a directory in which nothing has been rewritten yet: the version of the program before reads it.
+pub(crate) const FORMAT_UNCOMPACTED: u16 = 2;
 const HEADER: usize = 32;
 const COPIES: [&str; 2] = ["a", "b"];
 
@@ -59,7 +61,7 @@ impl Manifest {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + self.image.groups.len() * 400);
         out.put_slice(&MANIFEST_MAGIC);
-        out.put_u16_le(FORMAT_VERSION);
+        out.put_u16_le(self.image.format);
         out.put_u16_le(0);
         out.put_u32_le(0);
         out.put_u64_le(0);
@@ -107,7 +109,7 @@ impl Manifest {
         let journal_file_bytes = get_u64(b)?;
         let clean = get_u8(b)? != 0;
         let boot = if version >= 2 { get_u128(b)? } else { 0 };
-        Some(Self { sequence, era, position, journal_file_bytes, clean, boot, image: get_image(b)? })
+        Some(Self { sequence, era, position, journal_file_bytes, clean, boot, image: get_image(version, b)? })
     }
 }
 
@@ -200,11 +202,12 @@ fn put_image(out: &mut Vec<u8>, image: &Image) {
     out.put_u32_le(image.suspects.len() as u32);
     image.suspects.iter().for_each(|name| put_str(out, name));
     out.put_u32_le(u32::try_from(image.groups.len()).expect("groups of a directory fit"));
-    image.groups.values().for_each(|group| put_group(out, group));
+    image.groups.values().for_each(|group| put_group(out, group, image.format));
 }
 
-fn get_image(b: &mut &[u8]) -> Option<Image> {
+fn get_image(version: u16, b: &mut &[u8]) -> Option<Image> {
     let mut image = Image::new(NodeId(get_i32(b)?), get_u128(b)?);
+    image.format = version.max(FORMAT_UNCOMPACTED);
     let has_cluster = get_u8(b)? != 0;
     let cluster = get_str(b)?;
     image.cluster = has_cluster.then_some(cluster);
@@ -213,13 +216,13 @@ fn get_image(b: &mut &[u8]) -> Option<Image> {
         image.suspects.insert(get_str(b)?);
     }
     for _ in 0..get_u32(b)? {
-        let group = get_group(b)?;
+        let group = get_group(version, b)?;
         image.groups.insert(group.group, group);
     }
     Some(image)
 }
 
-fn put_group(out: &mut Vec<u8>, g: &GroupImage) {
+fn put_group(out: &mut Vec<u8>, g: &GroupImage, format: u16) {
     out.put_u64_le(g.group.0);
     put_str(out, &g.name);
     put_str(out, &g.dir);
@@ -233,13 +236,10 @@ fn put_group(out: &mut Vec<u8>, g: &GroupImage) {
     out.put_u64_le(last.0);
     out.put_u32_le(g.files.len() as u32);
     for file in &g.files {
-        out.put_u64_le(file.number);
-        put_log_id(out, file.prev);
-        out.put_i64_le(file.base_offset.0);
-        out.put_u64_le(file.end);
-        put_log_id(out, file.last);
-        out.put_i64_le(file.next_offset.0);
-        out.put_i64_le(file.max_timestamp);
+        put_file(out, file);
+        if format > FORMAT_UNCOMPACTED {
+            put_origin(out, file);
+        }
     }
     out.put_u32_le(g.terms.0.len() as u32);
     for span in &g.terms.0 {
@@ -257,7 +257,7 @@ fn put_group(out: &mut Vec<u8>, g: &GroupImage) {
     }
 }
 
-fn get_group(b: &mut &[u8]) -> Option<GroupImage> {
+fn get_group(version: u16, b: &mut &[u8]) -> Option<GroupImage> {
     let group = GroupId(get_u64(b)?);
     let (name, dir) = (get_str(b)?, get_str(b)?);
     let replica = get_replica(b)?;
@@ -269,15 +269,8 @@ fn get_group(b: &mut &[u8]) -> Option<GroupImage> {
     let needs_repair = damaged.then_some(range);
     let mut files = Vec::new();
     for _ in 0..get_u32(b)? {
-        files.push(FileImage {
-            number: get_u64(b)?,
-            prev: get_log_id(b)?,
-            base_offset: Offset(get_i64(b)?),
-            end: get_u64(b)?,
-            last: get_log_id(b)?,
-            next_offset: Offset(get_i64(b)?),
-            max_timestamp: get_i64(b)?,
-        });
+        let file = get_file(b)?;
+        files.push(if version > FORMAT_UNCOMPACTED { get_origin(b, file)? } else { file });
     }
     if files.is_empty() {
         return None;

@@ -25,6 +25,7 @@ mod ends;
 mod error;
 mod frame;
 pub mod fs;
+mod gap;
 mod group;
 mod identity;
 mod image;
@@ -39,6 +40,7 @@ mod map;
 mod record;
 mod recovery;
 mod replay;
+mod rewrite;
 mod round;
 mod scrub;
 mod segment_file;
@@ -54,6 +56,7 @@ pub use error::{Error, Result};
 pub use frame::FRAME_HEADER;
 pub use look::{Looked, look, look_on};
 pub use map::SegmentMap;
+pub use rewrite::{ClosedFile, ClosedReader, Ended, Keep, Rewrite, Step};
 pub use round::{Durable, Remains, Round, RoundDone};
 pub use scrub::{ScrubStats, Scrubber};
 pub use store::{FetchedBatch, FrameCheck, Repair, Store};
@@ -180,7 +183,7 @@ pub struct SegmentInfo {
     pub next_offset: Offset,
     /// Bytes of frames.
     pub bytes: u64,
-    /// Largest record timestamp (ms), -1 if none.
+    /// Largest timestamp (ms) of the records written to it, whatever compaction has left of them; -1 if none.
     pub max_timestamp: i64,
     /// Whether it is the one appended to.
     pub active: bool,

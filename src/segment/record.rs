@@ -6,7 +6,7 @@
 
 use super::GroupOptions;
 use super::codec::*;
-use super::image::{CutPoint, Extent, Shortened};
+use super::image::{CutPoint, Extent, FileImage, Rewritten, Shortened};
 use super::types::*;
 use bytes::{BufMut, Bytes};
 
@@ -69,6 +69,8 @@ pub(crate) enum Record {
     /// A sound copy took the place of a damaged file (0: nothing was wrong with it); what is still damaged. `shortened`: it leaves out what
     /// the log start has passed.
     Replace { group: GroupId, old: u64, new: u64, shortened: Option<Shortened>, left: Option<(Index, Index)> },
+    /// A file with fewer payloads took the place of others. Only in a directory of format 3.
+    Rewrite(GroupId, Box<Rewritten>),
     /// Loose entries up to this one have been synced. Says something of what stands before it in the journal, and changes nothing.
     Synced { group: GroupId, last: LogId },
 }
@@ -90,6 +92,7 @@ impl Record {
             | Self::Install { group, .. }
             | Self::Damage { group, .. }
             | Self::Replace { group, .. }
+            | Self::Rewrite(group, _)
             | Self::Synced { group, .. } => *group,
         }
     }
@@ -115,6 +118,7 @@ impl Record {
             Self::Install { .. } => "Install",
             Self::Damage { .. } => "Damage",
             Self::Replace { .. } => "Replace",
+            Self::Rewrite(..) => "Rewrite",
             Self::Synced { .. } => "Synced",
         }
     }
@@ -136,6 +140,7 @@ impl Record {
             Self::Replace { shortened: None, .. } => 13,
             Self::Replace { shortened: Some(_), .. } => 15,
             Self::Synced { .. } => 14,
+            Self::Rewrite(..) => 16,
         }
     }
 
@@ -196,6 +201,12 @@ impl Record {
                     out.put_u64_le(*end);
                     out.put_i64_le(*max_timestamp);
                 }
+            }
+            Self::Rewrite(_, rewritten) => {
+                out.put_u32_le(u32::try_from(rewritten.old.len()).expect("files of a group fit"));
+                rewritten.old.iter().for_each(|number| out.put_u64_le(*number));
+                put_file(out, &rewritten.new);
+                put_origin(out, &rewritten.new);
             }
             Self::Synced { last, .. } => put_log_id(out, *last),
         }
@@ -273,6 +284,15 @@ impl Record {
             }
             12 => Self::Damage { group, first: Index(get_u64(b)?), last: Index(get_u64(b)?) },
             14 => Self::Synced { group, last: get_log_id(b)? },
+            16 => {
+                let mut old = Vec::new();
+                for _ in 0..get_u32(b)? {
+                    old.push(get_u64(b)?);
+                }
+                let new = get_file(b)?;
+                let new = get_origin(b, new)?;
+                Self::Rewrite(group, Box::new(Rewritten { old, new }))
+            }
             _ => return None,
         })
     }
@@ -313,6 +333,38 @@ pub(crate) fn put_options(out: &mut Vec<u8>, options: &GroupOptions) {
 }
 pub(crate) fn get_options(b: &mut &[u8]) -> Option<GroupOptions> {
     Some(GroupOptions { segment_bytes: get_u64(b)?, index_interval_bytes: get_u32(b)? })
+}
+
+/// A file, as manifests of every format have it.
+pub(crate) fn put_file(out: &mut Vec<u8>, file: &FileImage) {
+    out.put_u64_le(file.number);
+    put_log_id(out, file.prev);
+    out.put_i64_le(file.base_offset.0);
+    out.put_u64_le(file.end);
+    put_log_id(out, file.last);
+    out.put_i64_le(file.next_offset.0);
+    out.put_i64_le(file.max_timestamp);
+}
+pub(crate) fn get_file(b: &mut &[u8]) -> Option<FileImage> {
+    let (number, prev, base_offset) = (get_u64(b)?, get_log_id(b)?, Offset(get_i64(b)?));
+    let (end, last) = (get_u64(b)?, get_log_id(b)?);
+    let (next_offset, max_timestamp) = (Offset(get_i64(b)?), get_i64(b)?);
+    let file = FileImage::new(number, prev, base_offset);
+    Some(FileImage { end, last, next_offset, max_timestamp, ..file })
+}
+
+/// What format 3 says of a file besides.
+pub(crate) fn put_origin(out: &mut Vec<u8>, file: &FileImage) {
+    out.put_u8(u8::from(file.is_compacted));
+    out.put_i64_le(file.age_timestamp);
+}
+pub(crate) fn get_origin(b: &mut &[u8], file: FileImage) -> Option<FileImage> {
+    let is_compacted = match get_u8(b)? {
+        0 => false,
+        1 => true,
+        _ => return None,
+    };
+    Some(FileImage { is_compacted, age_timestamp: get_i64(b)?, ..file })
 }
 
 fn put_creation(out: &mut Vec<u8>, c: &Creation) {

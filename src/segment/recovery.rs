@@ -15,7 +15,7 @@ use super::journal::{self, BLOCK, Found, Journal};
 use super::manifest::{self, Manifest};
 use super::record::Record;
 use super::replay::{Replay, decode_records};
-use super::segment_file::{self, Expect, SEGMENT_HEADER};
+use super::segment_file::{self, Expect, SEGMENT_HEADER, Span};
 use super::types::*;
 use super::{
     Error, Opened, RecoveredGroup, Result, StoreOptions, error, frame, identity, index, store, writer,
@@ -72,7 +72,7 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
         replay.bad_batch(durable + 1, None);
     }
     let doubtful = replay.finish();
-    widen_doubt(&*fs, &dir, &mut replay, &doubtful)?;
+    widen_doubt(&*fs, &dir, &mut replay, &doubtful, manifest.image.next_file)?;
     clamp_damage(&mut replay);
     let is_lossy = may_have_lost(&*fs, &dir, &manifest, &scanned, &judged)?;
     replay.doubt_loose(&ends, is_lossy);
@@ -267,22 +267,29 @@ pub(crate) fn replay_all<'a>(
 }
 
 /// A lost record may have been a `Cut`. The file it opened is still there and says behind which entry its
-/// log went on: from there on, what we have may be what was cut.
-fn widen_doubt(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>, groups: &BTreeSet<GroupId>) -> Result<()> {
+/// log went on: from there on, what we have may be what was cut. Not so a file that was made of others, nor one that such a file took the
+/// place of, nor one that the manifest knew of (`next_file`): its record stood before what is lost.
+fn widen_doubt(
+    fs: &dyn Fs,
+    dir: &Path,
+    replay: &mut Replay<'_>,
+    groups: &BTreeSet<GroupId>,
+    next_file: u64,
+) -> Result<()> {
     let files = replay.image.files();
     for group in groups {
         let Some(image) = replay.image.groups.get(group) else { continue };
         let mut from: Option<Index> = None;
         let path = segment_file::groups_dir(dir).join(&image.dir);
         for name in list_or_none(fs, &path)? {
-            if !name.ends_with(".segment")
-                || segment_file::number_of(&name).is_none_or(|n| files.contains(&n))
-            {
+            let is_known = |n: u64| files.contains(&n) || replay.replaced.contains(&n) || n < next_file;
+            if !name.ends_with(".segment") || segment_file::number_of(&name).is_none_or(is_known) {
                 continue;
             }
             let mut header = vec![0; SEGMENT_HEADER as usize];
             let read = fs.open(&path.join(&name), OpenMode::Read).and_then(|f| f.pread(&mut header, 0));
             let prev = read.ok().and_then(|_| segment_file::decode_header(&header));
+            let prev = prev.filter(|_| !segment_file::is_copy(&header));
             if let Some((_, _, prev)) = prev.filter(|(g, ..)| g == group)
                 && prev.index < image.last().index
             {
@@ -311,22 +318,21 @@ fn cut_back(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>, group: GroupId, fr
         && let Ok(handle) = fs.open(&path, OpenMode::Read)
     {
         let expect = Expect::After(file.prev, file.base_offset);
-        // Where reading fails the log ends.
-        let _ = segment_file::read_frames(
-            &*handle,
-            group,
-            (SEGMENT_HEADER, file.end),
-            expect,
-            true,
-            |meta, byte, payload| {
-                if meta.id.index < from {
-                    let max_timestamp = frame::max_timestamp(meta.kind, payload).max(cut.max_timestamp);
-                    let end = byte + frame::frame_len(meta.payload_len);
-                    let (last, next_offset) = (meta.id, meta.next_offset());
-                    cut = CutPoint { last, next_offset, file: file.number, end, max_timestamp };
-                }
-            },
-        );
+        let all = Span { from: SEGMENT_HEADER, stop: file.end, end: file.end };
+        // Where reading fails the log ends; and before a gap that it would end in.
+        let _ = segment_file::read_raw(&*handle, group, all, expect, true, |head, byte, bytes| {
+            if head.last().index >= from {
+                return Err("behind the cut");
+            }
+            let payload = &bytes[frame::FRAME_HEADER..];
+            let max_timestamp = match head.is_gap {
+                true => cut.max_timestamp,
+                false => frame::max_timestamp(head.meta.kind, payload).max(cut.max_timestamp),
+            };
+            let (last, next_offset, end) = (head.last(), head.next_offset(), byte + head.len());
+            cut = CutPoint { last, next_offset, file: file.number, end, max_timestamp };
+            Ok(())
+        });
     }
     replay.notes.push(format!(
         "group {group}: entries from {from} on may have been cut; its log ends at {}",
@@ -520,7 +526,9 @@ fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<Stri
         let is_kept = reopened.contains(&name) || (is_marked && !is_claimed);
         for file in names {
             let is_ours = segment_file::number_of(&file).is_some_and(|n| !is_claimed || !files.contains(&n));
-            if is_ours && is_kept && file.ends_with(".segment") {
+            // One that another took the place of holds nothing that this one does not.
+            let is_replaced = segment_file::number_of(&file).is_some_and(|n| replay.replaced.contains(&n));
+            if is_ours && is_kept && !is_replaced && file.ends_with(".segment") {
                 // It may hold what the group's new generation does not: a crash came before it was set aside.
                 let file = path.join(file);
                 let aside = segment_file::fenced_path(&file);

@@ -40,7 +40,11 @@ pub(crate) struct Replay<'a> {
     pub touched: BTreeMap<u64, Touched>,
     /// Files that took a damaged one's place: whole, synced and named before the journal said so.
     copies: BTreeSet<u64>,
+    /// Files that others took the place of: they may be there still, and no `Cut` opened them.
+    pub replaced: BTreeSet<u64>,
     doubts: BTreeMap<GroupId, Doubt>,
+    /// Extents that this pass found damaged, by file. A record of a repair that follows speaks of what was known when it was written.
+    found: Vec<(GroupId, u64, Index, Index)>,
     pub is_damaged: bool,
     pub notes: Vec<String>,
 }
@@ -67,7 +71,9 @@ impl<'a> Replay<'a> {
             survivors,
             touched: BTreeMap::new(),
             copies: BTreeSet::new(),
+            replaced: BTreeSet::new(),
             doubts: BTreeMap::new(),
+            found: Vec::new(),
             is_damaged: false,
             notes: Vec::new(),
         }
@@ -134,8 +140,14 @@ impl<'a> Replay<'a> {
             Record::Create(_, creation) => creation.file,
             Record::Open { file, .. } | Record::Install { file, .. } => *file,
             Record::Cut { new_file, .. } => *new_file,
-            Record::Replace { new, .. } => {
+            Record::Replace { old, new, .. } => {
                 self.copies.insert(*new);
+                self.replaced.insert(*old);
+                return Ok(());
+            }
+            Record::Rewrite(_, rewritten) => {
+                self.copies.insert(rewritten.new.number);
+                self.replaced.extend(&rewritten.old);
                 return Ok(());
             }
             _ => return Ok(()),
@@ -237,6 +249,7 @@ impl<'a> Replay<'a> {
             g.push_extent(extent, terms);
             g.damage(extent.first, extent.last.index);
             self.is_damaged = true;
+            self.found.push((group, extent.file, extent.first, extent.last.index));
             self.notes
                 .push(format!("group {group}: entries {}..={} are damaged", extent.first, extent.last.index));
             self.raise(group, Doubt::Entries);
@@ -317,6 +330,14 @@ impl<'a> Replay<'a> {
     /// Ends the pass. Entries that may be missing at the end of a log are no range to repair: the log ends, in doubt.
     /// Answers the groups in doubt.
     pub(crate) fn finish(&mut self) -> BTreeSet<GroupId> {
+        for (group, file, first, last) in std::mem::take(&mut self.found) {
+            let Some(g) = self.image.groups.get_mut(&group) else { continue };
+            let Some(file) = g.files.iter().find(|f| f.number == file) else { continue };
+            let (first, last) = (first.max(g.first()), last.min(file.last.index));
+            if first <= last {
+                g.damage(first, last);
+            }
+        }
         for (group, doubt) in &self.doubts {
             if let Some(g) = self.image.groups.get_mut(group) {
                 g.doubt(*doubt);

@@ -15,6 +15,8 @@ pub struct Round {
     pub(crate) ops: Vec<Op>,
     /// Begin to sync what is written and not synced yet.
     pub(crate) flush: bool,
+    /// Number that the next new file gets: those below it are taken, some by files that no record names yet.
+    pub(crate) next_file: u64,
 }
 
 impl Round {
@@ -61,6 +63,10 @@ impl Op {
     /// Whether files that it drops are kept under other names.
     pub(crate) fn keeps_files(&self) -> bool {
         matches!(self, Self::Change(change) if change.is_aside)
+    }
+    /// Whether the program before this one would not understand it.
+    pub(crate) fn is_rewrite(&self) -> bool {
+        matches!(self, Self::Change(change) if matches!(change.record, Record::Rewrite(..)))
     }
     /// Whether it removes a group whose log stays on the disk.
     pub(crate) fn keeps_log(&self) -> bool {

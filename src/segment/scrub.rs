@@ -176,9 +176,7 @@ impl Scrubber {
         };
         let mut header = [0; frame::FRAME_HEADER];
         let first = match handle.pread(&mut header, at) {
-            Ok(n) => {
-                frame::decode_header(&header[..n], file.group).map(|meta| frame::frame_len(meta.payload_len))
-            }
+            Ok(n) => frame::decode_head(&header[..n], file.group).map(|head| head.len()),
             Err(e) if error::is_busy(&e) => return (file.end.max(at), last, next, false),
             Err(_) => Err("unreadable"),
         };

@@ -9,10 +9,12 @@
 mod aside;
 mod cache;
 mod cursor;
+mod cutting;
 mod loose;
 mod place;
 mod read;
 mod repair;
+mod rewriting;
 mod scrubbing;
 
 pub use read::{FetchedBatch, FrameCheck};
@@ -20,7 +22,7 @@ pub use repair::Repair;
 
 use super::fs::{Fs, OpenMode, sync_names};
 use super::group::{Group, Segment, Tail, TailEntry};
-use super::image::{CutPoint, FileImage, GroupImage};
+use super::image::{FileImage, GroupImage};
 use super::index::{Slot, TermIndex};
 use super::record::{Creation, Record};
 use super::round::{Change, Durable, Entries, FileRef, Op, Remains, Round, RoundDone, is_configuration};
@@ -64,6 +66,7 @@ pub struct Store {
     lru: Lru,
     damage: Arc<DamageLog>,
     repairs: BTreeMap<GroupId, repair::Session>,
+    rewriting: rewriting::Rewriting,
     scrub: scrubbing::Scrubbing,
     /// Bytes the journal has yet to take from the disk.
     journal_need: Arc<AtomicU64>,
@@ -114,6 +117,7 @@ impl Store {
             lru,
             damage,
             repairs: BTreeMap::new(),
+            rewriting: rewriting::Rewriting::default(),
             scrub: scrubbing::Scrubbing::default(),
             journal_need: parts.journal_need,
             _lock: parts.lock,
@@ -256,6 +260,7 @@ impl Store {
         let dir = segment_file::groups_dir(&self.options.dir).join(&self.group(group)?.image.dir);
         assert!(remains != Remains::Log || self.group(group)?.is_kept, "the log of {group} is marked first");
         self.abandon_repair(group);
+        self.cancel_rewrite(group);
         let mut gone = self.groups.remove(&group).ok_or(Error::UnknownGroup(group))?;
         self.loose.forget(group);
         self.tail_bytes -= gone.tail.clear();
@@ -332,14 +337,14 @@ impl Store {
     /// Takes entries into the active file, which has room for them.
     fn push_entries(&mut self, group: GroupId, mut entries: Vec<Entry>, bytes: u64) -> Result<()> {
         let loose = self.is_loose(group, &entries);
-        if !entries.iter().any(is_configuration) {
+        let begins_run = |pair: &[Entry]| {
+            pair.iter().any(is_configuration) || pair[0].meta.id.epoch != pair[1].meta.id.epoch
+        };
+        if !entries.windows(2).any(begins_run) {
             return self.push_run(group, entries, bytes, loose);
         }
         while !entries.is_empty() {
-            let run = match entries.iter().position(is_configuration) {
-                Some(0) => 1,
-                at => at.unwrap_or(entries.len()),
-            };
+            let run = entries.windows(2).position(begins_run).map_or(entries.len(), |at| at + 1);
             let rest = entries.split_off(run);
             let bytes = entries.iter().map(|entry| frame::frame_len(entry.meta.payload_len)).sum();
             self.push_run(group, std::mem::replace(&mut entries, rest), bytes, loose)?;
@@ -347,7 +352,8 @@ impl Store {
         Ok(())
     }
 
-    /// A configuration is an op of its own, and goes by value: recovery takes it from the journal, whatever has become of the file.
+    /// A configuration is an op of its own, and goes by value: recovery takes it from the journal, whatever has become of the file. So are
+    /// entries of another epoch: what a record says of an extent is then all that the term index has to know of it.
     fn push_run(&mut self, group: GroupId, entries: Vec<Entry>, bytes: u64, loose: bool) -> Result<()> {
         let handle = self.active_handle(group)?;
         if loose {
@@ -381,6 +387,7 @@ impl Store {
             && let Some(Op::Entries(op)) = self.ops.get_mut(at)
             && op.file.number == number
             && op.byte + op.bytes == byte
+            && op.entries.last().map(|e| e.meta.id.epoch) == entries.first().map(|e| e.meta.id.epoch)
         {
             op.loose &= loose;
             if !op.is_configuration() && !entries.first().is_some_and(is_configuration) {
@@ -394,90 +401,6 @@ impl Store {
         let op = Entries { group, file, byte, bytes, entries, slots, loose };
         self.queue(group, Op::Entries(Box::new(op)));
         Ok(())
-    }
-
-    /// Removes every entry at or above `from` (`Cut`: the log goes on in a new file).
-    ///
-    /// # Panics
-    /// If `from` is before the log start or behind the end.
-    pub fn truncate(&mut self, group: GroupId, from: Index) -> Result<()> {
-        self.ready()?;
-        let g = self.group(group)?;
-        let (first, last) = (g.image.first(), g.image.last());
-        assert!(from >= first && from <= last.index, "truncate from {from} of {first}..={}", last.index);
-        let cut = self.cut_point(group, from)?;
-        self.abandon_repair(group);
-        let number = self.next_file;
-        let file = FileImage::new(number, cut.last, cut.next_offset);
-        let dir = self.group(group)?.image.dir.clone();
-        let (segment, new) = self.create_segment(group, &dir, &file, 0, true)?;
-        let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
-        let (old, old_end) = (g.image.active().number, g.image.active().end);
-        g.is_granted = false;
-        let is_aside = std::mem::take(&mut g.is_aside);
-        let is_in_place = g.image.is_cut_in_place(&cut);
-        let dropped = g.image.cut(&cut, number);
-        let trim = g.segments.last().and_then(|s| {
-            let is_kept = !dropped.contains(&old) && !is_in_place;
-            Some((FileRef { number: old, handle: s.handle.clone()? }, old_end)).filter(|_| is_kept)
-        });
-        self.lru.forget_some(&g.segments, &dropped);
-        g.drop_files(&dropped);
-        if let Some(cut_segment) = g.segments.last_mut().filter(|s| s.number == cut.file) {
-            cut_segment.index.cut(cut.end);
-            if is_in_place {
-                cut_segment.written = cut_segment.written.min(cut.end);
-            }
-        }
-        if is_in_place {
-            self.lru.forget(std::slice::from_ref(&segment));
-        } else {
-            g.segments.push(segment);
-        }
-        g.recut(self.round, cut.last);
-        self.tail_bytes -= g.tail.truncate(from);
-        let unlink = self.paths(&dir, &dropped);
-        let record = Record::Cut { group, cut, new_file: number };
-        let op = Change { record, new: Some(new), trim, unlink, is_aside, remove_dir: None };
-        self.queue(group, Op::Change(Box::new(op)));
-        Ok(())
-    }
-
-    /// Where the log ends if entries from `from` on go.
-    fn cut_point(&mut self, group: GroupId, from: Index) -> Result<CutPoint> {
-        let g = self.group(group)?;
-        let start = &g.image.log_start;
-        let file = &g.image.files[g.file_of(from)];
-        if from == file.first() {
-            // The whole file goes; what is before it is known without a look.
-            return Ok(CutPoint {
-                last: file.prev,
-                next_offset: file.base_offset,
-                file: 0,
-                end: 0,
-                max_timestamp: -1,
-            });
-        }
-        let (number, known) = (file.number, (start.prev, start.base_offset));
-        if g.is_damaged(from) {
-            return self.cut_point_behind(group, from.prev());
-        }
-        let mut cursor = self.seek_index(group, from)?;
-        let removed = self.step(&mut cursor)?.ok_or(Error::OutOfRange)?;
-        // Its header decides what the log ends with: believed only once its check has been made.
-        if let Some(check) = &removed.check {
-            check.verify()?;
-        }
-        let last = removed.meta.predecessor();
-        debug_assert!(last.index >= known.0.index);
-        let max_timestamp = self.max_timestamp_before(group, number, from)?;
-        Ok(CutPoint {
-            last,
-            next_offset: removed.meta.base_offset,
-            file: number,
-            end: removed.byte,
-            max_timestamp,
-        })
     }
 
     /// Hard state, durable with the next round, ordered with the appends.
@@ -535,6 +458,7 @@ impl Store {
         let (segment, new) = self.create_segment(group, &dir, &file, 0, true)?;
         self.absorb_damage();
         self.abandon_repair(group);
+        self.cancel_rewrite(group);
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
         g.is_granted = false;
         let is_aside = std::mem::take(&mut g.is_aside);
@@ -621,7 +545,8 @@ impl Store {
         self.is_in_flight = true;
         self.flying_bytes = std::mem::take(&mut self.queued_bytes);
         let capacity = self.ops.len();
-        Some(Round { number, ops: std::mem::replace(&mut self.ops, Vec::with_capacity(capacity)), flush })
+        let ops = std::mem::replace(&mut self.ops, Vec::with_capacity(capacity));
+        Some(Round { number, ops, flush, next_file: self.next_file })
     }
 
     /// Bytes of entries that are not written yet: memory that only the disk frees.
@@ -713,7 +638,7 @@ impl Store {
             base_offset: f.base_offset,
             next_offset: f.next_offset,
             bytes: f.end - segment_file::SEGMENT_HEADER,
-            max_timestamp: f.max_timestamp,
+            max_timestamp: f.newest(),
             active: f.number == active,
         };
         Ok(image.files.iter().map(info).collect())

@@ -9,6 +9,7 @@ pub(crate) mod faults;
 pub(crate) mod loose;
 mod real;
 pub(crate) mod repairs;
+pub(crate) mod rewriting;
 mod rig;
 pub(crate) mod scrubbing;
 pub(crate) mod sweep;

@@ -206,6 +206,20 @@ pub struct Entry {
     pub payload: Bytes,
 }
 
+impl Entry {
+    /// What it counts for, in bytes, where many entries are bounded together: its payload, and something if it has none. Compaction leaves
+    /// any number of entries without one, and each takes time and memory all the same.
+    pub fn weight(&self) -> usize {
+        weight(self.payload.len())
+    }
+}
+
+/// As [`Entry::weight`], of so many payload bytes.
+pub const fn weight(payload_bytes: usize) -> usize {
+    const HOLLOW: usize = 64;
+    if payload_bytes == 0 { HOLLOW } else { payload_bytes }
+}
+
 /// How far a replica's word can be trusted (safety.md F11).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Doubt {

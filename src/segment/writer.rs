@@ -18,7 +18,7 @@ use super::image::Image;
 use super::index::{self, SlotRun};
 use super::journal::{self, Journal, Position};
 use super::lane::Waker;
-use super::manifest::Manifest;
+use super::manifest::{self, Manifest};
 use super::record::{self, Record};
 use super::round::{Change, Entries, FileRef, Op, Remains, Round, RoundDone, Written};
 use super::sync::SyncPool;
@@ -184,7 +184,19 @@ impl Writer {
         if !round.flush {
             self.flush_lag()?;
         }
+        self.image.next_file = self.image.next_file.max(round.next_file);
         self.finish_round(round)
+    }
+
+    /// A round that the program before this one would take for damage: first the manifest tells it not to open the directory.
+    fn raise_format(&mut self, round: &Round) -> Result<()> {
+        if self.image.format >= manifest::FORMAT_VERSION || !round.ops.iter().any(Op::is_rewrite) {
+            return Ok(());
+        }
+        self.finish_checkpoint()?;
+        self.image.format = manifest::FORMAT_VERSION;
+        self.start_checkpoint(false)?;
+        self.finish_checkpoint()
     }
 
     fn latch(&mut self, error: &Error) -> String {
@@ -220,6 +232,7 @@ impl Writer {
             self.flush_lag()?;
             self.sync_dirty()?;
         }
+        self.raise_format(round)?;
         self.encode(round, &mut batch, &mut progress)?;
         self.find_journal_space(batch.len())?;
         let is_inline = !strict.is_empty() && self.syncing.is_idle();
@@ -246,9 +259,9 @@ impl Writer {
         }
         self.written.append(&mut progress.written);
         self.fill_files_set_aside(round)?;
-        for op in &round.ops {
-            self.apply(op);
-        }
+        round.ops.iter().for_each(|op| self.apply(op));
+        // Only now: a manifest that knows of a number knows of what was said of it in the journal.
+        self.image.next_file = self.image.next_file.max(round.next_file);
         self.syncing.add_loose(progress.loose);
         if is_inline {
             self.note_durable(round, &strict);

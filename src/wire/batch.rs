@@ -42,6 +42,7 @@ const RECORD_COUNT_AT: usize = 57;
 const LOG_APPEND_TIME_BIT: i16 = 1 << 3;
 const TRANSACTIONAL_BIT: i16 = 1 << 4;
 const CONTROL_BIT: i16 = 1 << 5;
+pub(super) const DELETE_HORIZON_BIT: i16 = 1 << 6;
 
 /// Fields of a batch header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -60,7 +61,7 @@ pub struct BatchHeader {
     pub attributes: i16,
     /// Offset of the last record less the base offset; never changed by compaction.
     pub last_offset_delta: i32,
-    /// Timestamp of the first record, ms.
+    /// What the records' timestamps are relative to, ms: that of the first record, or the delete horizon.
     pub base_timestamp: i64,
     /// Largest timestamp of any record, ms.
     pub max_timestamp: i64,
@@ -134,6 +135,11 @@ impl BatchHeader {
     /// Whether every record bears `max_timestamp`, the time of the append.
     pub fn log_append_time(&self) -> bool {
         self.attributes & LOG_APPEND_TIME_BIT != 0
+    }
+
+    /// When its tombstones may go (ms): written by the compaction that first kept them (KIP-534).
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON_BIT != 0).then_some(self.base_timestamp)
     }
 
     /// Whether an idempotent producer wrote it.

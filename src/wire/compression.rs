@@ -1,7 +1,7 @@
 //! The four codecs of record batches, both ways, with a bound on what decompression may produce.
 //!
 //! Not used by the broker's hot path: batches pass through it compressed. Called by our producer and consumer, by `record`
-//! for reads by timestamp, and by `dump`.
+//! for reads by timestamp, for compaction, and by `dump`.
 //!
 //! Invariants:
 //! - Decompression stops with [`CompressionError::TooLarge`] once it has produced more than the caller's limit; it never

@@ -165,6 +165,8 @@ pub struct ProducePartitionResponse {
     pub log_append_time: i64,
     /// First offset that is left (v5+).
     pub log_start_offset: i64,
+    /// KIP-467 (v8+): (index in the batch, why) of records for which the whole batch is refused.
+    pub record_errors: Vec<(i32, String)>,
     /// Why, for humans (v8+).
     pub error_message: Option<String>,
     /// KIP-951 (v10+): (leader id, epoch).
@@ -213,7 +215,12 @@ fn put_partition(out: &mut BytesMut, partition: &ProducePartitionResponse, versi
         out.put_i64(partition.log_start_offset);
     }
     if version >= 8 {
-        put_count(out, 0, flexible);
+        put_count(out, partition.record_errors.len(), flexible);
+        for (index, why) in &partition.record_errors {
+            out.put_i32(*index);
+            put_string(out, Some(why), flexible);
+            put_no_tags(out, flexible);
+        }
         put_string(out, partition.error_message.as_deref(), flexible);
     }
     match partition.current_leader {
@@ -308,6 +315,11 @@ mod tests {
             base_offset: 100 + i64::from(index),
             log_append_time: -1,
             log_start_offset: 7,
+            record_errors: if index == 2 {
+                vec![(4, "no key".to_owned()), (6, String::new())]
+            } else {
+                vec![]
+            },
             error_message: (index == 1).then(|| "not the leader".to_owned()),
             current_leader: (index == 1).then_some((3, 12)),
         };
@@ -346,6 +358,13 @@ mod tests {
                 assert_eq!(read.log_start_offset, if version >= 5 { 7 } else { -1 });
                 let message = wrote.error_message.as_deref().filter(|_| version >= 8);
                 assert_eq!(read.error_message.as_deref(), message);
+                let errors = read.record_errors.iter();
+                let errors: Vec<_> = errors
+                    .map(|e| {
+                        (e.batch_index, e.batch_index_error_message.as_deref().unwrap_or_default().to_owned())
+                    })
+                    .collect();
+                assert_eq!(errors, if version >= 8 { wrote.record_errors.clone() } else { vec![] });
                 let leader = wrote.current_leader.filter(|_| version >= 10).unwrap_or((-1, -1));
                 assert_eq!((read.current_leader.leader_id.0, read.current_leader.leader_epoch), leader);
             }

@@ -1,7 +1,8 @@
 //! Records inside a batch: an iterator over them, reads by timestamp, and a builder of batches.
 //!
 //! Not the batch header's rules (`batch`). Called by `client` (both ways), by the broker and `segment` for the one record a
-//! timestamp asks for, and by `dump`. The produce and fetch paths never look at records.
+//! timestamp asks for, by `dump`, and where topics are compacted (`retain`). The fetch path never looks at records, and the produce path only
+//! for the keys of compacted topics.
 //!
 //! ```text
 //! record:  length varint | attributes 1 | timestamp delta varlong | offset delta varint | key | value | header count | headers
@@ -16,6 +17,8 @@ use super::primitives::{
     put_unsigned_varlong, unsigned_varint, unsigned_varlong, unsigned_varlong_size, unzigzag, zigzag,
 };
 use bytes::{BufMut, Bytes, BytesMut};
+
+pub mod retain;
 
 /// Why a batch's records could not be read or built.
 #[derive(Debug, thiserror::Error)]
@@ -316,20 +319,7 @@ impl RecordBatchBuilder {
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
         let timestamp_delta = timestamp.wrapping_sub(self.base_timestamp);
-        let size = record_size(timestamp_delta, self.count, key, value, headers);
-        let out = &mut self.bytes;
-        out.reserve(size + 5);
-        put_varlong(out, size as i64);
-        out.put_u8(0);
-        put_varlong(out, timestamp_delta);
-        put_varlong(out, i64::from(self.count));
-        put_nullable(out, key);
-        put_nullable(out, value);
-        put_varlong(out, headers.len() as i64);
-        for (key, value) in headers {
-            put_nullable(out, Some(key));
-            put_nullable(out, *value);
-        }
+        put_record(&mut self.bytes, timestamp_delta, self.count, key, value, headers);
         self.count = self.count.checked_add(1).expect("a batch within 2 GiB holds fewer than 2^31 records");
         self
     }
@@ -400,6 +390,29 @@ impl RecordBatchBuilder {
         header.write(&mut batch);
         batch::seal(&mut batch);
         Ok(batch)
+    }
+}
+
+fn put_record(
+    out: &mut BytesMut,
+    timestamp_delta: i64,
+    offset_delta: i32,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[Header<'_>],
+) {
+    let size = record_size(timestamp_delta, offset_delta, key, value, headers);
+    out.reserve(size + 5);
+    put_varlong(out, size as i64);
+    out.put_u8(0);
+    put_varlong(out, timestamp_delta);
+    put_varlong(out, i64::from(offset_delta));
+    put_nullable(out, key);
+    put_nullable(out, value);
+    put_varlong(out, headers.len() as i64);
+    for (key, value) in headers {
+        put_nullable(out, Some(key));
+        put_nullable(out, *value);
     }
 }
 

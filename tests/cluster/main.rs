@@ -11,6 +11,7 @@
 
 mod autos;
 mod chaos;
+mod compaction;
 mod controllers;
 mod failover;
 mod faults;

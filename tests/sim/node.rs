@@ -388,6 +388,11 @@ impl World {
         let mut outbox = Outbox::new(&p.dials);
         let mut round = None;
         p.shard.finish_turn(now, &mut outbox, &mut TurnDisk(&mut round));
+        // Beside the loop, and done before its next turn.
+        if let Some(mut step) = p.shard.take_cleaning(now) {
+            step.run();
+            p.inputs.push_back(Input::Cleaned(Box::new(step)));
+        }
         let dials = p.shard.take_dials();
         let image = p.shard.take_image();
         if left == 0 {

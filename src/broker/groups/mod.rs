@@ -32,7 +32,7 @@ use records::Record;
 use std::collections::BTreeMap;
 
 /// The topic that holds the groups.
-pub const TOPIC: &str = "__consumer_offsets";
+pub const TOPIC: &str = crate::ctl::names::OFFSETS;
 
 /// Number of a request that waits for its answer.
 pub type Token = u64;

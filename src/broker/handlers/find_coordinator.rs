@@ -106,7 +106,7 @@ pub(super) fn is_forming(image: &Image, config: &NodeConfig) -> bool {
     !is_said && image.brokers.len() < expected.min(REPLICAS)
 }
 
-/// Nothing of it may be lost by retention: what a group committed last may be old.
+/// Compacted, as in Kafka; and nothing of it may be lost by retention, should its policy be changed: what a group committed last may be old.
 pub(super) fn offsets_topic(config: &NodeConfig) -> CreateTopic {
     let key = |name: &str| config.defaults.broker.get(name).and_then(|value| value.trim().parse().ok());
     let own = |name: &str, value: String| (name.to_owned(), Some(value));
@@ -117,6 +117,7 @@ pub(super) fn offsets_topic(config: &NodeConfig) -> CreateTopic {
         replication_factor: key("offsets.topic.replication.factor").map_or(-1, |factor| factor as i16),
         assignments: None,
         configs: BTreeMap::from([
+            own("cleanup.policy", "compact".to_owned()),
             own("retention.ms", "-1".to_owned()),
             own("retention.bytes", "-1".to_owned()),
             own("segment.bytes", segment.to_string()),
@@ -185,6 +186,7 @@ mod tests {
         let made = offsets_topic(&config);
         assert_eq!((made.partitions, made.replication_factor), (50, -1));
         assert_eq!(made.configs["retention.ms"].as_deref(), Some("-1"));
+        assert_eq!(made.configs["cleanup.policy"].as_deref(), Some("compact"));
         config.defaults.broker.insert("offsets.topic.num.partitions".into(), "4".into());
         config.defaults.broker.insert("offsets.topic.replication.factor".into(), "1".into());
         assert_eq!((offsets_topic(&config).partitions, offsets_topic(&config).replication_factor), (4, 1));

@@ -11,22 +11,27 @@
 
 use super::Hints;
 use crate::broker::api::{NodeHandle, PartitionError, ProduceItem, Produced};
+use crate::broker::compaction::RECORDS_LIMIT;
 use crate::broker::dispatch::{Answer, Outcome, Session, Work};
 use crate::broker::error::{self, CloseReason, code};
 use crate::ctl::command::Defaults;
 use crate::ctl::image::{Image, Topic};
 use crate::wire::batch::{self, BatchRules};
+use crate::wire::compression::CompressionError;
 use crate::wire::frame::Request;
 use crate::wire::produce::{
     self, ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic,
     ProduceTopicResponse,
 };
+use crate::wire::record::{RecordError, Records, retain};
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 /// The one client that Kafka lets write to internal topics.
 const ADMIN_CLIENT: &str = "__admin_client";
+/// Records of a refused batch that are named one by one.
+const RECORD_ERRORS: usize = 100;
 
 /// What a topic allows, read from its configuration once per image.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +41,7 @@ pub struct TopicRules {
     after_max_ms: i64,
     log_append_time: bool,
     min_insync: i32,
+    compacts: bool,
 }
 
 /// Rules of the topics one connection produces to; parsing a configuration for every batch would cost more than the
@@ -60,6 +66,7 @@ impl Rules {
                 after_max_ms: config.timestamp_after_max_ms,
                 log_append_time: config.log_append_time,
                 min_insync: config.min_insync_replicas,
+                compacts: config.compacts,
             }
         })
     }
@@ -160,8 +167,8 @@ fn plan_topic(
         };
         let checked = match (&found, &rules) {
             (Ok(topic), Some(rules)) => check(partition, topic, rules, terms),
-            (Err(refusal), _) => Err((refusal.0, refusal.1.to_owned())),
-            (Ok(_), None) => Err((code::UNKNOWN_SERVER_ERROR, String::new())),
+            (Err(refusal), _) => Err(refusal_of(refusal.0, refusal.1)),
+            (Ok(_), None) => Err(refusal_of(code::UNKNOWN_SERVER_ERROR, "")),
         };
         match checked {
             Ok(item) => {
@@ -171,9 +178,10 @@ fn plan_topic(
                 plan.items.push(item);
                 plan.places.push((place, rows.len()));
             }
-            Err((code, message)) => {
-                row.error_code = code;
-                row.error_message = Some(message);
+            Err(refused) => {
+                row.error_code = refused.code;
+                row.error_message = Some(refused.message);
+                row.record_errors = refused.records;
             }
         }
         rows.push(row);
@@ -197,17 +205,29 @@ fn find<'a>(terms: Terms<'a>, name: &str, id: Uuid) -> Result<&'a Topic, (i16, &
     Ok(topic)
 }
 
+/// Why a partition's batch is refused.
+struct Refused {
+    code: i16,
+    message: String,
+    /// Records it is refused for.
+    records: Vec<(i32, String)>,
+}
+
+fn refusal_of(code: i16, message: impl Into<String>) -> Refused {
+    Refused { code, message: message.into(), records: Vec::new() }
+}
+
 /// Checks one partition's batch in place.
 fn check(
     partition: ProducePartition,
     topic: &Topic,
     rules: &TopicRules,
     terms: Terms<'_>,
-) -> Result<ProduceItem, (i16, String)> {
+) -> Result<ProduceItem, Refused> {
     let known = usize::try_from(partition.index).ok().and_then(|index| topic.partitions.get(index));
-    let known = known.ok_or_else(|| (code::UNKNOWN_TOPIC_OR_PARTITION, "unknown partition".to_owned()))?;
+    let known = known.ok_or_else(|| refusal_of(code::UNKNOWN_TOPIC_OR_PARTITION, "unknown partition"))?;
     let Some(mut batch) = partition.records.filter(|records| !records.is_empty()) else {
-        return Err((code::INVALID_RECORD, "no record batch".to_owned()));
+        return Err(refusal_of(code::INVALID_RECORD, "no record batch"));
     };
     let rules_of_batch = BatchRules {
         max_message_bytes: rules.max_message_bytes,
@@ -218,11 +238,44 @@ fn check(
         log_append_time: rules.log_append_time,
     };
     let header = batch::validate(&mut batch, &rules_of_batch)
-        .map_err(|refusal| (error::batch(&refusal), refusal.to_string()))?;
+        .map_err(|refusal| refusal_of(error::batch(&refusal), refusal.to_string()))?;
     if header.is_transactional() {
-        return Err((code::INVALID_TXN_STATE, "transactions are not supported".to_owned()));
+        return Err(refusal_of(code::INVALID_TXN_STATE, "transactions are not supported"));
+    }
+    if rules.compacts {
+        check_keys(&batch, &topic.name, partition.index)?;
     }
     Ok(ProduceItem { group: known.group, batch, header, min_insync: rules.min_insync })
+}
+
+/// A compacted topic takes no record without a key (Kafka's `LogValidator`); this is the one place where the broker reads what a producer
+/// sends. Nothing of a batch is taken if one record is refused.
+fn check_keys(batch: &[u8], topic: &str, partition: i32) -> Result<(), Refused> {
+    let (mut keyless, mut records) = (0, Vec::new());
+    let read = retain::open(batch, RECORDS_LIMIT).and_then(|(header, plain)| {
+        for (at, record) in Records::new(&header, &plain).enumerate() {
+            if record?.key.is_none() {
+                keyless += 1;
+                if records.len() < RECORD_ERRORS {
+                    let why = format!("Compacted topic cannot accept message without key in topic partition {topic}-{partition}.");
+                    records.push((at as i32, why));
+                }
+            }
+        }
+        Ok(())
+    });
+    match read {
+        Err(RecordError::Compression(CompressionError::TooLarge(_))) => {
+            let message = format!("records are larger than {RECORDS_LIMIT} bytes when decompressed");
+            Err(refusal_of(code::MESSAGE_TOO_LARGE, message))
+        }
+        Err(unreadable) => Err(refusal_of(code::INVALID_RECORD, unreadable.to_string())),
+        Ok(()) if keyless > 0 => {
+            let message = format!("{keyless} records without a key: {topic} is compacted");
+            Err(Refused { code: code::INVALID_RECORD, message, records })
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Writes the node's results into their rows.

@@ -4,6 +4,8 @@ use super::*;
 use crate::broker::api::LeaderHint;
 use crate::broker::handlers::tests::{INTERNAL, ORDERS, image};
 use crate::segment::{GroupId, NodeId};
+use crate::wire::compression::Compression;
+use crate::wire::record::RecordBatchBuilder;
 use bytes::BytesMut;
 use std::collections::BTreeMap;
 
@@ -153,4 +155,52 @@ fn rules_are_read_again_when_the_image_moves() {
     assert_eq!(rules.of(&image, &image.topics["orders"], &defaults).max_message_bytes, before);
     image.applied += 1;
     assert_eq!(rules.of(&image, &image.topics["orders"], &defaults).max_message_bytes, 77);
+}
+
+#[test]
+fn compacted_topic_takes_no_record_without_a_key() {
+    let defaults = Defaults { num_partitions: 1, replication_factor: None, broker: BTreeMap::new() };
+    let mut image = image();
+    image.topics.get_mut("orders").unwrap().configs.insert("cleanup.policy".into(), "compact,delete".into());
+    let planned = |batch: BytesMut| {
+        let request = request(vec![topic("orders", Uuid::nil(), vec![(1, Some(batch))])]);
+        let (refusal, now_ms) = (None, NOW);
+        let terms = Terms {
+            image: &image,
+            defaults: &defaults,
+            version: 9,
+            now_ms,
+            refusal,
+            may_write_internal: false,
+        };
+        let plan = plan(request, terms, &mut Rules::default());
+        (plan.items.len(), plan.response.topics[0].partitions[0].clone())
+    };
+    for codec in Compression::ALL {
+        let build = |keys: &[Option<&[u8]>]| {
+            let mut builder = RecordBatchBuilder::new(codec);
+            keys.iter().for_each(|key| {
+                builder.append(NOW, *key, Some(b"v"), &[]);
+            });
+            builder.build().unwrap()
+        };
+        assert_eq!(planned(build(&[Some(b"a"), Some(b"")])).0, 1, "{codec}: an empty key is a key");
+        let (items, row) = planned(build(&[Some(b"a"), None, Some(b"b"), None]));
+        assert_eq!((items, row.error_code, row.base_offset), (0, 87, -1));
+        assert_eq!(row.record_errors.iter().map(|e| e.0).collect::<Vec<_>>(), [1, 3]);
+        assert!(row.record_errors[0].1.ends_with("without key in topic partition orders-1."), "{row:?}");
+        let many = vec![None; RECORD_ERRORS + 1];
+        assert_eq!(planned(build(&many)).1.record_errors.len(), RECORD_ERRORS);
+    }
+    // What compaction could not read is not taken either.
+    let mut garbled = RecordBatchBuilder::new(Compression::None);
+    garbled.append(NOW, Some(b"a"), Some(b"v"), &[]);
+    let mut garbled = garbled.build().unwrap();
+    garbled[61] ^= 0x40;
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &garbled[21..]) as u32;
+    garbled[17..21].copy_from_slice(&crc.to_be_bytes());
+    assert_eq!(planned(garbled).1.error_code, 87);
+    let mut large = RecordBatchBuilder::new(Compression::Zstd);
+    large.append(NOW, Some(b"a"), Some(&vec![0; RECORDS_LIMIT]), &[]);
+    assert_eq!(planned(large.build().unwrap()).1.error_code, 10);
 }

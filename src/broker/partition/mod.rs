@@ -218,6 +218,11 @@ impl Partition {
         }
     }
 
+    /// Entries that compaction has to leave the headers of, none of them uncommitted. None: it cannot be told just now.
+    pub fn remembered_producers(&self) -> Option<BTreeSet<Index>> {
+        self.producers.remembered(self.commit)
+    }
+
     /// Entries were appended, own or received.
     pub fn on_appended(&mut self, entries: &[Entry]) {
         for entry in entries {

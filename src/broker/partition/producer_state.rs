@@ -232,6 +232,17 @@ impl ProducerState {
         (self.undo_floor, self.applied) = (last, last);
     }
 
+    /// Entries up to `committed` that the state would be rebuilt from: those of the batches it remembers, or remembers again should everything
+    /// behind be cut. None: too much lies behind to tell.
+    pub fn remembered(&self, committed: Index) -> Option<BTreeSet<Index>> {
+        let mut copy = self.clone();
+        let batches = |p: Self| {
+            let batches = p.producers.into_values().flat_map(|producer| producer.batches);
+            batches.map(|batch| Index(batch.index)).collect()
+        };
+        copy.truncate(committed.next()).then(|| batches(copy))
+    }
+
     /// Last entry taken note of.
     pub fn applied(&self) -> Index {
         self.applied

@@ -19,6 +19,9 @@ use crate::wire::batch::{self, BatchHeader, BatchRules};
 use bytes::Bytes;
 use uuid::Uuid;
 
+#[path = "cleaning_tests.rs"]
+mod cleaning;
+
 /// Nobody is there to hear.
 struct Deaf;
 
@@ -45,6 +48,7 @@ struct Alone {
     shard: Shard,
     writer: Writer,
     now: Millis,
+    wall_ms: i64,
 }
 
 const ME: NodeId = NodeId(1);
@@ -88,11 +92,11 @@ impl Alone {
             seed: 1,
         };
         let shard = Shard::new(config, engine, opened.groups, Now { mono: now, wall_ms: 0 });
-        Self { fs, shard, writer: opened.writer, now }
+        Self { fs, shard, writer: opened.writer, now, wall_ms: 0 }
     }
 
     fn now(&self) -> Now {
-        Now { mono: self.now, wall_ms: 0 }
+        Now { mono: self.now, wall_ms: self.wall_ms }
     }
 
     fn run(&mut self, ms: Millis) {
@@ -106,6 +110,10 @@ impl Alone {
             for round in rounds.0 {
                 let done = self.writer.commit(round);
                 self.shard.handle(now, Input::RoundDone(done));
+            }
+            if let Some(mut step) = self.shard.take_cleaning(now) {
+                step.run();
+                self.shard.handle(now, Input::Cleaned(Box::new(step)));
             }
             self.writer.idle();
             while let Some(news) = self.writer.take_news() {
@@ -189,7 +197,10 @@ impl Alone {
     }
 
     fn try_produce(&mut self, group: GroupId) -> Result<(), PartitionError> {
-        let mut batch = crate::broker::handlers::produce::tests::batch(0);
+        self.send(group, crate::broker::handlers::produce::tests::batch(0))
+    }
+
+    fn send(&mut self, group: GroupId, mut batch: bytes::BytesMut) -> Result<(), PartitionError> {
         let rules = BatchRules {
             max_message_bytes: 1 << 20,
             produce_version: 9,

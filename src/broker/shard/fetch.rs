@@ -129,7 +129,7 @@ impl Shard {
             let bytes: usize = fetched.batches.iter().map(|b| b.len()).sum();
             look.bytes += bytes;
             room = room.saturating_sub(bytes);
-            look.urgent |= fetched.error.is_some() || fetched.diverging_epoch.is_some();
+            look.urgent |= fetched.error.is_some() || fetched.diverging_epoch.is_some() || fetched.goes_on;
             look.results.push(fetched);
         }
         look
@@ -179,6 +179,9 @@ impl Shard {
             let bytes = item.max_bytes.min(room);
             match self.engine.store().fetch(item.group, Offset(item.offset), below, bytes, first) {
                 Ok(batches) => {
+                    // Many compacted entries lie before the next batch: the client comes back at once, and the store goes on there.
+                    fetched.goes_on = batches.is_empty()
+                        && self.engine.store().has_more_to_skip(item.group, Offset(item.offset), below);
                     for batch in batches {
                         fetched.batches.push(batch.payload);
                         fetched.checks.push(batch.check);

@@ -428,7 +428,8 @@ impl Shard {
 }
 
 fn take_entry(machine: &mut Coordinator, entry: &Entry) -> Result<(), String> {
-    if entry.meta.kind != EntryKind::Records {
+    // Of a payload that is empty compaction has left nothing.
+    if entry.meta.kind != EntryKind::Records || entry.payload.is_empty() {
         return Ok(());
     }
     let batch = record::Batch::open(&entry.payload, BATCH_BYTES).map_err(|error| error.to_string())?;

@@ -8,12 +8,13 @@
 //! - `snapshot`: the controller log cut behind snapshots of the image.
 //! - `members`: who votes in the groups here, and generation changes. `leaving`: replicas that moved away.
 //! - `controllers`: who votes in the controllers' own group, and its generations.
-//! - `groups`: coordinators of consumer groups.
+//! - `groups`: coordinators of consumer groups. `cleaning`: compacted topics, one partition after the other.
 //! - `lease`: when partitions with `recovery.policy=auto` may be answered for.
 //! - `recovery`: how partitions without a majority stand. `control`: the controller leader's duties and the way to it. `upkeep`: retention, in-sync sets, leadership news.
 
 #[cfg(test)]
 pub(crate) mod alone_tests;
+mod cleaning;
 mod control;
 mod controllers;
 mod fetch;
@@ -49,6 +50,7 @@ use crate::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint};
 use crate::raftlog::core::{Core, Millis, Role};
 use crate::raftlog::engine::{Disk, Engine, GroupEvent, Net};
 use crate::segment::{Generation, GroupId, Index, NodeId, RecoveredGroup, ReplicaId, RoundDone};
+pub use cleaning::CleanerStep;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -251,6 +253,8 @@ pub enum Input {
     },
     /// A storage round ended.
     RoundDone(RoundDone),
+    /// A step of a compaction was run.
+    Cleaned(Box<CleanerStep>),
 }
 
 /// The time, both ways.
@@ -315,6 +319,7 @@ pub struct Shard {
     leases: lease::Leases,
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
+    cleaning: cleaning::Cleaning,
     members: members::Members,
     recovery: recovery::Reports,
     orphans: Map<GroupId, RecoveredGroup>,
@@ -350,6 +355,7 @@ impl Shard {
             leases: lease::Leases::default(),
             membership: metadata::Membership::new(&config),
             upkeep: upkeep::Upkeep::new(now.mono, &node),
+            cleaning: cleaning::Cleaning::new(now.mono, &node),
             members: members::Members::new(now.mono),
             recovery: recovery::Reports::default(),
             config,
@@ -422,6 +428,7 @@ impl Shard {
             Input::Beats { from, beats } => self.engine.receive_beats(now.mono, from, beats),
             Input::BeatAnswer { from, answer } => self.engine.receive_answer(now.mono, from, answer),
             Input::RoundDone(done) => self.engine.on_round_done(now.mono, done),
+            Input::Cleaned(step) => self.on_cleaned(now, *step),
             Input::Hints(hints) => self.on_hints(hints),
             Input::Hello(hello) => self.on_hello(now, hello),
             Input::Request { from, id, body } => self.on_request(now, from, id, &body),
@@ -507,6 +514,7 @@ impl Shard {
         self.tick_membership(now);
         self.place_some(now);
         self.tick_upkeep(now);
+        self.tick_cleaning(now);
         self.tick_groups(now);
         self.tick_members(now);
         self.tick_controllers(now);
@@ -525,6 +533,7 @@ impl Shard {
         let mut next = self.engine.deadline().min(self.upkeep.deadline()).min(self.membership.deadline());
         next = next.min(self.control.deadline()).min(self.members_deadline()).min(self.recovery.deadline());
         next = next.min(self.controllers.deadline()).min(self.leases.deadline()).min(self.groups.deadline());
+        next = next.min(self.cleaning.deadline());
         for queue in [&self.produce_deadlines, &self.fetch_deadlines] {
             if let Some((at, _)) = queue.first() {
                 next = next.min(*at);

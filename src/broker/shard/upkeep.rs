@@ -360,7 +360,7 @@ impl Shard {
         self.status.leaderless = groups.filter(|g| self.hint_of(**g).is_none()).count();
     }
 
-    /// Retention by time and size, by whole segments; rolls active segments that are old (segment.ms).
+    /// Retention by time and size, by whole segments, where `cleanup.policy` says `delete`; rolls active segments that are old (segment.ms).
     /// Every replica rolls its own files; the log start moves by the leader's word.
     fn retain(&mut self, now: Now) {
         let in_service = self.partitions.values().filter(|p| p.out_of_service.is_none());
@@ -377,6 +377,9 @@ impl Shard {
                 && let Err(error) = self.engine.store().roll(group)
             {
                 tracing::warn!(%group, %error, "active segment could not be rolled");
+            }
+            if !config.deletes {
+                continue;
             }
             let keep = retained_from(&segments, config.retention_ms, config.retention_bytes, now.wall_ms);
             let keep = keep.min(high);

@@ -14,7 +14,7 @@ pub const LEADER_SELECTOR: &str = "org.apache.kafka.common.replica.LeaderSelecto
 /// Consumers read from replicas in their own rack.
 pub const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
 
-const NO_COMPACTION: Effect = Effect::Stored("compaction is not built yet");
+const KEPT_TOMBSTONES: Effect = Effect::Stored("tombstones are kept");
 const NO_RECOMPRESSION: Effect = Effect::Stored("the broker never recompresses");
 const NO_TIERS: Effect = Effect::Stored("tiered storage is not built");
 
@@ -138,15 +138,23 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "Bytes a second that replicas far behind get from this broker, in records that are committed already."),
     fixed("listeners", Kind::String, None, Rule::Any,
         "Address bound for clients."),
-    stored(NO_COMPACTION, dynamic("log.cleaner.delete.retention.ms", Kind::Long, Some("86400000"), Rule::AtLeast(0),
+    fixed("log.cleaner.backoff.ms", Kind::Long, Some("15000"), Rule::AtLeast(0),
+        "How long the cleaner waits before it looks again for something to compact."),
+    fixed("log.cleaner.dedupe.buffer.size", Kind::Long, Some("134217728"), Rule::AtLeast(1 << 20),
+        "Bytes of memory for the keys of one compaction, 24 of them a key; what does not fit is left to the next."),
+    stored(KEPT_TOMBSTONES, dynamic("log.cleaner.delete.retention.ms", Kind::Long, Some("86400000"), Rule::AtLeast(0),
         "Default of the topic's delete.retention.ms.")),
-    stored(NO_COMPACTION, dynamic("log.cleaner.max.compaction.lag.ms", Kind::Long, Some(MAX), Rule::AtLeast(1),
-        "Default of the topic's max.compaction.lag.ms.")),
-    stored(NO_COMPACTION, dynamic("log.cleaner.min.cleanable.ratio", Kind::Double, Some("0.5"), Rule::Fraction,
-        "Default of the topic's min.cleanable.dirty.ratio.")),
-    stored(NO_COMPACTION, dynamic("log.cleaner.min.compaction.lag.ms", Kind::Long, Some("0"), Rule::AtLeast(0),
-        "Default of the topic's min.compaction.lag.ms.")),
-    dynamic("log.cleanup.policy", Kind::List, Some("delete"), Rule::Built { now: &["delete"], later: &["compact"] },
+    fixed("log.cleaner.enable", Kind::Boolean, Some("true"), Rule::Any,
+        "Whether compacted topics are compacted here."),
+    throttle("log.cleaner.io.max.bytes.per.second",
+        "Bytes a second that compaction reads; the default is no limit."),
+    dynamic("log.cleaner.max.compaction.lag.ms", Kind::Long, Some(MAX), Rule::AtLeast(1),
+        "Default of the topic's max.compaction.lag.ms."),
+    dynamic("log.cleaner.min.cleanable.ratio", Kind::Double, Some("0.5"), Rule::Fraction,
+        "Default of the topic's min.cleanable.dirty.ratio."),
+    dynamic("log.cleaner.min.compaction.lag.ms", Kind::Long, Some("0"), Rule::AtLeast(0),
+        "Default of the topic's min.compaction.lag.ms."),
+    dynamic("log.cleanup.policy", Kind::List, Some("delete"), Rule::Built { now: &["delete", "compact"], later: &[] },
         "Default of the topic's cleanup.policy."),
     fixed("log.dirs", Kind::String, None, Rule::Any,
         "The data directory."),

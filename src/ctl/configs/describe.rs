@@ -43,7 +43,7 @@ pub struct ConfigSynonym {
 
 /// Every configuration of a topic.
 pub fn describe_topic(image: &Image, topic: &Topic, defaults: &Defaults) -> Vec<ConfigEntry> {
-    describe_overrides(image, &topic.configs, defaults)
+    describe_overrides(image, &topic.overrides(), defaults)
 }
 
 /// Every configuration a topic with these overrides has, or would have.

@@ -94,6 +94,7 @@ fn valid(rule: Rule) -> String {
         Rule::Between(least, most) => format!("{least} to {most}"),
         Rule::Fraction => "0 to 1".into(),
         Rule::OneOf(all) => words(all),
+        Rule::Built { now, later: [] } => words(now),
         Rule::Built { now, later } => format!("{} (not built yet: {})", words(now), words(later)),
         Rule::GzipLevel => "1 to 9, or -1".into(),
         Rule::ThrottledReplicas => "`*`, or `partition:broker` pairs".into(),

@@ -325,6 +325,10 @@ pub(super) fn typed(
         let value = |key| effective(key, topic, cluster, &defaults.broker).value;
         topic_key(name).map(value).unwrap_or_default()
     };
+    let policy = word("cleanup.policy");
+    let names = |policy: &str, name| list_items(policy).any(|item| item == name);
+    let (compacts, max_compaction_lag_ms) = (names(&policy, "compact"), long("max.compaction.lag.ms"));
+    let most_segment_ms = if compacts { max_compaction_lag_ms } else { i64::MAX };
     let flush_ms = match long("flush.ms") {
         i64::MAX => FLUSH_MS,
         ms => u64::try_from(ms).unwrap_or(0),
@@ -334,7 +338,12 @@ pub(super) fn typed(
         retention_ms: long("retention.ms").max(-1),
         retention_bytes: long("retention.bytes").max(-1),
         segment_bytes: u64::try_from(segment_bytes).unwrap_or(0).max(1),
-        segment_ms: long("segment.ms").max(1),
+        segment_ms: long("segment.ms").min(most_segment_ms).max(1),
+        deletes: names(&policy, "delete"),
+        compacts,
+        min_dirty_ratio: word("min.cleanable.dirty.ratio").trim().parse().unwrap_or(0.5),
+        min_compaction_lag_ms: long("min.compaction.lag.ms"),
+        max_compaction_lag_ms,
         index_interval_bytes: u32::try_from(long("index.interval.bytes")).unwrap_or(0),
         max_message_bytes: usize::try_from(long("max.message.bytes")).unwrap_or(0),
         log_append_time: word("message.timestamp.type").trim() == "LogAppendTime",

@@ -10,7 +10,7 @@ const MAX: &str = "9223372036854775807";
 /// Smallest segment, as in Kafka 4 (KIP-1030).
 const SEGMENT_MIN: i64 = 1024 * 1024;
 
-const NO_COMPACTION: Effect = Effect::Stored("compaction is not built yet");
+const KEPT_TOMBSTONES: Effect = Effect::Stored("tombstones are kept");
 const NO_RECOMPRESSION: Effect =
     Effect::Stored("the broker never recompresses: batches stay as the producer made them");
 const NO_TIERS: Effect = Effect::Stored("tiered storage is not built");
@@ -39,9 +39,9 @@ const fn stored(effect: Effect, key: TopicKey) -> TopicKey {
 /// Every topic configuration there is, by name.
 #[rustfmt::skip]
 pub static TOPIC_KEYS: &[TopicKey] = &[
-    key("cleanup.policy", Kind::List, "delete", Rule::Built { now: &["delete"], later: &["compact"] },
+    key("cleanup.policy", Kind::List, "delete", Rule::Built { now: &["delete", "compact"], later: &[] },
         &[same("log.cleanup.policy")],
-        "What happens to old segments: `delete` removes them by time and size."),
+        "What happens to old segments: `delete` removes them by time and size, `compact` keeps the last record of each key; both may be named."),
     stored(NO_RECOMPRESSION, key("compression.gzip.level", Kind::Int, "-1", Rule::GzipLevel,
         &[same("compression.gzip.level")],
         "Level when the broker compresses with gzip.")),
@@ -55,7 +55,7 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
     stored(NO_RECOMPRESSION, key("compression.zstd.level", Kind::Int, "3", Rule::Between(-131_072, 22),
         &[same("compression.zstd.level")],
         "Level when the broker compresses with zstd.")),
-    stored(NO_COMPACTION, key("delete.retention.ms", Kind::Long, "86400000", Rule::AtLeast(0),
+    stored(KEPT_TOMBSTONES, key("delete.retention.ms", Kind::Long, "86400000", Rule::AtLeast(0),
         &[same("log.cleaner.delete.retention.ms")],
         "How long tombstones are kept in a compacted topic.")),
     stored(Effect::Stored("files are unlinked once no reader holds them"),
@@ -90,9 +90,9 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
     stored(NO_TIERS, key("local.retention.ms", Kind::Long, "-2", Rule::AtLeast(-2),
         &[same("log.local.retention.ms")],
         "Time kept on local disks before only the remote copy is left; -2 = retention.ms.")),
-    stored(NO_COMPACTION, key("max.compaction.lag.ms", Kind::Long, MAX, Rule::AtLeast(1),
+    key("max.compaction.lag.ms", Kind::Long, MAX, Rule::AtLeast(1),
         &[same("log.cleaner.max.compaction.lag.ms")],
-        "Longest time a record stays out of compaction.")),
+        "Longest time a record stays out of compaction, whatever min.cleanable.dirty.ratio says; a new segment is begun as early."),
     key("max.message.bytes", Kind::Int, "1048588", Rule::AtLeast(0),
         &[same("message.max.bytes")],
         "Largest record batch that is accepted, as the producer sends it (compressed)."),
@@ -108,12 +108,12 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
     key("message.timestamp.type", Kind::String, "CreateTime", Rule::OneOf(&["CreateTime", "LogAppendTime"]),
         &[same("log.message.timestamp.type")],
         "Whether a record carries the producer's time (`CreateTime`) or the broker's (`LogAppendTime`)."),
-    stored(NO_COMPACTION, key("min.cleanable.dirty.ratio", Kind::Double, "0.5", Rule::Fraction,
+    key("min.cleanable.dirty.ratio", Kind::Double, "0.5", Rule::Fraction,
         &[same("log.cleaner.min.cleanable.ratio")],
-        "Share of uncompacted log from which on compaction is worth it.")),
-    stored(NO_COMPACTION, key("min.compaction.lag.ms", Kind::Long, "0", Rule::AtLeast(0),
+        "Share of uncompacted bytes in the closed segments above which compaction is worth it."),
+    key("min.compaction.lag.ms", Kind::Long, "0", Rule::AtLeast(0),
         &[same("log.cleaner.min.compaction.lag.ms")],
-        "Shortest time a record stays out of compaction.")),
+        "Shortest time a record stays out of compaction."),
     key("min.insync.replicas", Kind::Int, "1", Rule::AtLeast(1),
         &[same("min.insync.replicas")],
         "Replicas that must hold a record durably before acks=all is answered, besides the majority that commits it; \

@@ -16,10 +16,9 @@ type Row = (&'static str, &'static [(&'static str, &'static str)], &'static [(&'
 
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
-    ("cleanup.policy", &[("delete", "delete"), (" delete ,", "delete")],
-        &[("compact", "cleanup.policy=compact is not built yet; what works: delete"),
-          ("compact,delete", "compact is not built yet"), ("", "must not be empty"),
-          ("shred", "cleanup.policy must be delete, got `shred`"), ("delete,delete", "twice")]),
+    ("cleanup.policy", &[("delete", "delete"), (" delete ,", "delete"), ("compact", "compact"), ("compact, delete", "compact,delete")],
+        &[("", "must not be empty"), ("shred", "cleanup.policy must be delete or compact, got `shred`"),
+          ("delete,delete", "twice"), ("compact,delete,compact", "twice")]),
     ("compression.gzip.level", &[("-1", "-1"), ("1", "1"), ("9", "9")],
         &[("0", "compression.gzip.level must be between 1 and 9, or -1, got 0"), ("10", "got 10"), ("-2", "got -2")]),
     ("compression.lz4.level", &[("1", "1"), ("17", "17")],
@@ -163,7 +162,8 @@ fn unknown_and_read_only_names_are_refused() {
     assert!(statics("log.retention.hours", "24").is_ok());
     assert!(statics("process.roles", "broker,controller").is_ok());
     assert!(statics("process.roles", "broker,witness").is_err());
-    assert!(statics("log.cleanup.policy", "compact").unwrap_err().to_string().contains("not built yet"));
+    assert!(statics("log.cleanup.policy", "compact").is_ok());
+    assert!(statics("compression.type", "zstd").unwrap_err().to_string().contains("not built yet"));
     assert!(statics("zookeeper.connect", "x").unwrap_err().to_string().contains("unknown broker config"));
 }
 
@@ -198,6 +198,11 @@ fn topic_without_settings_has_kafkas_defaults() {
         retention_bytes: -1,
         segment_bytes: 1 << 30,
         segment_ms: 604_800_000,
+        deletes: true,
+        compacts: false,
+        min_dirty_ratio: 0.5,
+        min_compaction_lag_ms: 0,
+        max_compaction_lag_ms: i64::MAX,
         index_interval_bytes: 4096,
         max_message_bytes: 1_048_588,
         log_append_time: false,
@@ -210,6 +215,44 @@ fn topic_without_settings_has_kafkas_defaults() {
         recovery_auto_delay_ms: 30_000,
     };
     assert_eq!(typed(&[], &[], &[]), expected);
+}
+
+#[test]
+fn compaction_is_the_topics_and_closes_segments_in_time() {
+    let topic = [
+        ("cleanup.policy", "compact"),
+        ("max.compaction.lag.ms", "7000"),
+        ("min.cleanable.dirty.ratio", "0.1"),
+    ];
+    let config = typed(
+        &topic,
+        &[("log.cleaner.delete.retention.ms", "5")],
+        &[("log.cleaner.min.compaction.lag.ms", "6")],
+    );
+    assert!(config.compacts && !config.deletes);
+    assert_eq!(config.min_compaction_lag_ms, 6);
+    assert_eq!(
+        (config.max_compaction_lag_ms, config.segment_ms, config.min_dirty_ratio),
+        (7_000, 7_000, 0.1)
+    );
+    let both = typed(&[], &[("log.cleanup.policy", "compact,delete")], &[]);
+    assert!(both.compacts && both.deletes);
+    let lag = typed(&topic[1..2], &[], &[]);
+    assert_eq!((lag.segment_ms, lag.deletes), (604_800_000, true), "nothing is compacted");
+}
+
+/// One that was made before compaction was built says nothing of it.
+#[test]
+fn offsets_topic_is_compacted_unless_it_says_otherwise() {
+    let mut log = Log::with_brokers(&[None]);
+    log.create("__consumer_offsets", 1, 1);
+    let config = |image: &Image| image.topic_config(&image.topics["__consumer_offsets"], &defaults());
+    assert!(config(&log.image).compacts && !config(&log.image).deletes);
+    let entries = describe_topic(&log.image, &log.image.topics["__consumer_offsets"], &defaults());
+    assert_eq!(entry(&entries, "cleanup.policy").value.as_deref(), Some("compact"));
+    let topic = log.image.topics.get_mut("__consumer_offsets").unwrap();
+    topic.configs = with(&[("cleanup.policy", "delete")]);
+    assert!(!config(&log.image).compacts && config(&log.image).deletes);
 }
 
 #[test]

@@ -275,8 +275,8 @@ fn configs_of_a_new_topic_are_checked_and_stored() {
         "unknown topic config name"
     );
     refused!(create_error(&mut log, with("retention.ms", None)), InvalidConfig, "null value");
-    let why = "cleanup.policy=compact is not built yet";
-    refused!(create_error(&mut log, with("cleanup.policy", Some("compact"))), InvalidConfig, why);
+    let why = "compression.type=zstd is not built yet";
+    refused!(create_error(&mut log, with("compression.type", Some("zstd"))), InvalidConfig, why);
     let both = CreateTopic {
         configs: [("min.compaction.lag.ms", "9"), ("max.compaction.lag.ms", "8")]
             .map(|(k, v)| (k.to_owned(), Some(v.to_owned())))
@@ -408,8 +408,9 @@ fn lists_are_appended_to_and_subtracted_from() {
     let append = |value| vec![change("cleanup.policy", ConfigOp::Append, Some(value))];
     alter(&mut log, Some("t"), append("delete")).unwrap();
     assert_eq!(log.image.topics["t"].configs["cleanup.policy"], "delete");
-    refused!(alter(&mut log, Some("t"), append("compact")).unwrap_err(), InvalidConfig, "not built yet");
-    let empty = vec![change("cleanup.policy", ConfigOp::Subtract, Some("delete"))];
+    alter(&mut log, Some("t"), append("compact")).unwrap();
+    assert_eq!(log.image.topics["t"].configs["cleanup.policy"], "delete,compact");
+    let empty = vec![change("cleanup.policy", ConfigOp::Subtract, Some("delete,compact"))];
     refused!(alter(&mut log, Some("t"), empty).unwrap_err(), InvalidConfig, "must not be empty");
     let cluster = vec![change("log.cleanup.policy", ConfigOp::Append, Some("delete"))];
     alter(&mut log, None, cluster).unwrap();
@@ -436,7 +437,7 @@ fn refused_config_changes_change_nothing() {
         InvalidConfig,
         "unknown topic config"
     );
-    refused!(refuse(t, vec![set("cleanup.policy", "compact")]), InvalidConfig, "compact is not built yet");
+    refused!(refuse(t, vec![set("cleanup.policy", "shred")]), InvalidConfig, "must be delete or compact");
     refused!(refuse(t, vec![change("retention.ms", ConfigOp::Set, None)]), InvalidRequest, "null value");
     let twice = vec![set("retention.ms", "1"), change("retention.ms", ConfigOp::Delete, None)];
     refused!(refuse(t, twice), InvalidRequest, "`retention.ms` is changed twice");

@@ -257,7 +257,7 @@ impl Engine {
         }
         let epoch = self.groups[slot].core.epoch();
         let last = entries.last().map(|e| e.meta.id.index);
-        let bytes = entries.iter().map(|e| e.payload.len()).sum();
+        let bytes = entries.iter().map(Entry::weight).sum();
         if is_recovery {
             self.recovery.spend(bytes);
         }

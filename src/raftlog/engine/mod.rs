@@ -35,7 +35,7 @@ use super::wheel::Wheel;
 use crate::mutation::{Mutation, on};
 use crate::segment::{
     Durable, EntryKind, EntryMeta, Error as StoreError, GroupId, GroupSpec, Index, LogStart, NodeId,
-    RecoveredGroup, Remains, ReplicaId, Round, RoundDone, Store,
+    RecoveredGroup, Remains, ReplicaId, Round, RoundDone, Store, weight,
 };
 use bytes::{Bytes, BytesMut};
 use slab::Slab;
@@ -489,7 +489,7 @@ impl Engine {
         );
         if let Body::Append { prev, entries, .. } = &message.body {
             let records = entries.iter().any(|meta| meta.kind == EntryKind::Records);
-            let bytes = payloads.iter().map(|p| p.len() as u64).sum();
+            let bytes = payloads.iter().map(|p| weight(p.len()) as u64).sum();
             if records && (self.is_behind() || self.store.can_append(group, bytes).is_err()) {
                 // As if lost on the way: beats keep the leader known, entries come again when there is space, on disk or
                 // in memory. Control entries pass: they are what frees it.

@@ -1,6 +1,7 @@
 //! Engines of several nodes over simulated disks and a network of real frames: what the core decides really reaches
 //! storage, travels as bytes and comes back after a restart. Not here: Raft's rules themselves (`core::tests`).
 
+mod compacted;
 pub(crate) mod quiet;
 pub(crate) mod unsynced;
 

@@ -219,10 +219,16 @@ fn scan_slots(
         Some(slot) => (slot.byte, Expect::Index(slot.index), slot.max_before),
         None => (SEGMENT_HEADER, Expect::After(file.prev, file.base_offset), -1),
     };
+    let mut last_byte = None;
     let (_, why) =
         segment_file::read_frames(handle, group, (from, end), expect, false, |meta, byte, payload| {
-            let slot = Slot { index: meta.id.index, base_offset: meta.base_offset, byte, max_before: max };
-            found.offer(interval, slot);
+            // The first entry of a frame: a slot names where one begins.
+            if last_byte != Some(byte) {
+                let slot =
+                    Slot { index: meta.id.index, base_offset: meta.base_offset, byte, max_before: max };
+                found.offer(interval, slot);
+            }
+            last_byte = Some(byte);
             max = max.max(frame::max_timestamp(meta.kind, payload));
         })?;
     Ok(why.is_none())

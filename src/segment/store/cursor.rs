@@ -4,6 +4,7 @@
 //! * What comes from the tail is what was appended; what comes from a map carries a [`FrameCheck`] and is
 //!   only believed as far as its header chains until that check has been made.
 //! * A frame that is not where it must be is reported as damage of its index, never skipped.
+//! * Entries of a gap come one by one, without payload and without a check to be made: the gap was checked when it was met.
 
 use super::Store;
 use super::read::FrameCheck;
@@ -30,6 +31,8 @@ pub(super) struct Item {
     pub max_timestamp: i64,
     /// To be made before the payload is used, if it came from a map.
     pub check: Option<FrameCheck>,
+    /// Whether it is one of a gap, which begins at `byte`.
+    pub is_in_gap: bool,
 }
 
 impl Item {
@@ -46,6 +49,13 @@ impl Cursor {
     /// Index of the next entry.
     pub(super) fn next(&self) -> Index {
         self.next
+    }
+
+    /// Goes on behind the gap it stands in; answers the offset there.
+    pub(super) fn leave_gap(&mut self) -> Option<Offset> {
+        let (last, next_offset) = self.walk.as_mut()?.0.leave_gap()?;
+        self.next = last.index.next();
+        Some(next_offset)
     }
 }
 
@@ -130,7 +140,8 @@ impl Store {
                 let (entry, byte, max_timestamp) = (tail.entry.clone(), tail.byte, tail.max_timestamp);
                 cursor.next = cursor.next.next();
                 let Entry { meta, payload } = entry;
-                return Ok(Some(Item { meta, payload, byte, max_timestamp, check: None }));
+                let item = Item { meta, payload, byte, max_timestamp, check: None, is_in_gap: false };
+                return Ok(Some(item));
             }
             if g.is_damaged(cursor.next) {
                 return Err(Error::Damaged(format!("entry {} of group {}", cursor.next, cursor.group)));
@@ -154,11 +165,13 @@ impl Store {
                     let max_timestamp = met.max_timestamp();
                     let payload = met.payload();
                     cursor.next = met.meta.id.index.next();
-                    let check =
-                        FrameCheck::new(met.frame, met.byte, map.clone(), cursor.group, met.meta.id.index);
-                    let check = check.reporting_to(self.damage.clone());
-                    let (meta, byte) = (met.meta, met.byte);
-                    return Ok(Some(Item { meta, payload, byte, max_timestamp, check: Some(check) }));
+                    let (meta, byte, is_in_gap) = (met.meta, met.byte, met.gap.is_some());
+                    let check = (!is_in_gap).then(|| {
+                        let check =
+                            FrameCheck::new(met.frame, byte, map.clone(), cursor.group, meta.id.index);
+                        check.reporting_to(self.damage.clone())
+                    });
+                    return Ok(Some(Item { meta, payload, byte, max_timestamp, check, is_in_gap }));
                 }
                 Some(Err(why)) => {
                     // What lies between the bad frame and the entry wanted cannot be reached either.
@@ -192,6 +205,6 @@ impl Store {
 /// Whether the frame a slot names is where it says.
 fn is_at(map: &SegmentMap, slot: Slot, group: GroupId, end: u64) -> bool {
     let bytes = map.slice(slot.byte as usize..end as usize);
-    frame::decode_header(&bytes, group)
-        .is_ok_and(|meta| meta.id.index == slot.index && meta.base_offset == slot.base_offset)
+    frame::decode_head(&bytes, group)
+        .is_ok_and(|head| head.first() == slot.index && head.meta.base_offset == slot.base_offset)
 }

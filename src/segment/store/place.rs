@@ -213,7 +213,7 @@ impl Store {
     }
 
     /// Free space that must be there to take so many bytes more: the reserve is not for the journal's growth.
-    fn needed(&self, bytes: u64) -> u64 {
+    pub(super) fn needed(&self, bytes: u64) -> u64 {
         let kept = self.options.reserve_bytes.saturating_add(self.journal_need.load(Ordering::Relaxed));
         kept.saturating_add(bytes)
     }

@@ -3,6 +3,8 @@
 //!
 //! * `read` answers checked entries. `fetch` answers batches with a deferred check where the bytes come from
 //!   a map: whoever sends them makes it first, off the executor if the pages are not in memory.
+//! * Entries of which compaction left nothing are read as any other; a consumer gets the next batch behind them. How many of them one
+//!   turn walks over is bounded: where it ends is kept, so that the next one goes on there.
 
 use super::Store;
 use crate::mutation::{Mutation, on};
@@ -14,6 +16,10 @@ use bytes::Bytes;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Hollow entries that one fetch walks over, and how many of them a gap counts for, whatever is in it.
+const PATIENCE: i64 = 32 << 10;
+const GAP_COST: i64 = 64;
 
 /// One committed batch handed to a consumer.
 pub struct FetchedBatch {
@@ -158,14 +164,16 @@ impl Store {
         let mut bytes = 0;
         loop {
             let entry = match self.step(&mut cursor) {
-                Ok(Some(item)) if !entries.is_empty() && bytes + item.payload.len() > max_bytes => break,
+                Ok(Some(item)) if !entries.is_empty() && bytes + weight(item.payload.len()) > max_bytes => {
+                    break;
+                }
                 Ok(Some(item)) => item.into_entry(),
                 Ok(None) => break,
                 Err(error) => Err(error),
             };
             match entry {
                 Ok(entry) => {
-                    bytes += entry.payload.len();
+                    bytes += entry.weight();
                     entries.push(entry);
                 }
                 // What is sound before the damage is still of use.
@@ -178,7 +186,8 @@ impl Store {
 
     /// Record batches for a consumer: from the batch containing `from` up to (not including) offset `below`,
     /// at most `max_bytes` of payload; the first batch is returned even if larger when `at_least_one`.
-    /// Skips control entries. A batch that reaches over `below` is not returned.
+    /// Skips control entries and those of which nothing is left. A batch that reaches over `below` is not returned.
+    /// Nothing is answered, too, after so many of the latter that the rest is for another turn: [`Store::has_more_to_skip`].
     pub fn fetch(
         &mut self,
         group: GroupId,
@@ -195,8 +204,9 @@ impl Store {
         if from >= below || from == image.next_offset() {
             return Ok(batches);
         }
-        let mut cursor = self.seek_offset(group, from)?;
-        let mut bytes = 0;
+        let mut reached = self.group(group)?.skips.behind(from);
+        let mut cursor = self.seek_offset(group, reached)?;
+        let (mut bytes, mut patience) = (0, PATIENCE);
         loop {
             let item = match self.step(&mut cursor) {
                 Ok(Some(item)) => item,
@@ -204,6 +214,15 @@ impl Store {
                 Err(error) if batches.is_empty() => return Err(error),
                 Err(_) => break,
             };
+            if item.payload.is_empty() && item.meta.next_offset() <= below {
+                let behind = cursor.leave_gap();
+                reached = reached.max(behind.unwrap_or(item.meta.next_offset()));
+                patience -= if item.is_in_gap { GAP_COST } else { 1 };
+                if patience <= 0 {
+                    break;
+                }
+                continue;
+            }
             if item.meta.next_offset() <= from || item.meta.kind != EntryKind::Records {
                 continue;
             }
@@ -220,7 +239,18 @@ impl Store {
                 break;
             }
         }
+        if batches.is_empty() && reached > from {
+            self.group_mut(group)?.skips.note(from, reached);
+        }
         Ok(batches)
+    }
+
+    /// Whether a fetch at `from` that answered nothing has more to look at below `below`: it goes on where it ended.
+    pub fn has_more_to_skip(&self, group: GroupId, from: Offset, below: Offset) -> bool {
+        self.groups.get(&group).is_some_and(|g| {
+            let behind = g.skips.behind(from);
+            from < behind && behind < below
+        })
     }
 
     /// Header content of the entry at `index`.
@@ -269,7 +299,9 @@ impl Store {
                 if item.meta.next_offset() > below {
                     return Ok(None);
                 }
-                let is_record = item.meta.kind == EntryKind::Records && item.meta.next_offset() > from;
+                let is_record = !item.payload.is_empty()
+                    && item.meta.kind == EntryKind::Records
+                    && item.meta.next_offset() > from;
                 if is_record && item.max_timestamp >= timestamp && item.meta.id.index >= first {
                     return item.into_entry().map(Some);
                 }

@@ -4,8 +4,11 @@
 //!
 //! * An entry is taken from a peer only if it is the very one that was here: its index and epoch stand in the term index, its
 //!   predecessor and offset continue the copy, and the file ends as the image says.
-//! * No byte of the old file is touched; frames keep their places, so only the number of the file changes. But if the log start has moved
-//!   into the file, the copy begins there: what stands before it may be damaged, and nobody has it any more.
+//! * No byte of the old file is touched. Where the peer's frames are as long as the damaged ones, frames keep their places and only the
+//!   number of the file changes. But if the log start has moved into the file, the copy begins there: what stands before it may be damaged,
+//!   and nobody has it any more.
+//! * Compaction is each replica's own: a peer may hold less of an entry than was here, or more. Then nothing of the old file is where it
+//!   would have to be, so the rest comes from peers, and the copy is recorded as a rewritten file.
 //! * The copy is complete, synced and named durably before the record that names it is queued.
 //! * Reading and writing happen on a helper thread (inline on a simulated disk).
 //! * Copies at a time are bounded; one that no peer can help makes room for others ([`Store::yield_repair`]).
@@ -13,13 +16,14 @@
 use super::Store;
 use crate::mutation::{Mutation, on};
 use crate::segment::fs::{File, Fs, OpenMode, patiently, sync_names};
-use crate::segment::group::Segment;
-use crate::segment::image::{CutPoint, FileImage, Shortened};
+use crate::segment::group::{Segment, Skips};
+use crate::segment::image::{FileImage, Rewritten, Shortened};
+use crate::segment::index::SparseIndex;
 use crate::segment::record::Record;
 use crate::segment::round::{Change, Op};
-use crate::segment::segment_file::{self, Expect, SEGMENT_HEADER};
+use crate::segment::segment_file::{self, Expect, SEGMENT_HEADER, Span};
 use crate::segment::types::*;
-use crate::segment::{Error, Result, error, frame};
+use crate::segment::{Error, Result, error, frame, frame::Head, gap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,8 +74,8 @@ struct Copy {
     from: PathBuf,
     to: PathBuf,
     file: FileImage,
-    /// Bytes of the damaged file that the copy leaves out; None if it is not known where in it the log starts, and all comes from peers.
-    left_out: Option<u64>,
+    /// Where in the damaged file the next entry stands, if it is what it was; None if that is not known, and all comes from peers.
+    own: Option<u64>,
     /// The log start, if the copy begins there and not where the file does.
     begin: Option<(LogId, Offset)>,
     /// First index of every epoch of the log.
@@ -93,22 +97,28 @@ impl Copy {
         self.epochs.get(after.checked_sub(1)?).map(|(epoch, _)| *epoch)
     }
 
-    /// Whether this is the entry that was here next.
-    fn is_next(&self, meta: &EntryMeta) -> bool {
-        segment_file::check_chain(Expect::After(self.last, self.next_offset), meta).is_ok()
-            && (self.epoch_of(meta.id.index) == Some(meta.id.epoch) || on(Mutation::MendWithAnything))
-            && self.at + frame::frame_len(meta.payload_len) <= self.file.end - self.left_out.unwrap_or(0)
-            && meta.id.index <= self.file.last.index
+    /// Whether this is what was here next: an entry, or a gap.
+    fn is_next(&self, head: &Head) -> bool {
+        let (first, last) = (head.first(), head.last().index);
+        let is_of =
+            |index| self.epoch_of(index) == Some(head.meta.id.epoch) || on(Mutation::MendWithAnything);
+        segment_file::check_chain(Expect::After(self.last, self.next_offset), &head.meta).is_ok()
+            && is_of(first)
+            && is_of(last)
+            && last <= self.file.last.index
     }
 
-    fn take(&mut self, meta: &EntryMeta, payload: &[u8]) -> io::Result<()> {
-        let header = frame::encode_header(self.group, meta, payload);
-        self.piece.extend_from_slice(&header);
+    /// Takes a frame that is next.
+    fn take(&mut self, head: &Head, header: &[u8], payload: &[u8]) -> io::Result<()> {
+        self.piece.extend_from_slice(header);
         self.piece.extend_from_slice(payload);
-        self.at += frame::frame_len(meta.payload_len);
-        self.last = meta.id;
-        self.next_offset = meta.next_offset();
-        self.max_timestamp = frame::max_timestamp(meta.kind, payload).max(self.max_timestamp);
+        self.at += head.len();
+        self.own = self.own.map(|own| own + head.len());
+        self.last = head.last();
+        self.next_offset = head.next_offset();
+        if !head.is_gap {
+            self.max_timestamp = frame::max_timestamp(head.meta.kind, payload).max(self.max_timestamp);
+        }
         if self.piece.len() >= PIECE { self.flush() } else { Ok(()) }
     }
 
@@ -122,16 +132,17 @@ impl Copy {
             if entry.meta.id.index <= self.last.index {
                 continue;
             }
-            if !self.is_next(&entry.meta) {
+            let head = Head { meta: entry.meta, entries: 1, is_gap: false };
+            if !self.is_next(&head) {
                 break;
             }
-            self.take(&entry.meta, &entry.payload)?;
+            let header = frame::encode_header(self.group, &entry.meta, &entry.payload);
+            self.take(&head, &header, &entry.payload)?;
             self.is_mended = true;
         }
         self.copy_sound()?;
         self.flush()?;
-        let is_end = self.left_out.is_none_or(|left_out| self.at + left_out == self.file.end);
-        if !is_end || (self.last, self.next_offset) != (self.file.last, self.file.next_offset) {
+        if (self.last, self.next_offset) != (self.file.last, self.file.next_offset) {
             return Ok(Outcome::Needs(self.last.index.next()));
         }
         if self.is_new() {
@@ -148,6 +159,19 @@ impl Copy {
         self.is_mended || self.begin.is_some()
     }
 
+    /// The copy as a file that took another's place, if its frames stand elsewhere.
+    fn rewritten(&self, new: u64) -> Option<Rewritten> {
+        if self.begin.is_some() || self.at == self.file.end {
+            return None;
+        }
+        let (end, max_timestamp, age_timestamp) = (self.at, self.max_timestamp, self.file.newest());
+        // What a compaction may rely on is what it has seen itself.
+        let is_compacted = false;
+        let new =
+            FileImage { number: new, end, max_timestamp, age_timestamp, is_compacted, ..self.file.clone() };
+        Some(Rewritten { old: vec![self.file.number], new })
+    }
+
     fn shortened(&self) -> Option<Shortened> {
         let (end, max_timestamp) = (self.at, self.max_timestamp);
         self.begin.map(|(prev, base_offset)| Shortened { prev, base_offset, end, max_timestamp })
@@ -155,18 +179,21 @@ impl Copy {
 
     /// Copies from the old file up to the first frame that is not what it must be.
     fn copy_sound(&mut self) -> io::Result<()> {
-        let Some(left_out) = self.left_out else { return Ok(()) };
+        let Some(from) = self.own.filter(|own| *own < self.file.end) else { return Ok(()) };
         let Ok(old) = self.fs.open(&self.from, OpenMode::Read) else { return Ok(()) };
-        let (from, end) = (self.at + left_out, self.file.end);
         let expect = Expect::After(self.last, self.next_offset);
         let mut result = Ok(());
-        let mut is_good = true;
-        let group = self.group;
-        let read = segment_file::read_frames(&*old, group, (from, end), expect, true, |meta, _, payload| {
-            is_good = is_good && result.is_ok() && self.is_next(meta);
-            if is_good {
-                result = self.take(meta, payload);
+        let span = Span { from, stop: self.file.end, end: self.file.end };
+        let read = segment_file::read_raw(&*old, self.group, span, expect, true, |head, _, bytes| {
+            if !self.is_next(head) {
+                return Err("not what was here");
             }
+            if head.is_gap {
+                gap::Entries::parse(head, bytes)?;
+            }
+            let (header, payload) = bytes.split_at(frame::FRAME_HEADER);
+            result = self.take(head, header, payload);
+            result.as_ref().map_err(|_| "the copy cannot be written").copied()
         });
         if let Err(error) = read
             && error::is_busy(&error)
@@ -239,14 +266,15 @@ impl Store {
                 Ok(Repair::Working)
             }
             State::Waiting(copy, index) => {
-                let (index, is_blind) = (*index, copy.left_out.is_none());
+                let (index, is_blind) = (*index, copy.own.is_none());
                 let end = session.old.last.index;
                 self.repairs.insert(group, session);
-                // Beyond what is known to be damaged one entry at a time: the next may be sound.
+                // Before what is known to be damaged one entry at a time: the next may be sound. Behind it frames are not where they would
+                // have to be.
                 let to = match index < first {
-                    _ if is_blind => end,
+                    _ if is_blind || index > last => end,
                     true => index,
-                    false => last.min(end).max(index),
+                    false => last.min(end),
                 };
                 Ok(Repair::Needs(index, to))
             }
@@ -298,7 +326,7 @@ impl Store {
         }
         let g = self.group(group)?;
         let old = g.image.files[at].clone();
-        if g.segments[at].written < old.end {
+        if !self.is_written_through(group, old.number)? {
             // In a directory where nothing else happens (every replica is held out) no round would come to tell.
             self.wants_written = true;
             return Ok(());
@@ -306,10 +334,13 @@ impl Store {
         let start = (g.image.log_start.prev, g.image.log_start.base_offset);
         let begin = (start.0.index > old.prev.index).then_some(start);
         let (last, next_offset) = begin.unwrap_or((old.prev, old.base_offset));
-        let left_out = match begin {
-            None => Some(0),
+        let own = match begin {
+            None => Some(SEGMENT_HEADER),
             Some(start) => match self.cut_point_behind(group, start.0.index) {
-                Ok(cut) => ((cut.last, cut.next_offset) == start).then(|| cut.end - SEGMENT_HEADER),
+                // Within a gap no frame begins.
+                Ok((cut, rest)) => {
+                    (rest.is_empty() && (cut.last, cut.next_offset) == start).then_some(cut.end)
+                }
                 Err(Error::Damaged(_)) => None,
                 Err(other) => return Err(other),
             },
@@ -317,14 +348,14 @@ impl Store {
         let g = self.group(group)?;
         let dir = g.image.dir.clone();
         let epochs = g.image.terms.epochs(g.image.last().index);
-        let most = old.end - left_out.unwrap_or(0);
+        let most = old.end - (own.unwrap_or(SEGMENT_HEADER) - SEGMENT_HEADER);
         self.check_space(most, false)?;
         let new = self.next_file;
         let to = segment_file::path(&self.options.dir, &dir, new);
         let failed = |e: io::Error| error::failed("create", &to, &e);
         let handle = self.fs.open(&to, OpenMode::CreateNew).map_err(failed)?;
         self.next_file += 1;
-        let header = segment_file::encode_header(group, &FileImage::new(new, last, next_offset));
+        let header = segment_file::encode_copy_header(group, &FileImage::new(new, last, next_offset));
         handle.preallocate(0, most).and_then(|()| handle.pwrite(&header, 0)).map_err(failed)?;
         let copy = Box::new(Copy {
             fs: self.fs.clone(),
@@ -334,7 +365,7 @@ impl Store {
             epochs,
             handle,
             at: SEGMENT_HEADER,
-            left_out,
+            own,
             begin,
             last,
             next_offset,
@@ -367,13 +398,21 @@ impl Store {
             self.discard(group, session.new);
             return self.note_whole(group);
         };
+        tracing::info!(%group, from = %session.old.first(), to = %last, "damaged file replaced by a sound copy");
+        if let Some(rewritten) = copy.rewritten(session.new) {
+            g.image.needs_repair = left;
+            self.swap(group, rewritten, copy.handle.clone(), SparseIndex::starting_at(copy.at))?;
+            self.queue(
+                group,
+                Change::plain(Record::Replace { group, old: 0, new: 0, shortened: None, left }),
+            );
+            return self.note_whole(group);
+        }
         let (old, new, shortened) = (session.old.number, session.new, copy.shortened());
         g.image.replace((old, new), shortened, left);
-        let found = Segment {
-            handle: Some(copy.handle.clone()),
-            allocated: session.old.end - copy.left_out.unwrap_or(0),
-            ..Segment::found(new, copy.at)
-        };
+        let found =
+            Segment { handle: Some(copy.handle.clone()), allocated: copy.at, ..Segment::found(new, copy.at) };
+        g.skips = Skips::default();
         let gone = std::mem::replace(&mut g.segments[at], found);
         self.lru.forget(std::slice::from_ref(&gone));
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
@@ -384,31 +423,7 @@ impl Store {
         let record = Record::Replace { group, old, new, shortened, left };
         let op = Change { record, new: None, trim: None, unlink, remove_dir: None, is_aside: false };
         self.queue(group, Op::Change(Box::new(op)));
-        tracing::info!(%group, from = %session.old.first(), to = %last, "damaged file replaced by a sound copy");
         self.note_whole(group)
-    }
-
-    /// Where the log ends behind an entry when the one after it is damaged.
-    pub(in crate::segment) fn cut_point_behind(&mut self, group: GroupId, last: Index) -> Result<CutPoint> {
-        let max_timestamp =
-            self.max_timestamp_before(group, self.file_number_of(group, last)?, last.next())?;
-        let at = self.group(group)?.file_of(last);
-        let number = self.group(group)?.image.files[at].number;
-        if let Some((mut walk, _)) = self.open_walk(group, at, |index| index.by_index(last))? {
-            while let Some(Ok(met)) = walk.next() {
-                if met.meta.id.index == last && frame::check(&met.frame) {
-                    let end = met.byte + met.frame.len() as u64;
-                    let next_offset = met.meta.next_offset();
-                    return Ok(CutPoint { last: met.meta.id, next_offset, file: number, end, max_timestamp });
-                }
-            }
-        }
-        Err(Error::Damaged(format!("entry {last} of group {group}, which a cut must end with")))
-    }
-
-    fn file_number_of(&self, group: GroupId, index: Index) -> Result<u64> {
-        let g = self.group(group)?;
-        Ok(g.image.files[g.file_of(index)].number)
     }
 
     fn note_whole(&mut self, group: GroupId) -> Result<()> {

@@ -113,3 +113,66 @@ fn bytes_fetched_from_a_map_outlive_their_segment() {
         b.check.as_ref().expect("from a map").verify().expect("still sound");
     }
 }
+
+/// Whoever has a map of a file that a rewrite replaces keeps it; the file goes, and a start finds the new one.
+#[test]
+fn rewritten_files_take_the_place_of_mapped_ones() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut store, io, done, _) = start(dir.path());
+    let big = GroupOptions { segment_bytes: 1 << 20, ..group_options() };
+    for group in 1..4 {
+        store.create_group(GroupSpec { options: big.clone(), ..spec(group) }).expect("created");
+    }
+    fill(&mut store, &io, &done, 80);
+    let g = GroupId(1);
+    store.roll(g).expect("rolled");
+    round(&mut store, &io, &done);
+    let want = read_all(&mut store, 1).expect("readable");
+    let committed = store.last(g).expect("known").0.index;
+    let files: Vec<u64> = store.closed_files(g).expect("known").iter().map(|file| file.number).collect();
+    let mut begun = None;
+    while begun.is_none() {
+        begun = store.begin_rewrite(g, &files, committed).expect("begun");
+        if store.has_work() {
+            round(&mut store, &io, &done);
+        }
+    }
+    let mapped = store.fetch(g, Offset(0), Offset(6), 1 << 20, true).expect("fetched");
+    let mut job = begun.expect("a job");
+    // Off the thread that owns the store, which goes on meanwhile.
+    let work = std::thread::spawn(move || {
+        let mut keep = |meta: &EntryMeta, _: &[u8]| match meta.id.index.0 % 4 {
+            0 => Keep::Whole,
+            _ => Keep::Nothing,
+        };
+        while job.step(1 << 20, &mut keep).expect("a step") != Step::Done {}
+        job
+    });
+    fill(&mut store, &io, &done, 5);
+    assert_eq!(store.end_rewrite(work.join().expect("done")).expect("ended"), Ended::Replaced);
+    round(&mut store, &io, &done);
+    let check = |store: &mut Store| {
+        let got = read_all(store, 1).expect("readable");
+        for (got, want) in got.iter().zip(&want) {
+            let is_kept = want.meta.id.index.0 % 4 == 0;
+            assert_eq!((got.meta.id, got.payload.is_empty()), (want.meta.id, !is_kept));
+            assert!(!is_kept || got.payload == want.payload);
+        }
+        assert_eq!(got.len(), want.len() + 10);
+    };
+    check(&mut store);
+    io.stop_clean().expect("closed");
+    let names = std::fs::read_dir(dir.path().join("groups/topic-1")).expect("a directory");
+    let names: Vec<String> =
+        names.map(|e| e.expect("a name").file_name().to_string_lossy().into_owned()).collect();
+    let segments = names.iter().filter(|name| name.ends_with(".segment")).count();
+    assert_eq!(segments, store.segments(g).expect("known").len(), "{names:?}");
+    for batch in &mapped {
+        assert_eq!(batch.payload, want[batch.meta.id.index.0 as usize - 1].payload, "of a file that is gone");
+    }
+    drop((store, mapped));
+    let (mut store, io, _done, groups) = start(dir.path());
+    assert!(groups.iter().all(|group| group.needs_repair.is_none()));
+    check(&mut store);
+    io.stop_clean().expect("closed");
+}

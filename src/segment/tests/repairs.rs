@@ -43,7 +43,7 @@ fn contents(fs: &SimFs) -> Vec<Vec<u8>> {
 }
 
 /// Plays the peers: gives what is asked for until nothing is damaged. False if the disk failed first.
-fn repair(store: &mut Store, writer: &mut Writer, entries: &[Entry]) -> bool {
+pub(super) fn repair(store: &mut Store, writer: &mut Writer, entries: &[Entry]) -> bool {
     for _ in 0..500 {
         match store.repair(G) {
             Ok(Repair::Whole) => return commit(store, writer).is_ok(),
@@ -65,7 +65,7 @@ fn repair(store: &mut Store, writer: &mut Writer, entries: &[Entry]) -> bool {
 }
 
 /// Reads everything so that all damage is known.
-fn look(store: &mut Store, entries: &[Entry]) {
+pub(super) fn look(store: &mut Store, entries: &[Entry]) {
     for entry in entries {
         let _damaged_or_not = store.read(G, entry.meta.id.index, 1);
     }

@@ -114,6 +114,37 @@ fn examine(fs: &SimFs, truth: &Truth, what: &str) {
     }
 }
 
+/// The same directory after a compaction: files were swapped in the journal, and the old ones are gone.
+fn build_compacted(fs: &SimFs) -> Truth {
+    build(fs);
+    let Opened { mut store, mut writer, .. } = boot(fs);
+    for group in 1..4 {
+        store.roll(GroupId(group)).expect("rolled");
+    }
+    commit(&mut store, &mut writer).expect("durable");
+    for group in 1..4 {
+        let committed = store.last(GroupId(group)).expect("known").0.index;
+        let files = store.closed_files(GroupId(group)).expect("known");
+        let files: Vec<u64> = files.iter().map(|file| file.number).collect();
+        let begun = store.begin_rewrite(GroupId(group), &files, committed).expect("begun");
+        let mut job = begun.expect("all is written");
+        let mut keep = |meta: &EntryMeta, _: &[u8]| match meta.id.index.0 % 7 {
+            0..3 => Keep::Whole,
+            _ => Keep::Nothing,
+        };
+        while job.step(1 << 20, &mut keep).expect("a step") != Step::Done {}
+        assert_eq!(store.end_rewrite(job).expect("ended"), Ended::Replaced);
+        commit(&mut store, &mut writer).expect("durable");
+    }
+    while writer.idle().is_some() {}
+    store.append(GroupId(1), records(&store, 1, 2, 1, 200)).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    let entries = (1..4).map(|g| (g, read_all(&mut store, g).expect("readable"))).collect();
+    fs.kill();
+    let state = HardState { epoch: Epoch::new(0, 2), vote: Some(replica()), ..HardState::default() };
+    Truth { entries, hard_state: (1..4).map(|g| (g, state)).collect(), uncovered: 1 }
+}
+
 fn stride() -> u64 {
     if std::env::var_os("KONTIKI_SWEEP").is_some() { 1 } else { 97 }
 }
@@ -126,6 +157,10 @@ fn used(fs: &SimFs, path: &Path) -> u64 {
 }
 
 fn sweep(suffix: &str) {
+    sweep_of(suffix, build);
+}
+
+fn sweep_of(suffix: &str, build: impl Fn(&SimFs) -> Truth) {
     let fs = SimFs::new(3);
     let truth = build(&fs);
     examine(&fs.fork(), &truth, "undamaged");
@@ -161,6 +196,14 @@ pub(crate) fn damaged_journal_never_lies() {
 #[test]
 pub(crate) fn damaged_segment_never_lies() {
     sweep(".segment");
+}
+
+#[test]
+fn damaged_directory_that_was_compacted_never_lies() {
+    sweep_of(".journal", build_compacted);
+    sweep_of(".segment", build_compacted);
+    sweep_of(".index", build_compacted);
+    sweep_of(".a", build_compacted);
 }
 
 #[test]
