@@ -84,13 +84,6 @@ impl Tail {
     pub(crate) fn cost(entry: &Entry) -> usize {
         entry.payload.len() + TAIL_OVERHEAD
     }
-    /// A file took the place of another, all places in it being the same but for what it begins later.
-    pub(crate) fn renumber(&mut self, old: u64, new: u64, later: u64) {
-        for entry in self.0.iter_mut().filter(|t| t.file == old) {
-            entry.file = new;
-            entry.byte -= later;
-        }
-    }
     /// Drops entries at or above `from`; answers the bytes freed.
     pub(crate) fn truncate(&mut self, from: Index) -> usize {
         let mut freed = 0;

@@ -53,7 +53,7 @@ pub struct ClosedFile {
     pub bytes: u64,
     /// Largest timestamp (ms) of the records that are in it, -1 if there is none.
     pub max_timestamp: i64,
-    /// A rewrite made it, and nothing in it has come from elsewhere since.
+    /// A rewrite made it that its caller called clean, and nothing in it has come from elsewhere since.
     pub is_rewritten: bool,
 }
 
@@ -119,6 +119,7 @@ impl ClosedReader {
         mut files: Vec<(PathBuf, FileImage)>,
         report: Report,
     ) -> Self {
+        files.retain(|(_, file)| !file.is_empty());
         files.reverse();
         Self { fs, group, files, current: None, report }
     }
@@ -351,6 +352,8 @@ pub(crate) struct Parts {
     /// The new file's name until it is whole, and after; its index.
     pub paths: (PathBuf, PathBuf, PathBuf),
     pub interval: u32,
+    /// The new file is to be marked.
+    pub is_clean: bool,
     /// Space that the job must leave free.
     pub reserve: u64,
     pub cancelled: Arc<AtomicBool>,
@@ -366,7 +369,7 @@ impl Rewrite {
         let age_timestamp = sources.iter().map(FileImage::newest).max().unwrap_or(-1);
         let file = FileImage {
             age_timestamp,
-            is_compacted: true,
+            is_compacted: parts.is_clean,
             ..FileImage::new(parts.new, first.prev, first.base_offset)
         };
         let (unfinished, path, index_path) = parts.paths;
@@ -383,7 +386,8 @@ impl Rewrite {
             piece: Vec::new(),
             gap: None,
             index: SparseIndex::starting_at(SEGMENT_HEADER),
-            is_changed: sources.len() > 1,
+            // A mark is a change, too.
+            is_changed: sources.len() > 1 || (parts.is_clean && !first.is_compacted),
         };
         let input = ClosedReader::new(parts.fs, parts.group, parts.files, parts.report);
         let (group, cancelled) = (parts.group, parts.cancelled);

@@ -633,15 +633,23 @@ impl Store {
     pub fn segments(&self, group: GroupId) -> Result<Vec<super::SegmentInfo>> {
         let image = &self.group(group)?.image;
         let active = image.active().number;
-        let info = |f: &FileImage| super::SegmentInfo {
-            first: f.first(),
-            base_offset: f.base_offset,
-            next_offset: f.next_offset,
-            bytes: f.end - segment_file::SEGMENT_HEADER,
-            max_timestamp: f.newest(),
-            active: f.number == active,
-        };
-        Ok(image.files.iter().map(info).collect())
+        // Something later took the place of all that was in a file of hollow entries: it is no younger than that.
+        let mut later = -1;
+        let mut infos: Vec<super::SegmentInfo> = Vec::with_capacity(image.files.len());
+        for f in image.files.iter().rev() {
+            later = if f.newest() < 0 { later } else { f.newest() };
+            let is_active = f.number == active;
+            infos.push(super::SegmentInfo {
+                first: f.first(),
+                base_offset: f.base_offset,
+                next_offset: f.next_offset,
+                bytes: f.end - segment_file::SEGMENT_HEADER,
+                max_timestamp: if is_active { f.newest() } else { later },
+                active: is_active,
+            });
+        }
+        infos.reverse();
+        Ok(infos)
     }
 
     /// Bytes of frames in the group's log.

@@ -48,6 +48,9 @@ const LAG_MAX: usize = 8 << 20;
 /// many groups elected), and the memory that remembers them goes.
 const MANY_DIRTY: usize = 1024;
 
+/// So many names of files that others took the place of are not kept for longer: their space is wanted.
+const MANY_SUPERSEDED: usize = 32;
+
 /// Inline entries of one file that are durable in the journal and not yet in the file.
 struct Lag {
     group: GroupId,
@@ -74,6 +77,8 @@ pub struct Writer {
     unnamed: BTreeMap<u64, PathBuf>,
     written: Vec<Written>,
     unlink: Vec<PathBuf>,
+    /// To be unlinked when a manifest names the file that took their place: until then one bad sector of the journal may be all that does.
+    superseded: Vec<PathBuf>,
     /// To be renamed.
     aside: Vec<PathBuf>,
     remove_dirs: Vec<(PathBuf, Remains)>,
@@ -103,6 +108,8 @@ struct UnderWay {
     /// Files whose names it makes durable. Until it has, they count as unnamed: a round must not rely on a
     /// sync that another thread has yet to make.
     names: Vec<u64>,
+    /// Files that nobody needs once it is done.
+    superseded: Vec<PathBuf>,
     /// Files that it syncs.
     files: BTreeMap<u64, Arc<dyn File>>,
 }
@@ -146,6 +153,7 @@ impl Writer {
             unnamed: BTreeMap::new(),
             written: Vec::new(),
             unlink: Vec::new(),
+            superseded: Vec::new(),
             aside: Vec::new(),
             remove_dirs: Vec::new(),
             trims: Vec::new(),
@@ -456,9 +464,18 @@ impl Writer {
             Op::Change(change) => {
                 let is_segment = |p: &&PathBuf| p.extension().is_some_and(|e| e == "segment");
                 let is_kept = |p: &&PathBuf| change.is_aside && is_segment(p);
+                let is_rewrite = matches!(change.record, Record::Rewrite(..));
+                let unlink = change.unlink.iter().filter(|p| !is_kept(p)).cloned();
+                let unlink = match is_rewrite {
+                    true => {
+                        self.superseded.extend(unlink);
+                        Vec::new()
+                    }
+                    false => unlink.collect(),
+                };
                 let gone = Gone {
                     aside: change.unlink.iter().filter(is_kept).cloned().collect(),
-                    unlink: change.unlink.iter().filter(|p| !is_kept(p)).cloned().collect(),
+                    unlink,
                     remove_dir: change.remove_dir.clone(),
                     trim: change.trim.clone(),
                 };
@@ -545,6 +562,9 @@ impl Writer {
             return Ok(Some(QUIET));
         }
         self.flush_lag()?;
+        if !self.superseded.is_empty() && self.checkpoint.is_none() {
+            self.start_checkpoint(false)?;
+        }
         if !self.is_marked {
             if self.syncing.is_settled() {
                 self.mark()?;
@@ -638,7 +658,9 @@ impl Writer {
     fn is_checkpoint_due(&self) -> bool {
         let journal_limit = (4 * self.journal.file_bytes()).min(self.options.checkpoint_bytes);
         self.checkpoint.is_none()
-            && (self.referenced >= self.options.checkpoint_bytes || self.journaled >= journal_limit)
+            && (self.referenced >= self.options.checkpoint_bytes
+                || self.journaled >= journal_limit
+                || self.superseded.len() >= MANY_SUPERSEDED)
     }
 
     /// Begins a checkpoint of everything completed so far.
@@ -682,7 +704,8 @@ impl Writer {
         };
         self.referenced = 0;
         self.journaled = 0;
-        self.checkpoint = Some(UnderWay { running: Running::start(job), position, names, files });
+        let superseded = std::mem::take(&mut self.superseded);
+        self.checkpoint = Some(UnderWay { running: Running::start(job), position, names, superseded, files });
         Ok(())
     }
 
@@ -705,10 +728,11 @@ impl Writer {
     }
 
     fn finish_checkpoint(&mut self) -> Result<()> {
-        let Some(UnderWay { running, position, names, .. }) = self.checkpoint.take() else {
+        let Some(UnderWay { running, position, names, superseded, .. }) = self.checkpoint.take() else {
             return Ok(());
         };
         running.finish()?;
+        self.unlink.extend(superseded);
         for number in names {
             self.unnamed.remove(&number);
         }
@@ -746,7 +770,8 @@ impl Writer {
         // The checkpoint syncs all there is: nobody has anything left to lose.
         self.image.groups.values_mut().for_each(|group| group.hard_state.dirty = false);
         self.start_checkpoint(true)?;
-        self.finish_checkpoint()
+        self.finish_checkpoint()?;
+        self.remove_files()
     }
 }
 

@@ -373,6 +373,8 @@ impl Shard {
             let Ok(segments) = self.engine.store_ref().segments(group) else { continue };
             if let Some(active) = segments.last().filter(|s| s.active && s.next_offset > s.base_offset)
                 && config.segment_ms > 0
+                // One without any record of its own (all were compacted away elsewhere) has no age yet.
+                && active.max_timestamp >= 0
                 && now.wall_ms.saturating_sub(active.max_timestamp) > config.segment_ms
                 && let Err(error) = self.engine.store().roll(group)
             {

@@ -161,7 +161,9 @@ impl Copy {
 
     /// The copy as a file that took another's place, if its frames stand elsewhere.
     fn rewritten(&self, new: u64) -> Option<Rewritten> {
-        if self.begin.is_some() || self.at == self.file.end {
+        // Frames of other lengths may add up to the same.
+        let is_alike = self.at == self.file.end && self.max_timestamp == self.file.max_timestamp;
+        if self.begin.is_some() || is_alike {
             return None;
         }
         let (end, max_timestamp, age_timestamp) = (self.at, self.max_timestamp, self.file.newest());
@@ -417,7 +419,8 @@ impl Store {
         self.lru.forget(std::slice::from_ref(&gone));
         let g = self.groups.get_mut(&group).ok_or(Error::UnknownGroup(group))?;
         self.lru.opened(group, &mut g.segments[at]);
-        g.tail.renumber(old, new, session.old.end - copy.at);
+        // Where they stand now is for the file to say.
+        self.tail_bytes -= g.tail.evict(last, |_, _| true);
         let dir = g.image.dir.clone();
         let unlink = self.paths(&dir, &[old]);
         let record = Record::Replace { group, old, new, shortened, left };

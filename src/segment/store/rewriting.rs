@@ -83,7 +83,9 @@ impl Store {
         Ok(Some(ClosedReader::new(self.fs.clone(), group, files, self.report(group))))
     }
 
-    /// Begins to rewrite closed files into one. `committed`: the group's commit index; nothing above it may be compacted. None: not now.
+    /// Begins to rewrite closed files into one. `committed`: the group's commit index; nothing above it may be compacted. `is_clean`:
+    /// the new file is to be known as one ([`ClosedFile::is_rewritten`]) in which nothing is left that an entry up to its end replaces; for the
+    /// caller to know. None: not now.
     /// Something is damaged, another job of the group is out, or not all of their entries have reached the files.
     ///
     /// # Errors
@@ -94,6 +96,7 @@ impl Store {
         group: GroupId,
         files: &[u64],
         committed: Index,
+        is_clean: bool,
     ) -> Result<Option<Rewrite>> {
         self.ready()?;
         let sources = self.consecutive(group, files)?;
@@ -149,6 +152,7 @@ impl Store {
             paths,
             interval,
             reserve,
+            is_clean,
             cancelled,
             report,
         })))
@@ -248,14 +252,25 @@ impl Store {
             .all(|(file, segment)| segment.written >= file.end))
     }
 
-    /// Closed files of a group by number, which follow each other.
+    /// Closed files of a group by number, which follow each other; with those among and beside them that hold nothing (a crash came between a
+    /// roll and the first entry): they go along.
     fn consecutive(&self, group: GroupId, numbers: &[u64]) -> Result<Vec<FileImage>> {
         let files = &self.group(group)?.image.files;
-        let at = files.iter().position(|file| Some(&file.number) == numbers.first());
-        let closed = at.and_then(|at| files[..files.len() - 1].get(at..at.checked_add(numbers.len())?));
-        let closed =
-            closed.filter(|closed| closed.iter().map(|file| file.number).eq(numbers.iter().copied()));
-        closed.map(<[FileImage]>::to_vec).ok_or(Error::OutOfRange)
+        let closed = &files[..files.len() - 1];
+        let place = |number: Option<&u64>| closed.iter().position(|file| Some(&file.number) == number);
+        let ends = place(numbers.first()).zip(place(numbers.last()));
+        let (mut from, mut to) = ends.filter(|(from, to)| from <= to).ok_or(Error::OutOfRange)?;
+        let full = closed[from..=to].iter().filter(|file| !file.is_empty()).map(|file| file.number);
+        if !full.eq(numbers.iter().copied()) {
+            return Err(Error::OutOfRange);
+        }
+        while from > 0 && closed[from - 1].is_empty() {
+            from -= 1;
+        }
+        while closed.get(to + 1).is_some_and(FileImage::is_empty) {
+            to += 1;
+        }
+        Ok(closed[from..=to].to_vec())
     }
 
     fn with_paths(&self, group: GroupId, files: &[FileImage]) -> Result<Vec<(PathBuf, FileImage)>> {

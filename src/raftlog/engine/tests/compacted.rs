@@ -12,7 +12,9 @@ impl Rig {
             let committed = self.engine(id).core(GROUP).unwrap().commit();
             let store = self.engine(id).store();
             let files: Vec<u64> = store.closed_files(GROUP).unwrap().iter().map(|file| file.number).collect();
-            let Some(mut job) = store.begin_rewrite(GROUP, &files, committed).unwrap() else { continue };
+            let Some(mut job) = store.begin_rewrite(GROUP, &files, committed, true).unwrap() else {
+                continue;
+            };
             let mut decide =
                 |meta: &EntryMeta, _: &[u8]| if keep(meta) { Keep::Whole } else { Keep::Nothing };
             while job.step(10_000, &mut decide).unwrap() != Step::Done {}
