@@ -41,6 +41,7 @@ const TOP_LEVEL: &[&str] = &[
     "clippy.toml",
     "docs",
     "examples",
+    "fuzz",
     "rustfmt.toml",
     "src",
     "target",
