@@ -1,7 +1,7 @@
 //! Small inputs that ask for gigabytes: records that inflate, counts that claim billions. They are answered with an error, in memory that is
 //! bounded by what they are and by the limit of whoever asks, never by what they say.
 
-use super::targets::{BATCH, DECOMPRESSED_MAX, REQUEST, Target};
+use super::targets::{BATCH, DECOMPRESSED_MAX, PEER, REQUEST, Target};
 use super::{inputs, meter, must_pass};
 use kontiki::wire::Compression;
 use kontiki::wire::compression::CompressionError;
@@ -98,4 +98,15 @@ fn count_bomb_at_any_place_of_any_request_keeps_the_request_targets_bound() {
         }
     }
     assert!(bombs > 10_000, "{bombs}");
+}
+
+/// As many messages as there are bytes for them: each takes at least 113, and three times as much in memory.
+#[test]
+fn message_count_beyond_the_bytes_of_a_peer_frame_keeps_the_peer_targets_bound() {
+    const LENGTH: u32 = 64 << 10;
+    let raft = [kontiki::raftlog::codec::VERSION, 2];
+    for count in [LENGTH, u32::MAX, LENGTH / 113] {
+        let input = [&raft[..], &LENGTH.to_le_bytes(), &count.to_le_bytes(), &[0; LENGTH as usize]].concat();
+        must_pass(&PEER, &input, &format!("{count} messages"));
+    }
 }
