@@ -44,6 +44,7 @@ const TOP_LEVEL: &[&str] = &[
     "compose.yaml",
     "docs",
     "examples",
+    "fuzz",
     "rustfmt.toml",
     "src",
     "target",

@@ -22,6 +22,8 @@ pub const VERSION: u8 = 5;
 /// Largest frame accepted.
 pub const MAX_FRAME: usize = 256 << 20;
 const PREFIX: usize = 10;
+/// Bytes of the shortest message: group, two replicas, two incarnations, epoch, kind.
+const ENVELOPE_MIN: usize = 8 + 56 + 32 + 16 + 1;
 /// Payloads up to this size are copied out of their frame.
 const SMALL_PAYLOAD: usize = 512;
 
@@ -267,11 +269,11 @@ fn decode_raft(mut bytes: Bytes) -> Result<Vec<Envelope>> {
     let header_len = get_u32(&mut bytes)? as usize;
     let count = get_u32(&mut bytes)? as usize;
     need(&bytes, header_len)?;
-    if count > header_len {
+    if count > header_len / ENVELOPE_MIN {
         return Err(CodecError("message count exceeds frame"));
     }
     let mut header = bytes.split_to(header_len);
-    let mut envelopes = Vec::with_capacity(count.min(1 << 16));
+    let mut envelopes = Vec::with_capacity(count);
     for _ in 0..count {
         envelopes.push(get_envelope(&mut header, &mut bytes)?);
     }

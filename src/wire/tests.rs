@@ -521,3 +521,27 @@ fn random_and_mutated_frames_never_panic_from_split_to_decode() {
     }
     assert!(passed > 10_000 && refused > 10_000, "{passed} passed, {refused} refused");
 }
+
+/// The corpus of the fuzz target `request`: a body of every version, after the two bytes that choose it. `UPDATE_GOLDEN=1` writes it.
+#[test]
+fn corpus_of_requests_is_what_the_codec_writes() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/request");
+    let mut rng = StdRng::seed_from_u64(6);
+    for (at, row) in supported().iter().enumerate() {
+        for version in row.served_min..=row.max {
+            // Long enough to have elements in its arrays, short enough to look at.
+            let bodies = std::iter::repeat_with(|| body(row.key, version, &mut rng)).take(12);
+            let longest = bodies.filter(|body| body.len() <= 200).max_by_key(|body| body.len());
+            let longest = longest.expect("one of twelve is short");
+            let selector = [at as u8, (version - row.served_min) as u8];
+            let path = folder.join(format!("{}-v{version}", row.name));
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::create_dir_all(&folder).unwrap();
+                std::fs::write(&path, [&selector[..], &longest].concat()).unwrap();
+            }
+            let input = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            assert_eq!(input[..2], selector, "{}", path.display());
+            decode_all(row.key, version, Bytes::from(input[2..].to_vec())).unwrap();
+        }
+    }
+}

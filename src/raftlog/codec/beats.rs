@@ -5,13 +5,13 @@
 //! an answer is `session u64 | number u64 | exceptions u32 | slot u32*`. Invariants as in `codec`.
 
 use super::{
-    BEAT_ANSWER, BEATS, CodecError, Envelope, Result, get_envelope, get_u32, get_u64, need, put_envelope,
-    seal, start,
+    BEAT_ANSWER, BEATS, CodecError, ENVELOPE_MIN, Envelope, Result, get_envelope, get_u32, get_u64, need,
+    put_envelope, seal, start,
 };
 use bytes::{BufMut, Bytes};
 
 /// Bytes of the shortest definition: a slot and an envelope with an empty body.
-const DEFINITION_MIN: usize = 4 + 8 + 56 + 32 + 16 + 1;
+const DEFINITION_MIN: usize = 4 + ENVELOPE_MIN;
 
 /// Most slots of a table: a frame of bits cannot make its receiver allocate more.
 pub const SLOTS_MAX: usize = 1 << 20;
