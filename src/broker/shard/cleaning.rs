@@ -95,6 +95,15 @@ impl CleanerStep {
     }
 }
 
+/// Closed files that become one.
+#[derive(Default)]
+struct Chunk {
+    files: Vec<u64>,
+    bytes: u64,
+    /// Every key in them is in the pass's map: what is written of them counts as clean.
+    is_learned: bool,
+}
+
 /// The compaction under way.
 pub(super) struct Running {
     group: GroupId,
@@ -103,7 +112,7 @@ pub(super) struct Running {
     pub(super) log: (Generation, Index),
     look: Look,
     /// Files to be replaced together and their bytes, oldest first; none before all is learned.
-    chunks: VecDeque<(Vec<u64>, u64)>,
+    chunks: VecDeque<Chunk>,
     /// What was learned, while nothing is given out.
     pass: Option<Box<Pass>>,
     /// Given out as soon as it is time.
@@ -449,22 +458,18 @@ impl Shard {
     }
 
     /// Files that become one: as many neighbours as make up one segment.
-    fn chunks(
-        &self,
-        group: GroupId,
-        closed: &[ClosedFile],
-        look: &Look,
-        end: Offset,
-    ) -> VecDeque<(Vec<u64>, u64)> {
+    fn chunks(&self, group: GroupId, closed: &[ClosedFile], look: &Look, end: Offset) -> VecDeque<Chunk> {
         let most = self.partitions.get(&group).map_or(0, |p| p.config.segment_bytes);
-        let mut chunks = VecDeque::<(Vec<u64>, u64)>::new();
+        let mut chunks = VecDeque::<Chunk>::new();
         for file in closed.iter().filter(|file| file.base_offset < end && file.next_offset <= look.until) {
+            let is_learned = file.next_offset <= end;
             match chunks.back_mut() {
-                Some((chunk, bytes)) if *bytes + file.bytes <= most => {
-                    chunk.push(file.number);
-                    *bytes += file.bytes;
+                Some(chunk) if chunk.bytes + file.bytes <= most => {
+                    chunk.files.push(file.number);
+                    chunk.bytes += file.bytes;
+                    chunk.is_learned &= is_learned;
                 }
-                _ => chunks.push_back((vec![file.number], file.bytes)),
+                _ => chunks.push_back(Chunk { files: vec![file.number], bytes: file.bytes, is_learned }),
             }
         }
         chunks
@@ -473,11 +478,11 @@ impl Shard {
     /// Begins to write the successor of the next files.
     fn begin_chunk(&mut self, now: Now, running: &mut Running) {
         let (group, committed) = (running.group, self.partitions.get(&running.group).map(|p| p.commit));
-        let (Some((chunk, bytes)), Some(committed)) = (running.chunks.front(), committed) else { return };
+        let (Some(chunk), Some(committed)) = (running.chunks.front(), committed) else { return };
         self.cleaning.next = now.mono;
-        match self.engine.store().begin_rewrite(group, chunk, committed) {
+        match self.engine.store().begin_rewrite(group, &chunk.files, committed, chunk.is_learned) {
             Ok(Some(rewrite)) => {
-                running.bytes_left = *bytes;
+                running.bytes_left = chunk.bytes;
                 running.chunks.pop_front();
                 running.next =
                     running.pass.take().map(|pass| CleanerStep::new(Job::Rewrite(Box::new(rewrite)), pass));
@@ -491,10 +496,11 @@ impl Shard {
                 self.abandon(now, group, None);
             }
             // Something without entries lies between them.
-            Err(Error::OutOfRange) if chunk.len() > 1 => {
-                let (apart, bytes) = running.chunks.pop_front().unwrap_or_default();
-                let each = bytes / apart.len().max(1) as u64;
-                apart.into_iter().rev().for_each(|number| running.chunks.push_front((vec![number], each)));
+            Err(Error::OutOfRange) if chunk.files.len() > 1 => {
+                let Chunk { files, bytes, is_learned } = running.chunks.pop_front().unwrap_or_default();
+                let bytes = bytes / files.len().max(1) as u64;
+                let apart = |number| Chunk { files: vec![number], bytes, is_learned };
+                files.into_iter().rev().for_each(|number| running.chunks.push_front(apart(number)));
             }
             Err(error) => {
                 running.pass = None;

