@@ -64,6 +64,11 @@ pub fn decode(key: i16, version: i16, body: BytesMut) {
         versions::DESCRIBE_QUORUM => one::<DescribeQuorumRequest>(version, body),
         versions::DESCRIBE_CLUSTER => one::<DescribeClusterRequest>(version, body),
         versions::UNREGISTER_BROKER => one::<UnregisterBrokerRequest>(version, body),
+        versions::ALTER_CONFIGS => one::<AlterConfigsRequest>(version, body),
+        versions::DESCRIBE_CLIENT_QUOTAS => one::<DescribeClientQuotasRequest>(version, body),
+        versions::UPDATE_FEATURES => one::<UpdateFeaturesRequest>(version, body),
+        versions::LIST_CONFIG_RESOURCES => one::<ListConfigResourcesRequest>(version, body),
+        versions::DESCRIBE_TOPIC_PARTITIONS => one::<DescribeTopicPartitionsRequest>(version, body),
         _ => panic!("key {key} is served, but this target does not know it"),
     }
 }
