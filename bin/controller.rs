@@ -53,9 +53,11 @@ fn recover(args: &ControllerRecoverArgs, ui: &Ui) -> Outcome {
 
 fn tell(done: Done, with_loss: bool, ui: &Ui) -> Outcome {
     let Done { survivor, dir, from, generation, base, ended } = done;
+    // With a loss brokers are among them, whose disks hold more than the controllers' log.
+    let or_empty = if with_loss { "" } else { ", or an empty disk" };
     let sealed: String = ended
         .iter()
-        .map(|(node, dir)| format!("\n    node {node} with {}, or an empty disk", dir.display()))
+        .map(|(node, dir)| format!("\n    node {node} with {}{or_empty}", dir.display()))
         .collect();
     let others = match with_loss {
         true => "nodes that are gone, should they come back: with empty disks, never with their own",
