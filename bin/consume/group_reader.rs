@@ -27,7 +27,7 @@ const COMMIT: Duration = Duration::from_secs(5);
 const LAST_PRINT: Duration = Duration::from_secs(3);
 /// How long the last commit may take, and the leave-taking; and the remark about lag, which may be left out.
 const LAST_COMMIT: Duration = Duration::from_secs(8);
-const LEAVE: Duration = Duration::from_secs(2);
+const LEAVE: Duration = Duration::from_secs(5);
 const LAG: Duration = Duration::from_secs(1);
 
 /// What is to be read.
@@ -290,8 +290,10 @@ impl Reader<'_> {
         };
         let (client, group, topic, printed) = (self.client, self.group, self.reading.topic, self.printed);
         let (offsets, ui) = (self.committed, self.ui);
-        // The session ends by itself if this fails.
-        let _left = tokio::time::timeout(LEAVE, self.member.leave()).await;
+        let session = self.reading.session_timeout;
+        if !matches!(tokio::time::timeout(LEAVE, self.member.leave()).await, Ok(Ok(()))) {
+            ui.note(&format!("group {group}: leaving was not confirmed; others may get its partitions only after its session ({session:?})"));
+        }
         if committed? == Standing::Outdated {
             let text =
                 format!("what was printed last could not be committed to group `{group}`: it was rebalanced");

@@ -49,6 +49,7 @@ const TESTS: &[(&str, fn())] = tests![
     raftlog::offline::tests::copy_ended_by_another_plan_proves_nothing,
     raftlog::offline::tests::generation_opened_without_the_heir_is_not_the_heirs_own,
     raftlog::offline::tests::heir_that_an_operators_plan_ended_does_not_go_on_by_itself,
+    broker::groups::tests::random::random_sequences_keep_every_promise,
     broker::fetch_sessions::tests::incremental_reader_knows_what_a_full_reader_is_told,
     broker::offline::tests::second_recovery_from_other_copies_is_refused,
     broker::offline::accepting_tests::entries_that_only_a_brokers_copy_holds_are_taken_over,

@@ -30,6 +30,8 @@ pub(super) enum Action {
     Replace { joined: Joined, instance: String },
     /// The group is without members.
     Emptied,
+    /// Members that asked to leave are out; rows of the answer.
+    Left { rows: Vec<Option<GroupError>> },
     /// Offsets are gone, and the group with them, if so.
     Remove { offsets: Vec<OffsetKey>, ends: bool, reply: Reply },
 }
@@ -53,6 +55,20 @@ pub(super) struct Appends {
 impl Appends {
     pub(super) fn are_full(&self) -> bool {
         self.by_id.len() >= PENDING_MAX
+    }
+
+    /// What was appended last says that this group has no members: its request is answered with that, and not by a record of its own.
+    pub(super) fn answer_with_emptied(
+        &mut self,
+        group: &str,
+        token: Token,
+        rows: &[Option<GroupError>],
+    ) -> bool {
+        let last = self.by_id.values_mut().next_back();
+        let is_it = |p: &&mut Pending| p.group == group && matches!(p.action, Action::Emptied);
+        let Some(pending) = last.filter(is_it) else { return false };
+        (pending.action, pending.token) = (Action::Left { rows: rows.to_vec() }, Some(token));
+        true
     }
 
     fn deadline(&self) -> Millis {

@@ -6,7 +6,7 @@
 //! Not here: sessions and leaving (`sessions`), offsets (`offsets`). Called by `coordinator`.
 
 use super::coordinator::{Action, Turn};
-use super::records::{self, Record, StoredGroup, StoredMember};
+use super::records::Record;
 use super::subscription::{self, CONSUMER};
 use super::{
     Ask, Committed, DescribedMember, Description, GroupError, Join, Joined, Listed, OffsetKey, Reply, Token,
@@ -56,10 +56,10 @@ impl State {
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) instance: Option<String>,
-    client_id: String,
-    client_host: String,
+    pub(super) client_id: String,
+    pub(super) client_host: String,
     pub(super) session_ms: u64,
-    rebalance_ms: u64,
+    pub(super) rebalance_ms: u64,
     pub(super) protocols: Vec<(String, Bytes)>,
     pub(super) assignment: Bytes,
     /// When its session ends.
@@ -73,7 +73,7 @@ pub(super) struct Member {
 }
 
 impl Member {
-    fn metadata(&self, protocol: Option<&str>) -> Bytes {
+    pub(super) fn metadata(&self, protocol: Option<&str>) -> Bytes {
         let found = self.protocols.iter().find(|(name, _)| Some(name.as_str()) == protocol);
         found.map_or_else(Bytes::new, |(_, metadata)| metadata.clone())
     }
@@ -114,9 +114,9 @@ pub(super) struct Group {
     /// The last generation whose assignment is in the log.
     pub(super) settled: i32,
     /// The generation's assignment is being stored.
-    storing: bool,
+    pub(super) storing: bool,
     /// Storing it takes too long: nobody waits for it any longer, and it may come all the same.
-    is_late: bool,
+    pub(super) is_late: bool,
     pub(super) offsets: BTreeMap<OffsetKey, Committed>,
     /// Commits under way, by what they are of.
     pub(super) in_flight: BTreeMap<OffsetKey, u32>,
@@ -160,44 +160,6 @@ impl Group {
             is_unwritten: false,
             is_gone: false,
             scheduled: Millis::MAX,
-        }
-    }
-
-    /// The log says that there is no such group, while loading.
-    pub(super) fn forget(&mut self) {
-        let offsets = std::mem::take(&mut self.offsets);
-        *self = Self { offsets, ..Self::new(&self.name) };
-    }
-
-    /// Takes the group's record over, while loading.
-    pub(super) fn adopt(&mut self, stored: StoredGroup) {
-        self.forget();
-        self.is_stored = true;
-        (self.generation, self.settled) = (stored.generation, stored.generation);
-        self.protocol_type = stored.protocol_type;
-        self.leader = stored.leader;
-        self.since_ms = stored.since_ms;
-        self.state = if stored.members.is_empty() { State::Empty } else { State::Stable };
-        let protocol = stored.protocol.clone().unwrap_or_default();
-        self.protocol = stored.protocol;
-        for m in stored.members {
-            if let Some(instance) = &m.instance {
-                self.instances.insert(instance.clone(), m.id.clone());
-            }
-            let member = Member {
-                instance: m.instance,
-                client_id: m.client_id,
-                client_host: m.client_host,
-                session_ms: m.session_ms.max(0) as u64,
-                rebalance_ms: m.rebalance_ms.max(0) as u64,
-                protocols: vec![(protocol.clone(), m.subscription)],
-                assignment: m.assignment,
-                expires: Millis::MAX,
-                is_new: false,
-                join: None,
-                sync: None,
-            };
-            self.members.insert(m.id, member);
         }
     }
 
@@ -260,9 +222,12 @@ impl Group {
             Action::Commit { offsets, rows } => self.commit_decided(offsets, rows, error),
             Action::Remove { offsets, ends, reply } => self.remove_decided(offsets, ends, reply, error),
             Action::Emptied => {
-                self.is_stored |= error.is_none();
-                self.is_unwritten = error.is_some();
+                self.emptied(error.as_ref());
                 Reply::Done
+            }
+            Action::Left { rows } => {
+                self.emptied(error.as_ref());
+                error.map_or(Reply::Rows(rows), Reply::Refused)
             }
             Action::Assign { generation, assignments } => {
                 self.assigned(turn, generation, assignments, error);
@@ -273,6 +238,12 @@ impl Group {
         if let Some(token) = token {
             turn.answer(token, answer);
         }
+    }
+
+    /// The log says that members are gone, or does not; if those were the last ones it is tried again.
+    fn emptied(&mut self, error: Option<&GroupError>) {
+        self.is_stored |= error.is_none();
+        self.is_unwritten |= error.is_some() && self.state == State::Empty;
     }
 
     // -- Joining ----------------------------------------------------------------------------------------------------
@@ -554,7 +525,7 @@ impl Group {
         }
     }
 
-    fn longest_rebalance(&self) -> u64 {
+    pub(super) fn longest_rebalance(&self) -> u64 {
         self.members.values().map(|member| member.rebalance_ms).max().unwrap_or(0)
     }
 
@@ -719,32 +690,6 @@ impl Group {
                 turn.answer(token, share);
             }
         }
-    }
-
-    // -- Records ----------------------------------------------------------------------------------------------------
-
-    /// The group's record, with the assignments given, else those in force.
-    fn records(&self, assignments: &BTreeMap<String, Bytes>) -> Vec<Record> {
-        let millis = |ms: u64| i32::try_from(ms).unwrap_or(i32::MAX);
-        let member = |(id, m): (&String, &Member)| StoredMember {
-            id: id.clone(),
-            instance: m.instance.clone(),
-            client_id: m.client_id.clone(),
-            client_host: m.client_host.clone(),
-            rebalance_ms: millis(m.rebalance_ms),
-            session_ms: millis(m.session_ms),
-            subscription: m.metadata(self.protocol.as_deref()),
-            assignment: assignments.get(id).unwrap_or(&m.assignment).clone(),
-        };
-        let stored = StoredGroup {
-            protocol_type: self.protocol_type.clone(),
-            generation: self.generation,
-            protocol: self.protocol.clone(),
-            leader: self.leader.clone(),
-            since_ms: self.since_ms,
-            members: self.members.iter().map(member).collect(),
-        };
-        vec![Record { key: records::group_key(&self.name), value: Some(records::write_group(&stored)) }]
     }
 
     pub(super) fn append(

@@ -5,13 +5,12 @@
 //! and who waits for which answer (`shard::groups`, the only caller). No IO, clock, randomness or async: time and fresh ids are arguments.
 //! - `coordinator`: all groups of the partition, what is being appended, timers, loading.
 //! - `group`: one group, its members and generations. `sessions`: who is there. `offsets`: what was committed, and when it expires.
-//! - `records`: Kafka's own record formats. `subscription`: the topics in a consumer's metadata.
+//! - `stored`: a group and its record. `records`: Kafka's own record formats. `subscription`: the topics in a consumer's metadata.
 //!
 //! Invariants (tests hold them for random sequences):
 //! - every request is answered exactly once;
-//! - no commit, assignment, deletion or static member's return is answered as done before its record is committed. Two things show before:
-//!   a leave is answered at once (a coordinator that takes over meanwhile keeps that member for a session), and the id that a
-//!   static member's return replaces is fenced at once;
+//! - no commit, assignment, leave, deletion or static member's return is answered as done before its record is committed. Two things show
+//!   before: the others of a group that is left rebalance at once, and the id that a static member's return replaces is fenced at once;
 //! - what is in memory is what the log says: loading the committed records gives the same offsets, generation, members and assignments;
 //! - a generation gets one assignment; only its members commit in it, and once the next has begun none of them does any more.
 
@@ -20,9 +19,10 @@ mod group;
 mod offsets;
 pub mod records;
 mod sessions;
+mod stored;
 mod subscription;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use coordinator::Coordinator;
 

@@ -1,11 +1,13 @@
 //! Who is there: heartbeats, sessions that end, members that leave.
 //!
 //! Not here: what follows for the generation (`group`). Called by `group` and `coordinator`.
-//! Invariants: a removed member's waiting requests are answered; a member that waits for the group is not taken for silent.
+//! Invariants: a removed member's waiting requests are answered; a member that waits for the group is not taken for silent; a member is told
+//! that it has left once the log says so.
 
-use super::coordinator::Turn;
-use super::group::{Group, State};
+use super::coordinator::{Action, Turn};
+use super::group::{Group, Rebalance, State};
 use super::{Caller, GroupError, Reply, Token};
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 
 impl Group {
@@ -33,8 +35,12 @@ impl Group {
         }
     }
 
-    /// A coordinator begins: everybody has a whole session to find it.
+    /// A coordinator begins: everybody has a whole session to find it. Where somebody had left, the others join again.
     pub(super) fn begin_sessions(&mut self, now: Millis) {
+        if self.state == State::Stable && self.leader.is_none() {
+            self.state = State::Preparing;
+            self.rebalance = Some(Rebalance { deadline: now + self.longest_rebalance(), initial: None });
+        }
         for member in self.members.values_mut() {
             member.expires = now + member.session_ms;
         }
@@ -59,7 +65,7 @@ impl Group {
         members: Vec<(String, Option<String>)>,
     ) {
         let mut rows = Vec::with_capacity(members.len());
-        let mut left = false;
+        let (mut left, mut is_in_log) = (false, false);
         for (id, instance) in members {
             if instance.is_none() && self.promised.remove(&id).is_some() {
                 left = true;
@@ -71,14 +77,20 @@ impl Group {
             let id = by_instance.cloned().unwrap_or(id);
             let checked = self.check_member(&id, instance.as_deref());
             if checked.is_ok() {
+                is_in_log |= self.members.get(&id).is_some_and(|member| !member.is_new);
                 self.remove(turn, &id);
                 left = true;
             }
             rows.push(checked.err());
         }
-        turn.answer(token, Reply::Rows(rows));
         if left {
             self.after_removal(turn);
+        }
+        if !is_in_log || on(Mutation::ForgetDepartures) {
+            turn.answer(token, Reply::Rows(rows));
+        } else if self.state != State::Empty || !turn.appends.answer_with_emptied(&self.name, token, &rows) {
+            // A coordinator that takes over must not wait for it: its partitions would rest for a session.
+            self.append(turn, self.departure(), Action::Left { rows }, Some(token));
         }
     }
 

@@ -1,5 +1,5 @@
 //! Tests of the coordinator: scripts of single rules, and random sequences against what must always hold.
-mod random;
+pub(crate) mod random;
 mod rules;
 
 use super::*;

@@ -27,6 +27,9 @@ struct Run {
     clients: Vec<Client>,
     /// Whose request it is.
     asked: BTreeMap<Token, usize>,
+    /// Members that ask to leave, and those that were told that they have left.
+    leaving: BTreeMap<Token, String>,
+    left: BTreeSet<String>,
     /// The generation of each commit under way, by the offset it sets: they are all different.
     generations: BTreeMap<i64, i32>,
     /// The assignment that each generation was seen to have, by the life of the group.
@@ -53,6 +56,8 @@ impl Run {
             rng: StdRng::seed_from_u64(seed),
             clients: (0..5).map(client).collect(),
             asked: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            left: BTreeSet::new(),
             generations: BTreeMap::new(),
             seen: BTreeMap::new(),
             life: 0,
@@ -70,9 +75,10 @@ impl Run {
         Caller { member: client.member.clone(), instance: client.instance.clone(), generation }
     }
 
-    fn send(&mut self, place: usize, ask: Ask) {
+    fn send(&mut self, place: usize, ask: Ask) -> Token {
         let token = self.world.send(ask);
         self.asked.insert(token, place);
+        token
     }
 
     fn step(&mut self) {
@@ -88,15 +94,17 @@ impl Run {
             70..=73 => {
                 let client = &self.clients[place];
                 let member = (client.member.clone(), client.instance.clone());
-                self.send(place, Ask::Leave(vec![member]));
+                let id = member.0.clone();
+                let token = self.send(place, Ask::Leave(vec![member]));
+                self.leaving.insert(token, id);
             }
-            74..=79 => self.send(place, Ask::Offsets(None)),
+            74..=79 => drop(self.send(place, Ask::Offsets(None))),
             80..=84 => {
                 let ms = *[10, 1_000, 7_000, 40_000].choose(&mut self.rng).unwrap();
                 self.world.pass(ms);
             }
-            85 if self.rng.random_bool(0.3) => self.send(place, Ask::Delete),
-            86 => self.send(place, Ask::DeleteOffsets(vec![("t".to_owned(), 0)])),
+            85 if self.rng.random_bool(0.3) => drop(self.send(place, Ask::Delete)),
+            86 => drop(self.send(place, Ask::DeleteOffsets(vec![("t".to_owned(), 0)]))),
             87..=88 => self.fail_over(),
             89 => self.refuse(),
             _ => {
@@ -185,8 +193,17 @@ impl Run {
         self.read = self.world.log.len();
         for (token, reply) in std::mem::take(&mut self.world.answers) {
             let place = self.asked.remove(&token).expect("a request of ours");
+            if let (Some(id), Reply::Rows(rows)) = (self.leaving.remove(&token), &reply)
+                && rows == &[None]
+            {
+                self.left.insert(id);
+                self.marks.insert("left");
+            }
             self.answered(place, reply);
         }
+        let members = self.world.machine.groups().get(GROUP).map(|group| &group.members);
+        let back = members.and_then(|members| members.keys().find(|id| self.left.contains(*id)));
+        assert_eq!(back, None, "a member that has left is in the group");
         if self.world.tail.is_empty() {
             self.compare();
         }
@@ -274,7 +291,7 @@ impl Run {
 }
 
 #[test]
-fn random_sequences_keep_every_promise() {
+pub(crate) fn random_sequences_keep_every_promise() {
     let only = std::env::var("GROUPS_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = only.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
     let mut marks = BTreeSet::new();
@@ -295,7 +312,7 @@ fn random_sequences_keep_every_promise() {
         }
     }
     if only.is_none() {
-        let wanted = ["deleted", "failed over", "joined", "refused", "skipped", "stable", "synced"];
+        let wanted = ["deleted", "failed over", "joined", "left", "refused", "skipped", "stable", "synced"];
         assert_eq!(marks, BTreeSet::from(wanted), "something never happened");
     }
 }

@@ -153,6 +153,48 @@ fn two_members_share_and_a_leaver_starts_the_next_generation() {
 }
 
 #[test]
+fn member_that_has_left_is_not_waited_for_by_the_next_coordinator() {
+    let mut world = World::new(settings());
+    let generation = two(&mut world);
+    world.is_prompt = false;
+    let leave = world.send(Ask::Leave(vec![("b".into(), None)]));
+    assert!(world.waiting.contains(&leave), "told before it is in the log");
+    world.commit_one();
+    assert_eq!(world.answer(leave), Reply::Rows(vec![None]));
+    world.fail_over(settings());
+    // It owns what it had until it has joined again, which it is told at once.
+    assert_eq!(refused(world.ask(Ask::Heartbeat(caller("a", generation)))), GroupError::Rebalancing);
+    let owned = world.send(commit(caller("a", generation), 0, 7));
+    world.commit_one();
+    assert_eq!(world.answer(owned), Reply::Rows(vec![None]));
+    let a = joined(world.ask(Ask::Join(join("a", "", None))));
+    assert_eq!((a.generation, a.members.len(), a.leader.as_str()), (generation + 1, 1, "a"));
+    // The last one writes one record, and is answered with it.
+    let leave = world.send(Ask::Leave(vec![("a".into(), None)]));
+    assert_eq!(world.tail.len(), 1);
+    world.commit_one();
+    assert_eq!(world.answer(leave), Reply::Rows(vec![None]));
+    assert!(world.reloaded(settings()).groups()[GROUP].members.is_empty());
+}
+
+#[test]
+fn leave_that_cannot_be_stored_is_refused_and_those_who_never_were_in_a_generation_need_no_record() {
+    let mut world = World::new(settings());
+    two(&mut world);
+    world.is_prompt = false;
+    let fresh = world.send(Ask::Join(join("", "c", None)));
+    assert_eq!(world.ask(Ask::Leave(vec![("c".into(), None)])), Reply::Rows(vec![None]));
+    assert_eq!(refused(world.answer(fresh)), GroupError::UnknownMember);
+    assert!(world.tail.is_empty());
+    let leave = world.send(Ask::Leave(vec![("b".into(), None)]));
+    let (id, _) = world.tail.remove(0);
+    let mut effects = Vec::new();
+    world.machine.refused(world.time, id, GroupError::NotAvailable, &mut effects);
+    world.take(effects);
+    assert_eq!(refused(world.answer(leave)), GroupError::NotAvailable);
+}
+
+#[test]
 fn silent_member_is_removed_and_one_that_beats_is_not() {
     let mut world = World::new(settings());
     let generation = two(&mut world);
