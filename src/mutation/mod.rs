@@ -350,6 +350,8 @@ mutations! {
     DropTombstonesEarly: "KIP-534", Test("broker::compaction::tests::random_logs_keep_what_a_naive_model_keeps_pass_after_pass"), 1, ["what stays"];
     /// a member is told that it has left before the log says so, and never does
     ForgetDepartures: "decisions/0019", Test("broker::groups::tests::random::random_sequences_keep_every_promise"), 1, ["a member that has left is in the group"];
+    /// a static member that is back is told a new id that the log does not have
+    ReturnUnstored: "decisions/0019", Test("broker::groups::tests::random::random_sequences_keep_every_promise"), 1, ["fenced by its own earlier self"];
     /// a leader knows batches of producers that its log does not hold
     RememberLostBatches: "F21", Test("broker::shard::alone_tests::retry_of_a_batch_that_was_lost_is_new"), 1, ["a lost batch is taken for one that is here"];
     /// a truncation does not roll the producer state back

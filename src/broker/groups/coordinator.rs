@@ -28,6 +28,8 @@ pub(super) enum Action {
     Assign { generation: i32, assignments: BTreeMap<String, Bytes> },
     /// A static member has a new id, and goes on without a rebalance.
     Replace { joined: Joined, instance: String },
+    /// A static member has a new id, and waits for the next generation with it.
+    Return { member: String, instance: String },
     /// The group is without members.
     Emptied,
     /// Members that asked to leave are out; rows of the answer.

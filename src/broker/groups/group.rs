@@ -11,6 +11,7 @@ use super::subscription::{self, CONSUMER};
 use super::{
     Ask, Committed, DescribedMember, Description, GroupError, Join, Joined, Listed, OffsetKey, Reply, Token,
 };
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,7 +65,7 @@ pub(super) struct Member {
     pub(super) assignment: Bytes,
     /// When its session ends.
     pub(super) expires: Millis,
-    /// It has not been in a generation yet.
+    /// A dynamic member that has not been in a generation yet.
     pub(super) is_new: bool,
     /// A JoinGroup that waits.
     pub(super) join: Option<Token>,
@@ -234,6 +235,10 @@ impl Group {
                 Reply::Done
             }
             Action::Replace { joined, instance } => self.replaced(turn, joined, &instance, error),
+            Action::Return { member, instance } => {
+                self.is_stored |= error.is_none();
+                return self.returned(turn, token, &member, &instance, error);
+            }
         };
         if let Some(token) = token {
             turn.answer(token, answer);
@@ -381,9 +386,11 @@ impl Group {
             self.protocol_type = join.protocol_type;
         }
         self.leader.get_or_insert_with(|| id.clone());
-        if let Some(instance) = &join.instance {
+        let instance = join.instance.clone();
+        if let Some(instance) = &instance {
             self.instances.insert(instance.clone(), id.clone());
         }
+        let is_new = instance.is_none();
         let member = Member {
             instance: join.instance,
             client_id: join.client_id,
@@ -392,16 +399,19 @@ impl Group {
             rebalance_ms: join.rebalance_ms,
             protocols: join.protocols,
             assignment: Bytes::new(),
-            expires: turn.time.mono + NEW_MEMBER_MS,
-            is_new: true,
-            join: Some(token),
+            expires: turn.time.mono + if is_new { NEW_MEMBER_MS } else { join.session_ms },
+            is_new,
+            join: is_new.then_some(token),
             sync: None,
         };
-        self.members.insert(id, member);
+        self.members.insert(id.clone(), member);
         if let Some(initial) = self.rebalance.as_mut().and_then(|r| r.initial.as_mut()) {
             initial.joined = true;
         }
-        self.rebalance_or_complete(turn);
+        match instance {
+            Some(instance) => self.let_in(turn, token, id, instance),
+            None => self.rebalance_or_complete(turn),
+        }
     }
 
     fn update(&mut self, turn: &mut Turn<'_>, token: Token, id: &str, join: Join) {
@@ -446,6 +456,7 @@ impl Group {
         // Sticky assignors put what they hold into the metadata: it differs at every start, and means nothing to the group.
         let same = same || (read.is_some() && read == reads(&member, self.protocol.as_deref()));
         self.members.insert(id.clone(), member);
+        let instance = join.instance.unwrap_or_default();
         if self.state == State::Stable && same && self.choose_protocol() == self.protocol {
             let mut joined = self.answer_to(&id);
             if leader == old && join.may_skip {
@@ -455,13 +466,41 @@ impl Group {
                 (joined.leader, joined.members) = (leader, Vec::new());
             }
             let records = self.records(&BTreeMap::new());
-            let instance = join.instance.unwrap_or_default();
             return self.append(turn, records, Action::Replace { joined, instance }, Some(token));
         }
-        if let Some(member) = self.members.get_mut(&id) {
-            member.join = Some(token);
-        }
+        self.let_in(turn, token, id, instance);
+    }
+
+    /// A static member with a new id waits for the next generation, and before that for the log to have its id: where that has an older one, a
+    /// coordinator that took over would fence the new one, and the client end itself.
+    fn let_in(&mut self, turn: &mut Turn<'_>, token: Token, id: String, instance: String) {
         self.rebalance_or_complete(turn);
+        let is_in_log = self.is_stored || self.appending > 0;
+        if !is_in_log || on(Mutation::ReturnUnstored) {
+            return self.returned(turn, Some(token), &id, &instance, None);
+        }
+        let records = self.departure(turn.time.wall_ms);
+        self.append(turn, records, Action::Return { member: id, instance }, Some(token));
+    }
+
+    /// The log has a static member's new id, or needs none: it waits for the next generation.
+    fn returned(
+        &mut self,
+        turn: &mut Turn<'_>,
+        token: Option<Token>,
+        id: &str,
+        instance: &str,
+        error: Option<GroupError>,
+    ) {
+        let checked = self.check_member(id, Some(instance));
+        match (checked.err().or(error), token, self.members.get_mut(id)) {
+            (None, Some(token), Some(member)) => member.join = Some(token),
+            (Some(error), Some(token), _) => turn.refuse(token, error),
+            _ => {}
+        }
+        if self.members.contains_key(id) {
+            self.rebalance_or_complete(turn);
+        }
     }
 
     fn replaced(
@@ -591,7 +630,7 @@ impl Group {
     }
 
     /// The protocol that everybody knows and most prefer.
-    fn choose_protocol(&self) -> Option<String> {
+    pub(super) fn choose_protocol(&self) -> Option<String> {
         let common = self.common();
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {

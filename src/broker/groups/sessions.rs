@@ -90,7 +90,8 @@ impl Group {
             turn.answer(token, Reply::Rows(rows));
         } else if self.state != State::Empty || !turn.appends.answer_with_emptied(&self.name, token, &rows) {
             // A coordinator that takes over must not wait for it: its partitions would rest for a session.
-            self.append(turn, self.departure(), Action::Left { rows }, Some(token));
+            let records = self.departure(turn.time.wall_ms);
+            self.append(turn, records, Action::Left { rows }, Some(token));
         }
     }
 

@@ -21,6 +21,10 @@ impl Group {
         self.forget();
         self.is_stored = true;
         (self.generation, self.settled) = (stored.generation, stored.generation);
+        if stored.leader.is_none() && stored.members.iter().all(|member| member.assignment.is_empty()) {
+            // Somebody came or went before this generation's assignment was stored: nobody has a share to commit for.
+            self.settled = stored.generation.saturating_sub(1);
+        }
         self.protocol_type = stored.protocol_type;
         self.leader = stored.leader;
         self.since_ms = stored.since_ms;
@@ -50,17 +54,19 @@ impl Group {
 
     /// The group's record, with the assignments given, else those in force.
     pub(super) fn records(&self, assignments: &BTreeMap<String, Bytes>) -> Vec<Record> {
-        vec![self.record(&self.stored(assignments))]
+        vec![self.record(&self.stored(assignments, self.protocol.as_deref()))]
     }
 
-    /// Says who is left. Without a leader: a coordinator that takes over begins the rebalance that is under way here anew.
-    pub(super) fn departure(&self) -> Vec<Record> {
-        let mut stored = self.stored(&BTreeMap::new());
-        // Those that were in no generation yet come again.
+    /// Says who is there. Without a leader: a coordinator that takes over begins the rebalance that is under way here anew.
+    pub(super) fn departure(&self, now_ms: i64) -> Vec<Record> {
+        // Not the generation's own: a new member may not know it, and one that no member knows would let nobody join again.
+        let protocol = self.choose_protocol();
+        let mut stored = self.stored(&BTreeMap::new(), protocol.as_deref());
+        // Those that were in no generation yet come again; static ones have names to be known by.
         stored.members.retain(|member| self.members.get(&member.id).is_some_and(|known| !known.is_new));
         stored.leader = None;
         if stored.members.is_empty() {
-            stored.protocol = None;
+            (stored.protocol, stored.since_ms) = (None, now_ms);
         }
         vec![self.record(&stored)]
     }
@@ -69,7 +75,7 @@ impl Group {
         Record { key: records::group_key(&self.name), value: Some(records::write_group(stored)) }
     }
 
-    fn stored(&self, assignments: &BTreeMap<String, Bytes>) -> StoredGroup {
+    fn stored(&self, assignments: &BTreeMap<String, Bytes>, protocol: Option<&str>) -> StoredGroup {
         let millis = |ms: u64| i32::try_from(ms).unwrap_or(i32::MAX);
         let member = |(id, m): (&String, &Member)| StoredMember {
             id: id.clone(),
@@ -78,13 +84,13 @@ impl Group {
             client_host: m.client_host.clone(),
             rebalance_ms: millis(m.rebalance_ms),
             session_ms: millis(m.session_ms),
-            subscription: m.metadata(self.protocol.as_deref()),
+            subscription: m.metadata(protocol),
             assignment: assignments.get(id).unwrap_or(&m.assignment).clone(),
         };
         StoredGroup {
             protocol_type: self.protocol_type.clone(),
             generation: self.generation,
-            protocol: self.protocol.clone(),
+            protocol: protocol.map(str::to_owned),
             leader: self.leader.clone(),
             since_ms: self.since_ms,
             members: self.members.iter().map(member).collect(),

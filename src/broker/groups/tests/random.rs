@@ -30,6 +30,11 @@ struct Run {
     /// Members that ask to leave, and those that were told that they have left.
     leaving: BTreeMap<Token, String>,
     left: BTreeSet<String>,
+    /// JoinGroups of static members without an id, and the id that each static member was told and did not ask to be rid of.
+    returning: BTreeMap<Token, usize>,
+    told: BTreeMap<usize, String>,
+    /// The id in each request that has one.
+    named: BTreeMap<Token, String>,
     /// The generation of each commit under way, by the offset it sets: they are all different.
     generations: BTreeMap<i64, i32>,
     /// The assignment that each generation was seen to have, by the life of the group.
@@ -58,6 +63,9 @@ impl Run {
             asked: BTreeMap::new(),
             leaving: BTreeMap::new(),
             left: BTreeSet::new(),
+            returning: BTreeMap::new(),
+            told: BTreeMap::new(),
+            named: BTreeMap::new(),
             generations: BTreeMap::new(),
             seen: BTreeMap::new(),
             life: 0,
@@ -76,8 +84,21 @@ impl Run {
     }
 
     fn send(&mut self, place: usize, ask: Ask) -> Token {
+        let named = match &ask {
+            Ask::Join(join) => join.member.clone(),
+            Ask::Sync { caller, .. } | Ask::Heartbeat(caller) | Ask::Commit { caller, .. } => {
+                caller.member.clone()
+            }
+            _ => String::new(),
+        };
+        let returns = matches!(&ask, Ask::Join(join) if join.member.is_empty() && join.instance.is_some());
         let token = self.world.send(ask);
         self.asked.insert(token, place);
+        self.named.insert(token, named);
+        if returns {
+            self.told.remove(&place);
+            self.returning.insert(token, place);
+        }
         token
     }
 
@@ -108,7 +129,9 @@ impl Run {
             87..=88 => self.fail_over(),
             89 => self.refuse(),
             _ => {
-                self.world.commit_one();
+                for _ in 0..self.rng.random_range(1..4) {
+                    self.world.commit_one();
+                }
             }
         }
         self.follow();
@@ -117,7 +140,8 @@ impl Run {
     fn join(&mut self, place: usize) {
         self.count += 1;
         let client = self.clients[place].clone();
-        let forgets = self.rng.random_bool(0.1);
+        // One that stands in the log by its name may come without its id.
+        let forgets = self.rng.random_bool(if client.instance.is_some() { 0.3 } else { 0.1 });
         let member = if forgets { "" } else { client.member.as_str() };
         let mut join = join(member, &format!("m{}", self.count), client.instance.as_deref());
         join.needs_id = self.rng.random_bool(0.5);
@@ -199,6 +223,7 @@ impl Run {
                 self.left.insert(id);
                 self.marks.insert("left");
             }
+            self.check_fencing(place, token, &reply);
             self.answered(place, reply);
         }
         let members = self.world.machine.groups().get(GROUP).map(|group| &group.members);
@@ -220,6 +245,24 @@ impl Run {
             assert!(generation < 0 || generation >= *by, "generation {generation} commits after {by}");
         }
         self.offsets.insert(partition, (offset, generation));
+    }
+
+    /// Fenced is fatal to a client: nobody is who was told its id and is alone with its instance.
+    fn check_fencing(&mut self, place: usize, token: Token, reply: &Reply) {
+        self.returning.remove(&token);
+        let named = self.named.remove(&token).expect("sent by us");
+        match reply {
+            Reply::Joined(joined) if self.clients[place].instance.is_some() => {
+                if !self.returning.values().any(|other| *other == place) {
+                    self.told.insert(place, joined.member.clone());
+                    self.marks.insert("told");
+                }
+            }
+            Reply::Refused(GroupError::FencedInstance) => {
+                assert_ne!(self.told.get(&place), Some(&named), "a member is fenced by its own earlier self");
+            }
+            _ => {}
+        }
     }
 
     fn answered(&mut self, place: usize, reply: Reply) {
@@ -312,7 +355,8 @@ pub(crate) fn random_sequences_keep_every_promise() {
         }
     }
     if only.is_none() {
-        let wanted = ["deleted", "failed over", "joined", "left", "refused", "skipped", "stable", "synced"];
+        let wanted =
+            ["deleted", "failed over", "joined", "left", "refused", "skipped", "stable", "synced", "told"];
         assert_eq!(marks, BTreeSet::from(wanted), "something never happened");
     }
 }

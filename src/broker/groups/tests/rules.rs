@@ -195,6 +195,34 @@ fn leave_that_cannot_be_stored_is_refused_and_those_who_never_were_in_a_generati
 }
 
 #[test]
+fn group_that_is_left_while_others_come_keeps_its_offsets_and_lets_everybody_join_again() {
+    let mut world = World::new(settings());
+    let a = joined(world.ask(Ask::Join(join("", "a", None))));
+    assert_eq!(share(world.ask(sync("a", a.generation, &[("a", "all")]))), "all");
+    world.ask(commit(caller("a", a.generation), 0, 5));
+    for _ in 0..300 {
+        world.pass(5_000);
+        assert_eq!(world.ask(Ask::Heartbeat(caller("a", a.generation))), Reply::Done);
+    }
+    // An id that was given away, and a member that no generation knows yet, put the end of the group off.
+    world.ask(Ask::Join(Join { needs_id: true, ..join("", "p", None) }));
+    world.send(Ask::Join(join("", "c", None)));
+    assert_eq!(world.ask(Ask::Leave(vec![("a".into(), None)])), Reply::Rows(vec![None]));
+    world.fail_over(settings());
+    assert_eq!(world.machine.groups()[GROUP].members.len(), 0);
+    world.pass(900_000);
+    assert_eq!(offset_of(&mut world, 0), Some(5), "kept for as long as after its last member");
+    // The first member of a group that the log knows as empty: the log names a protocol that it can come back with.
+    let first = joined(world.ask(Ask::Join(join("", "s", Some("is")))));
+    world.fail_over(settings());
+    let commit =
+        commit(Caller { instance: Some("is".to_owned()), ..caller("s", first.generation - 1) }, 0, 6);
+    assert_eq!(refused(world.ask(commit)), GroupError::Rebalancing, "it was given no share");
+    let again = joined(world.ask(Ask::Join(join("s", "", Some("is")))));
+    assert_eq!((again.member.as_str(), again.generation), ("s", first.generation));
+}
+
+#[test]
 fn silent_member_is_removed_and_one_that_beats_is_not() {
     let mut world = World::new(settings());
     let generation = two(&mut world);
@@ -250,6 +278,24 @@ fn static_member_is_back_without_a_rebalance_and_its_old_self_is_fenced() {
     assert_eq!(joined(world.ask(Ask::Join(other))).generation, generation + 1);
     let by_instance = world.ask(Ask::Leave(vec![(String::new(), Some("ia".to_owned()))]));
     assert_eq!(by_instance, Reply::Rows(vec![None]));
+}
+
+#[test]
+fn static_member_that_is_back_during_a_rebalance_is_known_to_the_next_coordinator() {
+    let mut world = World::new(settings());
+    let generation = statics(&mut world);
+    let b = world.send(Ask::Join(join("", "b", None)));
+    world.is_prompt = false;
+    let back = world.send(Ask::Join(join("", "a2", Some("ia"))));
+    assert!(world.waiting.contains(&back) && world.waiting.contains(&b), "told before its id is in the log");
+    world.commit_one();
+    assert_eq!(joined(world.answer(back)).member, "a2");
+    assert_eq!(joined(world.answer(b)).generation, generation + 1);
+    world.fail_over(settings());
+    let caller = Caller { instance: Some("ia".to_owned()), ..caller("a2", generation + 1) };
+    assert_eq!(refused(world.ask(Ask::Heartbeat(caller))), GroupError::IllegalGeneration);
+    let again = world.send(Ask::Join(join("a2", "", Some("ia"))));
+    assert_eq!(joined(world.answer(again)).generation, generation + 1);
 }
 
 #[test]
