@@ -416,6 +416,26 @@ mutations! {
     OmitMovedWatermark: "KIP-227", Test("broker::fetch_sessions::tests::incremental_reader_knows_what_a_full_reader_is_told"), 1, ["knows another end"];
     /// numbers of the controller log forget its generation
     NumberWithoutGeneration: "F20", Test("ctl::tests::image::number_of_an_entry_orders_by_generation_then_index"), 1, ["ctl/tests/image.rs"];
+
+    // Consumer groups.
+    /// members commit whatever generation they say they are in
+    CommitForAnyGeneration: "decisions/0019", Test("broker::groups::tests::worlds::random_worlds_have_one_owner_and_no_offset_that_goes_back"), 1, ["commits after generation", "goes back", "is not the owner"];
+    /// members of a generation whose assignment is not in the log commit
+    CommitUnsettled: "decisions/0019", Test("broker::groups::tests::rules::only_members_of_the_generation_commit_and_others_only_where_there_are_none"), 1, ["not refused"];
+    /// a commit is answered and told before it is committed
+    TellBeforeStored: "decisions/0019", Test("broker::groups::tests::worlds::random_worlds_have_one_owner_and_no_offset_that_goes_back"), 1, ["is answered and the log has", "what is told is not what is committed"];
+    /// members get shares of an assignment that is not in the log
+    ShareBeforeStored: "decisions/0019", Test("broker::groups::tests::worlds::random_worlds_have_one_owner_and_no_offset_that_goes_back"), 1, ["is told and not in the log", "two owners of"];
+    /// a generation takes another assignment while its first is being stored
+    AssignTwice: "decisions/0019", Test("broker::groups::tests::worlds::random_worlds_have_one_owner_and_no_offset_that_goes_back"), 1, ["the log has another share", "two owners of", "is not the owner"];
+    /// a coordinator serves before it has read the log to its end
+    ServeWhileLoading: "decisions/0019", Test("broker::shard::alone_tests::groups::coordinator_serves_once_its_log_is_read_and_one_part_of_one_log_is_read_in_a_turn"), 1, ["before the log is read"];
+    /// a coordinator that begins gives members no time to find it
+    NoSessionToFindUs: "decisions/0019", Test("broker::groups::tests::rules::generation_outlives_its_coordinator_and_members_have_a_session_to_find_the_next"), 1, ["groups/tests/rules.rs"];
+    /// who lost its instance to another process is not told so
+    ForgetFencing: "KIP-345", Test("broker::groups::tests::rules::static_member_is_back_without_a_rebalance_and_its_old_self_is_fenced"), 1, ["groups/tests/rules.rs"];
+    /// what a group has committed of a topic that it reads ends by its age
+    ExpireWhatIsRead: "KIP-211", Test("broker::groups::tests::rules::offsets_end_when_kafka_ends_them"), 1, ["groups/tests/rules.rs"];
 }
 
 /// The build in which there are switches.

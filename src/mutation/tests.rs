@@ -76,6 +76,12 @@ const TESTS: &[(&str, fn())] = tests![
     ctl::tests::lease::earlier_process_is_waited_for_though_the_present_one_has_said,
     ctl::tests::auto::broker_that_stopped_in_order_is_waited_for_until_its_grace_is_over,
     ctl::tests::image::number_of_an_entry_orders_by_generation_then_index,
+    broker::groups::tests::worlds::random_worlds_have_one_owner_and_no_offset_that_goes_back,
+    broker::groups::tests::rules::only_members_of_the_generation_commit_and_others_only_where_there_are_none,
+    broker::groups::tests::rules::generation_outlives_its_coordinator_and_members_have_a_session_to_find_the_next,
+    broker::groups::tests::rules::static_member_is_back_without_a_rebalance_and_its_old_self_is_fenced,
+    broker::groups::tests::rules::offsets_end_when_kafka_ends_them,
+    broker::shard::alone_tests::groups::coordinator_serves_once_its_log_is_read_and_one_part_of_one_log_is_read_in_a_turn,
 ];
 
 fn run(part: Part, seed: u64) {

@@ -660,7 +660,8 @@ impl Group {
                 if let Some(old) = waiting {
                     turn.refuse(old, GroupError::Rebalancing);
                 }
-                if self.leader.as_deref() == Some(id) && !self.storing {
+                let is_first = !self.storing || on(Mutation::AssignTwice);
+                if self.leader.as_deref() == Some(id) && is_first {
                     self.storing = true;
                     let shares: BTreeMap<String, Bytes> = self
                         .members
@@ -668,8 +669,12 @@ impl Group {
                         .map(|id| (id.clone(), assignments.get(id).cloned().unwrap_or_default()))
                         .collect();
                     let records = self.records(&shares);
-                    let action = Action::Assign { generation: self.generation, assignments: shares };
+                    let action =
+                        Action::Assign { generation: self.generation, assignments: shares.clone() };
                     self.append(turn, records, action, None);
+                    if on(Mutation::ShareBeforeStored) {
+                        self.assigned(turn, self.generation, shares, None);
+                    }
                 }
             }
         }

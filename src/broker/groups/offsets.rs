@@ -9,6 +9,7 @@ use super::group::{Group, State};
 use super::records::{self, Record};
 use super::subscription::CONSUMER;
 use super::{Caller, Committed, GroupError, Offset, OffsetKey, Reply, Token};
+use crate::mutation::{Mutation, on};
 
 /// Bytes of the records with which offsets end, of one append; one offset if its record is larger. Names have up to 32 KiB each.
 const ENDED_BYTES: usize = 128 << 10;
@@ -24,14 +25,14 @@ impl Group {
             // An application that assigns partitions to itself, or an operator, while members own them.
             return Err(GroupError::UnknownMember);
         }
-        self.check_caller(caller)?;
+        match self.check_caller(caller) {
+            Err(GroupError::IllegalGeneration) if on(Mutation::CommitForAnyGeneration) => {}
+            checked => checked?,
+        }
         // Its members have not got their shares of this generation. It may not be in the log either, and a coordinator that never heard of
         // it would take commits of the one before: they would come after those of this one.
-        if self.state == State::Completing || self.settled != self.generation {
-            Err(GroupError::Rebalancing)
-        } else {
-            Ok(())
-        }
+        let is_settled = self.state != State::Completing && self.settled == self.generation;
+        if !is_settled && !on(Mutation::CommitUnsettled) { Err(GroupError::Rebalancing) } else { Ok(()) }
     }
 
     pub(super) fn commit(
@@ -65,6 +66,11 @@ impl Group {
         }
         if records.is_empty() {
             return turn.answer(token, Reply::Rows(rows));
+        }
+        if on(Mutation::TellBeforeStored) {
+            self.offsets.extend(taken.iter().cloned());
+            turn.answer(token, Reply::Rows(rows.clone()));
+            return self.append(turn, records, Action::Commit { offsets: taken, rows }, None);
         }
         self.append(turn, records, Action::Commit { offsets: taken, rows }, Some(token));
     }
@@ -218,7 +224,8 @@ impl Group {
             if self.in_flight.contains_key(*key) {
                 return false;
             }
-            if read.as_ref().is_some_and(|topics| topics.contains(&key.0)) {
+            let is_read = read.as_ref().is_some_and(|topics| topics.contains(&key.0));
+            if is_read && !on(Mutation::ExpireWhatIsRead) {
                 return false;
             }
             if let Some(until) = committed.until_ms {

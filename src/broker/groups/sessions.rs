@@ -16,6 +16,7 @@ impl Group {
         if let Some(instance) = instance {
             match self.instances.get(instance) {
                 None => return Err(GroupError::UnknownMember),
+                Some(now) if now != id && on(Mutation::ForgetFencing) => {}
                 Some(now) if now != id => return Err(GroupError::FencedInstance),
                 Some(_) => {}
             }
@@ -42,7 +43,7 @@ impl Group {
             self.rebalance = Some(Rebalance { deadline: now + self.longest_rebalance(), initial: None });
         }
         for member in self.members.values_mut() {
-            member.expires = now + member.session_ms;
+            member.expires = if on(Mutation::NoSessionToFindUs) { now } else { now + member.session_ms };
         }
     }
 

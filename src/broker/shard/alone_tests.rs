@@ -21,6 +21,8 @@ use uuid::Uuid;
 
 #[path = "cleaning_tests.rs"]
 mod cleaning;
+#[path = "groups_tests.rs"]
+pub(crate) mod groups;
 
 /// Nobody is there to hear.
 struct Deaf;

@@ -16,6 +16,7 @@ use crate::broker::groups::{
 use crate::broker::partition::Ticket;
 use crate::ctl::command::Defaults;
 use crate::ctl::configs::broker_number;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::Proposal;
 use crate::segment::{Entry, EntryKind, Epoch, GroupId, Index};
@@ -189,7 +190,7 @@ impl Shard {
             return Err(GroupError::NotCoordinator);
         }
         match self.groups.hosted.get(&partition) {
-            Some(hosted) if hosted.loading.is_none() => Ok(()),
+            Some(hosted) if hosted.loading.is_none() || on(Mutation::ServeWhileLoading) => Ok(()),
             Some(_) => Err(GroupError::Loading),
             None => Err(GroupError::NotCoordinator),
         }

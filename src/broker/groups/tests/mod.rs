@@ -1,6 +1,7 @@
 //! Tests of the coordinator: scripts of single rules, and random sequences against what must always hold.
 pub(crate) mod random;
-mod rules;
+pub(crate) mod rules;
+pub(crate) mod worlds;
 
 use super::*;
 use std::collections::BTreeSet;

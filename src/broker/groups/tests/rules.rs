@@ -254,7 +254,7 @@ fn member_that_never_asks_for_its_share_is_removed() {
 }
 
 #[test]
-fn static_member_is_back_without_a_rebalance_and_its_old_self_is_fenced() {
+pub(crate) fn static_member_is_back_without_a_rebalance_and_its_old_self_is_fenced() {
     let mut world = World::new(settings());
     let generation = statics(&mut world);
     let mut again = join("", "a2", Some("ia"));
@@ -342,7 +342,7 @@ fn commit_is_answered_and_shown_only_once_it_is_committed() {
 }
 
 #[test]
-fn only_members_of_the_generation_commit_and_others_only_where_there_are_none() {
+pub(crate) fn only_members_of_the_generation_commit_and_others_only_where_there_are_none() {
     let mut world = World::new(settings());
     assert_eq!(world.ask(commit(caller("", -1), 0, 1)), Reply::Rows(vec![None]));
     assert_eq!(refused(world.ask(commit(caller("a", 3), 0, 1))), GroupError::UnknownMember);
@@ -366,7 +366,7 @@ fn only_members_of_the_generation_commit_and_others_only_where_there_are_none() 
 }
 
 #[test]
-fn generation_outlives_its_coordinator_and_members_have_a_session_to_find_the_next() {
+pub(crate) fn generation_outlives_its_coordinator_and_members_have_a_session_to_find_the_next() {
     let mut world = World::new(settings());
     let generation = two(&mut world);
     world.ask(commit(caller("b", generation), 1, 70));
@@ -403,7 +403,7 @@ fn assignment_that_was_not_stored_is_known_to_nobody() {
 }
 
 #[test]
-fn offsets_end_when_kafka_ends_them() {
+pub(crate) fn offsets_end_when_kafka_ends_them() {
     let mut world = World::new(settings());
     // Without a group: so long after the commit.
     world.ask(commit(caller("", -1), 7, 1));
