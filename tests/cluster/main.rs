@@ -26,6 +26,7 @@ mod losses;
 mod operate;
 mod racks;
 mod reassign;
+mod records;
 mod recover;
 mod replica;
 mod sessions;

@@ -1,4 +1,5 @@
 //! Tests of the coordinator: scripts of single rules, and random sequences against what must always hold.
+mod golden;
 pub(crate) mod random;
 pub(crate) mod rules;
 pub(crate) mod worlds;
