@@ -144,7 +144,7 @@ pub fn group(error: &GroupError) -> i16 {
         GroupError::InconsistentProtocol => code::INCONSISTENT_GROUP_PROTOCOL,
         GroupError::InvalidSessionTimeout => code::INVALID_SESSION_TIMEOUT,
         GroupError::Rebalancing => code::REBALANCE_IN_PROGRESS,
-        GroupError::Full => code::GROUP_MAX_SIZE_REACHED,
+        GroupError::Full | GroupError::NoRoom => code::GROUP_MAX_SIZE_REACHED,
         GroupError::UnknownGroup => code::GROUP_ID_NOT_FOUND,
         GroupError::NotEmpty => code::NON_EMPTY_GROUP,
         GroupError::Subscribed => code::GROUP_SUBSCRIBED_TO_TOPIC,
@@ -183,7 +183,7 @@ pub fn offset_fetch(error: &GroupError) -> i16 {
 /// Code of a failed OffsetCommit.
 pub fn commit(error: &GroupError) -> i16 {
     match error {
-        GroupError::TooLarge => code::INVALID_COMMIT_OFFSET_SIZE,
+        GroupError::TooLarge | GroupError::NoRoom => code::INVALID_COMMIT_OFFSET_SIZE,
         other => group(other),
     }
 }
@@ -412,6 +412,7 @@ mod tests {
             (GroupError::NotAvailable, 15, 15, 15, 16, 15),
             (GroupError::Rebalancing, 27, 27, 27, 27, 27),
             (GroupError::TooLarge, -1, -1, -1, -1, 28),
+            (GroupError::NoRoom, 81, 81, 81, 81, 28),
         ];
         for (error, any, synced, beat, fetched, committed) in table {
             assert_eq!(group(&error), any, "{error}");

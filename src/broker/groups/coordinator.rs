@@ -5,6 +5,7 @@
 //! stored nor refused before anything entered the log ends the coordinator ([`Coordinator::end`]): the log alone knows then.
 
 use super::group::{Group, State};
+use super::memory::{self, GROUP_BYTES, PENDING_BYTES};
 use super::records::{self, Key, Record, RecordError};
 use super::{
     AppendId, Ask, Committed, Effect, GroupError, Joined, Listed, OffsetKey, Reply, Settings, Time, Token,
@@ -18,6 +19,8 @@ use std::ops::Bound;
 const EXPIRED_AT_ONCE: usize = 256;
 /// Appends under way; beyond that requests that need one are sent back.
 const PENDING_MAX: usize = 10_000;
+/// Between two warnings that there is no room.
+const WARN_MS: Millis = 10_000;
 
 /// What happens once records are committed.
 #[derive(Clone, Debug)]
@@ -43,6 +46,7 @@ struct Pending {
     action: Action,
     token: Option<Token>,
     deadline: Millis,
+    bytes: usize,
 }
 
 /// Appends under way, in their order.
@@ -50,13 +54,14 @@ struct Pending {
 pub(super) struct Appends {
     next: AppendId,
     by_id: BTreeMap<AppendId, Pending>,
+    bytes: usize,
     /// Of all below this the answers were given, if only that it took too long.
     told: AppendId,
 }
 
 impl Appends {
     pub(super) fn are_full(&self) -> bool {
-        self.by_id.len() >= PENDING_MAX
+        self.by_id.len() >= PENDING_MAX || self.bytes >= PENDING_BYTES
     }
 
     /// What was appended last says that this group has no members: its request is answered with that, and not by a record of its own.
@@ -100,7 +105,10 @@ impl Turn<'_> {
         let id = self.appends.next;
         self.appends.next += 1;
         let deadline = self.time.mono + self.settings.commit_timeout_ms;
-        self.appends.by_id.insert(id, Pending { group: group.to_owned(), action, token, deadline });
+        let size = |record: &Record| record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
+        let bytes = records.iter().map(|record| memory::RECORD_BASE + 2 * size(record)).sum();
+        self.appends.bytes += bytes;
+        self.appends.by_id.insert(id, Pending { group: group.to_owned(), action, token, deadline, bytes });
         self.effects.push(Effect::Append { id, records });
     }
 }
@@ -115,6 +123,10 @@ pub struct Coordinator {
     next_check: Millis,
     /// The last group that a check which is under way has looked at.
     checked: Option<String>,
+    /// What all groups take, and by how much more they may grow.
+    bytes: usize,
+    room: usize,
+    warn_at: Millis,
 }
 
 impl Coordinator {
@@ -127,6 +139,9 @@ impl Coordinator {
             timers: BTreeSet::new(),
             next_check: Millis::MAX,
             checked: None,
+            bytes: 0,
+            room: usize::MAX,
+            warn_at: 0,
         }
     }
 
@@ -162,8 +177,10 @@ impl Coordinator {
     /// Everything is loaded: sessions begin anew.
     pub fn loaded(&mut self, time: Time) {
         self.groups.retain(|_, group| group.is_stored || !group.offsets.is_empty());
+        self.bytes = 0;
         for group in self.groups.values_mut() {
             group.begin_sessions(time.mono);
+            group.counted = 0;
         }
         for name in self.groups.keys().cloned().collect::<Vec<_>>() {
             self.schedule(&name);
@@ -177,7 +194,7 @@ impl Coordinator {
 
     /// A request about one group.
     pub fn request(&mut self, time: Time, token: Token, group: &str, ask: Ask, effects: &mut Vec<Effect>) {
-        if let Some(refusal) = self.refusal(group, &ask) {
+        if let Some(refusal) = self.refusal(time, group, &ask) {
             effects.push(Effect::Answer { token, reply: Reply::Refused(refusal) });
             return;
         }
@@ -205,7 +222,7 @@ impl Coordinator {
         }
     }
 
-    fn refusal(&self, group: &str, ask: &Ask) -> Option<GroupError> {
+    fn refusal(&mut self, time: Time, group: &str, ask: &Ask) -> Option<GroupError> {
         // Offsets may stand under the empty id, since the oldest clients; no group may.
         let takes_any = matches!(
             ask,
@@ -215,7 +232,47 @@ impl Coordinator {
             return Some(GroupError::InvalidGroup);
         }
         let appends = !matches!(ask, Ask::Heartbeat(_) | Ask::Offsets(_) | Ask::Describe);
-        (appends && self.appends.are_full()).then_some(GroupError::NotAvailable)
+        if appends && self.appends.are_full() {
+            return Some(GroupError::NotAvailable);
+        }
+        self.has_no_room(time, group, ask).then_some(GroupError::NoRoom)
+    }
+
+    /// Whether memory would grow beyond its bound. Who commits again what it has committed needs no more.
+    fn has_no_room(&mut self, time: Time, name: &str, ask: &Ask) -> bool {
+        let known = self.groups.get(name);
+        let growth = known.map_or_else(|| Group::growth_of_new(name, ask), |group| group.growth(ask));
+        let members = known.filter(|_| matches!(ask, Ask::Join(_))).map_or(0, |group| group.members_bytes);
+        let is_full = growth > 0 && (growth > self.room || members + growth > GROUP_BYTES);
+        if is_full && time.mono >= self.warn_at {
+            self.warn_at = time.mono + WARN_MS;
+            tracing::warn!(
+                group = name,
+                growth,
+                room = self.room,
+                members,
+                "no memory for more of a consumer group"
+            );
+        }
+        is_full
+    }
+
+    /// By how much its groups may grow from now on.
+    pub fn allow(&mut self, room: usize) {
+        self.room = room;
+    }
+
+    /// What it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes + self.appends.bytes
+    }
+
+    /// Counts a group again whose offsets alone have changed.
+    fn count(&mut self, name: &str) {
+        if let Some(group) = self.groups.get_mut(name) {
+            let now = group.members_bytes + group.offsets.bytes();
+            self.bytes = self.bytes + now - std::mem::replace(&mut group.counted, now);
+        }
     }
 
     /// The records of this append are committed.
@@ -235,7 +292,10 @@ impl Coordinator {
         result: Result<(), GroupError>,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(Pending { group: name, action, token, .. }) = self.appends.by_id.remove(&id) else { return };
+        let Some(Pending { group: name, action, token, bytes, .. }) = self.appends.by_id.remove(&id) else {
+            return;
+        };
+        self.appends.bytes -= bytes;
         let is_sooner = !matches!(action, Action::Commit { .. });
         let Self { groups, appends, settings, .. } = self;
         let mut turn = Turn { time, settings, appends, effects };
@@ -249,6 +309,8 @@ impl Coordinator {
         }
         if is_sooner || self.groups.get(&name).is_some_and(Group::is_over) {
             self.schedule(&name);
+        } else {
+            self.count(&name);
         }
     }
 
@@ -352,9 +414,11 @@ impl Coordinator {
             if group.scheduled != Millis::MAX {
                 self.timers.remove(&(group.scheduled, name.to_owned()));
             }
+            self.bytes -= group.counted;
             self.groups.remove(name);
             return;
         }
+        group.members_bytes = group.weigh_members();
         let next = group.deadline();
         // One that is looked at too early is looked at again.
         if next < group.scheduled {
@@ -364,6 +428,19 @@ impl Coordinator {
             group.scheduled = next;
             self.timers.insert((next, name.to_owned()));
         }
+        self.count(name);
+    }
+
+    /// What it takes, counted from nothing.
+    #[cfg(test)]
+    pub(super) fn weighed(&self) -> usize {
+        let offsets = |group: &Group| {
+            let mut anew = memory::Offsets::default();
+            group.offsets.iter().for_each(|(key, committed)| anew.insert(key.clone(), committed.clone()));
+            anew.bytes()
+        };
+        let groups = self.groups.values().map(|group| group.weigh_members() + offsets(group)).sum::<usize>();
+        groups + self.appends.by_id.values().map(|pending| pending.bytes).sum::<usize>()
     }
 
     /// What memory holds of each group that the log must give back.

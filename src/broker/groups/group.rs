@@ -6,11 +6,10 @@
 //! Not here: sessions and leaving (`sessions`), offsets (`offsets`). Called by `coordinator`.
 
 use super::coordinator::{Action, Turn};
+use super::memory::Offsets;
 use super::records::Record;
 use super::subscription::{self, CONSUMER};
-use super::{
-    Ask, Committed, DescribedMember, Description, GroupError, Join, Joined, Listed, OffsetKey, Reply, Token,
-};
+use super::{Ask, DescribedMember, Description, GroupError, Join, Joined, Listed, OffsetKey, Reply, Token};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use bytes::Bytes;
@@ -118,7 +117,7 @@ pub(super) struct Group {
     pub(super) storing: bool,
     /// Storing it takes too long: nobody waits for it any longer, and it may come all the same.
     pub(super) is_late: bool,
-    pub(super) offsets: BTreeMap<OffsetKey, Committed>,
+    pub(super) offsets: Offsets,
     /// Commits under way, by what they are of.
     pub(super) in_flight: BTreeMap<OffsetKey, u32>,
     /// Appends under way.
@@ -133,6 +132,9 @@ pub(super) struct Group {
     pub(super) is_gone: bool,
     /// When it is looked at next.
     pub(super) scheduled: Millis,
+    /// What it takes without its offsets, in bytes, and with them, as it was counted last (`memory`).
+    pub(super) members_bytes: usize,
+    pub(super) counted: usize,
 }
 
 impl Group {
@@ -153,7 +155,7 @@ impl Group {
             settled: 0,
             storing: false,
             is_late: false,
-            offsets: BTreeMap::new(),
+            offsets: Offsets::default(),
             in_flight: BTreeMap::new(),
             appending: 0,
             since_ms: -1,
@@ -161,6 +163,8 @@ impl Group {
             is_unwritten: false,
             is_gone: false,
             scheduled: Millis::MAX,
+            members_bytes: 0,
+            counted: 0,
         }
     }
 
@@ -669,8 +673,7 @@ impl Group {
                         .map(|id| (id.clone(), assignments.get(id).cloned().unwrap_or_default()))
                         .collect();
                     let records = self.records(&shares);
-                    let action =
-                        Action::Assign { generation: self.generation, assignments: shares.clone() };
+                    let action = Action::Assign { generation: self.generation, assignments: shares.clone() };
                     self.append(turn, records, action, None);
                     if on(Mutation::ShareBeforeStored) {
                         self.assigned(turn, self.generation, shares, None);

@@ -5,7 +5,7 @@
 //! and who waits for which answer (`shard::groups`, the only caller). No IO, clock, randomness or async: time and fresh ids are arguments.
 //! - `coordinator`: all groups of the partition, what is being appended, timers, loading.
 //! - `group`: one group, its members and generations. `sessions`: who is there. `offsets`: what was committed, and when it expires.
-//! - `stored`: a group and its record. `records`: Kafka's own record formats. `subscription`: the topics in a consumer's metadata.
+//! - `memory`: what all of it takes, in bytes. `stored`: a group and its record. `records`: Kafka's own record formats. `subscription`: the topics in a consumer's metadata.
 //!
 //! Invariants (tests hold them for random sequences):
 //! - every request is answered exactly once;
@@ -16,6 +16,7 @@
 
 mod coordinator;
 mod group;
+mod memory;
 mod offsets;
 pub mod records;
 mod sessions;
@@ -110,6 +111,8 @@ pub enum GroupError {
     MetadataTooLarge,
     #[error("the record is larger than max.message.bytes of the topic")]
     TooLarge,
+    #[error("the consumer groups of this broker take as much memory as they may")]
+    NoRoom,
     #[error("unknown topic or partition")]
     UnknownPartition,
     #[error(

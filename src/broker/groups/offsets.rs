@@ -68,7 +68,7 @@ impl Group {
             return turn.answer(token, Reply::Rows(rows));
         }
         if on(Mutation::TellBeforeStored) {
-            self.offsets.extend(taken.iter().cloned());
+            taken.iter().cloned().for_each(|(key, committed)| self.offsets.insert(key, committed));
             turn.answer(token, Reply::Rows(rows.clone()));
             return self.append(turn, records, Action::Commit { offsets: taken, rows }, None);
         }

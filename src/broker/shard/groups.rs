@@ -28,6 +28,8 @@ use tokio::sync::oneshot;
 
 /// Log read in one turn by one coordinator that loads; in each turn another one goes on.
 const LOAD_BYTES: usize = 1 << 20;
+/// Most memory of all groups that a node coordinates, as `groups::memory` counts it: over two million committed offsets.
+const GROUPS_BYTES: usize = 512 << 20;
 /// Between two looks at what is due.
 const TICK_MS: Millis = 10;
 /// A coordinator that may not serve just now is looked at again after this.
@@ -82,6 +84,12 @@ impl Groups {
 
     pub(super) fn deadline(&self) -> Millis {
         self.next
+    }
+
+    /// By how much groups may grow.
+    fn room(&self) -> usize {
+        let all = self.hosted.values().map(|hosted| hosted.machine.bytes()).sum();
+        GROUPS_BYTES.saturating_sub(all)
     }
 
     /// Takes the outcome of an append if it was one of a coordinator.
@@ -231,7 +239,10 @@ impl Shard {
         }
         let token = self.next_id();
         self.groups.answers.insert(token, reply);
+        let grows = matches!(ask, Ask::Join(_) | Ask::Commit { .. });
+        let room = if grows { self.groups.room() } else { 0 };
         self.with_coordinator(now, partition, |machine, effects| {
+            machine.allow(room);
             machine.request(time(now), token, name, ask, effects)
         });
     }

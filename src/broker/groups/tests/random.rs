@@ -135,6 +135,7 @@ impl Run {
             }
         }
         self.follow();
+        assert_eq!(self.world.machine.bytes(), self.world.machine.weighed(), "memory is counted wrong");
     }
 
     fn join(&mut self, place: usize) {

@@ -529,3 +529,65 @@ fn every_group_is_looked_at_for_what_is_over_a_part_of_them_in_a_turn() {
     world.pass(10);
     assert!(world.machine.groups().is_empty() && world.reloaded(settings()).groups().is_empty());
 }
+
+#[test]
+fn memory_is_bounded_and_who_needs_no_more_goes_on() {
+    let mut world = World::new(Settings { max_size: 10_000, ..settings() });
+    let generation = two(&mut world);
+    assert_eq!(world.ask(commit(caller("a", generation), 0, 5)), Reply::Rows(vec![None]));
+    world.machine.allow(0);
+    assert_eq!(refused(world.ask(commit(caller("a", generation), 1, 5))), GroupError::NoRoom);
+    assert_eq!(refused(world.ask(Ask::Join(join("", "c", None)))), GroupError::NoRoom);
+    // What it has it may say again, and its members may join again.
+    assert_eq!(world.ask(commit(caller("a", generation), 0, 6)), Reply::Rows(vec![None]));
+    assert_eq!(joined(world.ask(Ask::Join(join("b", "", None)))).generation, generation);
+    assert_eq!(world.ask(Ask::Heartbeat(caller("b", generation))), Reply::Done);
+    let other = caller("", -1);
+    let mut effects = Vec::new();
+    let offsets =
+        vec![(("t".to_owned(), 0), Offset { offset: 1, leader_epoch: -1, metadata: String::new() })];
+    let ask = Ask::Commit { caller: other, offsets, retention_ms: None };
+    world.machine.request(world.time, 1_000, "another", ask, &mut effects);
+    assert!(matches!(&effects[..], [Effect::Answer { reply: Reply::Refused(GroupError::NoRoom), .. }]));
+    assert_eq!(world.machine.groups().len(), 1, "what was refused leaves nothing");
+    // What ends makes room; nothing is left of a group that is gone.
+    world.machine.allow(usize::MAX);
+    let before = world.machine.bytes();
+    world.ask(Ask::Leave(vec![("a".into(), None), ("b".into(), None)]));
+    assert!(world.machine.bytes() < before);
+    assert_eq!(world.ask(Ask::Delete), Reply::Done);
+    assert_eq!((world.machine.bytes(), world.machine.weighed()), (0, 0));
+}
+
+#[test]
+fn members_of_one_group_and_appends_under_way_are_bounded_in_bytes() {
+    let mut world = World::new(Settings { max_size: 10_000, ..settings() });
+    let mut members = 0;
+    let refusal = loop {
+        let mut large = join("", &format!("m{members}"), None);
+        large.protocols = vec![("range".to_owned(), Bytes::from(vec![0; 900_000]))];
+        let token = world.send(Ask::Join(large));
+        if world.answers.contains_key(&token) && members > 0 {
+            break refused(world.answer(token));
+        }
+        members += 1;
+        assert!(members < 100, "{} bytes", world.machine.bytes());
+    };
+    assert_eq!((refusal, members), (GroupError::NoRoom, (64 << 20) / 900_000));
+    let mut world = World::new(Settings { metadata_bytes: 32_000, ..settings() });
+    world.is_prompt = false;
+    let large = || {
+        let offset = Offset { offset: 1, leader_epoch: -1, metadata: "x".repeat(32_000) };
+        let offsets = vec![(("t".to_owned(), 0), offset)];
+        Ask::Commit { caller: caller("", -1), offsets, retention_ms: None }
+    };
+    let waits = |world: &mut World| {
+        let token = world.send(large());
+        world.waiting.contains(&token)
+    };
+    let taken = (0..5_000).take_while(|_| waits(&mut world)).count();
+    assert!((900..=1_100).contains(&taken), "{taken}");
+    while world.commit_one() {}
+    assert_eq!(world.machine.bytes(), world.machine.weighed());
+    assert!(waits(&mut world), "there is room again");
+}
