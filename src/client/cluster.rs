@@ -142,7 +142,7 @@ enum Reached {
     Said,
 }
 
-/// Addresses remembered at most.
+/// Addresses remembered at most, and coordinators of groups.
 const MOST_ADDRESSES: usize = 1_000;
 
 type Slot = Arc<tokio::sync::Mutex<Option<Arc<Connection>>>>;
@@ -156,6 +156,8 @@ struct Inner {
     answered: Mutex<Option<String>>,
     /// Advertised addresses that could be connected to, or since when not.
     reached: Mutex<HashMap<String, Reached>>,
+    /// The broker that coordinates a group, until it fails to answer as one.
+    coordinators: Mutex<HashMap<String, i32>>,
 }
 
 /// A cheap handle to one cluster.
@@ -201,6 +203,7 @@ impl Client {
             slots: Mutex::new(HashMap::new()),
             answered: Mutex::new(None),
             reached: Mutex::default(),
+            coordinators: Mutex::default(),
         }))
     }
 
@@ -358,6 +361,24 @@ impl Client {
         };
         self.warn_of(&address, &error);
         Err(error)
+    }
+
+    /// The coordinator of a group as it was looked up last.
+    pub(super) fn known_coordinator(&self, group: &str) -> Option<i32> {
+        locked(&self.0.coordinators).get(group).copied()
+    }
+
+    pub(super) fn remember_coordinator(&self, group: &str, id: i32) {
+        let mut known = locked(&self.0.coordinators);
+        if known.len() > MOST_ADDRESSES {
+            known.clear();
+        }
+        known.insert(group.to_owned(), id);
+    }
+
+    /// It moved, or it may have: it is looked up again.
+    pub(super) fn forget_coordinator(&self, group: &str) {
+        locked(&self.0.coordinators).remove(group);
     }
 
     /// Commands wait for a broker that may come back: whoever looks on learns why before they give up. Of a broker that was there it is no news.

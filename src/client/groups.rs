@@ -108,6 +108,7 @@ impl Client {
         Error::check(answer.error_code, message, || format!("coordinator of group `{group}`"))?;
         let id = answer.node_id.0;
         self.add_broker(Broker { id, host: answer.host.to_string(), port: answer.port, rack: None });
+        self.remember_coordinator(group, id);
         Ok(id)
     }
 
@@ -125,17 +126,25 @@ impl Client {
             let answered = answered.and_then(|(id, answer)| {
                 Error::check(code(&answer), None, || format!("group `{group}`")).map(|()| (id, answer))
             });
-            let again = |e: &Error| {
-                e.is_retriable() || matches!(e.kafka_code(), Some(NOT_COORDINATOR | BROKER_NOT_AVAILABLE))
-            };
             match answered {
-                Err(error) if again(&error) && backoff.wait().await => {}
+                Err(error) if self.may_have_moved(group, &error) && backoff.wait().await => {}
                 answered => return answered,
             }
         }
     }
 
-    /// Looks the coordinator up and asks it, once; `extra`: how much longer than usual its answer may take.
+    /// Whether to ask again after this error, and then whoever is the coordinator by now. One that loads, or is gone from the metadata, may be
+    /// another one as well.
+    pub(super) fn may_have_moved(&self, group: &str, error: &Error) -> bool {
+        let moved = matches!(error.kafka_code(), Some(NOT_COORDINATOR | BROKER_NOT_AVAILABLE));
+        if moved || error.is_retriable() {
+            self.forget_coordinator(group);
+        }
+        moved || error.is_retriable()
+    }
+
+    /// Asks the coordinator, once; looks it up where it is not known. Whoever gets an answer that says it has moved, or none, is to say so
+    /// ([`Client::may_have_moved`]). `extra`: how much longer than usual the answer may take.
     pub(super) async fn try_coordinator<R: Request>(
         &self,
         group: &str,
@@ -144,7 +153,10 @@ impl Client {
         purpose: Purpose,
         extra: Duration,
     ) -> Result<(i32, R::Response)> {
-        let id = self.coordinator(group).await?;
+        let id = match self.known_coordinator(group) {
+            Some(id) => id,
+            None => self.coordinator(group).await?,
+        };
         let connection = self.broker_connection(id, purpose).await?;
         let version = connection.version::<R>(cap)?;
         Ok((id, connection.call_within(request, version, extra).await?))

@@ -8,7 +8,7 @@
 
 use super::cluster::{Backoff, Client, Purpose, text, topic_name};
 use super::error::{Error, Result};
-use super::groups::{BROKER_NOT_AVAILABLE, NOT_COORDINATOR, assigned};
+use super::groups::assigned;
 use crate::wire::frame::FrameError;
 use crate::wire::primitives::Reader;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -35,8 +35,6 @@ const CONSUMER: &str = "consumer";
 const RANGE: &str = "range";
 /// Version of what members tell each other; 0 says all that `range` needs.
 const MEMBERS_VERSION: i16 = 0;
-/// How often a leader looks whether topics have got more partitions.
-const LOOK: Duration = Duration::from_secs(60);
 
 /// How a member behaves.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +43,14 @@ pub struct MemberOptions {
     pub session_timeout: Duration,
     /// `max.poll.interval.ms`: how long others wait for it to join again.
     pub rebalance_timeout: Duration,
+    /// How often a leader looks whether topics have got more partitions.
+    pub look: Duration,
 }
 
 impl Default for MemberOptions {
     fn default() -> Self {
-        Self { session_timeout: Duration::from_secs(45), rebalance_timeout: Duration::from_secs(60) }
+        let minute = Duration::from_secs(60);
+        Self { session_timeout: Duration::from_secs(45), rebalance_timeout: minute, look: minute }
     }
 }
 
@@ -105,14 +106,8 @@ impl Membership {
                     continue;
                 }
                 Some(UNKNOWN_MEMBER_ID) => self.id.clear(),
-                Some(
-                    ILLEGAL_GENERATION
-                    | REBALANCE_IN_PROGRESS
-                    | MEMBER_ID_REQUIRED
-                    | NOT_COORDINATOR
-                    | BROKER_NOT_AVAILABLE,
-                ) => {}
-                _ if error.is_retriable() => {}
+                Some(ILLEGAL_GENERATION | REBALANCE_IN_PROGRESS | MEMBER_ID_REQUIRED) => {}
+                _ if self.client.may_have_moved(&self.group, &error) => {}
                 _ => return Err(error),
             }
             if !backoff.wait().await {
@@ -222,7 +217,8 @@ impl Membership {
 
     /// Whether a topic has got other partitions since this member, as leader, assigned them.
     async fn has_other_partitions(&mut self) -> bool {
-        let Some((counts, looked)) = self.assigned.as_mut().filter(|(_, looked)| looked.elapsed() >= LOOK)
+        let look = self.options.look;
+        let Some((counts, looked)) = self.assigned.as_mut().filter(|(_, looked)| looked.elapsed() >= look)
         else {
             return false;
         };
@@ -261,7 +257,8 @@ impl Membership {
         Ok(mine.map(|((_, partition), offset)| (partition, offset)).collect())
     }
 
-    /// Leaves, so that others need not wait for the session to end.
+    /// Leaves, so that others need not wait for the session to end. Asked again until `call_timeout`, of whoever is the coordinator by then; one that
+    /// does not know the member (any more) is as good.
     pub async fn leave(self) -> Result<()> {
         if self.id.is_empty() {
             return Ok(());
@@ -270,7 +267,10 @@ impl Membership {
         let request = LeaveGroupRequest::default().with_group_id(self.name()).with_members(vec![member]);
         let left =
             self.client.call_coordinator(&self.group, &request, i16::MAX, |answer| answer.error_code).await;
-        left.map(|_| ())
+        match left {
+            Err(error) if error.kafka_code() == Some(UNKNOWN_MEMBER_ID) => Ok(()),
+            left => left.map(|_| ()),
+        }
     }
 
     /// Asks the coordinator, wherever it is by now; the answer waits for the group's other members.

@@ -23,6 +23,7 @@ mod history;
 mod image;
 mod kafka;
 mod losses;
+mod members;
 mod operate;
 mod racks;
 mod reassign;
