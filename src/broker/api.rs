@@ -13,8 +13,8 @@ use crate::ctl::recovery::PartitionReport;
 use crate::segment::{FrameCheck, GroupId, LogId, NodeId, Offset, ScrubStats};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
 
@@ -198,8 +198,8 @@ struct Inner {
     admitted: Arc<Semaphore>,
     /// Producer ids of the current block: next and end.
     producer_ids: Mutex<(i64, i64)>,
-    /// Locked for as long as it takes to look up, never across a wait.
-    fetch_sessions: std::sync::Mutex<fetch_sessions::Cache>,
+    /// Its locks are never held across a wait.
+    fetch_sessions: fetch_sessions::Cache,
     clock: Clock,
     killed: KillSwitch,
 }
@@ -238,7 +238,7 @@ impl NodeHandle {
     ) -> Self {
         let admitted = Arc::new(Semaphore::new(PRODUCE_BYTES));
         let producer_ids = Mutex::new((0, 0));
-        let fetch_sessions = std::sync::Mutex::new(fetch_sessions::Cache::new(config.fetch_session_slots));
+        let fetch_sessions = fetch_sessions::Cache::new(config.fetch_session_slots);
         let clock = Clock::start();
         Self {
             inner: Arc::new(Inner {
@@ -336,22 +336,12 @@ impl NodeHandle {
         self.ask(|reply| shard::Command::Fetch { items, limits, reply }).await.unwrap_or_else(stopping)
     }
 
-    fn fetch_sessions(&self) -> MutexGuard<'_, fetch_sessions::Cache> {
-        // What a panic elsewhere left half-changed would be one client's session, and that client notices.
-        self.inner.fetch_sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What a Fetch is to read, by its session if it goes on with one (KIP-227).
     ///
     /// # Errors
     /// There is no such session, or it is not as the client thinks.
     pub fn open_fetch(&self, request: Opening) -> Result<Opened, SessionError> {
-        let now = self.inner.clock.mono();
-        let mut cache = self.fetch_sessions();
-        let (opened, gone) = (cache.open(now, request), cache.take_gone());
-        drop(cache);
-        drop(gone);
-        opened
+        self.inner.fetch_sessions.open(self.inner.clock.mono(), request)
     }
 
     /// How the answer of a Fetch goes out: `told` = what it would say in full of each partition, in order.
@@ -360,17 +350,13 @@ impl NodeHandle {
     /// A later request of its session has come meanwhile.
     pub fn settle_fetch(&self, opened: &Opened, told: &[Told]) -> Result<Settled, SessionError> {
         let now = self.inner.clock.mono();
-        let begun = fetch_sessions::prepare(now, opened, told);
-        let mut cache = self.fetch_sessions();
-        let (settled, gone) = (cache.settle(now, opened, told, begun, rand::random), cache.take_gone());
-        drop(cache);
-        drop(gone);
-        settled
+        let begun = fetch_sessions::prepare(opened, told);
+        self.inner.fetch_sessions.settle(now, opened, told, begun, rand::random)
     }
 
     /// Figures of the fetch sessions of this node.
     pub fn fetch_session_stats(&self) -> fetch_sessions::Stats {
-        self.fetch_sessions().stats()
+        self.inner.fetch_sessions.stats()
     }
 
     /// ListOffsets of one partition (after a ReadIndex round).

@@ -4,6 +4,9 @@
 //! reads and settles it before it answers, and nothing is held in between, however long the fetch waits. Which connection a request came by
 //! does not matter. Not here: reading, and what a row of an answer says.
 //!
+//! Two kinds of locks: one for the books of all sessions, held for look-ups and sums alone, and one of each session, held while that is gone through,
+//! which takes as long as it has partitions. A session's is taken before that of the books, never the other way round.
+//!
 //! Invariants
 //! - A session's epoch goes up with every request that opens it. Who was overtaken by a later epoch changes nothing more and is answered
 //!   INVALID_FETCH_SESSION_EPOCH: what a session knows was told to its client in this order.
@@ -17,7 +20,7 @@
 use crate::mutation::{Mutation, on};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem::size_of;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -180,10 +183,6 @@ struct Cached {
 #[derive(Debug)]
 struct Session {
     by_id: bool,
-    created: u64,
-    used: u64,
-    /// Partitions when it was used last: its rank among those that may be evicted.
-    rank: usize,
     /// Of the next request.
     epoch: i32,
     /// By place: who got records goes to the end, so that all get their turn.
@@ -195,14 +194,14 @@ struct Session {
     overtaken: CancellationToken,
 }
 
-/// A new session, or one that is no more; made and dropped outside the lock, for it may be large.
+/// A new session; made outside the lock of the books, for it may be large.
 #[derive(Debug)]
-pub struct Detached(Session);
+pub struct Begun(Session);
 
 /// The session that the answer of a full fetch begins, if it may.
-pub fn prepare(now: u64, opened: &Opened, told: &[Told]) -> Option<Detached> {
+pub fn prepare(opened: &Opened, told: &[Told]) -> Option<Begun> {
     match opened.context {
-        Context::Full { by_id } => Session::of(now, by_id, &opened.asked, told).map(Detached),
+        Context::Full { by_id } => Session::of(by_id, &opened.asked, told).map(Begun),
         _ => None,
     }
 }
@@ -220,12 +219,9 @@ fn next_epoch(epoch: i32) -> i32 {
 }
 
 impl Session {
-    fn new(now: u64, by_id: bool) -> Self {
+    fn new(by_id: bool) -> Self {
         Self {
             by_id,
-            created: now,
-            used: now,
-            rank: 0,
             epoch: next_epoch(INITIAL_EPOCH),
             partitions: BTreeMap::new(),
             places: HashMap::new(),
@@ -236,11 +232,11 @@ impl Session {
     }
 
     /// A session of what a full fetch asked and was told; None if there is nothing in it, too much, or a partition twice.
-    fn of(now: u64, by_id: bool, asked: &[Asked], told: &[Told]) -> Option<Self> {
+    fn of(by_id: bool, asked: &[Asked], told: &[Told]) -> Option<Self> {
         if !(1..=SESSION_PARTITIONS).contains(&asked.len()) {
             return None;
         }
-        let mut session = Self::new(now, by_id);
+        let mut session = Self::new(by_id);
         for (asked, told) in asked.iter().zip(told) {
             if session.places.contains_key(&asked.key) {
                 return None;
@@ -307,11 +303,21 @@ impl Session {
     }
 }
 
-/// All sessions of a node.
+/// A session in the books.
 #[derive(Debug)]
-pub struct Cache {
-    slots: usize,
-    sessions: HashMap<i32, Session>,
+struct Booked {
+    session: Arc<Mutex<Session>>,
+    created: u64,
+    used: u64,
+    /// Partitions when it was used last: its rank among those that may be evicted.
+    rank: usize,
+    /// Bytes then.
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    sessions: HashMap<i32, Booked>,
     /// By when they were used last.
     by_use: BTreeSet<(u64, i32)>,
     /// By partitions: those that were old enough to be evicted when they were used last.
@@ -320,55 +326,60 @@ pub struct Cache {
     bytes: usize,
     evictions: u64,
     continued: u64,
-    /// Sessions that the last call ended.
-    gone: Vec<Detached>,
+}
+
+/// All sessions of a node.
+#[derive(Debug)]
+pub struct Cache {
+    slots: usize,
+    books: Mutex<Books>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panic elsewhere left half-changed would be one client's session, and that client notices.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cache {
     /// A cache of at most so many sessions (`max.incremental.fetch.session.cache.slots`; 0: none).
     pub fn new(slots: usize) -> Self {
-        Self {
-            slots,
-            sessions: HashMap::new(),
-            by_use: BTreeSet::new(),
-            by_rank: BTreeSet::new(),
-            partitions: 0,
-            bytes: 0,
-            evictions: 0,
-            continued: 0,
-            gone: Vec::new(),
-        }
-    }
-
-    /// Sessions that the last call ended, to be dropped when the lock is.
-    pub fn take_gone(&mut self) -> Vec<Detached> {
-        std::mem::take(&mut self.gone)
+        Self { slots, books: Mutex::default() }
     }
 
     /// Takes a request; says what is to be read for it.
     ///
     /// # Errors
     /// It goes on with a session that is not there, or not as it thinks.
-    pub fn open(&mut self, now: u64, request: Opening) -> Result<Opened, SessionError> {
-        self.gone.clear();
-        let Opening { session_id: id, epoch, by_id, asked, forgotten } = request;
+    pub fn open(&self, now: u64, request: Opening) -> Result<Opened, SessionError> {
+        let (id, epoch) = (request.session_id, request.epoch);
         if epoch == INITIAL_EPOCH || epoch == FINAL_EPOCH {
-            if let Some(closed) = self.remove(id) {
-                closed.overtaken.cancel();
-                self.gone.push(Detached(closed));
+            let closed = locked(&self.books).remove(id);
+            if let Some(closed) = closed {
+                locked(&closed.session).overtaken.cancel();
             }
+            let by_id = request.by_id;
             let context = if epoch == FINAL_EPOCH { Context::Sessionless } else { Context::Full { by_id } };
-            return Ok(Opened { asked, context });
+            return Ok(Opened { asked: request.asked, context });
         }
-        let known = self.sessions.get(&id).ok_or(SessionError::UnknownId)?;
-        if known.epoch != epoch {
+        let shared = locked(&self.books).session(id).ok_or(SessionError::UnknownId)?;
+        let mut session = locked(&shared);
+        self.go_on(now, &shared, &mut session, request)
+    }
+
+    fn go_on(
+        &self,
+        now: u64,
+        shared: &Arc<Mutex<Session>>,
+        session: &mut Session,
+        request: Opening,
+    ) -> Result<Opened, SessionError> {
+        let Opening { session_id: id, epoch, by_id, asked, forgotten } = request;
+        if session.epoch != epoch {
             return Err(SessionError::InvalidEpoch);
         }
-        if known.by_id != by_id {
+        if session.by_id != by_id {
             return Err(SessionError::TopicIds);
         }
-        // Out of the books while it changes.
-        let mut session = self.remove(id).ok_or(SessionError::UnknownId)?;
         session.overtaken.cancel();
         for one in &asked {
             session.ask(one.clone());
@@ -376,12 +387,10 @@ impl Cache {
         forgotten.iter().for_each(|key| session.forget(key));
         session.shrink();
         if session.partitions.is_empty() {
+            locked(&self.books).remove_this(id, shared);
             return Ok(Opened { asked, context: Context::Sessionless });
         }
-        if session.partitions.len() > SESSION_PARTITIONS || self.bytes + session.bytes > CACHE_BYTES {
-            self.evictions += 1;
-            return Err(SessionError::UnknownId);
-        }
+        locked(&self.books).book(now, id, shared, (session.partitions.len(), session.bytes))?;
         session.epoch = next_epoch(epoch);
         session.overtaken = CancellationToken::new();
         let context = Context::Incremental {
@@ -391,8 +400,6 @@ impl Cache {
             overtaken: session.overtaken.clone(),
         };
         let asked = session.partitions.values().map(|cached| cached.asked.clone()).collect();
-        self.continued += 1;
-        self.insert(now, id, session);
         Ok(Opened { asked, context })
     }
 
@@ -402,106 +409,135 @@ impl Cache {
     /// # Errors
     /// A later request of the session has come meanwhile.
     pub fn settle(
-        &mut self,
+        &self,
         now: u64,
         opened: &Opened,
         told: &[Told],
-        begun: Option<Detached>,
+        begun: Option<Begun>,
         draw: impl FnMut() -> i32,
     ) -> Result<Settled, SessionError> {
-        self.gone.clear();
         debug_assert_eq!(opened.asked.len(), told.len(), "one row per partition");
         match &opened.context {
             Context::Sessionless => Ok(Settled::default()),
             Context::Full { .. } => {
-                let session_id = begun.map_or(0, |Detached(session)| self.admit(now, session, draw));
+                let session_id = begun.map_or(0, |Begun(session)| self.admit(now, session, draw));
                 Ok(Settled { session_id, kept: None })
             }
             Context::Incremental { id, epoch, places, overtaken } => {
+                // Evicted meanwhile: all that there is to say. The next request is told that there is no such session; told so by the
+                // id 0 in an answer, franz-go would never ask this broker for a session again.
+                let all = Settled { session_id: *id, kept: None };
+                let shared = locked(&self.books).session(*id);
+                let mut session = shared.as_ref().map(|shared| locked(shared));
                 if overtaken.is_cancelled() {
                     return Err(SessionError::InvalidEpoch);
                 }
-                let Some(session) = self.sessions.get_mut(id).filter(|session| session.epoch == *epoch)
-                else {
-                    // Evicted meanwhile: all that there is to say. The next request is told that there is no such session; told so by the
-                    // id 0 in an answer, franz-go would never ask this broker for a session again.
-                    return Ok(Settled { session_id: *id, kept: None });
+                let Some(session) = session.as_mut().filter(|session| session.epoch == *epoch) else {
+                    return Ok(all);
                 };
                 let kept = places.iter().zip(told).map(|(place, told)| session.tell(*place, told));
-                Ok(Settled { session_id: *id, kept: Some(kept.collect()) })
+                Ok(Settled { kept: Some(kept.collect()), ..all })
             }
         }
     }
 
     /// Figures.
     pub fn stats(&self) -> Stats {
+        let books = locked(&self.books);
         Stats {
-            sessions: self.sessions.len(),
-            partitions: self.partitions,
-            bytes: self.bytes,
-            evictions: self.evictions,
-            continued: self.continued,
+            sessions: books.sessions.len(),
+            partitions: books.partitions,
+            bytes: books.bytes,
+            evictions: books.evictions,
+            continued: books.continued,
         }
     }
 
-    /// Takes a new session in if there is room for it; its id, else 0.
-    fn admit(&mut self, now: u64, session: Session, mut draw: impl FnMut() -> i32) -> i32 {
-        if session.bytes > CACHE_BYTES {
-            return 0;
-        }
-        while self.sessions.len() >= self.slots || self.bytes + session.bytes > CACHE_BYTES {
-            if !self.evict(now, session.partitions.len()) {
-                return 0;
-            }
-        }
+    /// Takes a new session in if there is room for it, or can be made; its id, else 0.
+    fn admit(&self, now: u64, session: Session, mut draw: impl FnMut() -> i32) -> i32 {
+        let (rank, bytes) = (session.partitions.len(), session.bytes);
+        let session = Arc::new(Mutex::new(session));
+        let mut books = locked(&self.books);
+        let Some(victims) = books.victims(now, self.slots, rank, bytes) else { return 0 };
+        books.evictions += victims.len() as u64;
+        let evicted: Vec<_> = victims.into_iter().map(|id| books.remove(id)).collect();
         let id = loop {
             let id = draw() & i32::MAX;
-            if id != 0 && !self.sessions.contains_key(&id) {
+            if id != 0 && !books.sessions.contains_key(&id) {
                 break id;
             }
         };
-        self.insert(now, id, session);
+        books.insert(id, Booked { session, created: now, used: now, rank, bytes });
+        drop(books);
+        // They may be large: not under the lock.
+        drop(evicted);
         id
     }
+}
 
-    /// Gives one session up for a new one of so many partitions: the one unused for longest if that is stale, else the smallest of the old
-    /// ones if that is smaller. False: all are worth as much.
-    fn evict(&mut self, now: u64, partitions: usize) -> bool {
-        let Some(&(used, oldest)) = self.by_use.first() else { return false };
-        let victim = if now.saturating_sub(used) > EVICTION_MS {
-            oldest
-        } else {
-            match self.by_rank.first() {
-                Some(&(rank, smallest)) if rank < partitions => smallest,
-                _ => return false,
-            }
-        };
-        self.evictions += 1;
-        let evicted = self.remove(victim);
-        let is_there = evicted.is_some();
-        self.gone.extend(evicted.map(Detached));
-        is_there
+impl Books {
+    fn session(&self, id: i32) -> Option<Arc<Mutex<Session>>> {
+        self.sessions.get(&id).map(|booked| booked.session.clone())
     }
 
-    fn insert(&mut self, now: u64, id: i32, mut session: Session) {
-        session.used = now;
-        session.rank = session.partitions.len();
-        self.by_use.insert((now, id));
-        if now.saturating_sub(session.created) > EVICTION_MS {
-            self.by_rank.insert((session.rank, id));
+    /// The session was used, and is of this size now.
+    fn book(
+        &mut self,
+        now: u64,
+        id: i32,
+        session: &Arc<Mutex<Session>>,
+        (rank, bytes): (usize, usize),
+    ) -> Result<(), SessionError> {
+        let booked = self.remove_this(id, session).ok_or(SessionError::UnknownId)?;
+        if rank > SESSION_PARTITIONS || self.bytes + bytes > CACHE_BYTES {
+            self.evictions += 1;
+            return Err(SessionError::UnknownId);
         }
-        self.partitions += session.rank;
-        self.bytes += session.bytes;
-        self.sessions.insert(id, session);
+        self.continued += 1;
+        self.insert(id, Booked { used: now, rank, bytes, ..booked });
+        Ok(())
     }
 
-    fn remove(&mut self, id: i32) -> Option<Session> {
-        let session = self.sessions.remove(&id)?;
-        self.by_use.remove(&(session.used, id));
-        self.by_rank.remove(&(session.rank, id));
-        self.partitions -= session.rank;
-        self.bytes -= session.bytes;
-        Some(session)
+    /// Whom to give up for a new session of so many partitions and bytes: those unused for longest that are stale, then the smallest of the old ones
+    /// that are smaller. None: all that might go are not enough, and nobody goes.
+    fn victims(&self, now: u64, slots: usize, rank: usize, bytes: usize) -> Option<Vec<i32>> {
+        let is_stale = |used: u64| now.saturating_sub(used) > EVICTION_MS;
+        let stale = self.by_use.iter().take_while(|(used, _)| is_stale(*used)).map(|(_, id)| *id);
+        let smaller = self.by_rank.iter().take_while(|(other, _)| *other < rank).map(|(_, id)| *id);
+        let smaller = smaller.filter(|id| !is_stale(self.sessions[id].used));
+        let mut candidates = stale.chain(smaller);
+        let (mut count, mut held, mut victims) = (self.sessions.len(), self.bytes, Vec::new());
+        while count >= slots || held + bytes > CACHE_BYTES {
+            let id = candidates.next()?;
+            (count, held) = (count - 1, held - self.sessions[&id].bytes);
+            victims.push(id);
+        }
+        Some(victims)
+    }
+
+    fn insert(&mut self, id: i32, booked: Booked) {
+        self.by_use.insert((booked.used, id));
+        if booked.used.saturating_sub(booked.created) > EVICTION_MS {
+            self.by_rank.insert((booked.rank, id));
+        }
+        self.partitions += booked.rank;
+        self.bytes += booked.bytes;
+        self.sessions.insert(id, booked);
+    }
+
+    fn remove(&mut self, id: i32) -> Option<Booked> {
+        let booked = self.sessions.remove(&id)?;
+        self.by_use.remove(&(booked.used, id));
+        self.by_rank.remove(&(booked.rank, id));
+        self.partitions -= booked.rank;
+        self.bytes -= booked.bytes;
+        Some(booked)
+    }
+
+    /// Likewise, if it is still this one.
+    fn remove_this(&mut self, id: i32, session: &Arc<Mutex<Session>>) -> Option<Booked> {
+        let is_this = self.sessions.get(&id).is_some_and(|booked| Arc::ptr_eq(&booked.session, session));
+        if is_this { self.remove(id) } else { None }
     }
 }
 

@@ -52,7 +52,7 @@ fn settle(
     told: &[Told],
     draw: impl FnMut() -> i32,
 ) -> Result<Settled, SessionError> {
-    let begun = prepare(now, opened, told);
+    let begun = prepare(opened, told);
     cache.settle(now, opened, told, begun, draw)
 }
 
@@ -265,6 +265,74 @@ fn bytes_of_all_sessions_are_bounded_however_they_come() {
     assert!(cache.stats().bytes <= CACHE_BYTES);
 }
 
+/// A small session of somebody was given up for one that then found no room all the same.
+#[test]
+fn nobody_is_given_up_for_a_session_that_has_no_room_even_then() {
+    let mut cache = Cache::new(1_000);
+    let long: Arc<str> = "x".repeat(30_000).into();
+    let many = |count: i32| {
+        let key = |partition| PartitionKey { topic: TopicKey::Name(long.clone()), partition };
+        (0..count).map(|partition| ask(&key(partition), 0)).collect::<Vec<_>>()
+    };
+    let open = |cache: &mut Cache, now, asked: Vec<Asked>| {
+        let opened = cache.open(now, full(0, 0, asked)).unwrap();
+        let told = vec![at(1); opened.asked.len()];
+        settle(cache, now, &opened, &told, rand::random).unwrap().session_id
+    };
+    let small = begin(&mut cache, 0, 1);
+    let late = EVICTION_MS + 1;
+    go_on(&mut cache, late, small, 1).unwrap();
+    // As large as can be, and new.
+    assert_ne!(open(&mut cache, late, many(1_500)), 0);
+    assert_eq!(open(&mut cache, late, many(1_400)), 0, "it would need more than the small one has");
+    assert_eq!(cache.stats().evictions, 0);
+    assert!(go_on(&mut cache, late, small, 2).is_ok(), "the small one is still there");
+    assert_ne!(open(&mut cache, late, many(700)), 0, "where there is room, nobody goes");
+    assert_eq!(cache.stats().evictions, 0);
+}
+
+/// Requests of one session may overtake each other on two connections; sessions of others are opened, closed and given up meanwhile.
+#[test]
+fn two_requests_of_one_session_in_flight_the_later_stays_and_the_books_stay_right() {
+    let mut cache = Cache::new(10);
+    let id = begin(&mut cache, 0, 3);
+    let first = cache.open(0, full(id, 1, Vec::new())).unwrap();
+    let second = cache.open(0, full(id, 2, vec![ask(&key("t", 1), 9)])).unwrap();
+    assert_eq!(settle(&mut cache, 0, &first, &[at(6); 3], counting(1)), Err(SessionError::InvalidEpoch));
+    let settled = settle(&mut cache, 0, &second, &[at(6); 3], counting(1)).unwrap();
+    assert_eq!(settled.kept, Some(vec![true; 3]), "what the first was not told the second is");
+
+    let cache = Cache::new(3);
+    let accepted = std::sync::atomic::AtomicUsize::new(0);
+    let client = |seed: u64| {
+        let mut rng = StdRng::seed_from_u64(seed);
+        for now in 0..2_000 {
+            // Four clients that all believe in the same few sessions.
+            let (id, epoch) = (rng.random_range(0..6), rng.random_range(0..4));
+            let Ok(opened) = cache.open(now * EVICTION_MS / 8, full(id, epoch, asks(rng.random_range(0..9))))
+            else {
+                continue;
+            };
+            let told = vec![at(5); opened.asked.len()];
+            let begun = prepare(&opened, &told);
+            let draw = || rng.random_range(1..6);
+            let settled = cache.settle(now * EVICTION_MS / 8, &opened, &told, begun, draw);
+            accepted
+                .fetch_add(usize::from(settled.is_ok() && epoch > 0), std::sync::atomic::Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..4).for_each(|seed| drop(scope.spawn(move || client(seed))));
+    });
+    assert!(accepted.into_inner() > 0, "no session ever went on");
+    let books = locked(&cache.books);
+    let sessions = books.sessions.values().map(|booked| booked.session.clone()).collect::<Vec<_>>();
+    let sum = |of: fn(&Session) -> usize| sessions.iter().map(|session| of(&locked(session))).sum::<usize>();
+    assert_eq!(books.partitions, sum(|session| session.partitions.len()));
+    assert_eq!(books.bytes, sum(|session| session.bytes));
+    assert_eq!((books.by_use.len(), books.sessions.len() <= 3), (sessions.len(), true));
+}
+
 /// Tables keep their room when entries go: a session that forgot nearly everything once counted 288 bytes and held 5 MB.
 #[test]
 fn what_was_forgotten_takes_no_room() {
@@ -273,7 +341,8 @@ fn what_was_forgotten_takes_no_room() {
     let forgotten = (1..50_000).map(|partition| key("t", partition)).collect();
     let opened = cache.open(0, Opening { forgotten, ..full(id, 1, Vec::new()) }).unwrap();
     assert_eq!(opened.asked.len(), 1);
-    let session = &cache.sessions[&id];
+    let session = locked(&cache.books).session(id).unwrap();
+    let session = locked(&session);
     assert_eq!(cache.stats().bytes, session.bytes);
     let room = session.places.capacity() * (size_of::<PartitionKey>() + 8);
     assert!(room <= 100 * ENTRY_BYTES, "{room} bytes for one partition");
@@ -308,7 +377,8 @@ fn topic_made_anew_under_its_name_is_another_one_by_id() {
 fn session_outlives_its_last_epoch() {
     let mut cache = Cache::new(10);
     let id = begin(&mut cache, 0, 1);
-    cache.sessions.get_mut(&id).unwrap().epoch = i32::MAX;
+    let session = locked(&cache.books).session(id).unwrap();
+    locked(&session).epoch = i32::MAX;
     assert!(go_on(&mut cache, 0, id, i32::MAX).is_ok());
     assert!(go_on(&mut cache, 0, id, 1).is_ok());
 }
@@ -364,9 +434,11 @@ struct World {
     now: u64,
     rng: StdRng,
     logs: BTreeMap<i32, Log>,
+    /// By id: which incarnation of its topic each partition is of.
+    ids: Option<BTreeMap<i32, u128>>,
     reader: BTreeMap<i32, Known>,
     /// Partitions that the session still knows and the reader does not want.
-    to_forget: BTreeSet<i32>,
+    to_forget: Vec<PartitionKey>,
     session: (i32, i32),
     incremental: usize,
     left_out: usize,
@@ -382,11 +454,33 @@ impl World {
             now: 0,
             rng: StdRng::seed_from_u64(seed),
             logs: (0..PARTITIONS).map(|partition| (partition, Log::default())).collect(),
+            ids: (seed % 2 == 1).then(|| (0..PARTITIONS).map(|partition| (partition, 1)).collect()),
             reader: [(0, Known::default())].into(),
-            to_forget: BTreeSet::new(),
+            to_forget: Vec::new(),
             session: (0, 0),
             incremental: 0,
             left_out: 0,
+        }
+    }
+
+    fn key(&self, partition: i32) -> PartitionKey {
+        match &self.ids {
+            Some(ids) => PartitionKey { topic: TopicKey::Id(Uuid::from_u128(ids[&partition])), partition },
+            None => key("t", partition),
+        }
+    }
+
+    /// The topic of a partition is deleted and made anew. By its id it is another one, and the client asks for that instead; by its name nobody
+    /// can tell, and such a client is a case of its own.
+    fn make_anew(&mut self, partition: i32) {
+        let old = self.key(partition);
+        let Some(id) = self.ids.as_mut().and_then(|ids| ids.get_mut(&partition)) else { return };
+        *id += 1;
+        self.logs.insert(partition, Log::default());
+        if let Some(known) = self.reader.get_mut(&partition)
+            && std::mem::take(known).asked.is_some()
+        {
+            self.to_forget.push(old);
         }
     }
 
@@ -394,20 +488,22 @@ impl World {
     fn happen(&mut self) {
         let partition = self.rng.random_range(0..PARTITIONS);
         let log = self.logs.get_mut(&partition).unwrap();
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..11) {
             0..=3 => log.high_watermark += self.rng.random_range(1..4),
             4 => log.start = self.rng.random_range(log.start..=log.high_watermark),
             5 => log.has_error = !log.has_error,
             6 => {
+                let key = self.key(partition);
                 self.reader.entry(partition).or_default();
-                self.to_forget.remove(&partition);
+                self.to_forget.retain(|other| *other != key);
             }
             7 if self.reader.len() > 1 => {
                 if self.reader.remove(&partition).is_some_and(|known| known.asked.is_some()) {
-                    self.to_forget.insert(partition);
+                    self.to_forget.push(self.key(partition));
                 }
             }
             8 => self.now += self.rng.random_range(1..EVICTION_MS),
+            9 => self.make_anew(partition),
             _ => {
                 // Others want a slot.
                 let count = self.rng.random_range(1..12);
@@ -420,15 +516,18 @@ impl World {
     fn request(&mut self) -> Opening {
         let is_full = self.session.1 <= 0;
         let mut request = full(self.session.0, self.session.1, Vec::new());
+        request.by_id = self.ids.is_some();
+        let keys: BTreeMap<i32, PartitionKey> =
+            self.reader.keys().map(|partition| (*partition, self.key(*partition))).collect();
         for (partition, known) in &mut self.reader {
             if is_full || known.asked != Some(known.position) {
-                request.asked.push(ask(&key("t", *partition), known.position));
+                request.asked.push(ask(&keys[partition], known.position));
                 known.asked = Some(known.position);
             }
         }
         let forgotten = std::mem::take(&mut self.to_forget);
         if !is_full {
-            request.forgotten = forgotten.iter().map(|partition| key("t", *partition)).collect();
+            request.forgotten = forgotten;
         }
         request
     }
@@ -464,6 +563,7 @@ impl World {
             let wanted: BTreeSet<i32> = self.reader.keys().copied().collect();
             let asked: BTreeSet<i32> = opened.asked.iter().map(|one| one.key.partition).collect();
             assert_eq!(asked, wanted, "seed {seed}: the session is what the reader wants");
+            assert_eq!(opened.asked.len(), wanted.len(), "seed {seed}: once");
             for one in &opened.asked {
                 assert_eq!(
                     one.offset, self.reader[&one.key.partition].position,

@@ -1,18 +1,17 @@
 //! AlterConfigs (33): the whole configuration of topics and brokers is replaced. What Kafka's tools no longer send and older clients do.
 //!
-//! Not here: which keys and values are allowed (`ctl`); changing single keys (`incremental_alter_configs`).
+//! Not here: which keys and values are allowed (`ctl`); changing single keys (`incremental_alter_configs`), whose configuration it is (`altering`).
 //! Invariants
 //! - One row per resource, in the order asked; the changes of a resource are made together or not at all.
 //! - What is to go is what this broker knows to be set; what somebody else sets meanwhile may stay.
 //! - `broker.drain` does not go by being left out: no client of this API knows of it.
 
-use super::incremental_alter_configs::{alter, resource_command};
+use super::altering::{alter, resource_command};
 use super::{Call, commands, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error;
 use crate::ctl::command::{Command, ConfigChange, ConfigOp, Error as ControllerError};
 use crate::ctl::image::{DRAIN, Image};
-use crate::segment::NodeId;
 use kafka_protocol::messages::alter_configs_request::AlterConfigsResource;
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse};
@@ -46,25 +45,6 @@ fn all(request: &AlterConfigsRequest, image: &Image) -> Vec<Result<Command, Cont
     })
 }
 
-/// Whose configuration is altered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Altered<'a> {
-    Topic(&'a str),
-    AllBrokers,
-    Broker(NodeId),
-}
-
-impl Altered<'_> {
-    /// What is set of it now.
-    fn current<'a>(&self, image: &'a Image) -> Option<&'a BTreeMap<String, String>> {
-        match self {
-            Self::Topic(name) => image.topics.get(*name).map(|topic| &topic.configs),
-            Self::AllBrokers => Some(&image.configs),
-            Self::Broker(node) => image.broker_configs.get(node),
-        }
-    }
-}
-
 /// Sets what is named and deletes the rest.
 fn changes(
     resource: &AlterConfigsResource,
@@ -90,6 +70,7 @@ mod tests {
     use super::*;
     use crate::broker::handlers::describe_configs::{BROKER, TOPIC};
     use crate::broker::handlers::tests::image;
+    use crate::segment::NodeId;
     use kafka_protocol::messages::alter_configs_request::AlterableConfig;
     use kafka_protocol::protocol::StrBytes;
 

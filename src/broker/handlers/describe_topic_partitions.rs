@@ -22,7 +22,7 @@ use kafka_protocol::messages::{
     BrokerId, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, TopicName,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::ops::{Bound, Range};
 
 /// Most partitions of a page, and what is not set otherwise.
 const LIMIT: (&str, i64) = ("max.request.partition.size.limit", 2_000);
@@ -73,27 +73,32 @@ fn page<'a>(image: &'a Image, request: &DescribeTopicPartitionsRequest, limit: u
         let refused = |name: &&str| Row::Refused((*name).to_owned(), code::INVALID_REQUEST);
         return Page { rows: named.iter().map(refused).collect(), next: None };
     };
-    let all = || image.topics.keys().map(String::as_str).collect();
-    let names: BTreeSet<&str> = if named.is_empty() { all() } else { named };
+    // Of all topics only those of the page are looked at: they stand in the order of their names.
+    let all = image
+        .topics
+        .range::<str, _>((Bound::Included(from), Bound::Unbounded))
+        .map(|(name, _)| name.as_str());
+    let names: Box<dyn Iterator<Item = &str>> =
+        if named.is_empty() { Box::new(all) } else { Box::new(named.range(from..).copied()) };
     let mut page = Page::default();
     let mut room = limit;
-    for name in names.range(from..) {
+    for name in names {
         if room == 0 {
-            page.next = Some(((*name).to_owned(), 0));
+            page.next = Some((name.to_owned(), 0));
             break;
         }
-        let Some(topic) = image.topics.get(*name) else {
+        let Some(topic) = image.topics.get(name) else {
             let is_name = is_valid_topic(name);
             let code = if is_name { code::UNKNOWN_TOPIC_OR_PARTITION } else { code::INVALID_TOPIC_EXCEPTION };
-            page.rows.push(Row::Refused((*name).to_owned(), code));
+            page.rows.push(Row::Refused(name.to_owned(), code));
             continue;
         };
         let count = topic.partitions.len();
-        let first = if *name == from { begin.min(count) } else { 0 };
+        let first = if name == from { begin.min(count) } else { 0 };
         let end = count.min(first.saturating_add(room));
         page.rows.push(Row::Topic(topic, first..end));
         if end < count {
-            page.next = Some(((*name).to_owned(), end));
+            page.next = Some((name.to_owned(), end));
             break;
         }
         room -= end - first;

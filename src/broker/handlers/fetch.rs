@@ -239,7 +239,8 @@ fn redirect(plan: &mut Plan, chosen: &HashMap<GroupId, NodeId>) {
     }
 }
 
-/// Finds the partitions; those that are unknown make the fetch return at once. `most`: bytes that no answer exceeds, whatever the client
+/// Finds the partitions. Those that are unknown do not hurry the others: told each time and at once, a topic that is deleted would make a client that
+/// does not know yet ask again and again without a pause. Kafka waits for the others too; where there are none it answers at once. `most`: bytes that no answer exceeds, whatever the client
 /// asks, but by its first batch.
 fn plan(request: &FetchRequest, asked: &[Asked], image: &Image, most: usize) -> Plan {
     let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
@@ -270,7 +271,6 @@ fn plan(request: &FetchRequest, asked: &[Asked], image: &Image, most: usize) -> 
                     TopicKey::Id(_) if missing.is_none() => code::UNKNOWN_TOPIC_ID,
                     _ => code::UNKNOWN_TOPIC_OR_PARTITION,
                 };
-                plan.limits.max_wait_ms = 0;
             }
         }
         plan.rows.push(row);

@@ -45,12 +45,17 @@ fn known_partitions_are_asked_in_order_and_may_wait() {
 }
 
 #[test]
-fn unknown_partition_answers_at_once_beside_the_others() {
+fn unknown_partition_does_not_hurry_the_others_and_alone_is_answered_at_once() {
     let request = request(vec![by_name("nope", &[0]), by_name("orders", &[9, 1])]);
     let plan = plan(&request, &image(), 11);
     assert_eq!(codes(&plan.rows), [3, 3, 0]);
     assert_eq!(plan.places, [2]);
-    assert_eq!(plan.limits.max_wait_ms, 0);
+    assert_eq!(
+        plan.limits.max_wait_ms, 500,
+        "whoever does not know yet that it is gone must not ask without a pause"
+    );
+    let request = self::request(vec![by_name("nope", &[0])]);
+    assert!(super::plan(&request, &opening(&request, 11).asked, &image(), 9_000).items.is_empty());
 }
 
 #[test]
@@ -114,8 +119,8 @@ fn bytes(hex: &str) -> Bytes {
 /// the high watermark has moved. Written down by hand from FetchRequest.json and FetchResponse.json of Kafka.
 #[test]
 fn incremental_exchange_has_these_bytes() {
-    let mut cache = Cache::new(1);
-    let mut exchange = |body: &str, high_watermark: i64| {
+    let cache = Cache::new(1);
+    let exchange = |body: &str, high_watermark: i64| {
         let mut body = bytes(body);
         let request = FetchRequest::decode(&mut body, 12).unwrap();
         assert!(body.is_empty());
@@ -128,7 +133,7 @@ fn incremental_exchange_has_these_bytes() {
         };
         let rows: Vec<_> = opened.asked.iter().map(row).collect();
         let told: Vec<_> = rows.iter().map(told).collect();
-        let begun = prepare(0, &opened, &told);
+        let begun = prepare(&opened, &told);
         let settled = cache.settle(0, &opened, &told, begun, || 0x0102_0304).unwrap();
         let topics = topics(opened.asked, rows, settled.kept.as_deref());
         let response = FetchResponse { session_id: settled.session_id, topics, ..FetchResponse::default() };

@@ -1,22 +1,16 @@
 //! IncrementalAlterConfigs (44): changes of the configuration of topics, of single brokers and of all of them (KIP-339).
 //!
-//! Not here: which keys and values are allowed (`ctl`). The empty broker name stands for the cluster-wide default.
+//! Not here: which keys and values are allowed (`ctl`), whose configuration it is (`altering`). The empty broker name stands for the cluster-wide default.
 //! Invariants: one row per resource, in the order asked; the changes of a resource are made together or not at all.
 
-use super::alter_configs::Altered;
-use super::describe_configs::{BROKER, TOPIC, not_configured};
-use super::{Call, commands, join_all, text};
-use crate::broker::api::NodeHandle;
+use super::altering::{alter, resource_command};
+use super::{Call, commands, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error;
-use crate::ctl::command::{Command, ConfigChange, ConfigOp, Error as ControllerError, Reply};
-use crate::segment::NodeId;
+use crate::ctl::command::{Command, ConfigChange, ConfigOp, Error as ControllerError};
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
-
-/// The request carries no timeout; Kafka's default for admin requests.
-const TIMEOUT_MS: u64 = 30_000;
 
 /// Answers an IncrementalAlterConfigs request.
 pub async fn handle(mut call: Call) -> Outcome {
@@ -38,18 +32,6 @@ pub async fn handle(mut call: Call) -> Outcome {
     call.respond(&IncrementalAlterConfigsResponse::default().with_responses(rows.collect()))
 }
 
-/// Has the controller do these, beside each other; results in their order.
-pub(super) async fn alter(
-    node: &NodeHandle,
-    commands: Vec<Result<Command, ControllerError>>,
-) -> Vec<Result<Reply, ControllerError>> {
-    let one = |command: Result<Command, ControllerError>| {
-        let node = node.clone();
-        async move { node.controller(command?, TIMEOUT_MS).await }
-    };
-    join_all(commands.into_iter().map(one).collect()).await
-}
-
 fn all(request: &IncrementalAlterConfigsRequest) -> Vec<Result<Command, ControllerError>> {
     let key = |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
     commands(&request.resources, key, |resource| command(resource, request))
@@ -61,34 +43,6 @@ fn command(
 ) -> Result<Command, ControllerError> {
     let (kind, name) = (resource.resource_type, resource.resource_name.as_str());
     resource_command(kind, name, request.validate_only, |_| changes(resource))
-}
-
-/// The command that makes changes to a resource.
-pub(super) fn resource_command(
-    kind: i8,
-    name: &str,
-    validate_only: bool,
-    changes: impl FnOnce(Altered) -> Result<Vec<ConfigChange>, ControllerError>,
-) -> Result<Command, ControllerError> {
-    let altered = match kind {
-        TOPIC => Altered::Topic(name),
-        BROKER if name.is_empty() => Altered::AllBrokers,
-        BROKER => match name.parse() {
-            Ok(id) => Altered::Broker(NodeId(id)),
-            Err(_) => {
-                return Err(ControllerError::InvalidRequest(format!("broker id `{name}` is not a number")));
-            }
-        },
-        other => return Err(ControllerError::InvalidRequest(not_configured(other))),
-    };
-    let changes = changes(altered)?;
-    Ok(match altered {
-        Altered::Topic(name) => {
-            Command::AlterConfigs { topic: Some(name.to_owned()), changes, validate_only }
-        }
-        Altered::AllBrokers => Command::AlterConfigs { topic: None, changes, validate_only },
-        Altered::Broker(node) => Command::AlterBroker { node, changes, validate_only },
-    })
 }
 
 fn changes(resource: &AlterConfigsResource) -> Result<Vec<ConfigChange>, ControllerError> {
@@ -117,6 +71,8 @@ fn change(config: &AlterableConfig) -> Result<ConfigChange, ControllerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::handlers::describe_configs::{BROKER, TOPIC};
+    use crate::segment::NodeId;
     use kafka_protocol::protocol::StrBytes;
 
     fn config(op: i8, value: Option<&'static str>) -> AlterableConfig {

@@ -7,6 +7,7 @@
 
 pub mod alter_configs;
 pub mod alter_partition_reassignments;
+mod altering;
 pub mod api_versions;
 pub(super) mod coordinator;
 pub mod create_partitions;
