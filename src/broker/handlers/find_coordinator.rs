@@ -28,7 +28,7 @@ const LEADER_PATIENCE: Duration = Duration::from_millis(1_000);
 const LEADER_POLL: Duration = Duration::from_millis(20);
 const CREATE_TIMEOUT_MS: i32 = 15_000;
 const NO_TOPIC: &str = "__consumer_offsets does not exist yet; it waits for three brokers, or as many as there are combined nodes, unless \
-                        offsets.topic.replication.factor says otherwise";
+                        offsets.topic.replication.factor or default.replication.factor says otherwise";
 /// Replicas of the topic where nothing says how many.
 const REPLICAS: usize = 3;
 
@@ -98,11 +98,14 @@ async fn with_topic(node: &NodeHandle, config: &NodeConfig) -> Arc<Image> {
     node.image()
 }
 
-/// Whether it is too early for the topic, whose number of replicas is decided once: combined nodes know how many brokers there are to be, and
-/// the first of them to register must not have it alone. (Brokers apart from their controllers do not know; their operator may say.)
+/// Whether it is too early for the topic, whose number of replicas is decided once: the first broker to register must not have it alone. Kafka has
+/// three unless `offsets.topic.replication.factor` says otherwise, and makes no topic before there are as many brokers. Combined nodes know
+/// how many there are to be where that is fewer; brokers apart from their controllers do not.
 pub(super) fn is_forming(image: &Image, config: &NodeConfig) -> bool {
-    let is_said = config.defaults.broker.contains_key("offsets.topic.replication.factor");
-    let expected = if config.is_broker && config.is_controller { config.controllers.len() } else { 1 };
+    let defaults = &config.defaults;
+    let is_said = defaults.broker.contains_key("offsets.topic.replication.factor")
+        || defaults.replication_factor.is_some();
+    let expected = if config.is_broker && config.is_controller { config.controllers.len() } else { REPLICAS };
     !is_said && image.brokers.len() < expected.min(REPLICAS)
 }
 
@@ -177,7 +180,10 @@ mod tests {
         assert!(!is_forming(&two, &config));
         config.defaults.broker.clear();
         config.is_controller = false;
-        assert!(!is_forming(&two, &config), "a broker does not know how many there are to be");
+        assert!(is_forming(&two, &config), "a broker does not know how many there are to be");
+        assert!(!is_forming(&image, &config), "three are enough for Kafka");
+        config.defaults.replication_factor = Some(1);
+        assert!(!is_forming(&two, &config), "its operator does");
     }
 
     #[test]

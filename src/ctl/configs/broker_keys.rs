@@ -243,8 +243,8 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
     fixed("offsets.topic.num.partitions", Kind::Int, Some("50"), Rule::Between(1, 100_000),
         "Partitions of `__consumer_offsets`, when it is created; not to be changed afterwards."),
     fixed("offsets.topic.replication.factor", Kind::Int, None, Rule::Between(1, 32767),
-        "Replicas of `__consumer_offsets`, when it is created; not set = as default.replication.factor; where controllers are \
-         brokers too it is then created only when three of them have registered, or all."),
+        "Replicas of `__consumer_offsets`, when it is created; not set = as default.replication.factor; where that is not set either it \
+         is created only when three brokers have registered, or all where controllers are brokers too and there are fewer."),
     fixed("offsets.topic.segment.bytes", Kind::Int, Some("104857600"), Rule::AtLeast(1024 * 1024),
         "segment.bytes of `__consumer_offsets`, when it is created."),
     fixed("process.roles", Kind::List, None, Rule::OneOf(&["broker", "controller"]),
