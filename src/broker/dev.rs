@@ -153,7 +153,7 @@ impl Cluster {
         let mut ports = Vec::new();
         for n in 1..=options.brokers {
             let port = if options.port == 0 { 0 } else { options.port + n - 1 };
-            let node = Self::start_broker(&data, controller.ports.peer, n, port).await?;
+            let node = Self::start_broker(&data, controller.ports.peer, n, port, options.brokers).await?;
             addresses.extend(node.ports.kafka);
             ports.push(node.ports);
             brokers.insert(n, Some(node));
@@ -169,8 +169,12 @@ impl Cluster {
         controller: SocketAddr,
         n: u16,
         port: u16,
+        all: u16,
     ) -> Result<DevNode, StartError> {
         let mut config = Self::config(data, NodeId(i32::from(n)), Some(controller));
+        // Brokers apart from their controller wait for three of them otherwise, and here it is known how many there are.
+        let replicas = ("offsets.topic.replication.factor".to_owned(), all.min(3).to_string());
+        config.defaults.broker.extend([replicas]);
         config.listen = Some(format!("127.0.0.1:{port}"));
         DevNode::start(config).await
     }
@@ -223,7 +227,8 @@ impl Cluster {
             return Err(format!("broker {n} is running"));
         }
         let port = self.addresses[usize::from(n) - 1].port();
-        let node = Self::start_broker(&self.data, self.controller_peer, n, port).await;
+        let all = self.addresses.len() as u16;
+        let node = Self::start_broker(&self.data, self.controller_peer, n, port, all).await;
         *slot = Some(node.map_err(|e| e.to_string())?);
         Ok(format!("broker {n} restarted"))
     }
