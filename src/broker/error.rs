@@ -183,7 +183,9 @@ pub fn offset_fetch(error: &GroupError) -> i16 {
 /// Code of a failed OffsetCommit.
 pub fn commit(error: &GroupError) -> i16 {
     match error {
-        GroupError::TooLarge | GroupError::NoRoom => code::INVALID_COMMIT_OFFSET_SIZE,
+        GroupError::TooLarge => code::INVALID_COMMIT_OFFSET_SIZE,
+        // Nothing is wrong with the commit, and room may come.
+        GroupError::NoRoom => code::COORDINATOR_NOT_AVAILABLE,
         other => group(other),
     }
 }
@@ -412,7 +414,7 @@ mod tests {
             (GroupError::NotAvailable, 15, 15, 15, 16, 15),
             (GroupError::Rebalancing, 27, 27, 27, 27, 27),
             (GroupError::TooLarge, -1, -1, -1, -1, 28),
-            (GroupError::NoRoom, 81, 81, 81, 81, 28),
+            (GroupError::NoRoom, 81, 81, 81, 81, 15),
         ];
         for (error, any, synced, beat, fetched, committed) in table {
             assert_eq!(group(&error), any, "{error}");

@@ -431,11 +431,11 @@ mutations! {
     /// a coordinator serves before it has read the log to its end
     ServeWhileLoading: "decisions/0019", Test("broker::shard::alone_tests::groups::coordinator_serves_once_its_log_is_read_and_one_part_of_one_log_is_read_in_a_turn"), 1, ["before the log is read"];
     /// a coordinator that begins gives members no time to find it
-    NoSessionToFindUs: "decisions/0019", Test("broker::groups::tests::rules::generation_outlives_its_coordinator_and_members_have_a_session_to_find_the_next"), 1, ["groups/tests/rules.rs"];
+    NoSessionToFindUs: "decisions/0019", Test("broker::groups::tests::rules::generation_outlives_its_coordinator_and_members_have_a_session_to_find_the_next"), 1, ["no time to find us"];
     /// who lost its instance to another process is not told so
-    ForgetFencing: "KIP-345", Test("broker::groups::tests::rules::static_member_is_back_without_a_rebalance_and_its_old_self_is_fenced"), 1, ["groups/tests/rules.rs"];
+    ForgetFencing: "KIP-345", Test("broker::groups::tests::rules::static_member_is_back_without_a_rebalance_and_its_old_self_is_fenced"), 1, ["it is told why"];
     /// what a group has committed of a topic that it reads ends by its age
-    ExpireWhatIsRead: "KIP-211", Test("broker::groups::tests::rules::offsets_end_when_kafka_ends_them"), 1, ["groups/tests/rules.rs"];
+    ExpireWhatIsRead: "KIP-211", Test("broker::groups::tests::rules::offsets_end_when_kafka_ends_them"), 1, ["the group reads the topic"];
 }
 
 /// The build in which there are switches.

@@ -5,7 +5,7 @@
 //! stored nor refused before anything entered the log ends the coordinator ([`Coordinator::end`]): the log alone knows then.
 
 use super::group::{Group, State};
-use super::memory::{self, GROUP_BYTES, PENDING_BYTES};
+use super::memory::{self, PENDING_BYTES};
 use super::records::{self, Key, Record, RecordError};
 use super::{
     AppendId, Ask, Committed, Effect, GroupError, Joined, Listed, OffsetKey, Reply, Settings, Time, Token,
@@ -55,6 +55,8 @@ pub(super) struct Appends {
     next: AppendId,
     by_id: BTreeMap<AppendId, Pending>,
     bytes: usize,
+    /// By how much memory may grow once they are committed, in bytes.
+    pub(super) room: usize,
     /// Of all below this the answers were given, if only that it took too long.
     told: AppendId,
 }
@@ -123,9 +125,8 @@ pub struct Coordinator {
     next_check: Millis,
     /// The last group that a check which is under way has looked at.
     checked: Option<String>,
-    /// What all groups take, and by how much more they may grow.
+    /// What all groups take.
     bytes: usize,
-    room: usize,
     warn_at: Millis,
 }
 
@@ -135,12 +136,11 @@ impl Coordinator {
         Self {
             settings,
             groups: BTreeMap::new(),
-            appends: Appends::default(),
+            appends: Appends { room: usize::MAX, ..Appends::default() },
             timers: BTreeSet::new(),
             next_check: Millis::MAX,
             checked: None,
             bytes: 0,
-            room: usize::MAX,
             warn_at: 0,
         }
     }
@@ -194,7 +194,7 @@ impl Coordinator {
 
     /// A request about one group.
     pub fn request(&mut self, time: Time, token: Token, group: &str, ask: Ask, effects: &mut Vec<Effect>) {
-        if let Some(refusal) = self.refusal(time, group, &ask) {
+        if let Some(refusal) = self.refusal(group, &ask) {
             effects.push(Effect::Answer { token, reply: Reply::Refused(refusal) });
             return;
         }
@@ -217,12 +217,13 @@ impl Coordinator {
             Some(group) => group.request(&mut turn, token, ask),
             None => turn.answer(token, Group::unknown(ask)),
         }
+        self.warn_of(time, group, effects);
         if is_sooner || self.groups.get(group).is_some_and(|g| g.scheduled == Millis::MAX || g.is_over()) {
             self.schedule(group);
         }
     }
 
-    fn refusal(&mut self, time: Time, group: &str, ask: &Ask) -> Option<GroupError> {
+    fn refusal(&self, group: &str, ask: &Ask) -> Option<GroupError> {
         // Offsets may stand under the empty id, since the oldest clients; no group may.
         let takes_any = matches!(
             ask,
@@ -232,34 +233,23 @@ impl Coordinator {
             return Some(GroupError::InvalidGroup);
         }
         let appends = !matches!(ask, Ask::Heartbeat(_) | Ask::Offsets(_) | Ask::Describe);
-        if appends && self.appends.are_full() {
-            return Some(GroupError::NotAvailable);
-        }
-        self.has_no_room(time, group, ask).then_some(GroupError::NoRoom)
+        (appends && self.appends.are_full()).then_some(GroupError::NotAvailable)
     }
 
-    /// Whether memory would grow beyond its bound. Who commits again what it has committed needs no more.
-    fn has_no_room(&mut self, time: Time, name: &str, ask: &Ask) -> bool {
-        let known = self.groups.get(name);
-        let growth = known.map_or_else(|| Group::growth_of_new(name, ask), |group| group.growth(ask));
-        let members = known.filter(|_| matches!(ask, Ask::Join(_))).map_or(0, |group| group.members_bytes);
-        let is_full = growth > 0 && (growth > self.room || members + growth > GROUP_BYTES);
-        if is_full && time.mono >= self.warn_at {
+    /// Says now and then that requests are refused for want of memory.
+    fn warn_of(&mut self, time: Time, group: &str, effects: &[Effect]) {
+        let is_refusal = |effect: &Effect| {
+            matches!(effect, Effect::Answer { reply: Reply::Refused(GroupError::NoRoom), .. })
+        };
+        if effects.last().is_some_and(is_refusal) && time.mono >= self.warn_at {
             self.warn_at = time.mono + WARN_MS;
-            tracing::warn!(
-                group = name,
-                growth,
-                room = self.room,
-                members,
-                "no memory for more of a consumer group"
-            );
+            tracing::warn!(group, room = self.appends.room, "no memory for more of a consumer group");
         }
-        is_full
     }
 
     /// By how much its groups may grow from now on.
     pub fn allow(&mut self, room: usize) {
-        self.room = room;
+        self.appends.room = room;
     }
 
     /// What it takes in memory.

@@ -269,6 +269,9 @@ impl Group {
             }
             return turn.refuse(token, GroupError::Full);
         }
+        if self.is_full_for(&join, turn.appends.room) {
+            return turn.refuse(token, GroupError::NoRoom);
+        }
         if join.member.is_empty() {
             self.join_new(turn, token, join)
         } else {
@@ -673,9 +676,10 @@ impl Group {
                         .map(|id| (id.clone(), assignments.get(id).cloned().unwrap_or_default()))
                         .collect();
                     let records = self.records(&shares);
-                    let action = Action::Assign { generation: self.generation, assignments: shares.clone() };
+                    let early = on(Mutation::ShareBeforeStored).then(|| shares.clone());
+                    let action = Action::Assign { generation: self.generation, assignments: shares };
                     self.append(turn, records, action, None);
-                    if on(Mutation::ShareBeforeStored) {
+                    if let Some(shares) = early {
                         self.assigned(turn, self.generation, shares, None);
                     }
                 }

@@ -5,12 +5,12 @@
 //! Called by `coordinator` and `group`. Invariant: what is counted as it changes is what a count from nothing gives (tests).
 
 use super::group::{Group, Member};
-use super::{Ask, Committed, Join, Offset, OffsetKey};
+use super::{Committed, Join, Offset, OffsetKey};
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
 /// Most bytes of one group's members.
-pub(super) const GROUP_BYTES: usize = 64 << 20;
+const GROUP_BYTES: usize = 64 << 20;
 /// Most bytes of appends under way in one coordinator.
 pub(super) const PENDING_BYTES: usize = 64 << 20;
 /// A group, beside its name, which stands there three times.
@@ -91,31 +91,17 @@ impl Group {
         GROUP_BASE + 3 * self.name.len() + members + promised
     }
 
-    /// By how much a request would make it grow, at most; 0 of those that keep nothing.
-    pub(super) fn growth(&self, ask: &Ask) -> usize {
-        match ask {
-            Ask::Join(join) => {
-                let instance = join.instance.as_ref().and_then(|instance| self.instances.get(instance));
-                let id = instance.unwrap_or(&join.member);
-                of_join(join).saturating_sub(self.members.get(id).map_or(0, |member| of_member(id, member)))
-            }
-            Ask::Commit { offsets, .. } => {
-                let more = |(key, offset): &(OffsetKey, Offset)| {
-                    let now = self.offsets.get(key).map_or(0, |old| of_offset(key, &old.metadata));
-                    of_offset(key, &offset.metadata).saturating_sub(now)
-                };
-                offsets.iter().map(more).sum()
-            }
-            _ => 0,
-        }
+    /// Whether there is no room for somebody who joins. A member that is there already may always join again: its assignor notes what it has.
+    pub(super) fn is_full_for(&self, join: &Join, room: usize) -> bool {
+        let instance = join.instance.as_ref().and_then(|instance| self.instances.get(instance));
+        let known = instance.or(Some(&join.member)).and_then(|id| self.members.get_key_value(id));
+        let growth = of_join(join).saturating_sub(known.map_or(0, |(id, member)| of_member(id, member)));
+        (known.is_none() && growth > room) || (growth > 0 && self.members_bytes + growth > GROUP_BYTES)
     }
 
-    /// By how much a request would make a group of this name grow that is not there.
-    pub(super) fn growth_of_new(name: &str, ask: &Ask) -> usize {
-        let new = Self::new(name);
-        match new.growth(ask) {
-            0 => 0,
-            growth => growth + new.weigh_members(),
-        }
+    /// What these offsets would take that the group has not committed before.
+    pub(super) fn growth(&self, offsets: &[(OffsetKey, Offset)]) -> usize {
+        let new = offsets.iter().filter(|(key, _)| !self.offsets.contains_key(key));
+        new.map(|(key, offset)| of_offset(key, &offset.metadata)).sum()
     }
 }

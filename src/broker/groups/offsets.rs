@@ -46,6 +46,9 @@ impl Group {
         if let Err(error) = self.check_commit(caller) {
             return turn.refuse(token, error);
         }
+        if self.growth(&offsets) > turn.appends.room {
+            return turn.refuse(token, GroupError::NoRoom);
+        }
         self.touch(turn.time.mono, &caller.member);
         let at_ms = turn.time.wall_ms;
         let until_ms = retention_ms.map(|ms| at_ms.saturating_add(ms));

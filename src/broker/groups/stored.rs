@@ -13,7 +13,7 @@ impl Group {
     /// The log says that there is no such group, while loading.
     pub(super) fn forget(&mut self) {
         let offsets = std::mem::take(&mut self.offsets);
-        *self = Self { offsets, counted: self.counted, ..Self::new(&self.name) };
+        *self = Self { offsets, ..Self::new(&self.name) };
     }
 
     /// Takes the group's record over, while loading.

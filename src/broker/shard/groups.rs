@@ -27,7 +27,7 @@ use std::ops::Bound;
 use tokio::sync::oneshot;
 
 /// Log read in one turn by one coordinator that loads; in each turn another one goes on.
-const LOAD_BYTES: usize = 1 << 20;
+pub(super) const LOAD_BYTES: usize = 1 << 20;
 /// Most memory of all groups that a node coordinates, as `groups::memory` counts it: over two million committed offsets.
 const GROUPS_BYTES: usize = 512 << 20;
 /// Between two looks at what is due.

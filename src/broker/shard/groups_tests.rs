@@ -3,11 +3,10 @@ use super::*;
 use crate::broker::groups::{
     self, Ask, Caller, GroupError, Offset as GroupOffset, Reply, TOPIC, partition_of,
 };
+use crate::broker::shard::groups::LOAD_BYTES;
 use crate::raftlog::core::Role;
 
 const PARTITIONS: usize = 2;
-/// So many bytes of the log are read in one turn.
-const LOAD_BYTES: usize = 1 << 20;
 
 fn started(fs: SimFs) -> Alone {
     Alone::start_with(fs, None, &[("log.retention.check.interval.ms", "100".to_owned())])

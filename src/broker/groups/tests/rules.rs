@@ -264,7 +264,8 @@ pub(crate) fn static_member_is_back_without_a_rebalance_and_its_old_self_is_fenc
     assert_eq!((back.generation, back.member.as_str(), back.leader.as_str()), (generation, "a2", "a"));
     assert_eq!(share(world.ask(sync("a2", generation, &[]))), "all");
     let old = Caller { instance: Some("ia".to_owned()), ..caller("a", generation) };
-    assert_eq!(refused(world.ask(Ask::Heartbeat(old.clone()))), GroupError::FencedInstance);
+    let beat = refused(world.ask(Ask::Heartbeat(old.clone())));
+    assert_eq!(beat, GroupError::FencedInstance, "it is told why");
     assert_eq!(refused(world.ask(commit(old, 0, 5))), GroupError::FencedInstance);
     let reloaded = world.reloaded(settings());
     assert!(reloaded.groups()[GROUP].members.contains_key("a2"));
@@ -378,7 +379,8 @@ pub(crate) fn generation_outlives_its_coordinator_and_members_have_a_session_to_
     assert_eq!(offset_of(&mut world, 1), Some(70));
     world.pass(9_999);
     for id in ["a", "b"] {
-        assert_eq!(world.ask(Ask::Heartbeat(caller(id, generation))), Reply::Done);
+        let beat = world.ask(Ask::Heartbeat(caller(id, generation)));
+        assert_eq!(beat, Reply::Done, "it has had no time to find us");
     }
     assert_eq!(share(world.ask(sync("b", generation, &[]))), "1");
 }
@@ -421,7 +423,7 @@ pub(crate) fn offsets_end_when_kafka_ends_them() {
             assert_eq!(world.ask(Ask::Heartbeat(caller(id, generation))), Reply::Done);
         }
     }
-    assert_eq!(offset_of(&mut world, 0), Some(5));
+    assert_eq!(offset_of(&mut world, 0), Some(5), "the group reads the topic");
     world.ask(Ask::Leave(vec![("a".into(), None), ("b".into(), None)]));
     world.pass(900_000);
     assert_eq!(offset_of(&mut world, 0), Some(5));
@@ -537,11 +539,22 @@ fn memory_is_bounded_and_who_needs_no_more_goes_on() {
     assert_eq!(world.ask(commit(caller("a", generation), 0, 5)), Reply::Rows(vec![None]));
     world.machine.allow(0);
     assert_eq!(refused(world.ask(commit(caller("a", generation), 1, 5))), GroupError::NoRoom);
+    assert_eq!(refused(world.ask(commit(caller("x", generation), 1, 5))), GroupError::UnknownMember);
     assert_eq!(refused(world.ask(Ask::Join(join("", "c", None)))), GroupError::NoRoom);
-    // What it has it may say again, and its members may join again.
+    // Partitions and members that are there go on, also where a coordinator that took over knows one of a member's protocols alone.
     assert_eq!(world.ask(commit(caller("a", generation), 0, 6)), Reply::Rows(vec![None]));
     assert_eq!(joined(world.ask(Ask::Join(join("b", "", None)))).generation, generation);
     assert_eq!(world.ask(Ask::Heartbeat(caller("b", generation))), Reply::Done);
+    world.fail_over(settings());
+    world.machine.allow(0);
+    let larger = |id: &str| {
+        let mut again = join(id, "", None);
+        again.protocols.push(("cooperative-sticky".to_owned(), subscription(&["t"], b"what it owns")));
+        again
+    };
+    let b = world.send(Ask::Join(larger("b")));
+    assert_eq!(joined(world.ask(Ask::Join(larger("a")))).generation, generation + 1);
+    assert_eq!(joined(world.answer(b)).generation, generation + 1);
     let other = caller("", -1);
     let mut effects = Vec::new();
     let offsets =

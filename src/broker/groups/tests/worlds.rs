@@ -5,7 +5,7 @@
 //! - in one generation a partition has one owner, and whoever commits in it is that owner;
 //! - the log takes commits of generations in their order alone: what a generation is over, none of its members commits any more;
 //! - no committed offset goes back, for whoever gets a partition begins where the one before it committed last;
-//! - what is answered as done is in the log, shares and commits alike, and what is told to be committed is exactly that;
+//! - what is answered as done is in the log, shares, commits and departures alike, and what is told to be committed is exactly that;
 //! - once the world is quiet, everything is owned by somebody, by nobody twice.
 //!
 //! `GROUPS_SEED=n cargo test --release --lib random_worlds` replays one.
@@ -119,6 +119,8 @@ struct Fleet {
     committed: BTreeMap<i32, (i64, i32)>,
     /// Who sent a commit, and in which generation, by its text.
     commits: BTreeMap<String, (String, i32)>,
+    /// Members that were told that they have left.
+    gone: BTreeSet<String>,
     marks: BTreeSet<&'static str>,
 }
 
@@ -138,6 +140,7 @@ impl Fleet {
             owners: BTreeMap::new(),
             committed: BTreeMap::new(),
             commits: BTreeMap::new(),
+            gone: BTreeSet::new(),
             marks: BTreeSet::new(),
         };
         fleet.lead();
@@ -191,14 +194,12 @@ impl Fleet {
         self.hosts.push(Host { machine, tail: VecDeque::new(), loading, until: None });
     }
 
-    /// The last record of each key; of those that ended something some are gone too.
-    fn compacted(&mut self) -> Vec<Record> {
+    /// The last record of each key.
+    fn compacted(&self) -> Vec<Record> {
         let last: BTreeMap<&Bytes, usize> =
             self.log.iter().enumerate().map(|(place, record)| (&record.key, place)).collect();
         let kept = |(place, record): &(usize, &Record)| last[&record.key] == *place;
-        let kept: Vec<Record> =
-            self.log.iter().enumerate().filter(kept).map(|(_, record)| record.clone()).collect();
-        kept.into_iter().filter(|record| record.value.is_some() || self.rng.random_bool(0.5)).collect()
+        self.log.iter().enumerate().filter(kept).map(|(_, record)| record.clone()).collect()
     }
 
     fn load_some(&mut self, host: usize) {
@@ -227,6 +228,10 @@ impl Fleet {
                 let owns = self.owners.get(&(generation, partition));
                 assert_eq!(owns, Some(&owner), "who commits is not the owner of {partition} in {generation}");
                 self.committed.insert(partition, (now.offset, generation));
+            } else {
+                let group = records::read_group(record.value.as_deref().expect("nothing ends here")).unwrap();
+                let back = group.members.iter().find(|member| self.gone.contains(&member.id));
+                assert_eq!(back, None, "a member that was told it has left is in the log again");
             }
             self.log.push(record);
         }
@@ -279,6 +284,7 @@ impl Fleet {
                 self.marks.insert(if is_deposed { "share of a deposed coordinator" } else { "share" });
                 self.check_share(&letter, assignment, is_deposed);
             }
+            (Sent::Leave, Reply::Rows(rows)) if rows == &[None] => self.has_left(&letter),
             (_, Reply::Refused(error)) => drop(self.marks.insert(match error {
                 GroupError::FencedInstance => "fenced",
                 GroupError::IllegalGeneration => "illegal generation",
@@ -290,6 +296,20 @@ impl Fleet {
             _ => {}
         }
         self.post(Letter { mail: Mail::Answer(reply), ..letter });
+    }
+
+    /// A member is told that it has left: nobody that takes over waits for it. (One that was in no generation yet is in no log.)
+    fn has_left(&mut self, letter: &Letter) {
+        let Mail::Ask { ask: Ask::Leave(members), .. } = &letter.mail else { return };
+        let id = &members[0].0;
+        let last = self.log.iter().rev().find_map(|record| match records::read_key(&record.key).unwrap() {
+            Some(records::Key::Group(_)) => records::read_group(record.value.as_deref()?).ok(),
+            _ => None,
+        });
+        let is_there = last.is_some_and(|group| group.members.iter().any(|member| member.id == *id));
+        assert!(!is_there, "{id} is told that it has left and the log has it");
+        self.gone.insert(id.clone());
+        self.marks.insert("told that it has left");
     }
 
     /// A share is told: the log has it (as far as the last leader's goes), and nobody else has a part of it.
@@ -693,6 +713,7 @@ pub(crate) fn random_worlds_have_one_owner_and_no_offset_that_goes_back() {
         "restarted",
         "share",
         "share of a deposed coordinator",
+        "told that it has left",
         "unknown member",
     ];
     let missing: Vec<_> = wanted.iter().filter(|mark| !marks.contains(*mark)).collect();
