@@ -253,11 +253,12 @@ impl Run {
         self.returning.remove(&token);
         let named = self.named.remove(&token).expect("sent by us");
         match reply {
-            Reply::Joined(joined) if self.clients[place].instance.is_some() => {
-                if !self.returning.values().any(|other| *other == place) {
-                    self.told.insert(place, joined.member.clone());
-                    self.marks.insert("told");
-                }
+            Reply::Joined(joined)
+                if self.clients[place].instance.is_some()
+                    && !self.returning.values().any(|other| *other == place) =>
+            {
+                self.told.insert(place, joined.member.clone());
+                self.marks.insert("told");
             }
             Reply::Refused(GroupError::FencedInstance) => {
                 assert_ne!(self.told.get(&place), Some(&named), "a member is fenced by its own earlier self");

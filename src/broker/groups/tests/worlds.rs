@@ -427,7 +427,7 @@ impl Fleet {
         // Static members that sleep stay in a generation that began without them.
         join.session_ms = 10_000;
         join.rebalance_ms = 5_000;
-        join.may_skip = place % 2 == 0;
+        join.may_skip = place.is_multiple_of(2);
         self.wait(place, 15_000, Sent::Join, Ask::Join(join));
     }
 
