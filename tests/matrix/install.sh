@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Installs what the matrix needs beyond tests/foreign/install.sh, which is to have run before: into target/foreign/matrix.
+# Idempotent: a step is redone when any of its inputs changed. Arguments: the steps wanted; without any, those that CI takes.
+#   go   franz-go, sarama and kafka-go, built from tests/matrix/go
+. "$(dirname "$0")/../foreign/lib.sh"
+MATRIX=$(cd "$(dirname "$0")" && pwd)
+OUT=$FOREIGN/matrix
+mkdir -p "$OUT"
+
+# once NAME FILE... -- COMMAND...: runs it unless it was done with these very files.
+once() {
+  local name=$1 files=() stamp
+  shift
+  while [ "$1" != -- ]; do files+=("$1"); shift; done
+  shift
+  stamp=$(cat "${files[@]}" "$MATRIX/install.sh" | cksum | cut -d' ' -f1-2 | tr ' ' -)
+  [ "$(cat "$OUT/$name.done" 2>/dev/null)" = "$stamp" ] && return
+  "$@" || die "the matrix' step $name failed"
+  echo "$stamp" >"$OUT/$name.done"
+}
+
+go_clients() ( # a subshell: it changes its directory
+  local go=go
+  [ ! -x "$FOREIGN/venv/bin/go" ] || go=$FOREIGN/venv/bin/go
+  cd "$MATRIX/go" && "$go" build -o "$OUT/franz-go" ./franz && "$go" build -o "$OUT/sarama" ./sarama && "$go" build -o "$OUT/kafka-go" ./kafkago
+)
+
+[ $# -gt 0 ] || set -- go
+for step in "$@"; do
+  case $step in
+    go) once go "$MATRIX"/go/go.* "$MATRIX"/go/*/*.go -- go_clients ;;
+    *) die "unknown step $step" ;;
+  esac
+done
+echo "clients of the matrix installed in $OUT"
