@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the matrix needs beyond tests/foreign/install.sh, which is to have run before: into target/foreign/matrix.
-# Idempotent: a step is redone when any of its inputs changed. Arguments: the steps wanted; without any, those that CI takes.
-#   go     franz-go, sarama and kafka-go, built from tests/matrix/go
-#   node   kafkajs and @platformatic/kafka, and a Node that is new enough for it, from tests/matrix/node
+# Idempotent: a step is redone when any of its inputs changed. Arguments: the steps wanted; without any, all of them.
+#   go        franz-go, sarama and kafka-go, built from tests/matrix/go
+#   node      kafkajs and @platformatic/kafka, and a Node that is new enough for it, from tests/matrix/node
+#   rdkafka   rust-rdkafka, with librdkafka from source: make and a C compiler are needed, and some two minutes of two cores
 . "$(dirname "$0")/../foreign/lib.sh"
 MATRIX=$(cd "$(dirname "$0")" && pwd)
 OUT=$FOREIGN/matrix
@@ -35,11 +36,17 @@ node_clients() (
   cd "$OUT/node" && PATH=$wheel/bin:$PATH "$wheel/bin/node" "$wheel/lib/node_modules/npm/bin/npm-cli.js" ci --silent --no-audit --no-fund >&2
 )
 
-[ $# -gt 0 ] || set -- go node
+rdkafka_client() {
+  command -v make >/dev/null || die "rdkafka needs make and a C compiler"
+  CARGO_TARGET_DIR=$OUT/rdkafka cargo build --quiet --release --locked --manifest-path "$MATRIX/clients/rdkafka/Cargo.toml" >&2
+}
+
+[ $# -gt 0 ] || set -- go node rdkafka
 for step in "$@"; do
   case $step in
     go) once go "$MATRIX"/go/go.* "$MATRIX"/go/*/*.go -- go_clients ;;
     node) once node "$MATRIX"/node/* -- node_clients ;;
+    rdkafka) once rdkafka "$MATRIX"/clients/rdkafka/Cargo.* "$MATRIX"/clients/rdkafka/src/* -- rdkafka_client ;;
     *) die "unknown step $step" ;;
   esac
 done
