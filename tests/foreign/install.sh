@@ -5,6 +5,7 @@
 #   confluent-kafka, kafka-python   a venv
 #   franz-go                 built from tests/foreign/franz and examples/go
 #   kafkajs                  npm, for examples/node
+#   rskafka                  crates.io, for examples/rust
 #   Java clients, Kafka's own tools and server   Maven artifacts
 . "$(dirname "$0")/lib.sh"
 
@@ -64,6 +65,14 @@ if ! done_before "$s"; then
   mkdir -p "$FOREIGN/node"
   cp "$ROOT"/examples/node/package.json "$ROOT"/examples/node/hello.js "$FOREIGN/node"
   (cd "$FOREIGN/node" && "$npm" install --silent --no-audit --no-fund --no-package-lock >&2) || die "npm could not install examples/node"
+  mark_done "$s"
+fi
+
+s=$(stamp rust "$ROOT"/examples/rust/Cargo.* "$ROOT"/examples/rust/src/*)
+if ! done_before "$s"; then
+  # As it would be tried, without optimisation: half the time to build.
+  CARGO_TARGET_DIR=$FOREIGN/example-rust CARGO_PROFILE_DEV_DEBUG=false \
+    cargo build --quiet --locked --manifest-path "$ROOT/examples/rust/Cargo.toml" >&2 || die "examples/rust did not build"
   mark_done "$s"
 fi
 

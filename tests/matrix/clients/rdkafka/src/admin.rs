@@ -2,7 +2,9 @@
 
 use crate::{CALL, Done, Run};
 use futures_executor::block_on;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -32,13 +34,19 @@ impl Admin {
     /// All topics, and how many partitions each has.
     fn topics(&self) -> Done<Vec<(String, usize)>> {
         let metadata = self.client.inner().fetch_metadata(None, CALL)?;
-        Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+        Ok(metadata
+            .topics()
+            .iter()
+            .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+            .collect())
     }
 
     /// State and number of members of each group, or of one.
     fn groups(&self, group: Option<&str>) -> Done<Vec<(String, String, usize)>> {
         let list = self.client.inner().fetch_group_list(group, CALL)?;
-        let row = |group: &rdkafka::groups::GroupInfo| (group.name().to_owned(), group.state().to_owned(), group.members().len());
+        let row = |group: &rdkafka::groups::GroupInfo| {
+            (group.name().to_owned(), group.state().to_owned(), group.members().len())
+        };
         Ok(list.groups().iter().map(row).collect())
     }
 }
@@ -48,10 +56,13 @@ impl Run {
         let admin = Admin { client: self.config().create()?, topic: self.topic.clone() };
         let options = &admin.options();
         let has_partitions = |wanted: usize| {
-            self.await_that("the topic's partitions", || Ok(admin.topics()?.contains(&(self.topic.clone(), wanted))))
+            self.await_that("the topic's partitions", || {
+                Ok(admin.topics()?.contains(&(self.topic.clone(), wanted)))
+            })
         };
-        let has_config =
-            |wanted: &str| self.await_that("the topic's configuration", || Ok(admin.config()?.as_deref() == Some(wanted)));
+        let has_config = |wanted: &str| {
+            self.await_that("the topic's configuration", || Ok(admin.config()?.as_deref() == Some(wanted)))
+        };
         let topic = NewTopic::new(&self.topic, self.partitions as i32, TopicReplication::Fixed(-1));
         one(block_on(admin.client.create_topics([&topic.set("retention.ms", "3600000")], options))?)?;
         has_partitions(self.partitions)?;

@@ -57,7 +57,10 @@ impl Member {
 impl Run {
     pub fn join(&self, name: &'static str, more: &[(&str, &str)]) -> Done<Member> {
         let mut config = self.config();
-        config.set("group.id", &self.group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
+        config
+            .set("group.id", &self.group)
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest");
         config.set("heartbeat.interval.ms", "500").set("session.timeout.ms", "30000");
         for (key, value) in more {
             config.set(*key, *value);
@@ -173,7 +176,8 @@ impl Run {
         self.await_that("reading what was written meanwhile", || {
             a.poll()?;
             b.poll()?;
-            let seen: Done<HashSet<usize>> = a.reads.iter().chain(&b.reads).map(|record| self.number(&record.value)).collect();
+            let seen: Done<HashSet<usize>> =
+                a.reads.iter().chain(&b.reads).map(|record| self.number(&record.value)).collect();
             Ok(seen?.len() == written)
         })?;
         a.commit()?;

@@ -180,7 +180,9 @@ impl Run {
         let delivered = producer.context().0.lock().unwrap();
         match &delivered.1 {
             Some(error) => Err(format!("not every record was taken: {error}").into()),
-            None if delivered.0 != count => Err(format!("{} of {count} records were taken", delivered.0).into()),
+            None if delivered.0 != count => {
+                Err(format!("{} of {count} records were taken", delivered.0).into())
+            }
             None => Ok(()),
         }
     }
@@ -202,7 +204,12 @@ impl Run {
     }
 
     /// Reads these records, each exactly once and no other, and shows each.
-    fn read_all(&self, records: std::ops::Range<usize>, start: Offset, mut look: impl FnMut(usize, &Record) -> Done) -> Done {
+    fn read_all(
+        &self,
+        records: std::ops::Range<usize>,
+        start: Offset,
+        mut look: impl FnMut(usize, &Record) -> Done,
+    ) -> Done {
         let consumer = self.reader(start)?;
         let mut seen = HashSet::new();
         self.await_that("every record", || {
@@ -225,24 +232,32 @@ impl Run {
                 return Err(format!("record {i} has the key {:?}", record.key).into());
             }
             match last.insert(record.key.clone(), (i, record.partition)) {
-                Some((before, _)) if before >= i => Err(format!("record {i} of its key came after {before}").into()),
-                Some((_, home)) if home != record.partition => Err(format!("the key of record {i} is in two partitions").into()),
+                Some((before, _)) if before >= i => {
+                    Err(format!("record {i} of its key came after {before}").into())
+                }
+                Some((_, home)) if home != record.partition => {
+                    Err(format!("the key of record {i} is in two partitions").into())
+                }
                 _ => Ok(()),
             }
         })
     }
 
     fn headers(&self) -> Done {
-        let wanted =
-            |i: usize| [("n", i.to_string().into_bytes()), ("empty", vec![]), ("binary", vec![0, 255, 254, i as u8, 10])];
+        let wanted = |i: usize| {
+            [("n", i.to_string().into_bytes()), ("empty", vec![]), ("binary", vec![0, 255, 254, i as u8, 10])]
+        };
         let headers = |i| {
-            let insert = |all: OwnedHeaders, (key, value): (_, Vec<u8>)| all.insert(Header { key, value: Some(&value) });
+            let insert = |all: OwnedHeaders, (key, value): (_, Vec<u8>)| {
+                all.insert(Header { key, value: Some(&value) })
+            };
             (None, Some(wanted(i).into_iter().fold(OwnedHeaders::new(), insert)))
         };
         self.write_as("none", false, 0..self.n, &headers)?;
         self.read_all(0..self.n, Offset::Beginning, |i, record| {
             let same = record.headers.iter().map(|(key, value)| (key.as_str(), value.clone())).eq(wanted(i));
-            same.then_some(()).ok_or_else(|| format!("record {i} came with the headers {:?}", record.headers).into())
+            same.then_some(())
+                .ok_or_else(|| format!("record {i} came with the headers {:?}", record.headers).into())
         })
     }
 
