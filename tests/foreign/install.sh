@@ -79,13 +79,14 @@ fi
 command -v javac >/dev/null || debian default-jdk-headless
 java -version 2>&1 | grep -qE 'version "(1[7-9]|[2-9][0-9])' || die "Java 17 or newer is needed, found: $(java -version 2>&1 | head -1)"
 command -v mvn >/dev/null || debian maven
-s=$(stamp java "$HERE/java/pom.xml" "$HERE"/java/src/main/java/* "$ROOT"/examples/java/*)
+s=$(stamp java "$HERE/java/pom.xml" "$HERE"/java/src/main/java/* "$ROOT"/examples/java/* "$ROOT"/tests/matrix/java/*)
 if ! done_before "$s"; then
   rm -rf "$FOREIGN/java"
   mkdir -p "$FOREIGN/java"
   maven -f "$HERE/java/pom.xml" -DbuildDirectory="$FOREIGN/java" package dependency:copy-dependencies \
     -DoutputDirectory="$FOREIGN/java/lib" || die "Maven could not build the Java client check"
   javac -cp "$FOREIGN/java/lib/*" -d "$FOREIGN/java/example" "$ROOT"/examples/java/*.java || die "examples/java did not build"
+  javac -cp "$FOREIGN/java/lib/*" -d "$FOREIGN/java/matrix" "$ROOT"/tests/matrix/java/*.java || die "tests/matrix/java did not build"
   mark_done "$s"
 fi
 s=$(stamp kafka "$HERE/kafka/pom.xml")
