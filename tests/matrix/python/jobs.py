@@ -11,6 +11,7 @@ jobs.py LIBRARY version | jobs.py LIBRARY JOB BOOTSTRAP TOPIC GROUP [KEY=VALUE..
 """
 
 import importlib
+import os
 import sys
 import time
 from collections import namedtuple
@@ -19,6 +20,8 @@ from pathlib import Path
 Record = namedtuple("Record", "partition offset key value headers timestamp")
 BASE_TIME = 1_700_000_000_000
 PAD = "-kontiki matrix " * 14
+# A little before the driver ends it, for the sake of words.
+LIMIT = float(os.environ.get("MATRIX_LIMIT", "90")) - 5
 
 
 class Unsupported(Exception):
@@ -35,7 +38,7 @@ class Work:
 
     def __init__(self, library, job, bootstrap, topic, group, n=1000, partitions=4):
         self.library, self.job, self.bootstrap, self.topic, self.group = library, job, bootstrap, topic, group
-        self.n, self.all, self.deadline, self.sent = int(n), set(range(int(partitions))), time.time() + 85, 0
+        self.n, self.all, self.deadline, self.sent = int(n), set(range(int(partitions))), time.time() + LIMIT, 0
 
     def value(self, i):
         return f"{self.job}-{i}{PAD}"[:200].encode()
