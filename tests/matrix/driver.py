@@ -340,8 +340,8 @@ class Matrix:
 
     def all(self, clients, jobs):
         with ThreadPoolExecutor(self.parallel) as pool:
-            # By jobs: what waits stands beside what computes.
-            list(pool.map(lambda pair: self.cell(*pair), [(client, job) for job in jobs if job != KILLED for client in clients]))
+            # The longest, of groups, stand at the end of the list: they begin, and the short ones fill up.
+            list(pool.map(lambda pair: self.cell(*pair), [(client, job) for job in reversed(jobs) if job != KILLED for client in clients]))
         if KILLED in jobs:
             require(self.cluster, f"{KILLED} needs a cluster of the driver's own")
             for i in range(0, len(clients), self.parallel):
@@ -357,8 +357,13 @@ def version_of(client):
     return words[-1]
 
 
+def known_clients():
+    below = os.path.join(HERE, "clients")
+    return sorted(name for name in os.listdir(below) if os.access(os.path.join(below, name, "run"), os.X_OK))
+
+
 def arguments():
-    known = sorted(name for name in os.listdir(os.path.join(HERE, "clients")) if os.access(os.path.join(HERE, "clients", name, "run"), os.X_OK))
+    known = known_clients()
     parser = argparse.ArgumentParser(prog="tests/matrix/run.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", default=",".join(known), help="comma separated; all without")
     parser.add_argument("--jobs", default=",".join(JOBS), help="comma separated; all without")
@@ -390,7 +395,7 @@ def main():
         if cluster:
             cluster.stop()
     failed = [key for key, (state, _) in matrix.cells.items() if state == page.FAILED]
-    wrong = page.differences(matrix.cells) if chosen.check else []
+    wrong = page.differences(matrix.cells, known_clients(), JOBS) if chosen.check else []
     if chosen.write:
         page.write(versions, matrix.cells, JOBS)
     print("\n".join(wrong + [f"{len(matrix.cells)} cells, {len(failed)} failed; output of each client: target/matrix/log"]))

@@ -69,8 +69,9 @@ def write(versions, cells, jobs):
         page.write(head + OPEN + "\n" + text + CLOSE + tail)
 
 
-def differences(cells):
-    """Where a run says otherwise than the page, a line each."""
+def differences(cells, clients, jobs):
+    """Where a run says otherwise than the page, and pairs of all clients and jobs that the page does not have, a line each."""
     old = read()[1]
-    return [f"{client} {job}: the page says {' '.join(old.get(key, ('nothing',))).strip()}, the run {' '.join(now).strip()}"
-            for key, now in sorted(cells.items()) for client, job in [key] if old.get(key) != now]
+    lines = [f"{client} {job}: the page says {' '.join(old.get(key, ('nothing',))).strip()}, the run {' '.join(now).strip()}"
+             for key, now in sorted(cells.items()) for client, job in [key] if old.get(key) != now]
+    return lines + [f"{client} {job}: not in the page" for client in clients for job in jobs if (client, job) not in old | cells]
