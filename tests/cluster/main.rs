@@ -99,5 +99,5 @@ fn foreign_clients_read_back_exactly_what_they_wrote() {
 fn stock_clients_do_what_the_compatibility_page_says() {
     let _beside_others = shared();
     let jobs = "headers,timestamps,from-end,from-time,group,static,cooperative,commit-resume,coordinator-killed,admin";
-    println!("{}", foreign::check_matrix("aiokafka,confluent,franz-go,java,kafka-python,kcat", jobs));
+    println!("{}", foreign::check_matrix("aiokafka,confluent,franz-go,java,kafka-python,kafkajs,kcat", jobs));
 }

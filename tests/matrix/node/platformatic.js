@@ -17,6 +17,8 @@ const recordOf = (message) => ({
 
 class Client {
   constructor(bootstrap) {
+    // A fetch that was under way when a partition moved still brings what comes to it then (2.12.1).
+    this.readsTwice = true;
     // Where partitions of one fetch got leaders apart from each other, it asks their former one again and again (2.12.1), until that leads
     // them once more or no retry is left.
     this.base = { clientId: 'matrix', bootstrapBrokers: bootstrap, retries: 120, retryDelay: 250 };

@@ -43,7 +43,7 @@ class Work:
     def value(self, i):
         return f"{self.job}-{i}{PAD}"[:200].encode()
 
-    def send(self, count, codec="none", idempotent=False, headers=None, timestamps=False):
+    def send(self, count, codec="none", idempotent=True, headers=None, timestamps=False):
         """The next `count` records."""
         sender = self.library.Sender(self.bootstrap, codec=codec, idempotent=idempotent)
         for i in range(self.sent, self.sent + count):
@@ -96,11 +96,11 @@ def numbers(work, records):
 
 
 def produce(work):
-    work.send(work.n, codec=work.job.removeprefix("produce-"))
+    work.send(work.n, codec=work.job.removeprefix("produce-"), idempotent=False)
 
 
 def idempotent(work):
-    work.send(work.n, idempotent=True)
+    work.send(work.n)
 
 
 def keyed_order(work):
