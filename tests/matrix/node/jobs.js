@@ -75,7 +75,7 @@ class Run {
     });
   }
 
-  write(from, to, { codec = 'none', idempotent = false, more } = {}) {
+  write(from, to, { codec = 'none', idempotent = true, more } = {}) {
     return this.client.produce(this.topic, codec, idempotent, this.records(from, to, more));
   }
 
@@ -356,7 +356,7 @@ class Run {
 }
 
 const JOBS = {
-  idempotent: (run) => run.write(0, run.n, { idempotent: true }),
+  idempotent: (run) => run.write(0, run.n),
   'keyed-order': (run) => run.keyedOrder(),
   headers: (run) => run.headers(),
   timestamps: (run) => run.timestamps(),
@@ -370,7 +370,7 @@ const JOBS = {
   'coordinator-killed': (run) => run.coordinatorKilled(),
   admin: (run) => run.admin(),
 };
-for (const codec of ['none', 'gzip', 'snappy', 'lz4', 'zstd']) JOBS[`produce-${codec}`] = (run) => run.write(0, run.n, { codec });
+for (const codec of ['none', 'gzip', 'snappy', 'lz4', 'zstd']) JOBS[`produce-${codec}`] = (run) => run.write(0, run.n, { codec, idempotent: false });
 
 /** Runs the job of the command line. */
 export async function main(version, open) {
