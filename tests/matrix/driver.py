@@ -38,13 +38,12 @@ from concurrent.futures import ThreadPoolExecutor
 import page
 import wire
 from cluster import IDS, Cluster
-from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.path.join(HERE, "../../target/matrix")
 PARTITIONS, COUNT, BASE_TIME = 4, 1000, 1_700_000_000_000
-MOVING = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
 # Seconds a job may take.
 LIMIT = float(os.environ.get("MATRIX_LIMIT", "90"))
 
@@ -134,17 +133,19 @@ class Driver:
             yield from wire.batches(leader.host, leader.port, topic, p, 0, end)
 
     def committed(self, topic, group):
+        # Asked as a consumer does: librdkafka 2.16's AdminClient crashes when the coordinator it asks has just handed its group over.
+        asking = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group, "enable.auto.commit": False, "log_level": 0})
+
         def asked():
             try:
-                return self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(60).topic_partitions
-            except KafkaException as error:
-                # The coordinator goes back to a broker that is back: librdkafka leaves it to the caller to ask again.
-                if not error.args[0].retriable() and error.args[0].code() not in MOVING:
-                    raise
+                return asking.committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=20)
+            except KafkaException:
                 return None
 
-        rows = until(asked, f"what {group} committed")
-        return sum(row.offset for row in rows if row.topic == topic and row.offset > 0)
+        try:
+            return sum(max(row.offset, 0) for row in until(asked, f"what {group} committed"))
+        finally:
+            asking.close()
 
     def coordinator(self, group):
         broker = next(iter(self.metadata().brokers.values()))
@@ -354,14 +355,23 @@ class Matrix:
             verdict = self.checked(KILLED, run.topic, run.group, run.finish(LIMIT + 60))
             self.note(run.client, KILLED, verdict, time.time() - run.started)
 
-    def all(self, clients, jobs):
+    def all(self, pairs):
         with ThreadPoolExecutor(self.parallel) as pool:
-            # The longest, of groups, stand at the end of the list: they begin, and the short ones fill up.
-            list(pool.map(lambda pair: self.cell(*pair), [(client, job) for job in reversed(jobs) if job != KILLED for client in clients]))
-        if KILLED in jobs:
+            list(pool.map(lambda pair: self.cell(*pair), [(client, job) for client, job in pairs if job != KILLED]))
+        if killed := [client for client, job in pairs if job == KILLED]:
             require(self.cluster, f"{KILLED} needs a cluster of the driver's own")
-            for i in range(0, len(clients), self.parallel):
-                self.killing(clients[i:i + self.parallel])
+            for i in range(0, len(killed), self.parallel):
+                self.killing(killed[i:i + self.parallel])
+
+    def failed(self):
+        return [key for key, (state, _) in self.cells.items() if state == page.FAILED]
+
+    def again(self):
+        """What failed once more, by itself, in topics and groups of other names."""
+        first, self.run = self.failed(), self.run + "-again"
+        for pair in first:
+            print(f"{' '.join(pair)}: once more", flush=True)
+            self.all([pair])
 
 
 def version_of(client):
@@ -385,6 +395,7 @@ def arguments():
     parser.add_argument("--jobs", default=",".join(JOBS), help="comma separated; all without")
     parser.add_argument("--write", action="store_true", help="put the results into docs/compatibility.md")
     parser.add_argument("--check", action="store_true", help="fail where docs/compatibility.md says otherwise")
+    parser.add_argument("--again", action="store_true", help="try once more, alone, what failed, and count that")
     parser.add_argument("--parallel", type=int, default=4, help="jobs at a time (4)")
     parser.add_argument("--bootstrap", help="a cluster that runs, instead of one of its own; nothing is killed there")
     chosen = parser.parse_args()
@@ -404,13 +415,16 @@ def main():
         driver = Driver(chosen.bootstrap or cluster.bootstrap)
         driver.await_brokers()
         matrix = Matrix(driver, cluster, chosen.parallel)
-        matrix.all(clients, jobs)
+        # The longest, of groups, stand at the end of the list: they begin, and the short ones fill up.
+        matrix.all([(client, job) for job in reversed(jobs) for client in clients])
+        if chosen.again:
+            matrix.again()
         if cluster and (gone := cluster.ended()):
             raise SystemExit(f"nodes {gone} ended by themselves; {directory}/node-*/log")
     finally:
         if cluster:
             cluster.stop()
-    failed = [key for key, (state, _) in matrix.cells.items() if state == page.FAILED]
+    failed = matrix.failed()
     wrong = page.differences(matrix.cells, known_clients(), JOBS) if chosen.check else []
     if chosen.write:
         page.write(versions, matrix.cells, JOBS)
