@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tests/foreign/install.sh
+tests/matrix/install.sh go node
 tests/cluster/chaos/install.sh
 [ $# = 0 ] || exec cargo test --release "$@"
 cargo test --release --locked --bin kontiki --test '*'

@@ -94,3 +94,12 @@ fn foreign_clients_read_back_exactly_what_they_wrote() {
     let cluster = system::Cluster::start("foreign");
     println!("{}", foreign::check_all(&cluster.bootstrap()));
 }
+
+/// What takes long in the matrix of docs/compatibility.md, by the clients that are installed for other tests anyway: groups of every kind, a killed
+/// coordinator, administration, times, headers. Codecs and idempotence are in the test above.
+#[test]
+fn stock_clients_do_what_the_compatibility_page_says() {
+    let _beside_others = shared();
+    let jobs = "headers,timestamps,from-end,from-time,group,static,cooperative,commit-resume,coordinator-killed,admin";
+    println!("{}", foreign::check_matrix("aiokafka,confluent,franz-go,java,kafka-python,kafkajs,kcat", jobs));
+}

@@ -5,6 +5,7 @@
 #   confluent-kafka, kafka-python   a venv
 #   franz-go                 built from tests/foreign/franz and examples/go
 #   kafkajs                  npm, for examples/node
+#   rskafka                  crates.io, for examples/rust
 #   Java clients, Kafka's own tools and server   Maven artifacts
 . "$(dirname "$0")/lib.sh"
 
@@ -67,16 +68,25 @@ if ! done_before "$s"; then
   mark_done "$s"
 fi
 
+s=$(stamp rust "$ROOT"/examples/rust/Cargo.* "$ROOT"/examples/rust/src/*)
+if ! done_before "$s"; then
+  # As it would be tried, without optimisation: half the time to build.
+  CARGO_TARGET_DIR=$FOREIGN/example-rust CARGO_PROFILE_DEV_DEBUG=false \
+    cargo build --quiet --locked --manifest-path "$ROOT/examples/rust/Cargo.toml" >&2 || die "examples/rust did not build"
+  mark_done "$s"
+fi
+
 command -v javac >/dev/null || debian default-jdk-headless
 java -version 2>&1 | grep -qE 'version "(1[7-9]|[2-9][0-9])' || die "Java 17 or newer is needed, found: $(java -version 2>&1 | head -1)"
 command -v mvn >/dev/null || debian maven
-s=$(stamp java "$HERE/java/pom.xml" "$HERE"/java/src/main/java/* "$ROOT"/examples/java/*)
+s=$(stamp java "$HERE/java/pom.xml" "$HERE"/java/src/main/java/* "$ROOT"/examples/java/* "$ROOT"/tests/matrix/java/*)
 if ! done_before "$s"; then
   rm -rf "$FOREIGN/java"
   mkdir -p "$FOREIGN/java"
   maven -f "$HERE/java/pom.xml" -DbuildDirectory="$FOREIGN/java" package dependency:copy-dependencies \
     -DoutputDirectory="$FOREIGN/java/lib" || die "Maven could not build the Java client check"
   javac -cp "$FOREIGN/java/lib/*" -d "$FOREIGN/java/example" "$ROOT"/examples/java/*.java || die "examples/java did not build"
+  javac -cp "$FOREIGN/java/lib/*" -d "$FOREIGN/java/matrix" "$ROOT"/tests/matrix/java/*.java || die "tests/matrix/java did not build"
   mark_done "$s"
 fi
 s=$(stamp kafka "$HERE/kafka/pom.xml")

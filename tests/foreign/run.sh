@@ -27,12 +27,13 @@ check() {
     example-python) "$py" "$ROOT/examples/python/hello.py" "$BOOTSTRAP" ;;
     example-go) "$FOREIGN/example-go" "$BOOTSTRAP" ;;
     example-node) PATH=$PATH:$FOREIGN/venv/bin node "$FOREIGN/node/hello.js" "$BOOTSTRAP" ;;
+    example-rust) "$FOREIGN/example-rust/debug/kontiki-example" "$BOOTSTRAP" ;;
     example-java) java $quiet -XX:TieredStopAtLevel=1 -cp "$FOREIGN/java/example:$FOREIGN/java/lib/*" Hello "$BOOTSTRAP" ;;
     *) die "unknown check $1" ;;
   esac
 }
 
-[ $# -gt 0 ] || set -- kcat confluent confluent-groups kafka-python franz-go java kafka-tools kafka-admin example-kcat example-python example-go example-node example-java
+[ $# -gt 0 ] || set -- kcat confluent confluent-groups kafka-python franz-go java kafka-tools kafka-admin example-kcat example-python example-go example-node example-rust example-java
 export BOOTSTRAP HERE ROOT FOREIGN LOG py quiet
 export -f check die
 passed=0 failed=0

@@ -10,6 +10,8 @@ use crate::segment::GroupId;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::StrBytes;
 use std::collections::HashSet;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The partition of `__consumer_offsets` that the group belongs to; none while there is no such topic.
 pub(super) fn partition_of(image: &Image, group: &str) -> Option<GroupId> {
@@ -17,8 +19,32 @@ pub(super) fn partition_of(image: &Image, group: &str) -> Option<GroupId> {
     Some(partitions.get(groups::partition_of(group, partitions.len()))?.group)
 }
 
+/// How long a coordinator may load before its clients are told so. One that is new has nothing to read and takes some milliseconds, while
+/// a client that is told comes back after a whole pause, if not as after a crash (kafkajs).
+const LOADING_PATIENCE: Duration = Duration::from_millis(500);
+const LOADING_POLL: Duration = Duration::from_millis(10);
+
+/// Asks the group's coordinator, if that is this node; waits a moment if it has only just become it.
+pub(super) async fn ask(node: &NodeHandle, group: &str, ask: Ask) -> Reply {
+    once_loaded(LOADING_PATIENCE, || ask_at_once(node, group, ask.clone())).await
+}
+
+/// The first reply that is not "loading", or that one when patience ends. Asks less and less often: there may be many who wait.
+async fn once_loaded<F: Future<Output = Reply>>(patience: Duration, attempt: impl Fn() -> F) -> Reply {
+    let started = Instant::now();
+    let mut pause = LOADING_POLL;
+    loop {
+        let reply = attempt().await;
+        if started.elapsed() >= patience || !matches!(reply, Reply::Refused(GroupError::Loading)) {
+            return reply;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 3 / 2).min(patience / 5);
+    }
+}
+
 /// Asks the group's coordinator, if that is this node.
-pub(in crate::broker) async fn ask(node: &NodeHandle, group: &str, ask: Ask) -> Reply {
+pub(in crate::broker) async fn ask_at_once(node: &NodeHandle, group: &str, ask: Ask) -> Reply {
     match partition_of(&node.image(), group) {
         Some(partition) => node.group(partition, group.to_owned(), ask).await,
         None => Reply::Refused(GroupError::NotAvailable),
@@ -90,5 +116,33 @@ pub(super) fn unexpected(reply: Reply) -> GroupError {
             tracing::error!(?other, "a coordinator's answer does not fit its question");
             GroupError::NotAvailable
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// Refused as loading until asked so many times.
+    async fn asked_until(loads: usize, patience: Duration) -> (Reply, usize) {
+        let asked = Cell::new(0);
+        let attempt = || async {
+            asked.set(asked.get() + 1);
+            if asked.get() <= loads { Reply::Refused(GroupError::Loading) } else { Reply::Done }
+        };
+        let reply = once_loaded(patience, attempt).await;
+        (reply, asked.get())
+    }
+
+    #[tokio::test]
+    async fn coordinator_that_loads_is_asked_again_while_patience_lasts() {
+        let long = Duration::from_secs(600);
+        assert_eq!(asked_until(0, long).await, (Reply::Done, 1));
+        assert_eq!(asked_until(3, long).await, (Reply::Done, 4));
+        let (reply, asked) = asked_until(usize::MAX, Duration::from_millis(60)).await;
+        assert_eq!(reply, Reply::Refused(GroupError::Loading));
+        assert!((2..=8).contains(&asked), "asked {asked} times");
+        assert_eq!(asked_until(1, Duration::ZERO).await, (Reply::Refused(GroupError::Loading), 1));
     }
 }

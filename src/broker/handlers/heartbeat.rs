@@ -3,7 +3,7 @@
 //! Not here: sessions (`broker::groups`).
 
 use super::Call;
-use super::coordinator::{ask, caller, unexpected};
+use super::coordinator::{ask_at_once, caller, unexpected};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::{self, code};
 use crate::broker::groups::{Ask, Reply};
@@ -13,7 +13,7 @@ use kafka_protocol::messages::{HeartbeatRequest, HeartbeatResponse};
 pub async fn handle(mut call: Call) -> Outcome {
     let request: HeartbeatRequest = call.decode()?;
     let member = caller(&request.member_id, &request.group_instance_id, request.generation_id);
-    let code = match ask(&call.node, request.group_id.as_str(), Ask::Heartbeat(member)).await {
+    let code = match ask_at_once(&call.node, request.group_id.as_str(), Ask::Heartbeat(member)).await {
         Reply::Done => code::NONE,
         reply => error::heartbeat(&unexpected(reply)),
     };

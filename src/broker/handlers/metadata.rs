@@ -2,7 +2,7 @@
 //!
 //! Not here: placement and naming collisions (`ctl`), who leads (the node's soft state).
 //! Invariants: all live brokers are listed, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
-//! terms; a partition that lost its leader names a replica to ask again, after a pause, while a majority of its brokers is alive,
+//! terms; the first leader of a new partition is waited for a moment; a partition that lost its leader names a replica to ask again, after a pause, while a majority of its brokers is alive,
 //! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
 //! LEADER_NOT_AVAILABLE otherwise.
 
@@ -22,12 +22,12 @@ use kafka_protocol::messages::metadata_response::{
 };
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How long a new topic may take to be led before Metadata answers without a leader.
-const LEADER_PATIENCE: Duration = Duration::from_millis(300);
+/// How long a new partition may take to be led before Metadata answers without a leader. From Kafka's controller it has one from the start:
+/// most clients back off for much longer than it takes, and rskafka keeps an answer without a leader for good.
+const LEADER_PATIENCE: Duration = Duration::from_millis(1_000);
 /// Longest wait for elections after a broker's death.
 const ELECTION_PATIENCE: Duration = Duration::from_millis(500);
 /// Pause before a client is told whom to ask again. What follows (a question about its epoch, a refusal, metadata again) has no pause in
@@ -65,11 +65,15 @@ pub async fn handle(mut call: Call) -> Outcome {
         if !missing.is_empty() {
             failures = create(&call.node, &call.config, &missing).await;
             image = call.node.image();
-            await_leaders(&call.node, &image, &missing).await;
         }
     }
     let groups = groups(&image, &wanted);
     let mut states = settled_states(&call.node, &groups).await;
+    let new = about_to_be_led(&image, &wanted, &states);
+    if !new.is_empty() {
+        settle(&call.node, &new, LEADER_PATIENCE, is_never_led).await;
+        states = call.node.partition_states(&groups).await;
+    }
     if is_any_without_leader(&image, &wanted, &states, call.node.node_id()) {
         // Asked once: the thread that answers is the one that holds the elections.
         tokio::time::sleep(ASK_AGAIN_PAUSE).await;
@@ -157,11 +161,17 @@ async fn create(node: &NodeHandle, config: &NodeConfig, names: &[String]) -> BTr
     join_all(names.iter().map(create).collect()).await.into_iter().flatten().collect()
 }
 
-/// Gives the first leaders of new topics a moment: most clients otherwise back off for much longer than it takes.
-async fn await_leaders(node: &NodeHandle, image: &Arc<Image>, names: &[String]) {
-    let created = names.iter().filter_map(|name| image.topics.get(name));
-    let groups: Vec<GroupId> = created.flat_map(|topic| topic.partitions.iter().map(|p| p.group)).collect();
-    settle(node, &groups, LEADER_PATIENCE, |state| state.leader.is_none()).await;
+/// Partitions that nobody led yet, as far as is known here, and whose first election must be under way, since a majority is alive.
+fn about_to_be_led(image: &Image, wanted: &[Wanted], states: &[PartitionState]) -> Vec<GroupId> {
+    let live = |node: NodeId| image.brokers.get(&node).is_some_and(|broker| !broker.fenced);
+    let new = partitions(image, wanted)
+        .zip(states)
+        .filter(|(partition, state)| is_never_led(state) && partition.most(live).contains(&true));
+    new.map(|(partition, _)| partition.group).collect()
+}
+
+fn is_never_led(state: &PartitionState) -> bool {
+    state.leader.is_none() && state.epoch < 0
 }
 
 /// Leadership of these groups; waits for elections that are under way, since a client that is told "no leader" asks again a whole second
@@ -306,7 +316,7 @@ fn whom(image: &Image, me: NodeId, partition: &Partition, state: Option<&Partiti
         // Clients can only follow to a broker that is listed.
         Some(leader) if live(&leader.node) => Named::Leader(leader.node),
         // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
-        None if state.epoch < 0 => Named::Nobody,
+        None if is_never_led(state) => Named::Nobody,
         _ => contact(me, partition, live).map_or(Named::Nobody, Named::Contact),
     }
 }

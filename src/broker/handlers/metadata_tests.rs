@@ -88,6 +88,18 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
 }
 
 #[test]
+fn first_leader_is_waited_for_where_there_must_be_an_election() {
+    let mut image = image();
+    let wanted = [topic("orders")];
+    // Never led; led; lost its leader, which is another wait.
+    let lost = PartitionState { epoch: 4, ..state(None, &[]) };
+    let states = [state(None, &[]), state(Some((2, 9)), &[2]), lost];
+    assert_eq!(about_to_be_led(&image, &wanted, &states), [GroupId(10)]);
+    image.brokers.remove(&NodeId(2));
+    assert_eq!(about_to_be_led(&image, &wanted, &states), [], "one of three is alive");
+}
+
+#[test]
 fn whom_to_ask_while_there_is_no_leader() {
     let replica = |node: i32| ReplicaId { node: NodeId(node), assignment: 1, directory: 7 };
     let mut partition = Partition { replicas: [1, 2, 3].map(replica).to_vec(), ..Partition::default() };

@@ -9,7 +9,7 @@
 use super::{Image, PartitionState, metric};
 use crate::broker::api::NodeHandle;
 use crate::broker::groups::{Ask, Reply};
-use crate::broker::handlers::coordinator::ask;
+use crate::broker::handlers::coordinator::ask_at_once;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Duration;
@@ -71,8 +71,8 @@ async fn look(node: &NodeHandle) -> (usize, Vec<Shown>) {
 
 /// Asks one group's coordinator, which this node is.
 async fn one(node: &NodeHandle, group: String) -> Option<Shown> {
-    let Reply::Described(description) = ask(node, &group, Ask::Describe).await else { return None };
-    let Reply::Offsets(rows) = ask(node, &group, Ask::Offsets(None)).await else { return None };
+    let Reply::Described(description) = ask_at_once(node, &group, Ask::Describe).await else { return None };
+    let Reply::Offsets(rows) = ask_at_once(node, &group, Ask::Offsets(None)).await else { return None };
     let offsets =
         rows.into_iter().filter_map(|((topic, partition), row)| Some((topic, partition, row?.offset)));
     Some(Shown { group, members: description.members.len(), offsets: offsets.collect() })
