@@ -63,16 +63,22 @@ fn consumer_of_idle_partitions_keeps_sessions_and_says_and_hears_next_to_nothing
     std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| heard.send(line)));
     await_figure(&cluster, "kontiki_fetch_session_partitions", PARTITIONS);
 
-    // Everything its connections carry, heartbeats included, against a bare list of the partitions.
+    // Everything its connections carry, heartbeats included, against a bare list of the partitions. On a slow machine the consumer's start
+    // reaches into the first seconds, and it asks for metadata now and then: one quiet window is enough, full requests would have none.
     let fetches = || figure(&cluster, "kontiki_request_duration_seconds_count{api=\"Fetch\"}");
     let bytes = || figure(&cluster, "kontiki_bytes_in_total") + figure(&cluster, "kontiki_bytes_out_total");
-    let (fetches_before, bytes_before) = (fetches(), bytes());
-    std::thread::sleep(Duration::from_secs(5));
-    let (fetches, bytes) = (fetches() - fetches_before, bytes() - bytes_before);
-    assert!(fetches >= 10, "{fetches} fetches in 5 s");
     let of_a_full_request = PARTITIONS / 3 * LEAST_BYTES_OF_A_PARTITION;
-    assert!(bytes / fetches < of_a_full_request / 4, "{bytes} bytes in {fetches} fetches");
-    println!("{} bytes a fetch, there and back, over {PARTITIONS} idle partitions", bytes / fetches);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let (each, fetches) = loop {
+        let (fetches_before, bytes_before) = (fetches(), bytes());
+        std::thread::sleep(Duration::from_secs(5));
+        let (fetches, bytes) = (fetches() - fetches_before, bytes() - bytes_before);
+        if fetches >= 10 && bytes / fetches < of_a_full_request / 4 {
+            break (bytes / fetches, fetches);
+        }
+        assert!(Instant::now() < deadline, "{bytes} bytes in {fetches} fetches of the last 5 s");
+    };
+    println!("{each} bytes a fetch, there and back, over {PARTITIONS} idle partitions");
 
     for partition in ["0", "77", "199"] {
         let mut producer = Command::new("kcat")
