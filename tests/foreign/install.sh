@@ -48,7 +48,7 @@ fi
 s=$(stamp franz "$HERE"/franz/go.* "$HERE"/franz/*.go "$HERE"/franz/*/*.go "$ROOT"/examples/go/*)
 if ! done_before "$s"; then
   (cd "$HERE/franz" && "$go" build -o "$FOREIGN/franz-check" .) || die "franz-go check did not build"
-  for name in member watch; do
+  for name in member watch load; do
     (cd "$HERE/franz" && "$go" build -o "$FOREIGN/franz-$name" "./$name") || die "franz-go $name did not build"
   done
   (cd "$ROOT/examples/go" && "$go" build -o "$FOREIGN/example-go" .) || die "examples/go did not build"
