@@ -2,6 +2,7 @@
 //! The members are stock clients (`tests/foreign/confluent/member.py`) that log what they are assigned, read and commit; and one of our own beside them.
 
 use super::foreign::{Client, Writer, python};
+use super::group_history::{self, Event, Kind, Log, Seen};
 use super::rounds;
 use super::system::{Cluster, Layout, root};
 use kontiki::broker::groups::partition_of;
@@ -18,7 +19,7 @@ const OFFSETS: &str = "__consumer_offsets";
 const PARTITIONS: usize = 4;
 
 /// A `kontiki group` command's answer, and whether it did what it was told.
-fn group(cluster: &Cluster, args: &[&str]) -> (bool, Value) {
+pub(super) fn group(cluster: &Cluster, args: &[&str]) -> (bool, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_kontiki"))
         .arg("group")
         .args(args)
@@ -89,12 +90,10 @@ impl Member {
     }
 
     fn events(&self) -> Vec<Event> {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(parse).collect()
+        group_history::parse_events(&fs::read_to_string(&self.log).unwrap_or_default())
     }
 
-    fn count(&self, kind: &str) -> usize {
+    fn count(&self, kind: Kind) -> usize {
         self.events().iter().filter(|event| event.kind == kind).count()
     }
 
@@ -117,65 +116,12 @@ impl Drop for Member {
     }
 }
 
-#[derive(Clone, Debug)]
-struct Event {
-    kind: String,
-    partition: i64,
-    offset: i64,
-    at: i64,
-}
-
-fn parse(line: &str) -> Event {
-    let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
-    let number = |key: &str| value[key].as_i64().unwrap_or(-1);
-    let kind = value["t"].as_str().expect("a kind").to_owned();
-    Event { kind, partition: number("p"), offset: number("o"), at: number("at") }
-}
-
-fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
     while !condition() {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// What both members saw, in the order of time: whoever gets a partition goes on at or behind every commit acknowledged before, and
-/// nothing is left out. Returns commits and assignments looked at.
-fn check(events: &mut [Event], written: &BTreeMap<i64, i64>) -> (usize, usize) {
-    events.sort_by_key(|event| event.at);
-    let mut acknowledged: BTreeMap<i64, i64> = BTreeMap::new();
-    let mut read: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
-    let (mut commits, mut assignments) = (0, 0);
-    for event in events.iter() {
-        let known = acknowledged.entry(event.partition).or_insert(i64::MIN);
-        match event.kind.as_str() {
-            "committed" => {
-                assert!(event.offset >= *known, "{event:?} commits below {known}");
-                *known = event.offset;
-                commits += 1;
-            }
-            "assigned" => {
-                assert!(event.offset >= *known, "{event:?}, and {known} had been committed");
-                assignments += 1;
-            }
-            "read" => drop(read.entry(event.partition).or_default().insert(event.offset)),
-            _ => {}
-        }
-    }
-    for (partition, last) in written {
-        let seen = read.get(partition).map_or(0, BTreeSet::len) as i64;
-        let missing: Vec<i64> = (0..=*last)
-            .filter(|offset| !read.get(partition).is_some_and(|r| r.contains(offset)))
-            .take(5)
-            .collect();
-        assert!(
-            missing.is_empty(),
-            "partition {partition}: {seen} read of {}, missing {missing:?}",
-            last + 1
-        );
-    }
-    (commits, assignments)
 }
 
 #[test]
@@ -191,14 +137,14 @@ fn coordinator_killed_in_the_middle_group_goes_on_and_no_commit_is_forgotten() {
     };
     let writer = Writer::start_as(&cluster, client);
     let members = [Member::start(&cluster, "one"), Member::start(&cluster, "two")];
-    until("both members read", Duration::from_secs(60), || members.iter().all(|m| m.count("read") > 100));
+    until("both members read", Duration::from_secs(60), || members.iter().all(|m| m.count(Kind::Read) > 100));
     check_members(&cluster);
     for _ in 0..rounds(2) {
         let coordinator = cluster.leader(OFFSETS, partition_of(GROUP, 50));
-        let before: Vec<usize> = members.iter().map(|member| member.count("committed")).collect();
+        let before: Vec<usize> = members.iter().map(|member| member.count(Kind::Committed)).collect();
         cluster.kill(coordinator);
         until("both commit again", Duration::from_secs(60), || {
-            members.iter().zip(&before).all(|(member, before)| member.count("committed") > before + 5)
+            members.iter().zip(&before).all(|(member, before)| member.count(Kind::Committed) > before + 5)
         });
         cluster.spawn(coordinator);
         cluster.await_in_sync(OFFSETS, Duration::from_secs(60));
@@ -212,15 +158,15 @@ fn coordinator_killed_in_the_middle_group_goes_on_and_no_commit_is_forgotten() {
     until("everything acknowledged is read", Duration::from_secs(60), || {
         let events: Vec<Event> = members.iter().flat_map(Member::events).collect();
         let read: BTreeSet<(i64, i64)> =
-            events.iter().filter(|e| e.kind == "read").map(|e| (e.partition, e.offset)).collect();
+            events.iter().filter(|e| e.kind == Kind::Read).map(|e| (e.partition, e.offset)).collect();
         written.iter().all(|(partition, last)| (0..=*last).all(|offset| read.contains(&(*partition, offset))))
     });
-    let mut events: Vec<Event> = members.into_iter().flat_map(Member::finish).collect();
-    let (commits, assignments) = check(&mut events, &written);
+    let logs = members.into_iter().zip(["one", "two"]);
+    let logs = logs.map(|(member, name)| Log { member: name.into(), events: member.finish() }).collect();
+    let (counts, wrong) = group_history::check(&Seen { logs, ..Seen::default() }, &written);
+    assert!(wrong.is_empty(), "{} violations:\n{}", wrong.len(), wrong.join("\n"));
     check_empty(&cluster);
-    println!(
-        "coordinator killed: {commits} commits, {assignments} assignments, nothing skipped, nothing forgotten"
-    );
+    println!("coordinator killed: {counts:?}, nothing skipped, nothing forgotten");
 }
 
 /// `kontiki consume -g`, whose output goes to a file.
@@ -300,7 +246,7 @@ fn own_member_shares_a_group_with_a_stock_client_whoever_leads() {
     let before = first.read().len();
     until("ours goes on", Duration::from_secs(30), || first.read().len() > before + 600);
     let other = Member::start(&cluster, "other");
-    until("the other one reads", Duration::from_secs(30), || other.count("read") > 50);
+    until("the other one reads", Duration::from_secs(30), || other.count(Kind::Read) > 50);
     check_members(&cluster);
     cluster.spawn(coordinator);
     cluster.await_answer(coordinator);
@@ -324,7 +270,7 @@ fn own_member_shares_a_group_with_a_stock_client_whoever_leads() {
     let last: BTreeSet<(i64, i64)> = written.iter().map(|(partition, last)| (*partition, *last)).collect();
     until("all is read", Duration::from_secs(30), || {
         let of_the_other =
-            other.events().into_iter().filter(|e| e.kind == "read").map(|e| (e.partition, e.offset));
+            other.events().into_iter().filter(|e| e.kind == Kind::Read).map(|e| (e.partition, e.offset));
         let read: BTreeSet<(i64, i64)> = second.read().into_iter().chain(of_the_other).collect();
         last.is_subset(&read)
     });
@@ -340,7 +286,7 @@ fn own_member_shares_a_group_with_a_stock_client_whoever_leads() {
         }
     }
     printed.extend(second);
-    printed.extend(other.finish().iter().filter(|e| e.kind == "read").map(|e| (e.partition, e.offset)));
+    printed.extend(other.finish().iter().filter(|e| e.kind == Kind::Read).map(|e| (e.partition, e.offset)));
     let read: BTreeSet<(i64, i64)> = printed.iter().copied().collect();
     for (partition, last) in &written {
         let missing = (0..=*last).find(|offset| !read.contains(&(*partition, *offset)));

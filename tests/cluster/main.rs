@@ -17,6 +17,8 @@ mod failover;
 mod faults;
 mod foreign;
 mod frames;
+mod group_faults;
+mod group_history;
 mod groups;
 mod heir;
 mod history;

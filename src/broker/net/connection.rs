@@ -40,8 +40,10 @@ pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 const OUTPUT_HIGH: usize = 1024 * 1024;
 /// Slices handed to one vectored write.
 const IO_SLICES: usize = 64;
-/// Size of the buffer that small frames share.
+/// Size of the buffer that small frames share, on a connection whose frames are kept or are many.
 const READ_BYTES: usize = 64 * 1024;
+/// The same on a new connection: most of thousands ask little, and what they asked is forgotten at once.
+const FIRST_READ_BYTES: usize = 8 * 1024;
 /// Less room than this is not worth a read.
 const MIN_READ: usize = 4 * 1024;
 /// After a frame of this size the next one gets a buffer of its own and is read straight into it: one short read for its
@@ -354,13 +356,20 @@ fn api_key(frame: &[u8]) -> i16 {
 }
 
 /// Bytes that have arrived, and the whole frames among them.
-#[derive(Default)]
 struct Input {
     buffer: BytesMut,
+    /// Size of the next buffer that small frames share.
+    shared: usize,
     /// Length of the frame that is being read, once its prefix has been taken off.
     frame: Option<usize>,
     /// Whether the last frame was a large one: then read the next prefix alone, and the frame straight into place.
     large: bool,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self { buffer: BytesMut::new(), shared: FIRST_READ_BYTES, frame: None, large: false }
+    }
 }
 
 impl Input {
@@ -411,11 +420,11 @@ impl Input {
                 PREFIX - arrived
             }
             Some(size) => {
-                self.ensure(size - arrived, READ_BYTES);
+                self.ensure_shared(size - arrived);
                 usize::MAX
             }
             None => {
-                self.ensure(MIN_READ, READ_BYTES);
+                self.ensure_shared(MIN_READ);
                 usize::MAX
             }
         };
@@ -428,11 +437,18 @@ impl Input {
         self.buffer.capacity() - self.buffer.len()
     }
 
+    /// Makes room for `needed` bytes in a buffer of many frames, twice as large each time that the last one is not free again.
+    fn ensure_shared(&mut self, needed: usize) {
+        if self.ensure(needed, self.shared) {
+            self.shared = READ_BYTES.min(2 * self.shared);
+        }
+    }
+
     /// Makes room for `needed` bytes: in place, else in this allocation if no frame of it lives any more, else in a new
-    /// one of at least `wanted`.
-    fn ensure(&mut self, needed: usize, wanted: usize) {
+    /// one of at least `wanted`. Returns whether it took a new one.
+    fn ensure(&mut self, needed: usize, wanted: usize) -> bool {
         if self.room() >= needed || self.buffer.try_reclaim(needed) {
-            return;
+            return false;
         }
         let size = needed.max(wanted);
         if self.buffer.is_empty() {
@@ -441,6 +457,7 @@ impl Input {
         } else {
             self.buffer.reserve(size);
         }
+        true
     }
 }
 

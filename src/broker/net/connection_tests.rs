@@ -321,6 +321,38 @@ async fn claimed_length_alone_takes_no_memory() {
     assert!(input.buffer.capacity() <= 2 * TRUSTED_BYTES, "{} bytes", input.buffer.capacity());
 }
 
+/// Reads what one small frame takes, and takes it.
+async fn read_small(input: &mut Input) -> BytesMut {
+    let bytes = frame(METADATA, 1, &[7; 1000]);
+    let mut source: &[u8] = &bytes;
+    loop {
+        if let Some(frame) = input.next_frame(1 << 20).unwrap() {
+            return frame;
+        }
+        poll_fn(|cx| input.poll_read(&mut source, cx)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn connection_whose_requests_are_forgotten_keeps_a_small_buffer() {
+    let mut input = Input::default();
+    for _ in 0..1000 {
+        drop(read_small(&mut input).await);
+    }
+    assert!(input.buffer.capacity() <= 2 * FIRST_READ_BYTES, "{} bytes", input.buffer.capacity());
+}
+
+#[tokio::test]
+async fn connection_whose_requests_are_kept_gets_large_buffers() {
+    let (mut input, mut kept, mut most) = (Input::default(), Vec::new(), 0);
+    for _ in 0..200 {
+        kept.push(read_small(&mut input).await);
+        most = most.max(input.buffer.capacity());
+    }
+    assert!((READ_BYTES / 2..=READ_BYTES).contains(&most), "{most} bytes");
+    assert!(kept.iter().all(|frame| frame.len() > 1000));
+}
+
 #[tokio::test]
 async fn silent_client_is_closed_at_the_first_byte_deadline() {
     let limits = Limits { first_byte: Duration::from_millis(30), ..limits() };
