@@ -2,10 +2,11 @@
 //!
 //! Lines of a file go through a source connector to a topic, from there through a sink connector to another file, and through the job
 //! (`tests/foreign/streams`) to two more topics and their files. The source and the first sink run in a distributed worker, whose state
-//! is in three compacted topics, the last two sinks in a standalone one. Connect with idempotent producers, and stopped in order, delivers
-//! each line once; the job promises at least once.
+//! is in three compacted topics, the last two sinks in a standalone one. The source's producer is idempotent and its worker is stopped in
+//! order, so the topic holds each line once; sinks and the job promise at least once.
 
 use super::exclusive;
+use super::foreign::read_all;
 use super::rounds;
 use super::system::{BROKERS, Cluster, root};
 use serde_json::{Value, json};
@@ -114,7 +115,8 @@ fn common(cluster: &Cluster, port: u16) -> String {
         "bootstrap.servers={}\nlisteners=http://127.0.0.1:{port}\noffset.flush.interval.ms=1000\n\
          key.converter=org.apache.kafka.connect.storage.StringConverter\n\
          value.converter=org.apache.kafka.connect.storage.StringConverter\n\
-         producer.enable.idempotence=true\nplugin.discovery=service_load\n",
+         producer.enable.idempotence=true\nplugin.discovery=service_load\n\
+         task.shutdown.graceful.timeout.ms=60000\noffset.flush.timeout.ms=60000\n",
         cluster.bootstrap()
     )
 }
@@ -266,21 +268,19 @@ fn mapped(lines: u64, output: &str) -> Vec<(u64, String)> {
     (0..lines).filter(|n| n % 5 != 4 && n % 2 == is_odd).map(|n| (n, format!("LINE {n}"))).collect()
 }
 
-/// Every line of an output of the job at least once and nothing else, and each key's in order as they came first. Returns repeats.
-fn check_mapped(found: &[String], wanted: &[(u64, String)]) -> usize {
+/// Every line at least once and nothing else, and those of a key in order as they came first. Returns repeats.
+fn check(found: &[String], wanted: &[(u64, String)], key: impl Fn(u64) -> u64) -> usize {
     let names: BTreeMap<&str, u64> = wanted.iter().map(|(n, name)| (name.as_str(), *n)).collect();
-    let mut seen: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     let mut last: BTreeMap<u64, u64> = BTreeMap::new();
     for line in found {
         let n = *names.get(line.as_str()).unwrap_or_else(|| panic!("{line:?} was made from nothing"));
-        let times = seen.entry(n).or_default();
-        *times += 1;
-        if *times == 1 {
-            let before = last.insert(n % 16, n);
+        if seen.insert(n) {
+            let before = last.insert(key(n), n);
             assert!(before.is_none_or(|before| before < n), "{n} came behind {before:?} of its key");
         }
     }
-    let missing: Vec<&str> = names.iter().filter(|(_, n)| !seen.contains_key(n)).map(|(l, _)| *l).collect();
+    let missing: Vec<&str> = names.iter().filter(|(_, n)| !seen.contains(n)).map(|(l, _)| *l).collect();
     assert!(
         missing.is_empty(),
         "{} lines are missing: {:?}",
@@ -288,6 +288,15 @@ fn check_mapped(found: &[String], wanted: &[(u64, String)]) -> usize {
         &missing[..missing.len().min(5)]
     );
     found.len() - seen.len()
+}
+
+/// Waits until all of these lines are in a file, and checks it.
+fn await_lines(cluster: &Cluster, name: &str, wanted: &[(u64, String)], key: impl Fn(u64) -> u64) -> usize {
+    until(&format!("every line of {name}"), || {
+        let found: BTreeSet<String> = whole_lines(&file(cluster, name)).into_iter().collect();
+        found.len() >= wanted.len()
+    });
+    check(&whole_lines(&file(cluster, name)), wanted, key)
 }
 
 #[test]
@@ -317,20 +326,18 @@ fn connect_and_streams_lines_arrive_across_a_dead_broker_a_restarted_worker_and_
         second.stop();
     }
     let count = lines.finish().expect("not finished before");
-    let all: Vec<String> = (0..count).map(|n| format!("line {n}")).collect();
-    until("every line arrives", || whole_lines(&file(&cluster, "out")).len() >= all.len());
-    let repeats = OUTPUTS.map(|output| {
-        let wanted = mapped(count, output);
-        until("every line is mapped", || {
-            let found: BTreeSet<String> = whole_lines(&file(&cluster, output)).into_iter().collect();
-            found.len() >= wanted.len()
-        });
-        check_mapped(&whole_lines(&file(&cluster, output)), &wanted)
-    });
+    let all: Vec<(u64, String)> = (0..count).map(|n| (n, format!("line {n}"))).collect();
+    let repeats = await_lines(&cluster, "out", &all, |_| 0);
+    let mapped = OUTPUTS.map(|output| await_lines(&cluster, output, &mapped(count, output), |n| n % 16));
     worker.stop();
     first.stop();
-    let found = whole_lines(&file(&cluster, "out"));
-    let first_difference = found.iter().zip(&all).find(|(found, wanted)| found != wanted);
-    assert!(found == all, "{} lines of {}, first {first_difference:?}", found.len(), all.len());
-    println!("{count} lines through Connect, each once; through Streams, {repeats:?} of them again");
+    let (records, _) = read_all(&cluster, LINES, 1);
+    let different = records.iter().zip(&all).find(|(record, (_, line))| record.value != *line);
+    assert!(
+        records.len() == all.len() && different.is_none(),
+        "{} records of {} lines, first {different:?}",
+        records.len(),
+        all.len()
+    );
+    println!("{count} lines, each once in the topic; again at the sink: {repeats}, at the job's: {mapped:?}");
 }
