@@ -111,6 +111,12 @@ impl Settings {
             listeners::parse(value).map_err(|why| Failure::usage(format!("{name}: {why}")))
         };
         let bound = read("listen", self.required("listen")?)?;
+        let doubles = |(at, (_, one)): (usize, &(String, Endpoint))| {
+            one.port != 0 && bound[..at].iter().any(|(_, other)| other == one)
+        };
+        if bound.iter().enumerate().any(doubles) {
+            return Err(Failure::usage("listen: two listeners cannot have one address"));
+        }
         let told = self.value("advertise").map_or(Ok(Vec::new()), |value| read("advertise", value))?;
         if let Some((name, _)) = told.iter().find(|(name, _)| bound.iter().all(|(other, _)| other != name)) {
             let names: Vec<&str> = bound.iter().map(|(name, _)| name.as_str()).collect();
@@ -317,7 +323,7 @@ mod tests {
     #[test]
     fn node_config_missing_or_contradicting_keys_are_usage_errors() {
         type Change = fn(&mut NodeFlags);
-        let cases: [(Change, &str); 14] = [
+        let cases: [(Change, &str); 15] = [
             (|f| f.node_id = None, "node-id is not set"),
             (|f| f.data_dir = None, "data-dir is not set"),
             (|f| f.listen = None, "listen is not set"),
@@ -327,6 +333,7 @@ mod tests {
             (|f| f.listen = Some("0.0.0.0:9092".into()), "needs an advertise address"),
             (|f| f.listen = Some("A://h:1,B://0.0.0.0:2".into()), "B://0.0.0.0:2 needs an advertise address"),
             (|f| f.listen = Some("A://h:1,a://h:2".into()), "listener A is named twice"),
+            (|f| f.listen = Some("A://h:1,B://h:1".into()), "cannot have one address"),
             (|f| f.listen = Some("SSL://h:1".into()), "not built yet"),
             (|f| f.advertise = Some("EXTERNAL://h:1".into()), "there is no listener EXTERNAL"),
             (|f| f.controllers = Some("1@h:0,2@i:9192".into()), "port 0 of 1@h:0"),

@@ -43,14 +43,9 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
         Command::RegisterBroker { node, directory, kafka, listeners, peer, rack, cluster, oldest } => {
             check_addresses(*node, listeners.values().chain([kafka]), peer)?;
             check_registration(image, (*node, *directory, *oldest), cluster.as_deref())?;
-            let record = Record::Broker {
-                node: *node,
-                directory: *directory,
-                kafka: kafka.clone(),
-                listeners: listeners.clone(),
-                peer: peer.clone(),
-                rack: rack.clone(),
-            };
+            let (node, directory, rack) = (*node, *directory, rack.clone());
+            let (kafka, listeners, peer) = (kafka.clone(), listeners.clone(), peer.clone());
+            let record = Record::Broker { node, directory, kafka, listeners, peer, rack };
             Ok((Batch::new(vec![record]), Reply::Registered { incarnation: number }))
         }
         Command::Fence { node, incarnation } => set_standing(image, *node, *incarnation, Standing::Fenced),

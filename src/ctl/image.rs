@@ -459,18 +459,7 @@ impl Image {
         match record {
             Record::Cluster { id } => self.apply_cluster(id),
             Record::Broker { node, directory, kafka, listeners, peer, rack } => {
-                let broker = Broker {
-                    node: *node,
-                    incarnation: number,
-                    directory: *directory,
-                    kafka: kafka.clone(),
-                    listeners: listeners.clone(),
-                    peer: peer.clone(),
-                    rack: rack.clone(),
-                    fenced: false,
-                    stopping: false,
-                    dead: false,
-                };
+                let broker = Broker::live((*node, number, *directory), (kafka, listeners, peer), rack);
                 self.apply_broker(broker, changes)
             }
             Record::Fence { node, incarnation } => {

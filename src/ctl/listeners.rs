@@ -10,6 +10,7 @@ use super::image::{Broker, Image};
 use super::record::Endpoint;
 use crate::segment::NodeId;
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// Name of a listener that was given none.
 pub const PLAINTEXT: &str = "PLAINTEXT";
@@ -97,7 +98,30 @@ pub fn registered(listeners: Vec<(String, Endpoint)>) -> Option<(Endpoint, BTree
     Some((first, if is_plain { BTreeMap::new() } else { listeners.into_iter().collect() }))
 }
 
+/// Addresses of a registration: the first listener's, all by name, the peers'.
+type Addresses<'a> = (&'a Endpoint, &'a BTreeMap<String, Endpoint>, &'a Endpoint);
+
 impl Broker {
+    /// One that has just registered: its id, the registration's number, and the directory.
+    pub(super) fn live(
+        (node, incarnation, directory): (NodeId, u64, Uuid),
+        (kafka, listeners, peer): Addresses,
+        rack: &Option<String>,
+    ) -> Broker {
+        Broker {
+            node,
+            incarnation,
+            directory,
+            kafka: kafka.clone(),
+            listeners: listeners.clone(),
+            peer: peer.clone(),
+            rack: rack.clone(),
+            fenced: false,
+            stopping: false,
+            dead: false,
+        }
+    }
+
     /// What it registered for its listener of this name.
     pub fn listener(&self, name: &str) -> Option<&Endpoint> {
         if self.listeners.is_empty() {

@@ -1,10 +1,10 @@
 //! Metadata (3): brokers, topics, leaders; creates topics that are asked for where that is allowed.
 //!
 //! Not here: placement and naming collisions (`ctl`), who leads (the node's soft state).
-//! Invariants: all live brokers that have the client's listener are listed, at the address of that one, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
-//! terms; a partition that lost its leader names a replica to ask again, after a pause, while a majority of its brokers is alive,
-//! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
-//! LEADER_NOT_AVAILABLE otherwise.
+//! Invariants: all live brokers that have the client's listener are listed, at the address of that one, whatever topics are asked for;
+//! `controller_id` names a live one; leader epochs are Raft terms; a partition that lost its leader names a replica to ask again, after a
+//! pause, while a majority of its brokers is alive, since then an election is under way (Kafka names the dead leader until the controller
+//! has chosen another), and says LEADER_NOT_AVAILABLE otherwise.
 
 use super::find_coordinator::{is_forming, offsets_topic};
 use super::{Call, admin_timeout, controller_id, is_valid_topic, join_all, text};
