@@ -1,10 +1,10 @@
-//! `kontiki broker list|drain|undrain|decommission|remove`: which brokers take part.
+//! `kontiki broker list|drain|undrain|decommission|remove`: which brokers take part; `broker advertise`: where clients reach them.
 //!
 //! What is to leave a broker is its configuration `broker.drain` (IncrementalAlterConfigs); the controllers see to it. These commands set
 //! it and watch; they remember nothing, so each may be repeated. `remove` is UnregisterBroker.
 
 use crate::cli::Global;
-use crate::cli_operate::{BrokerCommand, DrainArgs, Wait};
+use crate::cli_operate::{AdvertiseArgs, BrokerCommand, DrainArgs, Wait};
 use crate::moves::{Move, Picture, Progress, label, plan, summary};
 use crate::output::{Failure, Outcome, Ui, list, table};
 use kontiki::broker::planning::{self, NodeId, Row};
@@ -30,6 +30,7 @@ pub async fn run(command: BrokerCommand, global: &Global, ui: &Ui) -> Outcome {
         BrokerCommand::Undrain(args) => undrain(&client, args.broker, ui).await,
         BrokerCommand::Decommission(args) => decommission(&client, &args, ui).await,
         BrokerCommand::Remove(args) => remove(&client, args.broker, ui).await,
+        BrokerCommand::Advertise(args) => advertise(&client, &args, ui).await,
     }
 }
 
@@ -224,6 +225,17 @@ async fn remove(client: &Client, broker: i32, ui: &Ui) -> Outcome {
             })
         }
     }
+}
+
+/// Changes what clients are told, from the next metadata that they ask for.
+async fn advertise(client: &Client, args: &AdvertiseArgs, ui: &Ui) -> Outcome {
+    let addresses = args.addresses.as_deref().filter(|_| !args.reset);
+    client.advertise(args.broker, addresses).await?;
+    let text = addresses.map_or_else(
+        || "advertises what it started with".to_owned(),
+        |addresses| format!("advertises {addresses}, whatever it started with"),
+    );
+    report(ui, args.broker, "advertised", &text)
 }
 
 const POLICY_VIOLATION: i16 = 44;

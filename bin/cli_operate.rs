@@ -234,6 +234,9 @@ Example:
   kontiki broker remove 3"
     )]
     Remove(RemoveArgs),
+    /// Tell clients another address of a broker, without a restart
+    #[command(after_help = ADVERTISE_HELP)]
+    Advertise(AdvertiseArgs),
 }
 
 const DRAIN_HELP: &str =
@@ -266,6 +269,30 @@ pub struct DrainArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub wait: Wait,
+}
+
+const ADVERTISE_HELP: &str =
+    "Sets the broker's configuration advertised.listeners, which stands above what it was started with
+(--advertise), also after it has restarted, until --reset. Name every listener whose address is to
+be another one; a broker whose only listener has no name takes HOST:PORT alone. Clients hear of it
+with their next metadata; connections stay. Any broker that answers takes the change, so -B may
+name an address that is advertised nowhere: from inside the container, 127.0.0.1.
+
+Examples:
+  kontiki broker advertise 1 localhost:32768
+  kontiki broker advertise 1 EXTERNAL://localhost:32768 -B 127.0.0.1:9092
+  kontiki broker advertise 1 --reset";
+
+#[derive(Debug, Args)]
+pub struct AdvertiseArgs {
+    /// Broker
+    pub broker: i32,
+    /// What its listeners advertise from now on
+    #[arg(value_name = "[NAME://]HOST:PORT,...", required_unless_present = "reset", value_parser = text::listeners)]
+    pub addresses: Option<String>,
+    /// Go back to what it was started with
+    #[arg(long, conflicts_with = "addresses")]
+    pub reset: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! Small parsers of flags: sizes, durations, key=value. Each error says what is allowed.
 
+use kontiki::broker::config::listeners;
 use std::time::Duration;
 
 /// A topic of `dev --topic name:partitions[:rf]`.
@@ -139,6 +140,12 @@ pub fn host_port(text: &str) -> Result<(String, u16), String> {
         return Err(wrong());
     }
     Ok((host.to_owned(), port.parse().map_err(|_| wrong())?))
+}
+
+/// Addresses by the names of their listeners, as they are kept.
+pub fn listeners(text: &str) -> Result<String, String> {
+    let all = listeners::parse(text)?;
+    Ok(listeners::text(all.iter().map(|(name, at)| (name, at))))
 }
 
 #[cfg(test)]

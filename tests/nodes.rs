@@ -145,6 +145,10 @@ impl Lone {
     }
 
     fn start_with(args: &[&str]) -> Self {
+        Self::start_on("127.0.0.1:0", args)
+    }
+
+    fn start_on(listen: &str, args: &[&str]) -> Self {
         let data = tempfile::tempdir().expect("a directory");
         let file = data.path().join("ports.json");
         let child = Command::new(KONTIKI)
@@ -157,7 +161,7 @@ impl Lone {
                 "--controllers",
                 "1@127.0.0.1:0",
             ])
-            .args(["--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"])
+            .args(["--listen", listen, "--peer-listen", "127.0.0.1:0"])
             .args(args)
             .args([
                 "--admin-listen",
@@ -361,7 +365,7 @@ fn advertised_address_that_nobody_reaches_is_named_while_waiting_and_at_the_end(
     let node = Lone::start_with(&["--advertise", "127.0.0.1:1"]);
     must(&["ready", "--timeout", "20s", "--admin", node.admin()]);
     must(&["topic", "list", "-B", node.bootstrap()]);
-    let cause = format!("{} answered, but it advertises 127.0.0.1:1, which", node.bootstrap());
+    let cause = format!("{} answered, but broker 1 advertises 127.0.0.1:1, which", node.bootstrap());
     let mut child = Command::new(KONTIKI)
         .args(["produce", "t", "--timeout", "4s", "-B", node.bootstrap()])
         .stdin(Stdio::piped())
@@ -376,6 +380,41 @@ fn advertised_address_that_nobody_reaches_is_named_while_waiting_and_at_the_end(
         said.lines().filter(|line| line.contains("WARN") && line.contains(&cause)).collect();
     assert_eq!(warned.len(), 1, "{said}");
     assert!(said.contains("error[BROKER_UNREACHABLE]: ") && said.matches(&cause).count() == 2, "{said}");
+}
+
+/// The one address of a cluster of one broker, as clients of a listener are told it.
+fn told(bootstrap: &str) -> String {
+    let listed = json(&must(&["broker", "list", "--output", "json", "-B", bootstrap]));
+    listed["items"][0]["address"].as_str().expect("an address").to_owned()
+}
+
+/// Containers and the host, say: each is told addresses of its own, which can be changed while the broker runs, also by who cannot reach
+/// what is advertised.
+#[test]
+fn clients_of_two_listeners_are_told_different_addresses_that_change_at_run_time() {
+    let node = Lone::start_on(
+        "internal://127.0.0.1:0,EXTERNAL://0.0.0.0:0",
+        &["--advertise", "EXTERNAL://localhost:0"],
+    );
+    let listener =
+        |name: &str| node.ports["nodes"][0]["listeners"][name].as_str().expect("a listener").to_owned();
+    let internal = listener("INTERNAL");
+    let port = listener("EXTERNAL").rsplit_once(':').expect("a port").1.to_owned();
+    let at = |host: &str| format!("{host}:{port}");
+    let external = at("127.0.0.1");
+    must(&["ready", "--timeout", "60s", "-B", &internal]);
+    assert_eq!((told(&internal), told(&external)), (internal.clone(), at("localhost")));
+    produce(&external, "t", 0..10);
+    assert_eq!(consume(&internal, "t"), (0..10).collect::<Vec<_>>());
+    must(&["broker", "advertise", "1", &format!("external://{}", at("127.0.0.2")), "-B", &external]);
+    assert_eq!((told(&internal), told(&external)), (internal.clone(), at("127.0.0.2")));
+    produce(&external, "t", 10..20);
+    must(&["broker", "advertise", "1", "EXTERNAL://127.0.0.1:1", "-B", &internal]);
+    let (ok, _, said) = kontiki(&["broker", "advertise", "1", "OTHER://h:1", "-B", &external]);
+    assert!(!ok && said.contains("broker 1 has no listener OTHER; it has EXTERNAL, INTERNAL"), "{said}");
+    must(&["broker", "advertise", "1", "--reset", "-B", &external]);
+    assert_eq!(told(&external), at("localhost"));
+    assert_eq!(consume(&external, "t"), (0..20).collect::<Vec<_>>());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! The rest are Kontiki's own. A default of None means "not set".
 
 use crate::text;
-use kontiki::broker::config::{BROKER_KEYS, BrokerKey};
+use kontiki::broker::config::{BROKER_KEYS, BrokerKey, listeners};
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
@@ -31,6 +31,8 @@ pub enum Kind {
     Int(i64, i64),
     /// host:port.
     Address,
+    /// host:port, or NAME://host:port, comma-separated.
+    Listeners,
     /// id@host:port, comma-separated.
     Controllers,
     /// broker, controller.
@@ -74,8 +76,18 @@ const OWN: [Key; 16] = [
     own("node-id", None, Kind::Int(0, INT), "this node's id, unique in the cluster"),
     own("roles", None, Kind::Roles, "broker, controller, or both"),
     own("controllers", None, Kind::Controllers, "every controller as id@host:port of its peer listener"),
-    own("listen", None, Kind::Address, "where Kafka clients connect (role broker)"),
-    own("advertise", None, Kind::Address, "the address clients are told, if another than listen"),
+    own(
+        "listen",
+        None,
+        Kind::Listeners,
+        "where Kafka clients connect (role broker); several have names: NAME://HOST:PORT,...",
+    ),
+    own(
+        "advertise",
+        None,
+        Kind::Listeners,
+        "the address clients are told, if another than listen; of each listener by its name",
+    ),
     own("peer-listen", None, Kind::Address, "where other nodes connect; connections to them start there too"),
     own(
         "peer-advertise",
@@ -124,6 +136,7 @@ impl Key {
                 _ => Err(format!("`{value}` is not a whole number from {min} to {max}")),
             },
             Kind::Address => text::host_port(value).map(drop),
+            Kind::Listeners => listeners::parse(value).map(drop),
             Kind::Controllers => controllers(value).map(drop),
             Kind::Roles => roles(value).map(drop),
             Kind::Text if value.is_empty() => Err("is empty".into()),

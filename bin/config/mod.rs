@@ -33,11 +33,11 @@ pub struct NodeFlags {
     /// All controllers: id@host:port of their peer listeners
     #[arg(long, value_name = "N@HOST:PORT,...")]
     pub controllers: Option<String>,
-    /// Where Kafka clients connect
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Where Kafka clients connect; several listeners have names
+    #[arg(long, value_name = "[NAME://]HOST:PORT,...")]
     pub listen: Option<String>,
-    /// The address clients are told, if it is another than --listen
-    #[arg(long, value_name = "HOST:PORT")]
+    /// The address clients are told, if it is another than --listen; of each listener by its name
+    #[arg(long, value_name = "[NAME://]HOST:PORT,...")]
     pub advertise: Option<String>,
     /// Where other nodes connect
     #[arg(long, value_name = "HOST:PORT")]

@@ -7,7 +7,8 @@ use super::{Origin, Settings};
 use crate::output::Failure;
 use crate::text;
 use kontiki::broker::config::{
-    Defaults, Endpoint, NodeConfig, NodeId, RACK_AWARE_SELECTOR, default_max_connections,
+    Defaults, Endpoint, Listener, NodeConfig, NodeId, PLAINTEXT, RACK_AWARE_SELECTOR,
+    default_max_connections, listeners,
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +21,6 @@ impl Settings {
         let controllers = self.controllers()?;
         check_roles(node_id, is_controller, &controllers)?;
         check_ports(node_id, &controllers)?;
-        let (listen, advertise) = self.client_addresses(is_broker)?;
         let (peer_listen, peer_advertise) = self.peer_addresses(controllers.get(&node_id))?;
         let (election_min, election_max) = self.election()?;
         Ok(NodeConfig {
@@ -28,8 +28,7 @@ impl Settings {
             is_broker,
             is_controller,
             controllers,
-            listen,
-            advertise,
+            listeners: self.listeners(is_broker)?,
             peer_listen,
             peer_advertise,
             admin_listen: self.value("admin-listen").map(str::to_owned),
@@ -98,27 +97,34 @@ impl Settings {
         Ok(list.into_iter().map(|(id, address)| (NodeId(id), address)).collect())
     }
 
-    /// Listener and advertised address of Kafka clients. An address nobody can connect to is refused here, where it
+    /// Listeners of Kafka clients and what they advertise. An address nobody can connect to is refused here, where it
     /// can be explained, not met later by every client.
-    fn client_addresses(&self, is_broker: bool) -> Result<(Option<String>, Option<Endpoint>), Failure> {
+    fn listeners(&self, is_broker: bool) -> Result<Vec<Listener>, Failure> {
         if !is_broker {
             let set = ["listen", "advertise"].into_iter().find(|name| self.value(name).is_some());
             return match set {
                 Some(name) => Err(Failure::usage(format!("{name} needs role broker"))),
-                None => Ok((None, None)),
+                None => Ok(Vec::new()),
             };
         }
-        let listen = self.required("listen")?;
-        let advertise = self.address("advertise")?;
-        if advertise.is_none() && is_wildcard(listen) {
-            return Err(Failure::usage(format!("listen {listen} needs an advertise address")).with_hint(
-                "--advertise HOST:PORT as clients reach this broker; they are told to connect there",
-            ));
+        let read = |name: &str, value: &str| {
+            listeners::parse(value).map_err(|why| Failure::usage(format!("{name}: {why}")))
+        };
+        let bound = read("listen", self.required("listen")?)?;
+        let doubles = |(at, (_, one)): (usize, &(String, Endpoint))| {
+            one.port != 0 && bound[..at].iter().any(|(_, other)| other == one)
+        };
+        if bound.iter().enumerate().any(doubles) {
+            return Err(Failure::usage("listen: two listeners cannot have one address"));
         }
-        if advertise.as_ref().is_some_and(|a| is_wildcard(&format!("{}:{}", a.host, a.port))) {
-            return Err(Failure::usage("advertise is an address that nobody can connect to"));
+        let told = self.value("advertise").map_or(Ok(Vec::new()), |value| read("advertise", value))?;
+        if let Some((name, _)) = told.iter().find(|(name, _)| bound.iter().all(|(other, _)| other != name)) {
+            let names: Vec<&str> = bound.iter().map(|(name, _)| name.as_str()).collect();
+            return Err(Failure::usage(format!("advertise: there is no listener {name}"))
+                .with_hint(format!("listen has {}", names.join(", "))));
         }
-        Ok((Some(listen.to_owned()), advertise))
+        let told: BTreeMap<String, Endpoint> = told.into_iter().collect();
+        bound.into_iter().map(|(name, bind)| listener(told.get(&name), name, bind)).collect()
     }
 
     fn peer_addresses(&self, as_controller: Option<&String>) -> Result<(String, Option<Endpoint>), Failure> {
@@ -161,8 +167,9 @@ impl Settings {
         let shown = |(shown, name): (&str, &str)| {
             let value = self.value(name)?;
             let is_listener = matches!(name, "listen" | "advertise");
-            let value = if is_listener { format!("PLAINTEXT://{value}") } else { value.to_owned() };
-            Some((shown.to_owned(), value))
+            let named = listeners::parse(value).ok().filter(|_| is_listener);
+            let named = named.map(|all| listeners::text(all.iter().map(|(name, at)| (name, at))));
+            Some((shown.to_owned(), named.unwrap_or_else(|| value.to_owned())))
         };
         let broker = set.chain(keys::NAMED_OTHERWISE.iter().copied()).filter_map(shown).collect();
         Ok(Defaults {
@@ -174,6 +181,21 @@ impl Settings {
             broker,
         })
     }
+}
+
+fn listener(told: Option<&Endpoint>, name: String, bind: Endpoint) -> Result<Listener, Failure> {
+    if told.is_none() && bind.is_wildcard() {
+        let which = if name == PLAINTEXT { String::new() } else { format!("{name}://") };
+        return Err(Failure::usage(format!("listen {which}{bind} needs an advertise address")).with_hint(
+            format!(
+                "--advertise {which}HOST:PORT as clients reach this broker; they are told to connect there"
+            ),
+        ));
+    }
+    if told.is_some_and(Endpoint::is_wildcard) {
+        return Err(Failure::usage("advertise is an address that nobody can connect to"));
+    }
+    Ok(Listener { name, bind, advertise: told.cloned() })
 }
 
 fn check_roles(
@@ -301,7 +323,7 @@ mod tests {
     #[test]
     fn node_config_missing_or_contradicting_keys_are_usage_errors() {
         type Change = fn(&mut NodeFlags);
-        let cases: [(Change, &str); 10] = [
+        let cases: [(Change, &str); 15] = [
             (|f| f.node_id = None, "node-id is not set"),
             (|f| f.data_dir = None, "data-dir is not set"),
             (|f| f.listen = None, "listen is not set"),
@@ -309,6 +331,11 @@ mod tests {
             (|f| f.roles = Some("broker".into()), "lacks role controller"),
             (|f| f.node_id = Some("3".into()), "not in controllers"),
             (|f| f.listen = Some("0.0.0.0:9092".into()), "needs an advertise address"),
+            (|f| f.listen = Some("A://h:1,B://0.0.0.0:2".into()), "B://0.0.0.0:2 needs an advertise address"),
+            (|f| f.listen = Some("A://h:1,a://h:2".into()), "listener A is named twice"),
+            (|f| f.listen = Some("A://h:1,B://h:1".into()), "cannot have one address"),
+            (|f| f.listen = Some("SSL://h:1".into()), "not built yet"),
+            (|f| f.advertise = Some("EXTERNAL://h:1".into()), "there is no listener EXTERNAL"),
             (|f| f.controllers = Some("1@h:0,2@i:9192".into()), "port 0 of 1@h:0"),
             (|f| (f.roles, f.controllers) = (Some("broker".into()), Some("2@i:0".into())), "port 0 of 2@i:0"),
             (|f| f.set = vec![("raft.election-min-ms".into(), "200".into())], "at least 3 beats"),
@@ -319,6 +346,21 @@ mod tests {
             let failure = config(&flags).unwrap_err();
             assert!(failure.message().contains(expected), "{failure:?}");
         }
+    }
+
+    #[test]
+    fn each_listener_has_the_advertised_address_of_its_name() {
+        let mut flags = flags();
+        flags.listen = Some("INTERNAL://0.0.0.0:9092,external://[::1]:19092".into());
+        flags.advertise = Some("internal://kontiki-1:9092".into());
+        let config = config(&flags).unwrap();
+        let shown: Vec<String> = config.listeners.iter().map(|l| format!("{} {}", l.name, l.bind)).collect();
+        assert_eq!(shown, ["INTERNAL 0.0.0.0:9092", "EXTERNAL [::1]:19092"]);
+        let told = Endpoint { host: "kontiki-1".into(), port: 9092 };
+        assert_eq!((&config.listeners[0].advertise, &config.listeners[1].advertise), (&Some(told), &None));
+        let broker = &config.defaults.broker;
+        assert_eq!(broker["listeners"], "INTERNAL://0.0.0.0:9092,EXTERNAL://[::1]:19092");
+        assert_eq!(broker["advertised.listeners"], "INTERNAL://kontiki-1:9092");
     }
 
     #[test]

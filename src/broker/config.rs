@@ -8,6 +8,7 @@
 pub use crate::ctl::command::Defaults;
 pub use crate::ctl::configs::BrokerKey;
 pub use crate::ctl::configs::broker_keys::{BROKER_KEYS, RACK_AWARE_SELECTOR};
+pub use crate::ctl::listeners::{self, PLAINTEXT};
 pub use crate::ctl::record::Endpoint;
 pub use crate::segment::NodeId;
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Kafka's usual port, on loopback: nothing is exposed before somebody says so.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:9092";
+pub const DEFAULT_PORT: u16 = 9092;
 /// Where peers connect by default; port 0 = any free one.
 pub const DEFAULT_PEER_LISTEN: &str = "127.0.0.1:0";
 /// `socket.request.max.bytes`, as in Kafka.
@@ -24,6 +25,28 @@ pub const DEFAULT_MAX_REQUEST_BYTES: usize = 100 * 1024 * 1024;
 pub const DEFAULT_MAX_CONNECTIONS_PER_IP: usize = 1_000;
 /// Upper end of the computed `max.connections`.
 const MOST_CONNECTIONS: usize = 64 * 1024;
+
+/// Where Kafka clients connect, and what they are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its name, in upper case.
+    pub name: String,
+    /// What is bound. Port 0 = any.
+    pub bind: Endpoint,
+    /// What its clients are told of this broker, port 0 = the bound one; None = the bound address.
+    pub advertise: Option<Endpoint>,
+}
+
+impl Listener {
+    /// One without a name of its own, on loopback, that advertises where it is.
+    pub fn local(port: u16) -> Self {
+        Self {
+            name: PLAINTEXT.to_owned(),
+            bind: Endpoint { host: "127.0.0.1".to_owned(), port },
+            advertise: None,
+        }
+    }
+}
 
 /// Everything a node needs to start.
 #[derive(Clone, Debug)]
@@ -36,10 +59,8 @@ pub struct NodeConfig {
     pub is_controller: bool,
     /// Voters of group 0: node id -> peer address.
     pub controllers: BTreeMap<NodeId, String>,
-    /// Kafka listener; None without role broker. Port 0 = any.
-    pub listen: Option<String>,
-    /// Advertised to clients; None = the bound address.
-    pub advertise: Option<Endpoint>,
+    /// Listeners of Kafka clients, names all different; none without role broker.
+    pub listeners: Vec<Listener>,
     /// Where other nodes connect. Port 0 = any.
     pub peer_listen: String,
     /// Advertised to other nodes; None = the bound address.
@@ -56,7 +77,7 @@ pub struct NodeConfig {
     pub defaults: Defaults,
     /// `auto.create.topics.enable`: whether Metadata creates what it is asked for.
     pub auto_create_topics: bool,
-    /// `max.connections` of the Kafka listener.
+    /// `max.connections` of all Kafka listeners together.
     pub max_connections: usize,
     /// `max.connections.per.ip`.
     pub max_connections_per_ip: usize,
@@ -108,8 +129,7 @@ impl NodeConfig {
             is_broker: true,
             is_controller: true,
             controllers: BTreeMap::new(),
-            listen: Some(DEFAULT_LISTEN.to_owned()),
-            advertise: None,
+            listeners: vec![Listener::local(DEFAULT_PORT)],
             peer_listen: DEFAULT_PEER_LISTEN.to_owned(),
             peer_advertise: None,
             admin_listen: None,

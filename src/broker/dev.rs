@@ -6,7 +6,7 @@
 //! For trying things out: all nodes share one process and two of its cores at most; measure with `kontiki start`.
 
 use super::api::NodeHandle;
-use super::config::NodeConfig;
+use super::config::{Listener, NodeConfig};
 use super::http;
 use super::ports::{NodePorts, PortsFile};
 use super::server::{self, StartError};
@@ -133,7 +133,7 @@ impl Cluster {
         let mut config = NodeConfig::new(id, data.join(name));
         config.is_controller = controller.is_none();
         config.is_broker = controller.is_some();
-        config.listen = None;
+        config.listeners.clear();
         config.peer_listen = "127.0.0.1:0".to_owned();
         let address = controller.map_or("127.0.0.1:0".to_owned(), |a| a.to_string());
         config.controllers = BTreeMap::from([(CONTROLLER_ID, address)]);
@@ -154,11 +154,11 @@ impl Cluster {
         for n in 1..=options.brokers {
             let port = if options.port == 0 { 0 } else { options.port + n - 1 };
             let node = Self::start_broker(&data, controller.ports.peer, n, port, options.brokers).await?;
-            addresses.extend(node.ports.kafka);
-            ports.push(node.ports);
+            addresses.extend(node.ports.bootstrap());
+            ports.push(node.ports.clone());
             brokers.insert(n, Some(node));
         }
-        ports.push(controller.ports);
+        ports.push(controller.ports.clone());
         let (controller_handle, controller_peer) = (controller.handle.clone(), controller.ports.peer);
         let (controller, brokers) = (Mutex::new(Some(controller)), Mutex::new(brokers));
         Ok(Self { data, controller, controller_handle, controller_peer, brokers, addresses, ports })
@@ -175,7 +175,7 @@ impl Cluster {
         // Brokers apart from their controller wait for three of them otherwise, and here it is known how many there are.
         let replicas = ("offsets.topic.replication.factor".to_owned(), all.min(3).to_string());
         config.defaults.broker.extend([replicas]);
-        config.listen = Some(format!("127.0.0.1:{port}"));
+        config.listeners = vec![Listener::local(port)];
         DevNode::start(config).await
     }
 

@@ -62,20 +62,29 @@ impl Drop for Turn {
     }
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Where it connected from.
+    pub host: IpAddr,
+    /// Name of the listener it connected to: it is told the brokers' addresses for that one.
+    pub listener: Arc<str>,
+}
+
 /// What one connection carries from request to request.
 pub struct Session {
     pub(super) node: NodeHandle,
     pub(super) config: Arc<NodeConfig>,
     pub(super) turnstile: Turnstile,
-    client_host: IpAddr,
+    pub(super) client: Client,
     /// What topics allow, as of the image they were read from.
     pub(super) rules: Rules,
 }
 
 impl Session {
     /// A session of a new connection.
-    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, turnstile: Turnstile, client_host: IpAddr) -> Self {
-        Self { node, config, turnstile, client_host, rules: Rules::default() }
+    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, turnstile: Turnstile, client: Client) -> Self {
+        Self { node, config, turnstile, client, rules: Rules::default() }
     }
 
     /// Takes a frame (without length prefix) apart and starts what it asks for.
@@ -101,7 +110,7 @@ impl Session {
             FETCH => return handlers::fetch::start(self, request),
             _ => {}
         }
-        let call = Call::new(self.node.clone(), self.config.clone(), self.client_host, request);
+        let call = Call::new(self.node.clone(), self.config.clone(), self.client.clone(), request);
         Ok(match key {
             2 => Box::pin(handlers::list_offsets::handle(call)),
             3 => Box::pin(handlers::metadata::handle(call)),

@@ -36,6 +36,11 @@ pub(crate) struct Node {
     _published: watch::Sender<Published>,
 }
 
+/// A client on this machine, of the listener without a name.
+fn local() -> Client {
+    Client { host: std::net::Ipv4Addr::LOCALHOST.into(), listener: crate::ctl::listeners::PLAINTEXT.into() }
+}
+
 pub(crate) fn node() -> Node {
     let (commands_in, commands) = mpsc::channel(16);
     let (images, images_out) = watch::channel(Arc::new(image()));
@@ -45,8 +50,7 @@ pub(crate) fn node() -> Node {
     let handle = NodeHandle::new(config.clone(), commands_in, images_out, published_out, killed);
     let asked = Arc::new(Mutex::new(Vec::new()));
     tokio::spawn(play(commands, images.clone(), asked.clone()));
-    let session =
-        Session::new(handle.clone(), config, Turnstile::default(), std::net::Ipv4Addr::LOCALHOST.into());
+    let session = Session::new(handle.clone(), config, Turnstile::default(), local());
     Node { handle, session, asked, images, _published: published }
 }
 
@@ -283,8 +287,7 @@ impl Node {
 
     /// A new connection of the same client.
     fn reconnect(&mut self) {
-        let host = std::net::Ipv4Addr::LOCALHOST.into();
-        self.session = Session::new(self.handle.clone(), self.handle.config(), Turnstile::default(), host);
+        self.session = Session::new(self.handle.clone(), self.handle.config(), Turnstile::default(), local());
     }
 
     fn asked(&self) -> Vec<String> {

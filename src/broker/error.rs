@@ -58,6 +58,7 @@ pub mod code {
     pub const GROUP_ID_NOT_FOUND: i16 = 69;
     pub const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
     pub const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
+    pub const LISTENER_NOT_FOUND: i16 = 72;
     pub const FENCED_LEADER_EPOCH: i16 = 74;
     pub const UNKNOWN_LEADER_EPOCH: i16 = 75;
     pub const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
@@ -440,6 +441,7 @@ mod tests {
             (code::COORDINATOR_LOAD_IN_PROGRESS, Kafka::CoordinatorLoadInProgress),
             (code::INVALID_TXN_STATE, Kafka::InvalidTxnState),
             (code::KAFKA_STORAGE_ERROR, Kafka::KafkaStorageError),
+            (code::LISTENER_NOT_FOUND, Kafka::ListenerNotFound),
             (code::OFFSET_NOT_AVAILABLE, Kafka::OffsetNotAvailable),
             (code::UNKNOWN_TOPIC_ID, Kafka::UnknownTopicId),
             (code::FETCH_SESSION_ID_NOT_FOUND, Kafka::FetchSessionIdNotFound),

@@ -1,27 +1,35 @@
 //! The ports file: where the listeners of this process are, for whoever started it with port 0.
 //!
 //! One JSON object, the same for `kontiki start` and `kontiki dev`:
-//! `{"pid", "bootstrap": "HOST:PORT,...", "admin": "HOST:PORT" or null, "nodes": [{"node", "kafka", "peer", "admin"}]}`.
+//! `{"pid", "bootstrap": "HOST:PORT,...", "admin": "HOST:PORT" or null, "nodes": [{"node", "kafka", "listeners": {NAME: "HOST:PORT"}, "peer",
+//! "admin"}]}`; `kafka` is a broker's first listener, and `bootstrap` all of these.
 //! Invariants: it is there whole or not at all (written aside, then renamed); an orderly end takes it away, a kill leaves it, and its
 //! `pid` tells.
 //! Not here: whether anything is ready (`kontiki ready`): the sockets listen, and clients that connect wait.
 
 use crate::segment::NodeId;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// Bound addresses of one node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NodePorts {
     /// Which.
     pub node: NodeId,
-    /// For Kafka clients, of brokers.
-    pub kafka: Option<SocketAddr>,
+    /// For Kafka clients, of brokers, by the names of the listeners.
+    pub kafka: Vec<(String, SocketAddr)>,
     /// For other nodes.
     pub peer: SocketAddr,
     /// HTTP, if it has one of its own.
     pub admin: Option<SocketAddr>,
+}
+
+impl NodePorts {
+    /// Its first listener for Kafka clients.
+    pub fn bootstrap(&self) -> Option<SocketAddr> {
+        self.kafka.first().map(|(_, address)| *address)
+    }
 }
 
 /// A file that was written, and goes when this does.
@@ -61,9 +69,13 @@ impl Drop for PortsFile {
 
 fn content(nodes: &[NodePorts], admin: Option<SocketAddr>) -> Value {
     let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
-    let bootstrap: Vec<String> = nodes.iter().filter_map(|node| text(node.kafka)).collect();
+    let bootstrap: Vec<String> = nodes.iter().filter_map(|node| text(node.bootstrap())).collect();
     let nodes = nodes.iter().map(|ports| {
-        json!({ "node": ports.node.0, "kafka": text(ports.kafka), "peer": ports.peer.to_string(), "admin": text(ports.admin) })
+        let listeners = ports.kafka.iter().map(|(name, address)| (name.clone(), address.to_string().into()));
+        json!({
+            "node": ports.node.0, "kafka": text(ports.bootstrap()), "listeners": listeners.collect::<Map<_, Value>>(),
+            "peer": ports.peer.to_string(), "admin": text(ports.admin),
+        })
     });
     json!({
         "pid": std::process::id(),
@@ -83,8 +95,13 @@ mod tests {
         let path = dir.path().join("ports.json");
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let nodes = [
-            NodePorts { node: NodeId(1), kafka: Some(address(1)), peer: address(2), admin: Some(address(3)) },
-            NodePorts { node: NodeId(9), kafka: None, peer: address(4), admin: None },
+            NodePorts {
+                node: NodeId(1),
+                kafka: vec![("INTERNAL".into(), address(1)), ("EXTERNAL".into(), address(5))],
+                peer: address(2),
+                admin: Some(address(3)),
+            },
+            NodePorts { node: NodeId(9), kafka: Vec::new(), peer: address(4), admin: None },
         ];
         std::fs::write(&path, "stale").unwrap();
         PortsFile::prepare(&path).unwrap();
@@ -95,6 +112,10 @@ mod tests {
         assert_eq!(
             (&read["nodes"][1]["peer"], &read["nodes"][1]["kafka"]),
             (&"127.0.0.1:4".into(), &Value::Null)
+        );
+        assert_eq!(
+            (&read["nodes"][0]["kafka"], &read["nodes"][0]["listeners"]["EXTERNAL"]),
+            (&"127.0.0.1:1".into(), &"127.0.0.1:5".into())
         );
         assert_eq!(read["pid"], std::process::id());
         drop(file);

@@ -5,7 +5,7 @@
 //! Kill (`dev kill`): everything is dropped where it stands and sockets are reset, as `kill -9` would.
 
 use super::api::NodeHandle;
-use super::config::NodeConfig;
+use super::config::{Listener, NodeConfig};
 use super::http;
 use super::net::crowd::Door;
 use super::net::listener;
@@ -64,8 +64,8 @@ pub enum StartError {
 pub struct RunningNode {
     /// For requests.
     pub handle: NodeHandle,
-    /// Bound Kafka address.
-    pub kafka: Option<SocketAddr>,
+    /// Bound addresses for Kafka clients, by the names of their listeners.
+    pub kafka: Vec<(String, SocketAddr)>,
     /// Bound peer address.
     pub peer: SocketAddr,
     /// Bound admin address.
@@ -91,7 +91,7 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
     let (images, images_out) = watch::channel(Arc::new(Image::default()));
     let (published, published_out) = watch::channel(Published::default());
     let clock = Clock::start();
-    let (io, completions, shard) = build_shard(&config, opened, kafka, peer, clock)?;
+    let (io, completions, shard) = build_shard(&config, opened, &kafka, peer, clock)?;
     let peers = Peers::new(shard.hello(), inbox, rest.clone(), killed.clone()).dialling_from(peer);
     let acceptor = peers.acceptor(sockets.peer);
     tokio::spawn({
@@ -103,13 +103,14 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
     let node =
         NodeLoop { shard, peers, io, completions, cleaner, commands, inputs, images, published, clock };
     let node_loop = tokio::spawn(node.run(rest.clone()));
-    if let Some(listener) = sockets.kafka {
+    if !sockets.kafka.is_empty() {
+        let listeners = sockets.kafka;
         let serving = handle.clone();
         let (drain, clients) = (drain.clone(), clients.clone());
         tokio::spawn(async move {
             // Until it is registered this node could only tell clients of an empty cluster; they wait in the backlog.
             if clients.run_until_cancelled(serving.registered()).await.is_some() {
-                listener::serve_until(listener, serving, drain, clients).await;
+                listener::serve_until(listeners, serving, drain, clients).await;
             }
         });
     }
@@ -131,7 +132,12 @@ pub async fn start_node(config: NodeConfig) -> Result<RunningNode, StartError> {
 impl RunningNode {
     /// Where it listens.
     pub fn ports(&self) -> NodePorts {
-        NodePorts { node: self.handle.node_id(), kafka: self.kafka, peer: self.peer, admin: self.admin }
+        NodePorts {
+            node: self.handle.node_id(),
+            kafka: self.kafka.clone(),
+            peer: self.peer,
+            admin: self.admin,
+        }
     }
 
     /// Orderly stop: leadership is handed over, storage finishes and is marked clean.
@@ -219,12 +225,12 @@ pub async fn run_node(config: NodeConfig) -> Result<(), StartError> {
 }
 
 struct Sockets {
-    kafka: Option<TcpListener>,
+    kafka: Vec<(String, TcpListener)>,
     peer: TcpListener,
     admin: Option<TcpListener>,
 }
 
-type Addresses = (Option<SocketAddr>, SocketAddr, Option<SocketAddr>);
+type Addresses = (Vec<(String, SocketAddr)>, SocketAddr, Option<SocketAddr>);
 
 impl Sockets {
     async fn bind(config: &NodeConfig) -> Result<Self, StartError> {
@@ -236,13 +242,13 @@ impl Sockets {
                 format!("node {} has role controller but --controllers does not name it", config.node_id);
             return Err(StartError::Config(text));
         }
-        let kafka = match (&config.listen, config.is_broker) {
-            (Some(address), true) => Some(bind(address, "Kafka clients").await?),
-            (None, true) => {
-                return Err(StartError::Config("role broker needs --listen host:port".to_owned()));
-            }
-            (_, false) => None,
-        };
+        if config.is_broker && config.listeners.is_empty() {
+            return Err(StartError::Config("role broker needs --listen host:port".to_owned()));
+        }
+        let mut kafka = Vec::new();
+        for listener in config.listeners.iter().filter(|_| config.is_broker) {
+            kafka.push((listener.name.clone(), bind(&listener.bind.to_string(), "Kafka clients").await?));
+        }
         let peer = bind(&config.peer_listen, "peers").await?;
         let admin = match &config.admin_listen {
             Some(address) => Some(bind(address, "HTTP admin").await?),
@@ -252,7 +258,8 @@ impl Sockets {
     }
 
     fn addresses(&self) -> std::io::Result<Addresses> {
-        let kafka = self.kafka.as_ref().map(TcpListener::local_addr).transpose()?;
+        let bound = |(name, listener): &(String, TcpListener)| Ok((name.clone(), listener.local_addr()?));
+        let kafka = self.kafka.iter().map(bound).collect::<std::io::Result<_>>()?;
         let admin = self.admin.as_ref().map(TcpListener::local_addr).transpose()?;
         Ok((kafka, self.peer.local_addr()?, admin))
     }
@@ -266,7 +273,7 @@ async fn bind(address: &str, what: &'static str) -> Result<TcpListener, StartErr
 fn build_shard(
     config: &Arc<NodeConfig>,
     opened: Opened,
-    kafka: Option<SocketAddr>,
+    kafka: &[(String, SocketAddr)],
     peer: SocketAddr,
     clock: Clock,
 ) -> Result<(IoHandle, mpsc::Receiver<segment::RoundDone>, Shard), StartError> {
@@ -282,8 +289,8 @@ fn build_shard(
         node: config.clone(),
         directory: opened.directory,
         boot,
-        kafka: kafka.map(|bound| advertised(&config.advertise, config.listen.as_deref(), bound)),
-        peer: advertised(&config.peer_advertise, Some(&config.peer_listen), peer),
+        kafka: config.listeners.iter().zip(kafka).map(told).collect(),
+        peer: advertised(&config.peer_advertise, host_of(&config.peer_listen), peer),
         cluster: opened.cluster,
         seed,
     };
@@ -296,22 +303,29 @@ fn build_shard(
     Ok((io, completions, shard))
 }
 
+/// What a listener's clients are told.
+fn told((listener, (name, bound)): (&Listener, &(String, SocketAddr))) -> (String, Endpoint) {
+    (name.clone(), advertised(&listener.advertise, &listener.bind.host, *bound))
+}
+
+/// The host of an address as configured, without brackets.
+fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']'])
+}
+
 /// The configured address (with the bound port if it names none), else the host as configured with the bound port.
-fn advertised(explicit: &Option<Endpoint>, listen: Option<&str>, bound: SocketAddr) -> Endpoint {
+fn advertised(explicit: &Option<Endpoint>, host: &str, bound: SocketAddr) -> Endpoint {
     if let Some(endpoint) = explicit {
         let port = if endpoint.port == 0 { bound.port() } else { endpoint.port };
         return Endpoint { host: endpoint.host.clone(), port };
     }
-    let host = listen.and_then(|l| l.rsplit_once(':')).map(|(host, _)| host.trim_matches(['[', ']']));
-    let host = match host {
-        Some(host) if !host.is_empty() && !bound.ip().is_unspecified() => host.to_owned(),
-        _ if bound.ip().is_unspecified() => {
-            tracing::warn!(
-                "listening on every interface but advertising 127.0.0.1; set an advertised address"
-            );
-            "127.0.0.1".to_owned()
-        }
-        _ => bound.ip().to_string(),
+    let host = if bound.ip().is_unspecified() {
+        tracing::warn!("listening on every interface but advertising 127.0.0.1; set an advertised address");
+        "127.0.0.1".to_owned()
+    } else if host.is_empty() {
+        bound.ip().to_string()
+    } else {
+        host.to_owned()
     };
     Endpoint { host, port: bound.port() }
 }

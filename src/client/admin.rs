@@ -17,6 +17,7 @@ use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsRe
 use kafka_protocol::messages::{
     CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
     DescribeClusterRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse,
 };
 use std::collections::BTreeMap;
 
@@ -92,6 +93,37 @@ pub struct ClusterInfo {
     pub drains: BTreeMap<i32, Drain>,
     /// Ids of brokers that were decommissioned and are registered no more: nobody registers with them before that is taken back.
     pub gone: Vec<i32>,
+}
+
+/// Kafka's name of what a broker's listeners advertise.
+const ADVERTISED: &str = "advertised.listeners";
+
+fn altering(
+    resource: ResourceType,
+    name: &str,
+    changes: &[(String, Option<String>)],
+    validate_only: bool,
+) -> IncrementalAlterConfigsRequest {
+    let configs = changes
+        .iter()
+        .map(|(key, value)| {
+            AlterableConfig::default()
+                .with_name(text(key))
+                .with_config_operation(i8::from(value.is_none()))
+                .with_value(value.as_deref().map(text))
+        })
+        .collect();
+    let row = AlterConfigsResource::default()
+        .with_resource_type(resource as i8)
+        .with_resource_name(text(name))
+        .with_configs(configs);
+    IncrementalAlterConfigsRequest::default().with_resources(vec![row]).with_validate_only(validate_only)
+}
+
+fn altered(answer: &IncrementalAlterConfigsResponse, name: &str) -> Result<()> {
+    let result =
+        answer.responses.first().ok_or_else(|| Error::Invalid("empty AlterConfigs answer".into()))?;
+    Error::check(result.error_code, result.error_message.as_deref(), || format!("configuration of `{name}`"))
 }
 
 /// What an operator wants to leave a broker (`broker.drain`; Kontiki's own).
@@ -287,29 +319,18 @@ impl Client {
         changes: &[(String, Option<String>)],
         validate_only: bool,
     ) -> Result<()> {
-        let configs = changes
-            .iter()
-            .map(|(key, value)| {
-                AlterableConfig::default()
-                    .with_name(text(key))
-                    .with_config_operation(i8::from(value.is_none()))
-                    .with_value(value.as_deref().map(text))
-            })
-            .collect();
-        let row = AlterConfigsResource::default()
-            .with_resource_type(resource as i8)
-            .with_resource_name(text(name))
-            .with_configs(configs);
-        let request = IncrementalAlterConfigsRequest::default()
-            .with_resources(vec![row])
-            .with_validate_only(validate_only);
+        let request = altering(resource, name, changes, validate_only);
         let answer =
             self.call_controller(&request, |a| a.responses.first().map_or(0, |r| r.error_code)).await?;
-        let result =
-            answer.responses.first().ok_or_else(|| Error::Invalid("empty AlterConfigs answer".into()))?;
-        Error::check(result.error_code, result.error_message.as_deref(), || {
-            format!("configuration of `{name}`")
-        })
+        altered(&answer, name)
+    }
+
+    /// Has a broker's listeners advertise other addresses, `NAME://HOST:PORT,...`, or those it started with (None). Whoever answers is
+    /// asked: the address that the metadata names may be the one that nobody can reach.
+    pub async fn advertise(&self, broker: i32, addresses: Option<&str>) -> Result<()> {
+        let (name, changes) = (broker.to_string(), [(ADVERTISED.to_owned(), addresses.map(str::to_owned))]);
+        let request = altering(ResourceType::Broker, &name, &changes, false);
+        altered(&self.call_any(&request, i16::MAX).await?, &name)
     }
 
     /// Registered brokers and the controller. Brokers that are down are in it where the broker can tell (v2).

@@ -354,7 +354,8 @@ impl Client {
                 return Ok(connection);
             }
             Err(Error::Connect { address, reason, .. }) => {
-                let advertised_by = locked(&self.0.answered).clone().filter(|by| *by != address);
+                let answered = locked(&self.0.answered).clone().filter(|by| *by != address);
+                let advertised_by = answered.map(|by| (by, id));
                 Error::Connect { address, reason, advertised_by }
             }
             Err(error) => return Err(error),

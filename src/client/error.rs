@@ -21,8 +21,8 @@ pub enum Error {
         address: String,
         /// What the system said.
         reason: String,
-        /// The bootstrap address that answered and sent us to `address`, if that is how we got it.
-        advertised_by: Option<String>,
+        /// The address that answered and sent us to `address`, and the broker that is said to be there, if that is how we got it.
+        advertised_by: Option<(String, i32)>,
     },
     /// None of the bootstrap addresses answered.
     #[error("no broker answered at {}", .0.join("; "))]
@@ -136,13 +136,13 @@ impl Error {
     /// What to try next.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Connect { address, advertised_by: Some(by), reason } => {
+            Self::Connect { address, advertised_by: Some((by, broker)), reason } => {
                 // The standard library tells no kind of it.
                 let is_unknown = reason.contains("lookup address");
                 let why = if is_unknown { "whose name is not known here" } else { "which cannot be reached from here, or is down" };
                 Some(format!(
-                    "{by} answered, but it advertises {address}, {why}; \
-                     a broker that is up needs an --advertise address that its clients can reach"
+                    "{by} answered, but broker {broker} advertises {address}, {why}; if it is up, have it advertise an address that its \
+                     clients can reach: --advertise, or `kontiki broker advertise {broker} HOST:PORT`"
                 ))
             }
             Self::Connect { .. } | Self::NoBroker(_) => Some(
@@ -222,6 +222,9 @@ fn kafka_hint(code: i16) -> Option<&'static str> {
         ResponseError::LeaderNotAvailable | ResponseError::NotLeaderOrFollower => {
             "an election is under way or too few brokers are up; see `kontiki cluster health`"
         }
+        ResponseError::ListenerNotFound => {
+            "the leader has no listener of the name that this client came in by: give all brokers the same ones (--listen)"
+        }
         ResponseError::InvalidConfig => "`kontiki topic describe --section configs` lists names and values",
         ResponseError::NotController | ResponseError::RequestTimedOut => {
             "no controller answers at the moment; see `kontiki cluster health`"
@@ -259,11 +262,11 @@ mod tests {
         let e = Error::Connect {
             address: "kafka-1:9092".into(),
             reason: "refused".into(),
-            advertised_by: Some("localhost:9092".into()),
+            advertised_by: Some(("localhost:9092".into(), 2)),
         };
         let hint = e.hint().unwrap();
         assert!(
-            hint.contains("localhost:9092 answered") && hint.contains("advertises kafka-1:9092"),
+            hint.contains("localhost:9092 answered") && hint.contains("broker 2 advertises kafka-1:9092"),
             "{hint}"
         );
     }

@@ -77,6 +77,9 @@ pub enum Command {
         node: NodeId,
         directory: Uuid,
         kafka: Endpoint,
+        /// As in the record that comes of it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        listeners: BTreeMap<String, Endpoint>,
         peer: Endpoint,
         rack: Option<String>,
         cluster: Option<String>,

@@ -12,6 +12,7 @@ use super::drain;
 use super::generations::{self, GROUPS_PER_RECORD};
 use super::image::{DRAIN, Drain, INDEX_BITS, Image, Standing, Topic};
 use super::lease;
+use super::listeners::{ADVERTISED, LISTENERS_MAX, check_advertised};
 use super::names;
 use super::offline;
 use super::placement::{self, SplitMix64};
@@ -39,15 +40,12 @@ type Decision = Result<(Batch, Reply), Error>;
 /// The refusal to give to whoever asked; nothing is to be written then.
 pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64, seed: u64) -> Decision {
     match command {
-        Command::RegisterBroker { node, directory, kafka, peer, rack, cluster, oldest } => {
-            check_registration(image, (*node, *directory, *oldest), kafka, peer, cluster.as_deref())?;
-            let record = Record::Broker {
-                node: *node,
-                directory: *directory,
-                kafka: kafka.clone(),
-                peer: peer.clone(),
-                rack: rack.clone(),
-            };
+        Command::RegisterBroker { node, directory, kafka, listeners, peer, rack, cluster, oldest } => {
+            check_addresses(*node, listeners.values().chain([kafka]), peer)?;
+            check_registration(image, (*node, *directory, *oldest), cluster.as_deref())?;
+            let (node, directory, rack) = (*node, *directory, rack.clone());
+            let (kafka, listeners, peer) = (kafka.clone(), listeners.clone(), peer.clone());
+            let record = Record::Broker { node, directory, kafka, listeners, peer, rack };
             Ok((Batch::new(vec![record]), Reply::Registered { incarnation: number }))
         }
         Command::Fence { node, incarnation } => set_standing(image, *node, *incarnation, Standing::Fenced),
@@ -171,13 +169,31 @@ fn find_topic<'a>(image: &'a Image, name: &str) -> Result<&'a Topic, Error> {
     image.topics.get(name).ok_or_else(|| Error::UnknownTopic(name.to_owned()))
 }
 
+fn check_addresses<'a>(
+    node: NodeId,
+    clients: impl Iterator<Item = &'a Endpoint>,
+    peer: &Endpoint,
+) -> Result<(), Error> {
+    let clients: Vec<&Endpoint> = clients.collect();
+    if clients.len() > LISTENERS_MAX + 1 {
+        return Err(Error::InvalidRequest(format!("broker {node} has more than {LISTENERS_MAX} listeners")));
+    }
+    for (what, endpoint) in clients.into_iter().map(|one| ("client", one)).chain([("peer", peer)]) {
+        if endpoint.host.is_empty() || endpoint.port == 0 {
+            return Err(Error::InvalidRequest(format!(
+                "broker {node} has no {what} address: host `{}`, port {}",
+                endpoint.host, endpoint.port
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// A changed directory uuid is accepted: the disk was replaced. What was placed on the old one keeps its replica ids
 /// and so is no longer this broker's (safety.md F6).
 fn check_registration(
     image: &Image,
     (node, directory, oldest): (NodeId, Uuid, Option<u64>),
-    kafka: &Endpoint,
-    peer: &Endpoint,
     cluster: Option<&str>,
 ) -> Result<(), Error> {
     if node.0 < 0 {
@@ -185,14 +201,6 @@ fn check_registration(
     }
     if directory.is_nil() {
         return Err(Error::InvalidRequest(format!("broker {node} names no data directory")));
-    }
-    for (what, endpoint) in [("client", kafka), ("peer", peer)] {
-        if endpoint.host.is_empty() || endpoint.port == 0 {
-            return Err(Error::InvalidRequest(format!(
-                "broker {node} has no {what} address: host `{}`, port {}",
-                endpoint.host, endpoint.port
-            )));
-        }
     }
     if image.cluster_id.is_empty() {
         return Err(Error::Refused("the cluster has no id yet".into()));
@@ -568,6 +576,9 @@ fn alter_broker(
                 // What is so already is not asked for anew: there may be less room meanwhile.
                 if name == DRAIN && merged.get(name) != Some(&value) {
                     drain::check(image, node, Drain::named(&value))?;
+                }
+                if name == ADVERTISED {
+                    check_advertised(image, node, &value)?;
                 }
                 Some(value)
             }

@@ -83,8 +83,11 @@ pub struct Broker {
     pub incarnation: u64,
     /// Uuid of the data directory it registered with.
     pub directory: Uuid,
-    /// Where clients reach it.
+    /// What its first listener advertises to clients (`Image::advertised` says what they are told).
     pub kafka: Endpoint,
+    /// What all of them advertise, unless there is but `PLAINTEXT`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub listeners: BTreeMap<String, Endpoint>,
     /// Where brokers and controllers reach it.
     pub peer: Endpoint,
     /// Failure domain, if told.
@@ -455,18 +458,8 @@ impl Image {
     ) -> Result<(), String> {
         match record {
             Record::Cluster { id } => self.apply_cluster(id),
-            Record::Broker { node, directory, kafka, peer, rack } => {
-                let broker = Broker {
-                    node: *node,
-                    incarnation: number,
-                    directory: *directory,
-                    kafka: kafka.clone(),
-                    peer: peer.clone(),
-                    rack: rack.clone(),
-                    fenced: false,
-                    stopping: false,
-                    dead: false,
-                };
+            Record::Broker { node, directory, kafka, listeners, peer, rack } => {
+                let broker = Broker::live((*node, number, *directory), (kafka, listeners, peer), rack);
                 self.apply_broker(broker, changes)
             }
             Record::Fence { node, incarnation } => {

@@ -8,7 +8,7 @@
 //!   has to approve what may be lost, or [`auto`] does once [`lease`]s are over), [`reassign`] (where replicas move), [`replace`] (where those of dead and decommissioned brokers
 //!   go, by [`relocate`], the planner), [`drain`] (which brokers are taken out).
 //!
-//! [`offline`]: what is kept of a recovery of the controllers' own group. [`snapshot`]: the state written into its own log, so that the log need not be kept whole.
+//! [`listeners`]: where clients reach brokers. [`offline`]: what is kept of a recovery of the controllers' own group. [`snapshot`]: the state written into its own log, so that the log need not be kept whole.
 //!
 //! Not here: consensus and replication of the log (`raftlog`), sockets, Kafka messages and error codes (`broker`).
 //! Nothing in this module reads a clock, draws a random number or does IO: time and seeds are arguments.
@@ -21,6 +21,7 @@ pub mod drain;
 pub mod generations;
 pub mod image;
 pub mod lease;
+pub mod listeners;
 pub mod liveness;
 pub mod members;
 pub mod names;

@@ -110,7 +110,16 @@ pub enum Record {
     /// Entry 1: the cluster is born.
     Cluster { id: String },
     /// A broker registered. The number of this record is its incarnation (safety.md F6).
-    Broker { node: NodeId, directory: Uuid, kafka: Endpoint, peer: Endpoint, rack: Option<String> },
+    /// `kafka` is what its first listener advertises; `listeners` is empty where that one is `PLAINTEXT` and the only one (`listeners`).
+    Broker {
+        node: NodeId,
+        directory: Uuid,
+        kafka: Endpoint,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        listeners: BTreeMap<String, Endpoint>,
+        peer: Endpoint,
+        rack: Option<String>,
+    },
     /// The broker's session lapsed, or it left in order; clients are steered away.
     Fence { node: NodeId, incarnation: u64 },
     /// The broker announced that it stops in order: fenced, and not taken for dead before `shrink.grace.ms` is over.

@@ -112,7 +112,9 @@ fn settings(image: &Image, service: &Value, address: &str, data: &Path) -> BTree
 
 /// Every address of a container, as one of this machine.
 fn local(text: &str, address: &str) -> String {
+    // The host's published ports lead to the container.
     text.replace("0.0.0.0:", &format!("{address}:"))
+        .replace("localhost:", &format!("{address}:"))
         .replace("127.0.0.1:", &format!("{address}:"))
         .replace(NETWORK, &loopback())
 }
@@ -152,6 +154,7 @@ fn image_and_compose_file_describe_a_cluster_that_starts_is_healthy_and_stops() 
         let address = given.replace(NETWORK, &loopback());
         let settings = settings(&image, service, &address, &data.path().join(name));
         check_settings(&settings);
+        check_published(service);
         let health: Vec<String> = image.health.iter().map(|word| local(word, &address)).collect();
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.image.log"));
         let log = fs::File::create(path).expect("a log file");
@@ -162,9 +165,22 @@ fn image_and_compose_file_describe_a_cluster_that_starts_is_healthy_and_stops() 
         until("healthy", || kontiki(health, settings).output().expect("kontiki").status.success());
     }
     let bootstrap = format!("{}11:9092", loopback());
-    let ready = ["ready", "--brokers", "3", "--timeout", "30s", "-B", &bootstrap];
-    let output = Command::new(env!("CARGO_BIN_EXE_kontiki")).args(ready).output().expect("kontiki");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_kontiki")).args(args).output().expect("kontiki");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    run(&["ready", "--brokers", "3", "--timeout", "60s", "-B", &bootstrap]);
+    for (listener, base, step) in
+        [(bootstrap.clone(), 9092, 0), (format!("{}12:19093", loopback()), 19091, 1)]
+    {
+        let listed = run(&["broker", "list", "--output", "json", "-B", &listener]);
+        let listed: Value = serde_json::from_str(&listed).expect("JSON");
+        let told = listed["items"].as_array().expect("brokers").iter().map(|item| item["address"].clone());
+        let all: Vec<Value> =
+            (1..=3).map(|n: u16| format!("{}1{n}:{}", loopback(), base + step * n).into()).collect();
+        assert_eq!(told.collect::<Vec<_>>(), all, "by {listener}");
+    }
     for (node, ..) in &mut nodes {
         let pid = rustix::process::Pid::from_child(&node.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
@@ -178,6 +194,20 @@ fn image_and_compose_file_describe_a_cluster_that_starts_is_healthy_and_stops() 
             "healthy after its end"
         );
     }
+}
+
+/// The host reaches the external listener under the port that it is told.
+fn check_published(service: &Value) {
+    let ports: Vec<&str> =
+        service["ports"].as_array().expect("ports").iter().filter_map(Value::as_str).collect();
+    let [port] = ports[..] else { panic!("{ports:?}") };
+    let setting = |name: &str| service["environment"][name].as_str().expect("a setting");
+    let external = |name: &str| {
+        setting(name).split(',').find_map(|item| item.strip_prefix("EXTERNAL://")?.rsplit_once(':'))
+    };
+    let (_, bound) = external("KONTIKI_LISTEN").expect("an external listener");
+    let (host, told) = external("KONTIKI_ADVERTISE").expect("an external listener");
+    assert_eq!((host, port), ("localhost", &*format!("127.0.0.1:{told}:{bound}")));
 }
 
 /// The node takes every one of these settings, from the variable that names it.

@@ -23,6 +23,7 @@ mod groups;
 mod heir;
 mod history;
 mod image;
+mod jobs;
 mod kafka;
 mod losses;
 mod members;

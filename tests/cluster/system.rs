@@ -156,6 +156,11 @@ impl Cluster {
         (self.layout.host(id), self.base_port + offset as u16).into()
     }
 
+    /// Two of the cluster's ports that no node listens on, for clients that listen themselves.
+    pub fn spare_ports(&self) -> [u16; 2] {
+        [self.base_port + 3, self.base_port + 10]
+    }
+
     /// All client addresses, comma separated.
     pub fn bootstrap(&self) -> String {
         BROKERS.map(|b| self.address(b).to_string()).join(",")

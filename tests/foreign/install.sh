@@ -6,7 +6,7 @@
 #   franz-go                 built from tests/foreign/franz and examples/go
 #   kafkajs                  npm, for examples/node
 #   rskafka                  crates.io, for examples/rust
-#   Java clients, Kafka's own tools and server   Maven artifacts
+#   Java clients, Kafka's own tools and server, Connect, Streams   Maven artifacts
 . "$(dirname "$0")/lib.sh"
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null; then sudo "$@"; else die "$* needs root"; fi; }
@@ -97,6 +97,21 @@ if ! done_before "$s"; then
   rm -rf "$FOREIGN/kafka"
   maven -f "$HERE/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$FOREIGN/kafka/lib" \
     || die "Maven could not fetch Kafka's own tools"
+  mark_done "$s"
+fi
+s=$(stamp connect "$HERE/connect/pom.xml")
+if ! done_before "$s"; then
+  rm -rf "$FOREIGN/connect"
+  maven -f "$HERE/connect/pom.xml" dependency:copy-dependencies -DoutputDirectory="$FOREIGN/connect/lib" \
+    || die "Maven could not fetch Kafka Connect"
+  mark_done "$s"
+fi
+s=$(stamp streams "$HERE/streams/pom.xml" "$HERE"/streams/src/main/java/*)
+if ! done_before "$s"; then
+  rm -rf "$FOREIGN/streams"
+  mkdir -p "$FOREIGN/streams"
+  maven -f "$HERE/streams/pom.xml" -DbuildDirectory="$FOREIGN/streams" package dependency:copy-dependencies \
+    -DoutputDirectory="$FOREIGN/streams/lib" || die "Maven could not build the Streams job"
   mark_done "$s"
 fi
 echo "foreign clients installed in $FOREIGN"

@@ -6,7 +6,7 @@ use crate::client::Waiting;
 use crate::net::{Dial, Outbox};
 use crate::plan::Plan;
 use crate::world::{Event, MS, Time, World};
-use kontiki::broker::config::{Endpoint, NodeConfig};
+use kontiki::broker::config::{Endpoint, NodeConfig, PLAINTEXT};
 use kontiki::broker::server;
 use kontiki::broker::shard::{Command, Input, Now, Shard, ShardConfig};
 use kontiki::ctl::image::Image;
@@ -286,7 +286,7 @@ impl World {
             node: config.clone(),
             directory: opened.directory,
             boot,
-            kafka: config.is_broker.then(|| endpoint(9092)),
+            kafka: config.is_broker.then(|| (PLAINTEXT.to_owned(), endpoint(9092))).into_iter().collect(),
             peer: endpoint(9093),
             cluster: opened.cluster,
             seed,

@@ -1,7 +1,7 @@
 //! DescribeCluster (60): brokers, controller and cluster id (KIP-700, KIP-1073).
 //!
 //! Not here: topics (`metadata`). Controllers have no Kafka listener of their own, so only brokers can be described.
-//! Invariants: fenced brokers are listed only for those who ask for them.
+//! Invariants: fenced brokers are listed only for those who ask for them; brokers without the listener that the client came in by never.
 
 use super::metadata::CLUSTER_OPERATIONS;
 use super::{Call, controller_id, text};
@@ -24,13 +24,14 @@ const CONTROLLERS: i8 = 2;
 /// Answers a DescribeCluster request.
 pub async fn handle(mut call: Call) -> Outcome {
     let request: DescribeClusterRequest = call.decode()?;
-    let response = describe(&call.node.image(), call.node.node_id(), &request, call.version);
+    let (image, node) = (call.node.image(), call.node.node_id());
+    let response = describe(&image, (node, &call.client.listener), &request, call.version);
     call.respond(&response)
 }
 
 fn describe(
     image: &Image,
-    node: NodeId,
+    (node, listener): (NodeId, &str),
     request: &DescribeClusterRequest,
     version: i16,
 ) -> DescribeClusterResponse {
@@ -48,17 +49,19 @@ fn describe(
     let with_fenced = version >= 2 && request.include_fenced_brokers;
     let brokers = image.brokers.values().filter(|broker| with_fenced || !broker.fenced);
     let row = |broker: &crate::ctl::image::Broker| {
-        DescribeClusterBroker::default()
+        let at = image.advertised(broker.node, listener)?;
+        let row = DescribeClusterBroker::default()
             .with_broker_id(BrokerId(broker.node.0))
-            .with_host(text(broker.kafka.host.clone()))
-            .with_port(i32::from(broker.kafka.port))
+            .with_host(text(at.host))
+            .with_port(i32::from(at.port))
             .with_rack(broker.rack.clone().map(text))
             .with_is_fenced(broker.fenced)
-            .with_unknown_tagged_fields(drain(image, broker.node))
+            .with_unknown_tagged_fields(drain(image, broker.node));
+        Some(row)
     };
     let mut response = response
         .with_controller_id(BrokerId(controller_id(image, node)))
-        .with_brokers(brokers.map(row).collect())
+        .with_brokers(brokers.filter_map(row).collect())
         .with_unknown_tagged_fields(gone(image));
     if request.include_cluster_authorized_operations {
         response.cluster_authorized_operations = CLUSTER_OPERATIONS;
@@ -87,13 +90,14 @@ fn gone(image: &Image) -> BTreeMap<i32, Bytes> {
 mod tests {
     use super::*;
     use crate::broker::handlers::tests::image;
+    use crate::ctl::listeners::PLAINTEXT;
     use kafka_protocol::protocol::Encodable;
 
     #[test]
     fn fenced_brokers_are_listed_only_when_asked_for() {
         let request = DescribeClusterRequest::default().with_endpoint_type(1);
         let ids = |request: &DescribeClusterRequest, version| {
-            let response = describe(&image(), NodeId(1), request, version);
+            let response = describe(&image(), (NodeId(1), PLAINTEXT), request, version);
             response.encode(&mut Vec::new(), version).unwrap();
             response.brokers.iter().map(|broker| broker.broker_id.0).collect::<Vec<_>>()
         };
@@ -106,7 +110,7 @@ mod tests {
     #[test]
     fn controllers_cannot_be_described_here() {
         let request = DescribeClusterRequest::default().with_endpoint_type(2);
-        let response = describe(&image(), NodeId(1), &request, 1);
+        let response = describe(&image(), (NodeId(1), PLAINTEXT), &request, 1);
         assert_eq!((response.error_code, response.brokers.len()), (114, 0));
     }
 }

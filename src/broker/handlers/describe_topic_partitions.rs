@@ -7,14 +7,14 @@
 //! - Creates nothing. A leader is named only where there is one: no client produces by this answer.
 //! - There are no eligible leader replicas beside those in sync; the lists are empty and not null, for Kafka's Admin client fails on null.
 
-use super::metadata::{TOPIC_OPERATIONS, partition_row, settled_states};
+use super::metadata::{Seen, TOPIC_OPERATIONS, partition_row, settled_states};
 use super::{Call, is_valid_topic, text};
 use crate::broker::api::PartitionState;
 use crate::broker::dispatch::Outcome;
 use crate::broker::error::code;
 use crate::ctl::configs::broker_number;
 use crate::ctl::image::{Image, Topic};
-use crate::segment::{GroupId, NodeId};
+use crate::segment::GroupId;
 use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
@@ -56,7 +56,8 @@ pub async fn handle(mut call: Call) -> Outcome {
         Cursor::default().with_topic_name(TopicName(text(topic))).with_partition_index(partition)
     });
     let mut states = states.into_iter();
-    let topics = rows.iter().map(|row| topic_row(&image, call.node.node_id(), row, &mut states)).collect();
+    let seen = Seen { image: &image, me: call.node.node_id(), listener: &call.client.listener };
+    let topics = rows.iter().map(|row| topic_row(seen, row, &mut states)).collect();
     call.respond(&DescribeTopicPartitionsResponse::default().with_topics(topics).with_next_cursor(next))
 }
 
@@ -117,8 +118,7 @@ fn groups(rows: &[Row]) -> Vec<GroupId> {
 
 /// `states` stand in the order of `groups`.
 fn topic_row(
-    image: &Image,
-    me: NodeId,
+    seen: Seen,
     row: &Row,
     states: &mut impl Iterator<Item = PartitionState>,
 ) -> DescribeTopicPartitionsResponseTopic {
@@ -132,10 +132,10 @@ fn topic_row(
     };
     let partition = |index: usize| {
         let state = states.next();
-        let is_live = |node: &NodeId| image.brokers.get(node).is_some_and(|broker| !broker.fenced);
-        let leader = state.as_ref().and_then(|state| state.leader.map(|leader| leader.node)).filter(is_live);
+        let leader = state.as_ref().and_then(|state| state.leader.map(|leader| leader.node));
+        let leader = leader.filter(|node| seen.is_reached(*node));
         let number = i32::try_from(index).unwrap_or(i32::MAX);
-        let row = partition_row(image, me, &topic.partitions[index], (number, state));
+        let row = partition_row(seen, &topic.partitions[index], (number, state));
         DescribeTopicPartitionsResponsePartition::default()
             .with_partition_index(number)
             .with_leader_id(BrokerId(leader.map_or(-1, |node| node.0)))
@@ -159,6 +159,7 @@ mod tests {
     use super::*;
     use crate::broker::api::LeaderHint;
     use crate::broker::handlers::tests::image;
+    use crate::segment::NodeId;
     use kafka_protocol::messages::describe_topic_partitions_request::{Cursor as From, TopicRequest};
     use kafka_protocol::protocol::StrBytes;
 
@@ -247,7 +248,8 @@ mod tests {
         };
         let nobody = PartitionState { epoch: 5, ..PartitionState::default() };
         let mut states = [state(2), state(3), nobody].into_iter();
-        let row = topic_row(&image, NodeId(1), &Row::Topic(&image.topics["orders"], 0..3), &mut states);
+        let seen = Seen { image: &image, me: NodeId(1), listener: crate::ctl::listeners::PLAINTEXT };
+        let row = topic_row(seen, &Row::Topic(&image.topics["orders"], 0..3), &mut states);
         let leaders: Vec<i32> = row.partitions.iter().map(|row| row.leader_id.0).collect();
         assert_eq!(leaders, [2, -1, -1], "broker 3 is fenced");
         assert_eq!(row.partitions.iter().map(|row| row.leader_epoch).collect::<Vec<_>>(), [6, 6, 5]);

@@ -18,12 +18,13 @@ use crate::broker::config::NodeConfig;
 use crate::broker::dispatch::{Answer, Outcome, Session, Work};
 use crate::broker::error::{self, CloseReason, code};
 use crate::broker::fetch_sessions::{Asked, Opened, Opening, PartitionKey, SessionError, Told, TopicKey};
-use crate::ctl::image::{Image, Topic};
+use crate::ctl::image::{Broker, Image, Topic};
 use crate::segment::{FrameCheck, GroupId, NodeId};
 use crate::wire::fetch::{self, FetchPartition, FetchResponse, FetchTopic};
 use crate::wire::frame::Request;
 use kafka_protocol::messages::{FetchRequest, TopicName};
 use std::collections::HashMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 const KEY: i16 = 1;
@@ -56,7 +57,7 @@ pub fn start(session: &mut Session, request: Request) -> Result<Work, CloseReaso
     let config = node.config();
     let plan = plan(&request, &opened.asked, &node.image(), config.fetch_max_bytes);
     let rack = rack_elsewhere(&request, &config);
-    Ok(Box::pin(run(node, opened, plan, rack, version, correlation_id)))
+    Ok(Box::pin(run(node, session.client.listener.clone(), opened, plan, rack, version, correlation_id)))
 }
 
 /// What a request says of sessions; before v7 it wants none, by the defaults of the codec.
@@ -95,6 +96,7 @@ fn refused(error: SessionError, version: i16, correlation_id: i32) -> Outcome {
 
 async fn run(
     node: NodeHandle,
+    listener: Arc<str>,
     opened: Opened,
     mut plan: Plan,
     rack: Option<String>,
@@ -102,7 +104,7 @@ async fn run(
     correlation_id: i32,
 ) -> Outcome {
     if let Some(rack) = rack {
-        send_nearer(&node, &mut plan, &rack).await;
+        send_nearer(&node, &mut plan, (&rack, &listener)).await;
     }
     let Plan { mut rows, items, places, limits } = plan;
     let mut hints = Hints::default();
@@ -121,7 +123,7 @@ async fn run(
         Err(error) => return refused(error, version, correlation_id),
     };
     if version >= ENDPOINTS && !hints.is_empty() {
-        response.endpoints = hints.endpoints(&node.image());
+        response.endpoints = hints.endpoints(&node.image(), &listener);
     }
     Ok(Answer::Slices(fetch::encode(response, version, correlation_id)))
 }
@@ -182,9 +184,9 @@ fn rack_elsewhere(request: &FetchRequest, config: &NodeConfig) -> Option<String>
 }
 
 /// Names a replica in the consumer's rack where this node leads and one there is in sync; of these nothing is read here.
-async fn send_nearer(node: &NodeHandle, plan: &mut Plan, rack: &str) {
+async fn send_nearer(node: &NodeHandle, plan: &mut Plan, near: (&str, &str)) {
     let image = node.image();
-    let there = |item: &FetchItem| nodes_in_rack(&image, item.group, rack);
+    let there = |item: &FetchItem| nodes_in_rack(&image, item.group, near);
     let groups: Vec<GroupId> =
         plan.items.iter().filter(|item| !there(item).is_empty()).map(|item| item.group).collect();
     if groups.is_empty() {
@@ -195,21 +197,23 @@ async fn send_nearer(node: &NodeHandle, plan: &mut Plan, rack: &str) {
         .into_iter()
         .zip(states)
         .filter_map(|(group, state)| {
-            let nodes = nodes_in_rack(&image, group, rack);
+            let nodes = nodes_in_rack(&image, group, near);
             nearest(node.node_id(), &nodes, &state).map(|nearest| (group, nearest))
         })
         .collect();
     redirect(plan, &chosen);
 }
 
-/// Live brokers of a rack that hold a replica of a group.
-fn nodes_in_rack(image: &Image, group: GroupId, rack: &str) -> Vec<NodeId> {
+/// Live brokers of a rack that hold a replica of a group, and have the client's listener.
+fn nodes_in_rack(image: &Image, group: GroupId, (rack, listener): (&str, &str)) -> Vec<NodeId> {
     let partition = image
         .groups
         .get(&group)
         .and_then(|(topic, index)| image.topic_by_id(*topic)?.partitions.get(usize::try_from(*index).ok()?));
     let is_there = |node: &NodeId| {
-        image.brokers.get(node).is_some_and(|broker| !broker.fenced && broker.rack.as_deref() == Some(rack))
+        let has =
+            |broker: &Broker| broker.rack.as_deref() == Some(rack) && broker.listener(listener).is_some();
+        image.brokers.get(node).is_some_and(|broker| !broker.fenced && has(broker))
     };
     let replicas = partition.map_or(&[][..], |partition| &partition.replicas);
     replicas.iter().map(|replica| replica.node).filter(is_there).collect()

@@ -4,6 +4,7 @@ use super::*;
 use crate::broker::api::LeaderHint;
 use crate::broker::fetch_sessions::{Cache, prepare};
 use crate::broker::handlers::tests::{ORDERS, image};
+use crate::ctl::listeners::PLAINTEXT;
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition as AskedPartition, FetchTopic as AskedTopic};
 use kafka_protocol::protocol::{Decodable, StrBytes};
@@ -230,11 +231,11 @@ fn racked() -> Image {
 #[test]
 fn consumer_is_sent_to_a_live_replica_in_sync_in_its_rack_by_the_leader_alone() {
     let mut image = racked();
-    assert_eq!(nodes_in_rack(&image, GroupId(10), "b"), [NodeId(2)]);
-    assert_eq!(nodes_in_rack(&image, GroupId(10), "c"), []);
-    assert_eq!(nodes_in_rack(&image, GroupId(99), "b"), []);
+    assert_eq!(nodes_in_rack(&image, GroupId(10), ("b", PLAINTEXT)), [NodeId(2)]);
+    assert_eq!(nodes_in_rack(&image, GroupId(10), ("c", PLAINTEXT)), []);
+    assert_eq!(nodes_in_rack(&image, GroupId(99), ("b", PLAINTEXT)), []);
     image.brokers.get_mut(&NodeId(3)).expect("there").fenced = false;
-    let nodes = nodes_in_rack(&image, GroupId(10), "b");
+    let nodes = nodes_in_rack(&image, GroupId(10), ("b", PLAINTEXT));
     assert_eq!(nodes, [NodeId(2), NodeId(3)]);
     let state = |leader: i32, in_sync: &[i32]| PartitionState {
         leader: Some(LeaderHint { node: NodeId(leader), epoch: 3 }),

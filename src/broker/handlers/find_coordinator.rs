@@ -50,7 +50,9 @@ pub async fn handle(mut call: Call) -> Outcome {
     for key in keys {
         let found = match (refusal, partition_of(&image, key.as_str())) {
             (Some(refusal), _) => Err(refusal),
-            (None, Some(partition)) => find(&call.node, &image, partition, until).await,
+            (None, Some(partition)) => {
+                find((&call.node, &call.client.listener), &image, partition, until).await
+            }
             (None, None) => Err((code::COORDINATOR_NOT_AVAILABLE, NO_TOPIC)),
         };
         rows.push(row(found).with_key(key));
@@ -130,12 +132,22 @@ pub(super) fn offsets_topic(config: &NodeConfig) -> CreateTopic {
 }
 
 /// Waits for a leader as long as the request's patience lasts.
-async fn find(node: &NodeHandle, image: &Image, partition: GroupId, until: Instant) -> Found {
+async fn find(
+    (node, listener): (&NodeHandle, &str),
+    image: &Image,
+    partition: GroupId,
+    until: Instant,
+) -> Found {
     loop {
         let state = node.partition_states(&[partition]).await.pop().unwrap_or_default();
         let broker = state.leader.and_then(|leader| image.brokers.get(&leader.node));
         if let Some(broker) = broker.filter(|broker| !broker.fenced) {
-            return Ok((broker.node, broker.kafka.host.clone(), broker.kafka.port));
+            // As in Kafka, a coordinator without this listener is none for its clients.
+            let told = image.advertised(broker.node, listener);
+            return told.map(|at| (broker.node, at.host, at.port)).ok_or((
+                code::COORDINATOR_NOT_AVAILABLE,
+                "the coordinator has no listener of the name that this client came in by",
+            ));
         }
         if Instant::now() >= until {
             return Err((

@@ -39,7 +39,7 @@ fn join(request: &JoinGroupRequest, call: &Call) -> Join {
         member: owned(&request.member_id),
         fresh_id,
         client_id,
-        client_host: format!("/{}", call.client_host),
+        client_host: format!("/{}", call.client.host),
         session_ms: millis(request.session_timeout_ms),
         // Before version 1 both were the same.
         rebalance_ms: millis(if call.version >= 1 {

@@ -1,7 +1,7 @@
 //! Metadata (3): brokers, topics, leaders; creates topics that are asked for where that is allowed.
 //!
 //! Not here: placement and naming collisions (`ctl`), who leads (the node's soft state).
-//! Invariants: all live brokers are listed, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
+//! Invariants: all live brokers that have the client's listener are listed, at the address of that one, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
 //! terms; the first leader of a new partition is waited for a moment; a partition that lost its leader names a replica to ask again, after a pause, while a majority of its brokers is alive,
 //! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
 //! LEADER_NOT_AVAILABLE otherwise.
@@ -34,6 +34,8 @@ const ELECTION_PATIENCE: Duration = Duration::from_millis(500);
 /// librdkafka: it went round a thousand times a second, and its consumer's main thread could stop for good in it.
 const ASK_AGAIN_PAUSE: Duration = Duration::from_millis(100);
 const LEADER_POLL: Duration = Duration::from_millis(10);
+/// First version that says LISTENER_NOT_FOUND.
+const LISTENERS: i16 = 6;
 /// How long Metadata waits for the controller to create a topic.
 const CREATE_TIMEOUT_MS: i32 = 15_000;
 /// Operations allowed on a topic without an authorizer, as Kafka's bit field: read, write, create, delete, alter,
@@ -67,6 +69,7 @@ pub async fn handle(mut call: Call) -> Outcome {
             image = call.node.image();
         }
     }
+    let seen = Seen { image: &image, me: call.node.node_id(), listener: &call.client.listener };
     let groups = groups(&image, &wanted);
     let mut states = settled_states(&call.node, &groups).await;
     let new = about_to_be_led(&image, &wanted, &states);
@@ -74,19 +77,19 @@ pub async fn handle(mut call: Call) -> Outcome {
         settle(&call.node, &new, LEADER_PATIENCE, is_never_led).await;
         states = call.node.partition_states(&groups).await;
     }
-    if is_any_without_leader(&image, &wanted, &states, call.node.node_id()) {
+    if is_any_without_leader(seen, &wanted, &states) {
         // Asked once: the thread that answers is the one that holds the elections.
         tokio::time::sleep(ASK_AGAIN_PAUSE).await;
         states = call.node.partition_states(&groups).await;
     }
-    let mut topics = rows(&image, &wanted, states, &failures, (call.version, call.node.node_id()));
+    let mut topics = rows(seen, &wanted, states, &failures, call.version);
     if request.include_topic_authorized_operations && call.version >= 8 {
         for topic in topics.iter_mut().filter(|topic| topic.error_code == code::NONE) {
             topic.topic_authorized_operations = TOPIC_OPERATIONS;
         }
     }
     let mut response = MetadataResponse::default()
-        .with_brokers(brokers(&image))
+        .with_brokers(brokers(seen))
         .with_cluster_id(Some(text(image.cluster_id.clone())))
         .with_controller_id(BrokerId(controller_id(&image, call.node.node_id())))
         .with_topics(topics);
@@ -217,20 +220,20 @@ fn groups(image: &Image, wanted: &[Wanted]) -> Vec<GroupId> {
 }
 
 /// Whether a row would name somebody who does not lead.
-fn is_any_without_leader(image: &Image, wanted: &[Wanted], states: &[PartitionState], me: NodeId) -> bool {
+fn is_any_without_leader(seen: Seen, wanted: &[Wanted], states: &[PartitionState]) -> bool {
     let is = |(partition, state): (&Partition, &PartitionState)| {
-        matches!(whom(image, me, partition, Some(state)), Named::Contact(_))
+        matches!(whom(seen, partition, Some(state)), Named::Contact(_))
     };
-    partitions(image, wanted).zip(states).any(is)
+    partitions(seen.image, wanted).zip(states).any(is)
 }
 
 /// Rows of the response; `states` stand in the order of `groups`.
 fn rows(
-    image: &Image,
+    seen: Seen,
     wanted: &[Wanted],
     states: Vec<PartitionState>,
     failures: &BTreeMap<String, i16>,
-    (version, me): (i16, NodeId),
+    version: i16,
 ) -> Vec<MetadataResponseTopic> {
     let mut states = states.into_iter();
     let failed = |name: Option<TopicName>, id: Uuid, code: i16| {
@@ -241,8 +244,8 @@ fn rows(
     let row = |wanted: &Wanted| match wanted {
         Wanted::UnknownId(id) => failed(None, *id, code::UNKNOWN_TOPIC_ID),
         Wanted::Invalid(id) => failed(None, *id, code::INVALID_REQUEST),
-        Wanted::Topic(name) => match image.topics.get(name) {
-            Some(topic) => topic_row(image, me, topic, &mut states),
+        Wanted::Topic(name) => match seen.image.topics.get(name) {
+            Some(topic) => topic_row(seen, topic, version, &mut states),
             None => {
                 let unknown = failures.get(name).copied().unwrap_or(code::UNKNOWN_TOPIC_OR_PARTITION);
                 let code = if is_valid_topic(name) { unknown } else { code::INVALID_TOPIC_EXCEPTION };
@@ -254,14 +257,18 @@ fn rows(
 }
 
 fn topic_row(
-    image: &Image,
-    me: NodeId,
+    seen: Seen,
     topic: &Topic,
+    version: i16,
     states: &mut impl Iterator<Item = PartitionState>,
 ) -> MetadataResponseTopic {
-    let partitions = topic.partitions.iter().zip(0..);
-    let partitions =
-        partitions.map(|(partition, index)| partition_row(image, me, partition, (index, states.next())));
+    let partitions = topic.partitions.iter().zip(0..).map(|(partition, index)| {
+        let mut row = partition_row(seen, partition, (index, states.next()));
+        if row.error_code == code::LISTENER_NOT_FOUND && version < LISTENERS {
+            row.error_code = code::LEADER_NOT_AVAILABLE;
+        }
+        row
+    });
     MetadataResponseTopic::default()
         .with_partitions(partitions.collect())
         .with_name(Some(TopicName(text(topic.name.clone()))))
@@ -270,35 +277,57 @@ fn topic_row(
 }
 
 pub(super) fn partition_row(
-    image: &Image,
-    me: NodeId,
+    seen: Seen,
     partition: &Partition,
     (index, state): (i32, Option<PartitionState>),
 ) -> MetadataResponsePartition {
-    let live = |node: &NodeId| image.brokers.get(node).is_some_and(|broker| !broker.fenced);
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| BrokerId(node.0)).collect::<Vec<_>>();
     let replicas: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).collect();
-    let offline: Vec<NodeId> = replicas.iter().copied().filter(|node| !live(node)).collect();
-    let named = match whom(image, me, partition, state.as_ref()) {
-        Named::Leader(node) | Named::Contact(node) => Some(node),
-        Named::Nobody => None,
+    let offline: Vec<NodeId> = replicas.iter().copied().filter(|node| !seen.is_reached(*node)).collect();
+    let (named, error) = match whom(seen, partition, state.as_ref()) {
+        Named::Leader(node) | Named::Contact(node) => (node.0, code::NONE),
+        Named::Elsewhere => (-1, code::LISTENER_NOT_FOUND),
+        Named::Nobody => (-1, code::LEADER_NOT_AVAILABLE),
     };
     let (leader, mut in_sync, epoch) =
         state.map_or((None, Vec::new(), -1), |state| (state.leader, state.in_sync, state.epoch));
-    if let Some(leader) = leader.filter(|leader| live(&leader.node))
+    if let Some(leader) = leader.filter(|leader| seen.is_live(leader.node))
         && !in_sync.contains(&leader.node)
     {
         in_sync.insert(0, leader.node);
     }
     let epoch = leader.map_or(epoch, |leader| leader.epoch);
     MetadataResponsePartition::default()
-        .with_error_code(if named.is_some() { code::NONE } else { code::LEADER_NOT_AVAILABLE })
+        .with_error_code(error)
         .with_partition_index(index)
-        .with_leader_id(BrokerId(named.map_or(-1, |node| node.0)))
+        .with_leader_id(BrokerId(named))
         .with_leader_epoch(epoch)
         .with_replica_nodes(ids(&replicas))
         .with_isr_nodes(ids(&in_sync))
         .with_offline_replicas(ids(&offline))
+}
+
+/// What an answer is made from.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    /// The metadata.
+    pub(super) image: &'a Image,
+    /// The broker that answers.
+    pub(super) me: NodeId,
+    /// The listener its client came in by.
+    pub(super) listener: &'a str,
+}
+
+impl Seen<'_> {
+    fn is_live(self, node: NodeId) -> bool {
+        self.image.brokers.get(&node).is_some_and(|broker| !broker.fenced)
+    }
+
+    /// Whether the client can be sent there.
+    pub(super) fn is_reached(self, node: NodeId) -> bool {
+        let broker = self.image.brokers.get(&node);
+        broker.is_some_and(|broker| !broker.fenced && broker.listener(self.listener).is_some())
+    }
 }
 
 /// Who stands as leader in a row.
@@ -306,18 +335,23 @@ enum Named {
     Leader(NodeId),
     /// Somebody to ask again.
     Contact(NodeId),
+    /// The leader has no listener of the name that the client came in by.
+    Elsewhere,
     Nobody,
 }
 
-fn whom(image: &Image, me: NodeId, partition: &Partition, state: Option<&PartitionState>) -> Named {
-    let live = |node: &NodeId| image.brokers.get(node).is_some_and(|broker| !broker.fenced);
+fn whom(seen: Seen, partition: &Partition, state: Option<&PartitionState>) -> Named {
     let Some(state) = state else { return Named::Nobody };
     match state.leader {
         // Clients can only follow to a broker that is listed.
-        Some(leader) if live(&leader.node) => Named::Leader(leader.node),
+        Some(leader) if seen.is_reached(leader.node) => Named::Leader(leader.node),
+        Some(leader) if seen.is_live(leader.node) => Named::Elsewhere,
         // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
         None if is_never_led(state) => Named::Nobody,
-        _ => contact(me, partition, live).map_or(Named::Nobody, Named::Contact),
+        _ => {
+            let contact = contact(seen.me, partition, |node| seen.is_live(*node));
+            contact.filter(|node| seen.is_reached(*node)).map_or(Named::Nobody, Named::Contact)
+        }
     }
 }
 
@@ -331,16 +365,18 @@ fn contact(me: NodeId, partition: &Partition, live: impl Fn(&NodeId) -> bool) ->
     is_electable.then(|| here.or_else(|| alive.first().copied())).flatten()
 }
 
-/// All brokers that are alive.
-fn brokers(image: &Image) -> Vec<MetadataResponseBroker> {
+/// All brokers that are alive and have the client's listener.
+fn brokers(seen: Seen) -> Vec<MetadataResponseBroker> {
     let row = |broker: &Broker| {
-        MetadataResponseBroker::default()
+        let at = seen.image.advertised(broker.node, seen.listener)?;
+        let row = MetadataResponseBroker::default()
             .with_node_id(BrokerId(broker.node.0))
-            .with_host(text(broker.kafka.host.clone()))
-            .with_port(i32::from(broker.kafka.port))
-            .with_rack(broker.rack.clone().map(text))
+            .with_host(text(at.host))
+            .with_port(i32::from(at.port))
+            .with_rack(broker.rack.clone().map(text));
+        Some(row)
     };
-    image.live_brokers().map(row).collect()
+    seen.image.live_brokers().filter_map(row).collect()
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use super::*;
 use crate::broker::api::LeaderHint;
 use crate::broker::handlers::tests::{ORDERS, image};
+use crate::ctl::listeners::{ADVERTISED, PLAINTEXT};
 use crate::ctl::reassign::Moving;
+use crate::ctl::record::Endpoint;
 use crate::segment::ReplicaId;
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
@@ -69,11 +71,12 @@ fn rows_carry_leader_epoch_and_reachable_leaders_only() {
     assert_eq!(groups(&image, &wanted), [GroupId(10), GroupId(11), GroupId(12)]);
     // Led and in sync; led by a fenced broker; never led.
     let states = vec![state(Some((2, 9)), &[1]), state(Some((3, 4)), &[3, 1]), state(None, &[])];
-    assert!(is_any_without_leader(&image, &wanted, &states, NodeId(9)), "the second waits a moment");
+    let seen = seen(&image, 9, PLAINTEXT);
+    assert!(is_any_without_leader(seen, &wanted, &states), "the second waits a moment");
     let led = || vec![state(Some((2, 9)), &[1]), state(Some((1, 4)), &[1]), state(None, &[])];
-    assert!(!is_any_without_leader(&image, &wanted, &led(), NodeId(9)), "the third names nobody");
+    assert!(!is_any_without_leader(seen, &wanted, &led()), "the third names nobody");
     // Broker 9 has no replica: it names a live one where an election must be under way.
-    let rows = rows(&image, &wanted, states, &BTreeMap::new(), (12, NodeId(9)));
+    let rows = rows(seen, &wanted, states, &BTreeMap::new(), 12);
     let found: Vec<_> = rows[0]
         .partitions
         .iter()
@@ -126,18 +129,55 @@ fn failed_rows_have_their_codes_and_encode_in_every_version() {
     let failures = BTreeMap::from([("refused".to_owned(), 38)]);
     let wanted = [topic("refused"), topic("nope"), topic("no good"), Wanted::UnknownId(Uuid::from_u128(9))];
     for version in 0..=13 {
-        let rows = rows(&image, &wanted, Vec::new(), &failures, (version, NodeId(1)));
+        let seen = seen(&image, 1, PLAINTEXT);
+        let rows = rows(seen, &wanted, Vec::new(), &failures, version);
         assert_eq!(rows.iter().map(|row| row.error_code).collect::<Vec<_>>(), [38, 3, 17, 100]);
-        let response = MetadataResponse::default().with_brokers(brokers(&image)).with_topics(rows);
+        let response = MetadataResponse::default().with_brokers(brokers(seen)).with_topics(rows);
         response.encode(&mut Vec::new(), version).unwrap();
     }
 }
 
 #[test]
 fn fenced_brokers_are_not_listed() {
-    let listed = brokers(&image());
+    let image = image();
+    let listed = brokers(seen(&image, 1, PLAINTEXT));
     assert_eq!(listed.iter().map(|broker| broker.node_id.0).collect::<Vec<_>>(), [1, 2]);
     assert_eq!((listed[0].host.as_str(), listed[0].port), ("host1", 9092));
+}
+
+fn seen<'a>(image: &'a Image, me: i32, listener: &'a str) -> Seen<'a> {
+    Seen { image, me: NodeId(me), listener }
+}
+
+/// Brokers 1 and 2 have two listeners, broker 3 has the one without a name; 2 was told at run time what to advertise for one of them.
+#[test]
+fn clients_are_told_the_addresses_of_the_listener_they_came_in_by() {
+    let mut image = image();
+    for id in [1, 2] {
+        let broker = image.brokers.get_mut(&NodeId(id)).unwrap();
+        let at = |port| Endpoint { host: format!("h{id}"), port };
+        broker.listeners = [("INTERNAL".to_owned(), at(1)), ("EXTERNAL".to_owned(), at(2))].into();
+    }
+    image.brokers.get_mut(&NodeId(3)).unwrap().fenced = false;
+    let set = [(ADVERTISED.to_owned(), "EXTERNAL://mapped:32768,GONE://x:1".to_owned())];
+    image.broker_configs.insert(NodeId(2), set.into());
+    let told = |listener| -> Vec<(i32, String, i32)> {
+        let brokers = brokers(seen(&image, 1, listener)).into_iter();
+        brokers.map(|b| (b.node_id.0, b.host.to_string(), b.port)).collect()
+    };
+    assert_eq!(told("INTERNAL"), [(1, "h1".into(), 1), (2, "h2".into(), 1)]);
+    assert_eq!(told("EXTERNAL"), [(1, "h1".into(), 2), (2, "mapped".into(), 32768)]);
+    assert_eq!(told(PLAINTEXT), [(3, "host3".into(), 9092)]);
+    assert_eq!(told("GONE"), [], "what was set for a listener that is not there");
+    // Led by 2, by 3, by nobody yet.
+    let states = || vec![state(Some((2, 9)), &[2]), state(Some((3, 9)), &[3]), state(None, &[])];
+    let rows = |listener, version| -> Vec<(i16, i32)> {
+        let rows = rows(seen(&image, 1, listener), &[topic("orders")], states(), &BTreeMap::new(), version);
+        rows[0].partitions.iter().map(|row| (row.error_code, row.leader_id.0)).collect()
+    };
+    assert_eq!(rows("INTERNAL", 6), [(0, 2), (72, -1), (5, -1)], "LISTENER_NOT_FOUND");
+    assert_eq!(rows("INTERNAL", 5), [(0, 2), (5, -1), (5, -1)], "which older clients do not know");
+    assert_eq!(rows(PLAINTEXT, 12), [(72, -1), (0, 3), (5, -1)]);
 }
 
 #[test]

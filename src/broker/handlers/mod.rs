@@ -46,7 +46,7 @@ pub mod update_features;
 
 use super::api::{LeaderHint, NodeHandle};
 use super::config::NodeConfig;
-use super::dispatch::{Answer, Outcome};
+use super::dispatch::{Answer, Client, Outcome};
 use super::error::CloseReason;
 use crate::ctl::command::Error as ControllerError;
 use crate::ctl::image::Image;
@@ -58,7 +58,6 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -75,8 +74,8 @@ pub struct Call {
     pub version: i16,
     /// What the client calls itself.
     pub client_id: Option<String>,
-    /// Where it connected from.
-    pub client_host: IpAddr,
+    /// Where it connected from, and to.
+    pub client: Client,
     key: i16,
     correlation_id: i32,
     body: Bytes,
@@ -84,13 +83,13 @@ pub struct Call {
 
 impl Call {
     /// A call from a request.
-    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, client_host: IpAddr, request: Request) -> Self {
+    pub fn new(node: NodeHandle, config: Arc<NodeConfig>, client: Client, request: Request) -> Self {
         Self {
             node,
             config,
             version: request.api_version,
             client_id: request.client_id,
-            client_host,
+            client,
             key: request.api_key,
             correlation_id: request.correlation_id,
             body: request.body.freeze(),
@@ -221,11 +220,11 @@ impl Hints {
         self.nodes.is_empty()
     }
 
-    /// Where the noted leaders can be reached.
-    fn endpoints(&self, image: &Image) -> Vec<NodeEndpoint> {
+    /// Where the noted leaders can be reached by clients of a listener.
+    fn endpoints(&self, image: &Image, listener: &str) -> Vec<NodeEndpoint> {
         let endpoint = |id: &NodeId| {
-            let broker = image.brokers.get(id)?;
-            Some((id.0, broker.kafka.host.clone(), i32::from(broker.kafka.port), broker.rack.clone()))
+            let (broker, at) = (image.brokers.get(id)?, image.advertised(*id, listener)?);
+            Some((id.0, at.host, i32::from(at.port), broker.rack.clone()))
         };
         self.nodes.iter().filter_map(endpoint).collect()
     }

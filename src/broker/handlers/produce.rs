@@ -109,7 +109,7 @@ pub fn start(session: &mut Session, request: Request) -> Result<Work, CloseReaso
         };
         plan(request, terms, &mut session.rules)
     };
-    let node = session.node.clone();
+    let (node, listener) = (session.node.clone(), session.client.listener.clone());
     let turn = session.turnstile.enter();
     Ok(Box::pin(async move {
         let Plan { mut response, items, places } = plan;
@@ -121,7 +121,7 @@ pub fn start(session: &mut Session, request: Request) -> Result<Work, CloseReaso
             let results = submitted.results().await;
             settle(&mut response, &places, results, &mut hints);
         }
-        finish(response, hints, &node, acks, version, correlation_id)
+        finish(response, hints, (&node, &listener), acks, version, correlation_id)
     }))
 }
 
@@ -307,7 +307,7 @@ fn settle(
 fn finish(
     mut response: ProduceResponse,
     hints: Hints,
-    node: &NodeHandle,
+    (node, listener): (&NodeHandle, &str),
     acks: i16,
     version: i16,
     correlation_id: i32,
@@ -318,7 +318,7 @@ fn finish(
         return failed.map_or(Ok(Answer::Silent), |code| Err(CloseReason::SilentProduce(code)));
     }
     if version >= 10 && !hints.is_empty() {
-        response.endpoints = hints.endpoints(&node.image());
+        response.endpoints = hints.endpoints(&node.image(), listener);
     }
     Ok(Answer::Frame(produce::encode(&response, version, correlation_id)))
 }

@@ -138,7 +138,7 @@ fn results_land_in_their_rows_with_leader_hints() {
     let done = &response.topics[0].partitions[1];
     assert_eq!((done.base_offset, done.log_start_offset), (40, 3));
     assert_eq!(response.topics[1].partitions[0].current_leader, Some((2, 6)));
-    assert_eq!(hints.endpoints(&image())[0].0, 2);
+    assert_eq!(hints.endpoints(&image(), crate::ctl::listeners::PLAINTEXT)[0].0, 2);
 }
 
 #[test]

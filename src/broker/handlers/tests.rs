@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ctl::image::{Broker, Partition, Topic};
+use crate::ctl::listeners::PLAINTEXT;
 use crate::ctl::record::Endpoint;
 use crate::segment::ReplicaId;
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ fn broker(id: i32, fenced: bool) -> (NodeId, Broker) {
         incarnation: 1,
         directory: Uuid::from_u128(id as u128),
         kafka: endpoint(9092),
+        listeners: BTreeMap::new(),
         peer: endpoint(9192),
         rack: (id == 1).then(|| "r1".to_owned()),
         fenced,
@@ -85,7 +87,7 @@ fn leader_hints_name_each_endpoint_once() {
     assert_eq!(hints.note(hint(77, 1)), Some((77, 1)));
     let expected =
         [(2, "host2".to_owned(), 9092, None), (1, "host1".to_owned(), 9092, Some("r1".to_owned()))];
-    assert_eq!(hints.endpoints(&image()), expected);
+    assert_eq!(hints.endpoints(&image(), PLAINTEXT), expected);
 }
 
 #[tokio::test]

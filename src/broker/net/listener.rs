@@ -4,7 +4,7 @@
 //! runtime (a current_thread one will do).
 //!
 //! Invariants
-//! - Never more than `max.connections` connections, nor more than `max.connections.per.ip` of one address; one too many
+//! - Never more than `max.connections` connections over all listeners, nor more than `max.connections.per.ip` of one address; one too many
 //!   is closed at once, before a byte is read.
 //! - Every connection task is tracked: `serve` returns only when the last one has ended, and dropping its future ends
 //!   them all.
@@ -13,7 +13,8 @@
 //! - An accept that fails for lack of descriptors or memory waits a moment instead of spinning.
 
 use super::super::api::NodeHandle;
-use super::super::dispatch::{Session, Turnstile, Work};
+use super::super::config::PLAINTEXT;
+use super::super::dispatch::{Client, Session, Turnstile, Work};
 use super::super::error::CloseReason;
 use super::super::metrics::{self, Metrics};
 use super::connection::{Connection, Limits};
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,7 +41,7 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 /// Silence before the kernel asks whether the peer still lives, and between its questions.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(15));
 
-/// Limits of a listener.
+/// Limits of a broker's listeners together.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerLimits {
     /// `max.connections`.
@@ -66,13 +68,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves Kafka clients until `cancel` is cancelled; then every connection is dropped where it stands (and reset, if
 /// the node was killed).
 pub async fn serve(listener: TcpListener, node: NodeHandle, cancel: CancellationToken) {
-    serve_until(listener, node, CancellationToken::new(), cancel).await;
+    serve_until(vec![(PLAINTEXT.to_owned(), listener)], node, CancellationToken::new(), cancel).await;
 }
 
-/// As `serve`, with an orderly end before the hard one: once `drain` is cancelled nothing more is accepted, and each
-/// connection closes as soon as it has answered what it has read. Returns when the last one has closed.
+/// As `serve`, for listeners by their names, with an orderly end before the hard one: once `drain` is cancelled nothing more is accepted,
+/// and each connection closes as soon as it has answered what it has read. Returns when the last one has closed.
 pub async fn serve_until(
-    listener: TcpListener,
+    listeners: Vec<(String, TcpListener)>,
     node: NodeHandle,
     drain: CancellationToken,
     cancel: CancellationToken,
@@ -87,12 +89,8 @@ pub async fn serve_until(
             idle: config.connections_max_idle,
         },
     };
-    let metrics = metrics::of(node.node_id());
+    let slots = Slots::new(limits, metrics::of(node.node_id()));
     let (killed, watched) = (node.clone(), node.clone());
-    let open = move |turnstile, host| {
-        let mut session = Session::new(node.clone(), config.clone(), turnstile, host);
-        move |frame| session.start(frame)
-    };
     let (turn, hang_up) = watch::channel(drain.child_token());
     let stop = Stop { drain: drain.clone(), hang_up, cancel, reset: Arc::new(move || killed.is_killed()) };
     let hanging_up = async {
@@ -105,25 +103,37 @@ pub async fn serve_until(
             watched.cut_off(false).await;
         }
     };
+    // Dropping this ends them all.
+    let mut loops = JoinSet::new();
+    for (name, listener) in listeners {
+        let (node, config, name) = (node.clone(), config.clone(), Arc::<str>::from(name));
+        let open = move |turnstile, host| {
+            let from = Client { host, listener: name.clone() };
+            let mut session = Session::new(node.clone(), config.clone(), turnstile, from);
+            move |frame| session.start(frame)
+        };
+        loops.spawn(accept_loop(listener, slots.clone(), open, stop.clone()));
+    }
+    let accepting = async {
+        while let Some(ended) = loops.join_next().await {
+            if let Err(error) = ended {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    };
     tokio::select! {
-        () = accept_loop(listener, limits, metrics, open, stop) => {}
+        () = accepting => {}
         () = hanging_up => {}
     }
 }
 
 /// The accept loop over whatever `open` makes of a new connection.
-async fn accept_loop<F, H>(
-    listener: TcpListener,
-    limits: ListenerLimits,
-    metrics: Arc<Metrics>,
-    open: F,
-    ends: Stop,
-) where
+async fn accept_loop<F, H>(listener: TcpListener, slots: Arc<Slots>, open: F, ends: Stop)
+where
     F: Fn(Turnstile, IpAddr) -> H,
     H: FnMut(BytesMut) -> Result<Work, CloseReason> + Send + 'static,
 {
     let tasks = TaskTracker::new();
-    let slots = Arc::new(Slots { limits, open: Mutex::default(), metrics: metrics.clone() });
     // Dropping this future must end its connections as surely as cancelling it.
     let stop = Stop { cancel: ends.cancel.child_token(), ..ends };
     let _stop_on_drop = stop.cancel.clone().drop_guard();
@@ -140,7 +150,7 @@ async fn accept_loop<F, H>(
                     let turnstile = Turnstile::default();
                     let start = open(turnstile.clone(), peer.ip());
                     let task = Task { stream, peer, slot, turnstile, stop: stop.clone() };
-                    tasks.spawn(task.run(limits.connection, metrics.clone(), start));
+                    tasks.spawn(task.run(slots.limits.connection, slots.metrics.clone(), start));
                 }
             }
             Err(error) => {
@@ -245,7 +255,7 @@ fn is_exhaustion(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
-/// Counts open connections, in all and per address.
+/// Counts open connections of all listeners, in all and per address.
 struct Slots {
     limits: ListenerLimits,
     open: Mutex<Open>,
@@ -265,6 +275,10 @@ struct Slot {
 }
 
 impl Slots {
+    fn new(limits: ListenerLimits, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { limits, open: Mutex::default(), metrics })
+    }
+
     /// A slot for one more connection of this address, unless a limit forbids it.
     fn take(self: &Arc<Self>, ip: IpAddr) -> Option<Slot> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -49,7 +49,7 @@ async fn server(max_connections: usize, max_connections_per_ip: usize) -> Server
     };
     let (_, hang_up) = watch::channel(drain.clone());
     let stop = Stop { drain: drain.clone(), hang_up, cancel: cancel.clone(), reset };
-    let task = tokio::spawn(accept_loop(listener, limits, metrics.clone(), open, stop));
+    let task = tokio::spawn(accept_loop(listener, Slots::new(limits, metrics.clone()), open, stop));
     Server { address, metrics, drain, cancel, killed, task }
 }
 

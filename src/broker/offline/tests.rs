@@ -59,6 +59,7 @@ pub(super) fn controller_with_brokers(
         node: NodeId(*node),
         directory: Uuid::from_u128(*directory),
         kafka: endpoint(),
+        listeners: [].into(),
         peer: endpoint(),
         rack: None,
     };

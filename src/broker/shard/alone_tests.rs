@@ -5,6 +5,7 @@ use super::*;
 use crate::broker::partition::producer_state::{ProducerState, Verdict};
 use crate::ctl::command::{CreateTopic, Reply as CtlReply};
 use crate::ctl::image::Change;
+use crate::ctl::listeners::PLAINTEXT;
 use crate::ctl::reassign::{Arrival, GroupMove};
 use crate::ctl::record::{Batch, Record};
 use crate::raftlog::engine::EngineConfig;
@@ -88,7 +89,7 @@ impl Alone {
             node: Arc::new(node),
             directory: opened.directory,
             boot: 1,
-            kafka: Some(endpoint.clone()),
+            kafka: vec![(PLAINTEXT.to_owned(), endpoint.clone())],
             peer: endpoint,
             cluster: opened.cluster,
             seed: 1,
@@ -159,6 +160,7 @@ impl Alone {
                 node,
                 directory: Uuid::from_u128(5 + node.0 as u128),
                 kafka: endpoint.clone(),
+                listeners: BTreeMap::new(),
                 peer: endpoint,
                 rack: None,
                 cluster: None,
@@ -225,7 +227,8 @@ impl Alone {
     fn register_again(&mut self, directory: Uuid) {
         let endpoint = Endpoint { host: "node-1".into(), port: 1 };
         let (kafka, peer) = (endpoint.clone(), endpoint);
-        self.apply(Record::Broker { node: ME, directory, kafka, peer, rack: None });
+        let listeners = BTreeMap::new();
+        self.apply(Record::Broker { node: ME, directory, kafka, listeners, peer, rack: None });
     }
 
     fn replica(&self, group: GroupId) -> Option<ReplicaId> {
@@ -417,7 +420,8 @@ fn registered(alone: &mut Alone) {
 
 fn broker(node: NodeId, directory: Uuid) -> Record {
     let endpoint = Endpoint { host: format!("node-{}", node.0), port: 1 };
-    Record::Broker { node, directory, kafka: endpoint.clone(), peer: endpoint, rack: None }
+    let listeners = BTreeMap::new();
+    Record::Broker { node, directory, kafka: endpoint.clone(), listeners, peer: endpoint, rack: None }
 }
 
 fn reopen(alone: Alone) -> SimFs {

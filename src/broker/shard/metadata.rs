@@ -18,6 +18,7 @@ use crate::ctl::command::{Command as CtlCommand, Error as CtlError, Reply as Ctl
 use crate::ctl::configs;
 use crate::ctl::image::{Change, Drain, Image};
 use crate::ctl::lease;
+use crate::ctl::listeners;
 use crate::ctl::record::Batch;
 use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
@@ -334,11 +335,12 @@ impl Shard {
     }
 
     fn register(&mut self, now: Now) {
-        let Some(kafka) = self.config.kafka.clone() else { return };
+        let Some((kafka, listeners)) = listeners::registered(self.config.kafka.clone()) else { return };
         let command = CtlCommand::RegisterBroker {
             node: self.node(),
             directory: Uuid::from_u128(self.config.directory),
             kafka,
+            listeners,
             peer: self.config.peer.clone(),
             rack: self.config.node.rack.clone(),
             cluster: self.membership.cluster.clone(),

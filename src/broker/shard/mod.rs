@@ -274,8 +274,8 @@ pub struct ShardConfig {
     pub directory: u128,
     /// Random id of this process start.
     pub boot: u128,
-    /// Advertised Kafka address, if a broker.
-    pub kafka: Option<Endpoint>,
+    /// What its listeners advertise to clients, by their names; none if it is no broker.
+    pub kafka: Vec<(String, Endpoint)>,
     /// Advertised peer address.
     pub peer: Endpoint,
     /// Cluster id stored in the directory.
@@ -806,7 +806,7 @@ mod tests {
             node: Arc::new(NodeConfig { is_controller: false, ..node }),
             directory: opened.directory,
             boot: 1,
-            kafka: Some(endpoint.clone()),
+            kafka: vec![(crate::ctl::listeners::PLAINTEXT.to_owned(), endpoint.clone())],
             peer: endpoint,
             cluster: None,
             seed: 1,

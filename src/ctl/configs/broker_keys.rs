@@ -35,6 +35,7 @@ const fn fixed(
         dynamic: false,
         own: false,
         only_own: false,
+        at_start: true,
         doc,
     }
 }
@@ -56,6 +57,7 @@ const fn dynamic(
         dynamic: true,
         own: false,
         only_own: false,
+        at_start: true,
         doc,
     }
 }
@@ -67,7 +69,7 @@ const fn throttle(name: &'static str, doc: &'static str) -> BrokerKey {
 
 /// A key that can be changed at run time, for one broker alone.
 const fn of_one(name: &'static str, default: &'static str, rule: Rule, doc: &'static str) -> BrokerKey {
-    BrokerKey { only_own: true, ..fixed(name, Kind::String, Some(default), rule, doc) }
+    BrokerKey { only_own: true, at_start: false, ..fixed(name, Kind::String, Some(default), rule, doc) }
 }
 
 /// A key that is taken and stored, and does nothing.
@@ -78,8 +80,9 @@ const fn stored(effect: Effect, key: BrokerKey) -> BrokerKey {
 /// Every broker configuration there is, by name.
 #[rustfmt::skip]
 pub static BROKER_KEYS: &[BrokerKey] = &[
-    fixed("advertised.listeners", Kind::String, None, Rule::Any,
-        "Address told to clients, where it is not the bound one."),
+    BrokerKey { only_own: true, ..fixed("advertised.listeners", Kind::String, None, Rule::Listeners,
+        "Addresses told to clients, by the listener they came in by, where these are not the bound ones. Set at run time (`kontiki broker \
+         advertise`), it stands above what the broker started with, for the listeners that it names.") },
     fixed("auto.create.topics.enable", Kind::Boolean, Some("true"), Rule::Any,
         "Whether asking for the metadata of a topic that does not exist creates it."),
     fixed("auto.leader.rebalance.enable", Kind::Boolean, Some("true"), Rule::Any,
@@ -136,8 +139,8 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "The Kafka level whose behaviour is followed.")),
     throttle("leader.replication.throttled.rate",
         "Bytes a second that replicas far behind get from this broker, in records that are committed already."),
-    fixed("listeners", Kind::String, None, Rule::Any,
-        "Address bound for clients."),
+    fixed("listeners", Kind::String, None, Rule::Listeners,
+        "Addresses bound for clients."),
     fixed("log.cleaner.backoff.ms", Kind::Long, Some("15000"), Rule::AtLeast(0),
         "How long the cleaner waits before it looks again for something to compact."),
     fixed("log.cleaner.dedupe.buffer.size", Kind::Long, Some("134217728"), Rule::AtLeast(1 << 20),

@@ -97,6 +97,7 @@ fn valid(rule: Rule) -> String {
         Rule::Built { now, later: [] } => words(now),
         Rule::Built { now, later } => format!("{} (not built yet: {})", words(now), words(later)),
         Rule::GzipLevel => "1 to 9, or -1".into(),
+        Rule::Listeners => "`NAME://HOST:PORT`, ...".into(),
         Rule::ThrottledReplicas => "`*`, or `partition:broker` pairs".into(),
     }
 }

@@ -14,6 +14,7 @@ pub mod docs;
 pub mod topic_keys;
 
 use super::command::{Defaults, Error, TopicConfig};
+use super::listeners;
 use broker_keys::BROKER_KEYS;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -78,6 +79,8 @@ pub enum Rule {
     GzipLevel,
     /// `*`, or a list of `partition:broker`.
     ThrottledReplicas,
+    /// A list of `NAME://HOST:PORT`.
+    Listeners,
 }
 
 /// What Kontiki does with a key.
@@ -138,6 +141,8 @@ pub struct BrokerKey {
     pub own: bool,
     /// Can be changed at run time, for one broker alone.
     pub only_own: bool,
+    /// Can be said when the broker starts.
+    pub at_start: bool,
     /// One sentence or two.
     pub doc: &'static str,
 }
@@ -253,7 +258,7 @@ pub fn check_static(values: &BTreeMap<String, String>) -> Result<(), Error> {
     for (name, value) in values {
         let key = broker_key(name)
             .ok_or_else(|| Error::InvalidConfig(format!("unknown broker config name `{name}`")))?;
-        if key.only_own {
+        if !key.at_start {
             return Err(Error::InvalidConfig(format!("{name} is set at run time, for one broker")));
         }
         check(key.name, key.kind, key.rule, value).map_err(Error::InvalidConfig)?;
@@ -390,6 +395,10 @@ fn check(name: &str, kind: Kind, rule: Rule, value: &str) -> Result<String, Stri
             }
             check_word(name, rule, &word)?;
             Ok(word)
+        }
+        Kind::String if rule == Rule::Listeners => {
+            let all = listeners::parse(value).map_err(|why| format!("{name}: {why}"))?;
+            Ok(listeners::text(all.iter().map(|(name, at)| (name, at))))
         }
         Kind::String => {
             check_word(name, rule, value)?;

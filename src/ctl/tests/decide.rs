@@ -2,6 +2,7 @@
 use super::*;
 use crate::ctl::command::{ConfigChange, ConfigOp};
 use crate::ctl::decide::PARTITIONS_MAX;
+use crate::ctl::listeners::ADVERTISED;
 use std::collections::BTreeSet;
 
 fn three() -> Log {
@@ -541,6 +542,59 @@ fn throttles_are_set_for_one_broker_or_for_all_and_taken_back() {
     );
     refused!(own(&mut log, 1, vec![set(rate, "0")]).unwrap_err(), InvalidConfig, "at least 1");
     refused!(own(&mut log, 9, vec![set(rate, "5")]).unwrap_err(), InvalidRequest, "not registered");
+}
+
+#[test]
+fn advertised_listeners_are_set_for_one_broker_and_for_listeners_that_it_has() {
+    let mut log = Log::with_brokers(&[None, None]);
+    let two = match registration(1, 0, None) {
+        Command::RegisterBroker { node, directory, kafka, peer, rack, cluster, oldest, .. } => {
+            let all = [("A".to_owned(), super::endpoint(1)), ("B".to_owned(), super::endpoint(2))];
+            let listeners = all.into();
+            Command::RegisterBroker { node, directory, kafka, listeners, peer, rack, cluster, oldest }
+        }
+        other => other,
+    };
+    log.run(&two).unwrap();
+    let alter_own = |log: &mut Log, node: i32, value: Option<&str>| {
+        let op = if value.is_some() { ConfigOp::Set } else { ConfigOp::Delete };
+        let changes = vec![change(ADVERTISED, op, value)];
+        log.run(&Command::AlterBroker { node: NodeId(node), changes, validate_only: false })
+    };
+    let told = |log: &Log, node: i32, listener: &str| {
+        log.image.advertised(NodeId(node), listener).map(|at| at.to_string())
+    };
+    assert_eq!((told(&log, 1, "A"), told(&log, 1, "PLAINTEXT")), (Some("localhost:1".into()), None));
+    assert_eq!((told(&log, 0, "A"), told(&log, 0, "PLAINTEXT")), (None, Some("localhost:9092".into())));
+    alter_own(&mut log, 1, Some("b://[::1]:7")).unwrap();
+    assert_eq!(
+        (told(&log, 1, "A"), told(&log, 1, "B")),
+        (Some("localhost:1".into()), Some("[::1]:7".into()))
+    );
+    alter_own(&mut log, 0, Some("mapped:32768")).unwrap();
+    assert_eq!(told(&log, 0, "PLAINTEXT").as_deref(), Some("mapped:32768"));
+    // A new registration changes nothing of it, even if the listener is gone.
+    log.run(&registration(1, 0, None)).unwrap();
+    assert_eq!((told(&log, 1, "B"), told(&log, 1, "PLAINTEXT")), (None, Some("localhost:9092".into())));
+    log.run(&two).unwrap();
+    assert_eq!(told(&log, 1, "B").as_deref(), Some("[::1]:7"));
+    alter_own(&mut log, 1, None).unwrap();
+    assert_eq!(told(&log, 1, "B").as_deref(), Some("localhost:2"));
+    for (node, value, why) in [
+        (1, "C://h:1", "broker 1 has no listener C; it has A, B"),
+        (1, "h:1", "broker 1 has no listener PLAINTEXT; it has A, B"),
+        (1, "A://h:0", "nobody can connect to h:0"),
+        (1, "A://0.0.0.0:1", "nobody can connect to 0.0.0.0:1"),
+        (1, "A://h", "is not HOST:PORT"),
+        (0, "A://h:1", "it has PLAINTEXT"),
+    ] {
+        refused!(alter_own(&mut log, node, Some(value)).unwrap_err(), InvalidConfig, why);
+    }
+    refused!(
+        alter(&mut log, None, vec![set(ADVERTISED, "h:1")]).unwrap_err(),
+        InvalidConfig,
+        "for one broker"
+    );
 }
 
 #[test]

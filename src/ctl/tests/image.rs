@@ -20,6 +20,7 @@ fn broker_record(node: i32, disk: u64) -> Record {
         node: NodeId(node),
         directory: directory(node, disk),
         kafka: endpoint(1),
+        listeners: BTreeMap::new(),
         peer: endpoint(2),
         rack: None,
     }
@@ -342,9 +343,13 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
     let endpoint = || (".{0,5}", any::<u16>()).prop_map(|(host, port)| Endpoint { host, port });
     prop_oneof![
         ".{0,4}".prop_map(|id| Record::Cluster { id }),
-        (node(), any_id(), endpoint(), endpoint(), prop::option::of(".{0,3}")).prop_map(
-            |(node, directory, kafka, peer, rack)| Record::Broker { node, directory, kafka, peer, rack }
-        ),
+        (
+            (node(), any_id(), endpoint(), endpoint(), prop::option::of(".{0,3}")),
+            prop::collection::btree_map("[A-C]", endpoint(), 0..3)
+        )
+            .prop_map(|((node, directory, kafka, peer, rack), listeners)| {
+                Record::Broker { node, directory, kafka, listeners, peer, rack }
+            }),
         (node(), number()).prop_map(|(node, incarnation)| Record::Fence { node, incarnation }),
         (node(), number()).prop_map(|(node, incarnation)| Record::Unfence { node, incarnation }),
         (node(), number()).prop_map(|(node, incarnation)| Record::Stopping { node, incarnation }),

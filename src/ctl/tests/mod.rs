@@ -47,6 +47,7 @@ fn registration(node: i32, disk: u64, rack: Option<&str>) -> Command {
         node: NodeId(node),
         directory: directory(node, disk),
         kafka: endpoint(9092),
+        listeners: BTreeMap::new(),
         peer: endpoint(9192),
         rack: rack.map(str::to_owned),
         cluster: Some(CLUSTER.into()),

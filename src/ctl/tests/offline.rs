@@ -155,8 +155,9 @@ pub(crate) fn disk_that_was_given_up_never_registers_again() {
     assert!(refused.contains("given up") && refused.contains("empty"), "{refused}");
     // Nor does one that registered by a record that is lost: what it holds was placed by such records.
     let with = |node, oldest| match registration(node, 0, None) {
-        Command::RegisterBroker { node, directory, kafka, peer, rack, cluster, .. } => {
-            Command::RegisterBroker { node, directory, kafka, peer, rack, cluster, oldest: Some(oldest) }
+        Command::RegisterBroker { node, directory, kafka, listeners, peer, rack, cluster, .. } => {
+            let oldest = Some(oldest);
+            Command::RegisterBroker { node, directory, kafka, listeners, peer, rack, cluster, oldest }
         }
         other => other,
     };

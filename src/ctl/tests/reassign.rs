@@ -290,10 +290,12 @@ fn record_of_arrival_names_the_replicas_that_left_and_nothing_else_does() {
         apply(&mut log, Record::Reassign { moves: vec![GroupMove { group, target }], by_controllers: false });
     assert_eq!(changes, [Change::GroupChanged { group }]);
     // A replaced disk is placed anew while the partition moves; what was on the old one is nobody's to delete.
-    let Command::RegisterBroker { node, directory, kafka, peer, rack, .. } = registration(1, 9, None) else {
+    let Command::RegisterBroker { node, directory, kafka, listeners, peer, rack, .. } =
+        registration(1, 9, None)
+    else {
         unreachable!()
     };
-    apply(&mut log, Record::Broker { node, directory, kafka, peer, rack });
+    apply(&mut log, Record::Broker { node, directory, kafka, listeners, peer, rack });
     let changes = apply(&mut log, Record::Place { node, groups: vec![group] });
     assert_eq!(changes, [Change::GroupChanged { group }]);
     assert_eq!(sets(&log), (vec![0, 1, 3, 2], vec![3], vec![2]));
