@@ -622,6 +622,27 @@ fn compacted_file_that_an_install_drops_is_set_aside_by_the_next_start_too() {
     assert!(aside.iter().any(|name| name.contains(&format!("{compacted:016x}.segment"))), "{aside:?}");
 }
 
+/// Recovery set it aside as something that the group's newer generation does not hold.
+#[test]
+fn file_of_a_job_that_no_record_names_is_no_part_of_what_was_lost() {
+    let Prepared { fs, mut store, mut writer, files, .. } = prepared(8);
+    let opening =
+        Opening { survivor: replica(), base: LogId::new(0, 1, 1), first_term: Term(99), lossless: false };
+    let state = HardState { epoch: Epoch::new(1, 99), opening: Some(opening), ..HardState::default() };
+    store.save_hard_state(G, state).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    let before = files_of(&fs, ".segment").len();
+    let committed = store.last(G).expect("there").0.index;
+    let mut job = store.begin_rewrite(G, &files, committed, true).expect("begun").expect("now");
+    while job.step(3_000, &mut |meta, payload| keep(meta, payload, 8)).expect("written") != Step::Done {}
+    assert_eq!(files_of(&fs, ".segment").len(), before + 1, "whole, and named by nothing");
+    // The job is never handed back.
+    fs.kill();
+    drop((store, writer));
+    let Opened { .. } = boot(&fs);
+    assert_eq!((files_of(&fs, ".fenced"), files_of(&fs, ".segment").len()), (Vec::new(), before));
+}
+
 /// A directory that never compacted is one that the version before can open; the manifest says otherwise before the first record does.
 #[test]
 fn format_is_raised_by_the_first_rewrite_and_before_its_record() {
