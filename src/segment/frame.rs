@@ -186,12 +186,14 @@ pub(crate) fn decode(bytes: &[u8], group: GroupId) -> Result<EntryMeta, &'static
     Ok(meta)
 }
 
-/// Largest timestamp of a record batch, -1 for anything else. Peeks into the batch header
-/// (`maxTimestamp`, big-endian at byte 35 of a v2 batch, KIP-98) instead of decoding it.
+/// Largest timestamp of a record batch, -1 for anything else and for a header of which compaction left no record. Peeks into the batch
+/// header (`maxTimestamp` and the record count, big-endian at bytes 35 and 57 of a v2 batch, KIP-98) instead of decoding it.
 pub(crate) fn max_timestamp(kind: EntryKind, payload: &[u8]) -> i64 {
     const AT: usize = 35;
+    const COUNT_AT: usize = 57;
     const BATCH_HEADER: usize = 61;
-    if kind != EntryKind::Records || payload.len() < BATCH_HEADER {
+    let is_batch = kind == EntryKind::Records && payload.len() >= BATCH_HEADER;
+    if !is_batch || payload[COUNT_AT..COUNT_AT + 4] == [0; 4] {
         return -1;
     }
     i64::from_be_bytes(payload[AT..AT + 8].try_into().expect("eight bytes"))

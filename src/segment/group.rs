@@ -113,13 +113,14 @@ impl Tail {
 }
 
 /// Offsets at which nothing is left, as consumers have found out: what lies between the two of a pair. A hint that saves a walk; that
-/// nothing is left of an entry stays so as long as it is in the log.
+/// nothing is left of an entry stays so as long as it is in the log. Pairs that meet become one, so none is needed twice; where there are
+/// too many the shortest goes, for it is found again soonest.
 #[derive(Default)]
-pub(crate) struct Skips(VecDeque<(Offset, Offset)>);
+pub(crate) struct Skips(Vec<(Offset, Offset)>);
 
 impl Skips {
-    /// Readers at different places that are remembered.
-    const MOST: usize = 8;
+    /// Stretches that are remembered.
+    const MOST: usize = 64;
 
     /// Where a reader at this offset may begin to look.
     pub(crate) fn behind(&self, from: Offset) -> Offset {
@@ -127,14 +128,19 @@ impl Skips {
         known.max().unwrap_or(from)
     }
     pub(crate) fn note(&mut self, from: Offset, to: Offset) {
-        if let Some(known) = self.0.iter_mut().find(|(a, b)| *a <= from && from < *b) {
-            known.1 = known.1.max(to);
-            return;
+        let (mut first, mut end) = (from, to);
+        self.0.retain(|(a, b)| {
+            let meets = *a <= to && from <= *b;
+            if meets {
+                (first, end) = (first.min(*a), end.max(*b));
+            }
+            !meets
+        });
+        self.0.push((first, end));
+        if self.0.len() > Self::MOST {
+            let shortest = (0..self.0.len()).min_by_key(|at| self.0[*at].1.0 - self.0[*at].0.0);
+            shortest.map(|at| self.0.swap_remove(at));
         }
-        if self.0.len() == Self::MOST {
-            self.0.pop_front();
-        }
-        self.0.push_back((from, to));
     }
 }
 
@@ -210,5 +216,42 @@ impl Group {
     }
     pub(crate) fn drop_files(&mut self, dropped: &[u64]) {
         self.segments.retain(|s| !dropped.contains(&s.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nine readers each forgot what the others had found, and none of them ever reached the end.
+    #[test]
+    fn readers_far_apart_in_one_stretch_all_get_behind_it() {
+        for readers in [9, 60] {
+            let mut skips = Skips::default();
+            let end = 1_000_000;
+            let starts: Vec<i64> = (0..readers).map(|reader| reader * end / readers).collect();
+            // Each turn walks over so many.
+            for _ in 0..end / readers / 1_000 + 2 {
+                for start in &starts {
+                    let from = skips.behind(Offset(*start));
+                    if from < Offset(end) {
+                        skips.note(Offset(*start), Offset((from.0 + 1_000).min(end)));
+                    }
+                }
+            }
+            assert!(starts.iter().all(|start| skips.behind(Offset(*start)) == Offset(end)), "{readers}");
+            assert_eq!(skips.0, [(Offset(0), Offset(end))]);
+        }
+    }
+
+    #[test]
+    fn stretches_are_remembered_within_bounds_and_the_longest_stay() {
+        let mut skips = Skips::default();
+        for at in 0..1_000 {
+            skips.note(Offset(at * 1_000), Offset(at * 1_000 + 1 + at % 500));
+        }
+        assert_eq!(skips.0.len(), Skips::MOST);
+        assert_eq!(skips.behind(Offset(499_000)), Offset(499_500));
+        assert_eq!(skips.behind(Offset(499_500)), Offset(499_500), "what lies between is not skipped");
     }
 }

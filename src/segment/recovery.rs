@@ -78,7 +78,8 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
     replay.doubt_loose(&ends, is_lossy);
     identity::check_cluster(replay.image.cluster.as_deref(), &options)?;
     check_groups(&*fs, &dir, &manifest, &mut replay)?;
-    let dirs = tidy(&*fs, &dir, &mut replay)?;
+    let named = manifest.image.files();
+    let dirs = tidy(&*fs, &dir, &named, &mut replay)?;
     for note in &replay.notes {
         tracing::warn!(dir = %dir.display(), "{note}");
     }
@@ -498,8 +499,8 @@ fn list_or_none(fs: &dyn Fs, path: &Path) -> Result<Vec<String>> {
 }
 
 /// Removes files nothing vouches for, unless something was damaged: then both sides are kept, and groups
-/// whose directories are left over are suspected to have existed. Answers the directory names in use.
-fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<String>> {
+/// whose directories are left over are suspected to have existed. `named`: files of the manifest. Answers the directory names in use.
+fn tidy(fs: &dyn Fs, dir: &Path, named: &BTreeSet<u64>, replay: &mut Replay<'_>) -> Result<HashSet<String>> {
     let root = segment_file::groups_dir(dir);
     let highest = highest_file(fs, dir)?;
     replay.image.next_file = replay.image.next_file.max(highest + 1);
@@ -528,7 +529,8 @@ fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<Stri
             let is_ours = segment_file::number_of(&file).is_some_and(|n| !is_claimed || !files.contains(&n));
             // One that another took the place of holds nothing that this one does not.
             let is_replaced = segment_file::number_of(&file).is_some_and(|n| replay.replaced.contains(&n));
-            if is_ours && is_kept && !is_replaced && file.ends_with(".segment") {
+            let is_kept = is_kept && !is_replaced && file.ends_with(".segment");
+            if is_ours && is_kept && !is_leftover(fs, &path.join(&file), named, replay) {
                 // It may hold what the group's new generation does not: a crash came before it was set aside.
                 let file = path.join(file);
                 let aside = segment_file::fenced_path(&file);
@@ -549,6 +551,18 @@ fn tidy(fs: &dyn Fs, dir: &Path, replay: &mut Replay<'_>) -> Result<HashSet<Stri
         }
     }
     Ok(dirs)
+}
+
+/// Whether it is what a compaction or a repair wrote and no record or manifest ever named: no log held it.
+fn is_leftover(fs: &dyn Fs, file: &Path, named: &BTreeSet<u64>, replay: &Replay<'_>) -> bool {
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let is_named = |number: u64| named.contains(&number) || replay.copies.contains(&number);
+    let mut header = vec![0; SEGMENT_HEADER as usize];
+    let read = fs.open(file, OpenMode::Read).and_then(|file| file.pread(&mut header, 0));
+    segment_file::number_of(&name).is_some_and(|number| !is_named(number))
+        && read.is_ok()
+        && segment_file::decode_header(&header).is_some()
+        && segment_file::is_copy(&header)
 }
 
 /// Makes what was recovered durable: segments, a fresh journal file, a manifest that names both.

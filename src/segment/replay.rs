@@ -39,7 +39,7 @@ pub(crate) struct Replay<'a> {
     survivors: Option<BTreeSet<u64>>,
     pub touched: BTreeMap<u64, Touched>,
     /// Files that took a damaged one's place: whole, synced and named before the journal said so.
-    copies: BTreeSet<u64>,
+    pub copies: BTreeSet<u64>,
     /// Files that others took the place of: they may be there still, and no `Cut` opened them.
     pub replaced: BTreeSet<u64>,
     doubts: BTreeMap<GroupId, Doubt>,

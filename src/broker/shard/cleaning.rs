@@ -58,7 +58,7 @@ enum Job {
     Rewrite(Box<Rewrite>),
 }
 
-enum Progress {
+pub(super) enum Progress {
     /// There is more of these files; bytes read.
     More(u64),
     Done,
@@ -71,8 +71,23 @@ impl CleanerStep {
 
     /// Reads and writes. Blocks on the disk.
     pub fn run(&mut self) {
+        self.guard(Self::work);
+    }
+
+    /// A step that panics (a batch that the code does not expect, say) is a failure like any other: its partition is left alone for a while,
+    /// and everybody is told.
+    pub(super) fn guard(&mut self, work: impl FnOnce(&mut Self) -> Result<Progress, Error>) {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(self)));
+        self.outcome = Some(result.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(Error::Failed(format!("a step of the compaction panicked: {text}")))
+        }));
+    }
+
+    fn work(&mut self) -> Result<Progress, Error> {
         let pass = &mut self.pass;
-        self.outcome = Some(match &mut self.job {
+        match &mut self.job {
             Job::Learn(reader) => {
                 let mut goes_on = true;
                 let more = reader.step(STEP_BYTES, &mut |meta, payload| {
@@ -91,7 +106,7 @@ impl CleanerStep {
                     Step::Done => Progress::Done,
                 })
             }
-        });
+        }
     }
 }
 

@@ -295,6 +295,53 @@ fn cleaner_that_is_turned_off_or_slowed_down_is() {
     assert_eq!(fill(&[("log.cleaner.io.max.bytes.per.second", "100".to_owned())]), 0);
 }
 
+/// A step that panicked never came back, and nothing was compacted on that broker any more.
+#[test]
+fn step_that_panics_is_told_and_others_are_compacted() {
+    let (mut alone, group) = with_compacted("compact");
+    let rate = ("log.cleaner.io.max.bytes.per.second".to_owned(), "1".to_owned());
+    Arc::make_mut(&mut alone.shard.image).configs.extend([rate]);
+    (0..60).for_each(|n| put(&mut alone, group, 1, Some(n)));
+    alone.run(1_000);
+    // The next one waits for its time.
+    let mut now = alone.now();
+    now.mono += 61_000;
+    alone.shard.tick_cleaning(now);
+    let mut step = alone.shard.take_cleaning(now).expect("one is due");
+    step.guard(|_| panic!("on purpose"));
+    alone.shard.handle(now, Input::Cleaned(Box::new(step)));
+    let status = alone.shard.status().clone();
+    let told = &status.cleaner.uncleanable;
+    assert!(told.iter().any(|(of, why)| *of == group && why.contains("on purpose")), "{status:?}");
+    assert_eq!(status.storage_failure, None);
+    Arc::make_mut(&mut alone.shard.image).configs.remove("log.cleaner.io.max.bytes.per.second");
+    alone.run(130_000);
+    assert!(alone.shard.status().cleaner.passes > 0 && records(&mut alone, group).len() < 60);
+    assert!(alone.shard.status().cleaner.uncleanable.is_empty());
+}
+
+/// It counted from the newest record, and a segment that was written to slowly never closed.
+#[test]
+fn segment_ms_counts_from_the_first_record_of_the_segment() {
+    let settings = [("log.retention.check.interval.ms", "100".to_owned())];
+    let mut alone = Alone::start_with(SimFs::new(1), None, &settings);
+    alone.run(5_000);
+    alone.wall_ms = 1_000_000;
+    let configs = [("segment.ms".to_owned(), Some("10000".to_owned()))].into();
+    alone.ask_for_topic_with("t", &[], configs);
+    alone.run(200);
+    let group = alone.shard.image.topics["t"].partitions[0].group;
+    let mut segments = Vec::new();
+    for n in 0..6 {
+        put(&mut alone, group, n, Some(n));
+        alone.run(500);
+        segments.push(alone.shard.engine.store().segments(group).unwrap().len());
+        alone.wall_ms += 4_000;
+    }
+    // After twelve seconds; the next one has begun four later.
+    assert_eq!(segments, [1, 1, 1, 2, 2, 2]);
+}
+
 #[test]
 fn power_cut_anywhere_in_a_compaction_loses_nothing_and_the_next_one_goes_on() {
     let (mut cut, mut compacted) = (0, 0);

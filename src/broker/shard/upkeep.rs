@@ -8,9 +8,12 @@ use crate::broker::partition::{SNAPSHOT_BYTES, encode_forgotten};
 use crate::raftlog::codec::{self, Hint};
 use crate::raftlog::core::{Millis, Role};
 use crate::raftlog::engine::Proposal;
-use crate::segment::{Doubt, EntryKind, Epoch, GroupId, LogStart, NodeId, Offset, ReplicaId, SegmentInfo};
+use crate::segment::{
+    Doubt, EntryKind, Epoch, GroupId, Index, LogStart, NodeId, Offset, ReplicaId, SegmentInfo,
+};
+use crate::wire::batch::BatchHeader;
 use bytes::{Bytes, BytesMut};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::oneshot;
 
 const IN_SYNC_MS: u64 = 500;
@@ -25,6 +28,9 @@ const FIRST_SCRUB_MS: u64 = 60_000;
 const REPEAT_MS: u64 = 10_000;
 /// Hints in one frame.
 const HINTS_PER_FRAME: usize = 1_000;
+/// Active segments looked into at one time, to find their first record, and what is read of each.
+const FIRST_LOOKS: usize = 256;
+const FIRST_BYTES: usize = 64 << 10;
 
 /// Timers of the upkeep.
 pub struct Upkeep {
@@ -42,6 +48,8 @@ pub struct Upkeep {
     draining: bool,
     /// Until when the announcement of the stop is waited for.
     announcing: Millis,
+    /// First entry of a group's active segment, and the time of its first batch.
+    begun: BTreeMap<GroupId, (Index, i64)>,
 }
 
 impl Upkeep {
@@ -63,6 +71,7 @@ impl Upkeep {
             expiration_ms: configured("producer.id.expiration.ms", 86_400_000) as i64,
             expiry_ms,
             draining: false,
+            begun: BTreeMap::new(),
             announcing: 0,
         }
     }
@@ -366,6 +375,8 @@ impl Shard {
         let in_service = self.partitions.values().filter(|p| p.out_of_service.is_none());
         let mut groups: Vec<GroupId> = in_service.map(|p| p.group).collect();
         groups.sort_unstable();
+        self.upkeep.begun.retain(|group, _| groups.binary_search(group).is_ok());
+        let mut looks = FIRST_LOOKS;
         for group in groups {
             let Some(p) = self.partitions.get(&group) else { continue };
             let config = p.config.clone();
@@ -375,7 +386,7 @@ impl Shard {
                 && config.segment_ms > 0
                 // One without any record of its own (all were compacted away elsewhere) has no age yet.
                 && active.max_timestamp >= 0
-                && now.wall_ms.saturating_sub(active.max_timestamp) > config.segment_ms
+                && now.wall_ms.saturating_sub(self.began(group, active, &mut looks)) > config.segment_ms
                 && let Err(error) = self.engine.store().roll(group)
             {
                 tracing::warn!(%group, %error, "active segment could not be rolled");
@@ -392,6 +403,26 @@ impl Shard {
                 tracing::debug!(%group, %error, "log start not moved");
             }
         }
+    }
+
+    /// When an active segment began, by its first batch, as Kafka counts `segment.ms`. One that there was no look left for: by its newest.
+    fn began(&mut self, group: GroupId, active: &SegmentInfo, looks: &mut usize) -> i64 {
+        if let Some((first, time)) = self.upkeep.begun.get(&group)
+            && *first == active.first
+        {
+            return *time;
+        }
+        if *looks == 0 {
+            return active.max_timestamp;
+        }
+        *looks -= 1;
+        let read = self.engine.store().read(group, active.first, FIRST_BYTES).unwrap_or_default();
+        let headers = read.iter().filter(|entry| entry.meta.kind == EntryKind::Records);
+        let time =
+            headers.filter_map(|entry| BatchHeader::read(&entry.payload)).map(|header| header.max_timestamp);
+        let time = time.into_iter().find(|time| *time >= 0).unwrap_or(active.max_timestamp);
+        self.upkeep.begun.insert(group, (active.first, time));
+        time
     }
 
     /// Every producer that ever wrote would be remembered for ever, in memory and in every snapshot: those that wrote nothing for

@@ -334,7 +334,8 @@ impl Store {
             };
             max = max.max(of_file);
         }
-        match max {
+        // -1: no record, or none with a time.
+        match max.filter(|timestamp| *timestamp >= 0) {
             Some(timestamp) => self.find_timestamp(group, timestamp, from, below),
             None => Ok(None),
         }

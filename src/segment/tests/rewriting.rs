@@ -36,6 +36,13 @@ fn batch_at(base: i64, span: u32, len: usize, timestamp: i64) -> Bytes {
     Bytes::from(bytes)
 }
 
+/// What stays of a batch for its producer's sake: no record has its largest timestamp any more.
+fn header_alone(base: i64, span: u32, timestamp: i64) -> Bytes {
+    let mut bytes = batch_at(base, span, 61, timestamp).to_vec();
+    bytes[57..61].fill(0);
+    Bytes::from(bytes)
+}
+
 /// Entries behind the end of a log: batches, and now and then a control entry or a new term.
 fn some(store: &Store, random: &mut StdRng, count: usize) -> Vec<Entry> {
     let mut last = store.last(G).expect("group is there");
@@ -81,7 +88,8 @@ fn keep(meta: &EntryMeta, payload: &[u8], salt: u64) -> Keep {
     let stretch = (meta.id.index.0 / 7 + salt) % 3;
     match (stretch, dice % 8) {
         (0, _) | (_, 0..3) => Keep::Nothing,
-        (_, 3..5) if payload.len() > 80 => {
+        (_, 3) => Keep::Batch(header_alone(meta.base_offset.0, meta.offset_span, 5_000)),
+        (_, 4) if payload.len() > 80 => {
             let timestamp = i64::from_be_bytes(payload[35..43].try_into().expect("eight"));
             Keep::Batch(batch_at(meta.base_offset.0, meta.offset_span, payload.len() - 19, timestamp / 2))
         }
@@ -171,7 +179,8 @@ fn first_batch(entries: &[Entry], offset: Offset) -> Option<&Entry> {
 }
 
 fn timestamp(entry: &Entry) -> i64 {
-    match entry.meta.kind == EntryKind::Records && !entry.payload.is_empty() {
+    let is_full = entry.payload.len() >= 61 && entry.payload[57..61] != [0; 4];
+    match entry.meta.kind == EntryKind::Records && is_full {
         true => i64::from_be_bytes(entry.payload[35..43].try_into().expect("eight")),
         false => -1,
     }
@@ -611,6 +620,27 @@ fn compacted_file_that_an_install_drops_is_set_aside_by_the_next_start_too() {
     let aside: Vec<String> =
         files_of(&fs, ".fenced").iter().map(|(path, _)| path.to_string_lossy().into_owned()).collect();
     assert!(aside.iter().any(|name| name.contains(&format!("{compacted:016x}.segment"))), "{aside:?}");
+}
+
+/// Recovery set it aside as something that the group's newer generation does not hold.
+#[test]
+fn file_of_a_job_that_no_record_names_is_no_part_of_what_was_lost() {
+    let Prepared { fs, mut store, mut writer, files, .. } = prepared(8);
+    let opening =
+        Opening { survivor: replica(), base: LogId::new(0, 1, 1), first_term: Term(99), lossless: false };
+    let state = HardState { epoch: Epoch::new(1, 99), opening: Some(opening), ..HardState::default() };
+    store.save_hard_state(G, state).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    let before = files_of(&fs, ".segment").len();
+    let committed = store.last(G).expect("there").0.index;
+    let mut job = store.begin_rewrite(G, &files, committed, true).expect("begun").expect("now");
+    while job.step(3_000, &mut |meta, payload| keep(meta, payload, 8)).expect("written") != Step::Done {}
+    assert_eq!(files_of(&fs, ".segment").len(), before + 1, "whole, and named by nothing");
+    // The job is never handed back.
+    fs.kill();
+    drop((store, writer));
+    let Opened { .. } = boot(&fs);
+    assert_eq!((files_of(&fs, ".fenced"), files_of(&fs, ".segment").len()), (Vec::new(), before));
 }
 
 /// A directory that never compacted is one that the version before can open; the manifest says otherwise before the first record does.

@@ -40,10 +40,11 @@ pub fn spec(group: u64) -> GroupSpec {
     }
 }
 
-/// Bytes with the length of a batch header and the timestamp where a v2 batch has it.
+/// Bytes with the length of a batch header and the timestamp and a record count where a v2 batch has them.
 pub fn batch(len: usize, fill: u8, timestamp: i64) -> Bytes {
     let mut bytes = vec![fill; len.max(61)];
     bytes[35..43].copy_from_slice(&timestamp.to_be_bytes());
+    bytes[57..61].copy_from_slice(&1i32.to_be_bytes());
     Bytes::from(bytes)
 }
 
