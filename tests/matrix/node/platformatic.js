@@ -72,9 +72,21 @@ class Client {
       const fresh = now.filter((p) => !state.held.has(p));
       if (fresh.length > 0) state.assign(fresh);
     });
-    const stream = await consumer.consume({ topics: [topic], autocommit: false, ...place });
-    stream.on('error', (error) => queue.fail(error));
-    stream.on('data', (message) => queue.push(recordOf(message)));
+    const open = async () => {
+      const stream = await consumer.consume({ topics: [topic], autocommit: false, ...place });
+      stream.on('data', (message) => queue.push(recordOf(message)));
+      // Where partitions of one fetch got leaders apart from each other, it asks their former one again and again (2.12.1), until that leads
+      // them once more, no retry is left, or that broker is no longer listed. The stream ends by it; a member goes on with another, from
+      // what was committed.
+      stream.on('error', (error) => {
+        if (place.mode !== MessagesStreamModes.COMMITTED) return queue.fail(error);
+        console.error('stream:', error.message);
+        queue.rows.length = 0;
+        given.clear();
+        return open().catch((again) => queue.fail(again));
+      });
+    };
+    await open();
     const take = queue.take.bind(queue);
     queue.take = () => {
       const row = take();
