@@ -1,6 +1,7 @@
 //! What request handlers may ask of the node: partitions, metadata, controller.
 //!
 //! A `NodeHandle` is a cheap clone; its channels are private. Every queue behind it is bounded.
+use super::awaited::Awaited;
 use super::config::NodeConfig;
 use super::fetch_sessions::{self, Opened, Opening, SessionError, Settled, Told};
 use super::groups::{Ask, GroupError, Listed, Reply as GroupReply};
@@ -200,6 +201,8 @@ struct Inner {
     producer_ids: Mutex<(i64, i64)>,
     /// Its locks are never held across a wait.
     fetch_sessions: fetch_sessions::Cache,
+    /// Likewise.
+    awaited: std::sync::Mutex<Awaited>,
     clock: Clock,
     killed: KillSwitch,
 }
@@ -249,6 +252,7 @@ impl NodeHandle {
                 admitted,
                 producer_ids,
                 fetch_sessions,
+                awaited: std::sync::Mutex::default(),
                 clock,
                 killed,
             }),
@@ -258,6 +262,11 @@ impl NodeHandle {
     /// This node.
     pub fn node_id(&self) -> NodeId {
         self.inner.config.node_id
+    }
+
+    /// What is known of partitions that were never led.
+    pub(super) fn awaited<T>(&self, work: impl FnOnce(&mut Awaited) -> T) -> T {
+        work(&mut self.inner.awaited.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// The current metadata image (a snapshot).

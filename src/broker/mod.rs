@@ -5,6 +5,7 @@
 //! lends commands the controllers' planner, `ports` tells where listeners are, `offline` is what a command does to the directories of stopped controllers, `server` assembles everything, `dev` runs a
 //! whole cluster in one process. Not here: Raft (`raftlog`), bytes on disk (`segment`), controller decisions (`ctl`).
 pub mod api;
+mod awaited;
 pub mod compaction;
 pub mod config;
 pub mod dev;

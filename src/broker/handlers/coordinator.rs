@@ -59,10 +59,13 @@ const ASKED_AT_ONCE: usize = 64;
 pub(super) async fn ask_each(node: &NodeHandle, questions: Vec<(String, Ask)>) -> Vec<Option<Reply>> {
     let mut named = HashSet::with_capacity(questions.len());
     let is_first: Vec<bool> = questions.iter().map(|(group, _)| named.insert(group.clone())).collect();
+    let begun = Instant::now();
     let mut asking =
         questions.into_iter().zip(&is_first).filter(|(_, first)| **first).map(|(question, _)| {
             let node = node.clone();
-            async move { ask(&node, &question.0, question.1).await }
+            // One wait for all of them: thousands of groups of a coordinator that takes long are asked in many turns.
+            let left = move || LOADING_PATIENCE.saturating_sub(begun.elapsed());
+            async move { once_loaded(left(), || ask_at_once(&node, &question.0, question.1.clone())).await }
         });
     let mut replies = Vec::with_capacity(named.len());
     loop {

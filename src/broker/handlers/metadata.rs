@@ -72,9 +72,13 @@ pub async fn handle(mut call: Call) -> Outcome {
     let seen = Seen { image: &image, me: call.node.node_id(), listener: &call.client.listener };
     let groups = groups(&image, &wanted);
     let mut states = settled_states(&call.node, &groups).await;
-    let new = about_to_be_led(&image, &wanted, &states);
+    let mut new = about_to_be_led(&image, &wanted, &states);
+    call.node.awaited(|awaited| awaited.take_out(&mut new));
     if !new.is_empty() {
-        settle(&call.node, &new, LEADER_PATIENCE, is_never_led).await;
+        let after = settle(&call.node, &new, LEADER_PATIENCE, is_never_led).await;
+        let in_vain =
+            new.iter().zip(&after).filter(|(_, state)| is_never_led(state)).map(|(group, _)| *group);
+        call.node.awaited(|awaited| awaited.note(in_vain, &image));
         states = call.node.partition_states(&groups).await;
     }
     if is_any_without_leader(seen, &wanted, &states) {
