@@ -8,6 +8,7 @@ mod autos;
 mod check;
 mod clerk;
 mod client;
+mod compacted;
 mod faults;
 mod heirs;
 mod history;

@@ -88,6 +88,8 @@ pub struct Plan {
     /// An operator recovers what lost its majority: what decisions lose is taken from the controllers.
     pub recovers: bool,
     pub topic_configs: BTreeMap<String, Option<String>>,
+    /// Topics are compacted: records have keys, and cleaners work all the time.
+    pub compacts: bool,
     /// `flush.mode=async`: at most one machine loses its power, everything else is what that survives (P7).
     pub is_async: bool,
     pub producers: Vec<Style>,
@@ -122,6 +124,7 @@ impl Plan {
             heir_timeout_ms: 3_000,
             recovers: false,
             topic_configs: BTreeMap::new(),
+            compacts: false,
             is_async: false,
             producers: vec![style(60), style(60)],
             readers: 2,
@@ -260,6 +263,9 @@ impl Plan {
             config.replace_grace = self.replaces().then(|| Duration::from_secs(5));
             let broker = &mut config.defaults.broker;
             broker.insert("log.retention.check.interval.ms".to_owned(), "1000".to_owned());
+            if self.compacts {
+                broker.insert("log.cleaner.backoff.ms".to_owned(), "200".to_owned());
+            }
             if let Some(bytes) = self.snapshot_bytes() {
                 let between = "metadata.log.max.record.bytes.between.snapshots";
                 broker.insert(between.to_owned(), bytes.to_string());
@@ -293,6 +299,7 @@ pub fn style(limit: u64) -> Style {
         records: (1, 4),
         limit,
         timeout_ms: 1_500,
+        keys: None,
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Style {
     pub limit: u64,
     /// Longest wait asked of the broker.
     pub timeout_ms: u64,
+    /// Records have one of so many keys, and some are tombstones; none: no keys.
+    pub keys: Option<u64>,
 }
 
 struct Batch {
@@ -167,7 +169,9 @@ impl Producer {
             self.number += 1;
             let mut value = format!("{}/{number}/{}/{i}/", self.id.unwrap_or(-1), self.number).into_bytes();
             value.resize(value.len().max(len), b'a' + (self.number % 26) as u8);
-            values.push(Bytes::from(value));
+            let key = style.keys.map(|keys| Bytes::from(format!("key-{}", world.rng.below(keys))));
+            let is_tombstone = key.is_some() && world.rng.chance(150);
+            values.push((key, (!is_tombstone).then(|| Bytes::from(value))));
         }
         let stamp = match self.id {
             Some(id) => ProducerStamp { id, epoch: 0, sequence: part.next_sequence },
@@ -175,8 +179,9 @@ impl Producer {
         };
         let bytes = world.check.attempt(time, |timestamp| {
             let mut builder = BatchBuilder::with_capacity(256);
-            for value in &values {
-                builder.push(&Record { value: Some(value.clone()), ..Record::default() }, timestamp);
+            for (key, value) in &values {
+                let record = Record { key: key.clone(), value: value.clone(), ..Record::default() };
+                builder.push(&record, timestamp);
             }
             builder.finish(Compression::None, stamp).expect("a batch of a few records").freeze()
         });

@@ -316,6 +316,7 @@ impl World {
                 let is_member = replica.is_some_and(|r| members.get(&group).is_some_and(|m| m.contains(&r)));
                 if is_member || group == CONTROLLER {
                     self.check.compare_all(n, group, None, engine.store());
+                    self.check.compare_keyed(n, group, engine.store());
                 }
             }
         }

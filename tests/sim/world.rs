@@ -137,6 +137,7 @@ impl World {
             rng,
             plan,
         };
+        world.check.compacts = world.plan.compacts;
         for node in 0..world.nodes.len() {
             let at = world.rng.below(20 * MS);
             world.push(at, Event::Start { node });

@@ -1,0 +1,54 @@
+//! Compacted topics: every broker's cleaner works all the time, between elections, crashes, damage and moves. What is handed out and what is
+//! left in the end is what was committed, but for records that a later one of the same key replaces.
+
+use crate::plan::Plan;
+use crate::rng::Rng;
+use crate::run;
+use crate::seeds::{Budget, over_seeds};
+use crate::world::{MS, Time, World};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Seeds of the default run.
+const SHORT: u64 = if cfg!(debug_assertions) { 5 } else { 12 };
+
+/// As the seed says, with keys, small segments and cleaners; without unclean generations, which may take a newer record back (decisions/0020).
+pub fn plan(seed: u64) -> Plan {
+    let mut plan = Plan::random(seed);
+    let mut rng = Rng::new(seed ^ 0xc0de_0000);
+    plan.compacts = true;
+    plan.menu.generations = false;
+    plan.menu.admin = false;
+    plan.unclean = false;
+    plan.is_async = false;
+    plan.topic_configs.clear();
+    let mut set = |key: &str, value: String| plan.topic_configs.insert(key.to_owned(), Some(value));
+    set("cleanup.policy", "compact".to_owned());
+    set("internal.segment.bytes", rng.range(1 << 10, 8 << 10).to_string());
+    set("min.cleanable.dirty.ratio", "0.01".to_owned());
+    set("delete.retention.ms", "0".to_owned());
+    for style in &mut plan.producers {
+        style.keys = Some(rng.range(2, 30));
+        style.think = (MS, rng.range(5, 100) * MS);
+    }
+    plan
+}
+
+fn story(world: &mut World, compacted: &AtomicU64) -> Time {
+    let healed = run::whole(world);
+    compacted.fetch_add(world.check.compacted, Ordering::Relaxed);
+    healed
+}
+
+#[test]
+fn compacted() {
+    let batches = AtomicU64::new(0);
+    let report =
+        over_seeds("compacted::compacted", Budget::Seeds(SHORT), plan, |world| story(world, &batches));
+    let batches = batches.into_inner();
+    println!("{batches} batches with less in them than was committed\n{}", report.text());
+    assert!(
+        batches > report.runs * 10 || report.runs < 5,
+        "{batches} compacted batches in {} runs",
+        report.runs
+    );
+}
