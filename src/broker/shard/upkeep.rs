@@ -29,7 +29,8 @@ const REPEAT_MS: u64 = 10_000;
 /// Hints in one frame.
 const HINTS_PER_FRAME: usize = 1_000;
 /// Active segments looked into at one time, to find their first record, and what is read of each.
-const FIRST_LOOKS: usize = 256;
+/// Each may wait for a disk, on the thread that sends heartbeats.
+const FIRST_LOOKS: usize = 16;
 const FIRST_BYTES: usize = 64 << 10;
 
 /// Timers of the upkeep.
@@ -386,7 +387,8 @@ impl Shard {
                 && config.segment_ms > 0
                 // One without any record of its own (all were compacted away elsewhere) has no age yet.
                 && active.max_timestamp >= 0
-                && now.wall_ms.saturating_sub(self.began(group, active, &mut looks)) > config.segment_ms
+                && (now.wall_ms.saturating_sub(active.max_timestamp) > config.segment_ms
+                    || now.wall_ms.saturating_sub(self.began(group, active, &mut looks)) > config.segment_ms)
                 && let Err(error) = self.engine.store().roll(group)
             {
                 tracing::warn!(%group, %error, "active segment could not be rolled");
