@@ -330,7 +330,8 @@ impl Client {
     pub async fn advertise(&self, broker: i32, addresses: Option<&str>) -> Result<()> {
         let (name, changes) = (broker.to_string(), [(ADVERTISED.to_owned(), addresses.map(str::to_owned))]);
         let request = altering(ResourceType::Broker, &name, &changes, false);
-        altered(&self.call_any(&request, i16::MAX).await?, &name)
+        let code = |a: &IncrementalAlterConfigsResponse| a.responses.first().map_or(0, |r| r.error_code);
+        altered(&self.call_any_until(&request, code).await?, &name)
     }
 
     /// Registered brokers and the controller. Brokers that are down are in it where the broker can tell (v2).

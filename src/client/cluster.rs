@@ -458,6 +458,21 @@ impl Client {
         Err(Error::NoBroker(reasons))
     }
 
+    /// As `call_any`, and again while the answer's error code, which `code` reads, is one that passes.
+    pub async fn call_any_until<R: Request>(
+        &self,
+        request: &R,
+        code: impl Fn(&R::Response) -> i16,
+    ) -> Result<R::Response> {
+        let mut backoff = Backoff::new(self.0.options.call_timeout);
+        loop {
+            let answer = self.call_any(request, i16::MAX).await?;
+            if !super::error::is_retriable(code(&answer)) || !backoff.wait().await {
+                return Ok(answer);
+            }
+        }
+    }
+
     async fn call_address<R: Request>(&self, address: &str, request: &R, cap: i16) -> Result<R::Response> {
         let connection = self.connection(address, Purpose::General).await?;
         let version = connection.version::<R>(cap)?;

@@ -142,7 +142,7 @@ impl Error {
                 let why = if is_unknown { "whose name is not known here" } else { "which cannot be reached from here, or is down" };
                 Some(format!(
                     "{by} answered, but broker {broker} advertises {address}, {why}; if it is up, have it advertise an address that its \
-                     clients can reach: --advertise, or `kontiki broker advertise {broker} HOST:PORT`"
+                     clients can reach: --advertise, or `kontiki broker advertise {broker} [NAME://]HOST:PORT`"
                 ))
             }
             Self::Connect { .. } | Self::NoBroker(_) => Some(

@@ -10,6 +10,7 @@ use super::image::{Broker, Image};
 use super::record::Endpoint;
 use crate::segment::NodeId;
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use uuid::Uuid;
 
 /// Name of a listener that was given none.
@@ -22,8 +23,6 @@ pub const ADVERTISED: &str = "advertised.listeners";
 const TEXT_MAX: usize = 255;
 /// Names of Kafka's security protocols that are not built: a client of such a listener would expect one.
 const NOT_BUILT: [&str; 3] = ["SSL", "SASL_PLAINTEXT", "SASL_SSL"];
-/// Addresses that can be bound and not be connected to.
-const WILDCARDS: [&str; 3] = ["0.0.0.0", "::", "*"];
 
 /// Addresses by the names of their listeners, as written: `NAME://HOST:PORT`, separated by commas. One without a name is that of
 /// [`PLAINTEXT`]. Port 0 is let through: it stands for the one that is bound.
@@ -71,13 +70,18 @@ impl Endpoint {
     pub fn parse(text: &str) -> Option<Endpoint> {
         let (host, port) = text.rsplit_once(':')?;
         let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        let is_host = !host.is_empty() && host.len() <= TEXT_MAX && !host.contains(['/', '[', ']', ' ']);
+        let is_letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'*');
+        let is_name = !host.is_empty() && host.len() <= TEXT_MAX && host.bytes().all(is_letter);
+        // A zone, as in fe80::1%eth0, is none of the address.
+        let is_host =
+            is_name || host.split('%').next()?.parse::<Ipv6Addr>().is_ok() && host.len() <= TEXT_MAX;
         Some(Endpoint { host: host.to_owned(), port: port.parse().ok()? }).filter(|_| is_host)
     }
 
     /// Whether it stands for every interface, which nobody can connect to.
     pub fn is_wildcard(&self) -> bool {
-        WILDCARDS.contains(&self.host.as_str())
+        let is_unspecified = self.host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
+        is_unspecified || matches!(self.host.as_str(), "*" | "0")
     }
 }
 
@@ -165,6 +169,14 @@ pub(super) fn check_advertised(image: &Image, node: NodeId, value: &str) -> Resu
         if endpoint.port == 0 || endpoint.is_wildcard() {
             return Err(Error::InvalidConfig(format!("{ADVERTISED}: nobody can connect to {endpoint}")));
         }
+        let is_told = |other: &&Broker| {
+            let names = other.listener_names();
+            names.iter().any(|name| image.advertised(other.node, name).as_ref() == Some(endpoint))
+        };
+        if let Some(other) = image.live_brokers().filter(|other| other.node != node).find(is_told) {
+            let why = format!("{ADVERTISED}: {endpoint} is what broker {} advertises", other.node);
+            return Err(Error::InvalidConfig(why));
+        }
     }
     Ok(())
 }
@@ -197,6 +209,9 @@ mod tests {
             ("A://:1", "is not HOST:PORT"),
             ("A://h:70000", "is not HOST:PORT"),
             ("A://http://h:1", "is not HOST:PORT"),
+            ("EXTERNAL:h:1", "is not HOST:PORT"),
+            ("h:9092:19092", "is not HOST:PORT"),
+            ("h\t:1", "is not HOST:PORT"),
             ("a b://h:1", "no name of a listener"),
             ("://h:1", "no name of a listener"),
             ("a://h:1,A://h:2", "A is named twice"),
@@ -204,6 +219,12 @@ mod tests {
         ] {
             let refused = parse(bad).unwrap_err();
             assert!(refused.contains(why), "{bad}: {refused}");
+        }
+        for wildcard in ["0.0.0.0:1", "[::]:1", "[::0]:1", "[0:0:0:0:0:0:0:0]:1", "0:1", "*:1"] {
+            assert!(Endpoint::parse(wildcard).is_some_and(|at| at.is_wildcard()), "{wildcard}");
+        }
+        for one in ["[fe80::1%eth0]:1", "kontiki_1.net-a:1", "10.0.0.1:1"] {
+            assert!(Endpoint::parse(one).is_some_and(|at| !at.is_wildcard()), "{one}");
         }
         let many: Vec<String> = (0..17).map(|n| format!("L{n}://h:1")).collect();
         assert!(parse(&many.join(",")).unwrap_err().contains("more than 16"));

@@ -17,8 +17,8 @@ use crate::segment::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Version of the peer protocol spoken and understood. From 5 on a Records entry may come without a payload (decisions/0020), which an
-/// older version would take for a batch.
-pub const VERSION: u8 = 5;
+/// older version would take for a batch; from 6 on a broker registers with all of its listeners (decisions/0023), which an older one would drop.
+pub const VERSION: u8 = 6;
 /// Largest frame accepted.
 pub const MAX_FRAME: usize = 256 << 20;
 const PREFIX: usize = 10;

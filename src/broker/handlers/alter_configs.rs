@@ -4,14 +4,15 @@
 //! Invariants
 //! - One row per resource, in the order asked; the changes of a resource are made together or not at all.
 //! - What is to go is what this broker knows to be set; what somebody else sets meanwhile may stay.
-//! - `broker.drain` does not go by being left out: no client of this API knows of it.
+//! - What is a single broker's alone (`broker.drain`, `advertised.listeners`) does not go by being left out: clients of this API do not know of it.
 
 use super::altering::{alter, resource_command};
 use super::{Call, commands, text};
 use crate::broker::dispatch::Outcome;
 use crate::broker::error;
 use crate::ctl::command::{Command, ConfigChange, ConfigOp, Error as ControllerError};
-use crate::ctl::image::{DRAIN, Image};
+use crate::ctl::configs::broker_key;
+use crate::ctl::image::Image;
 use kafka_protocol::messages::alter_configs_request::AlterConfigsResource;
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse};
@@ -59,7 +60,8 @@ fn changes(
         changes.push(ConfigChange { name, op: ConfigOp::Set, value: Some(value.as_str().to_owned()) });
     }
     let is_named = |name: &String| resource.configs.iter().any(|config| config.name.as_str() == name);
-    let gone = current.into_iter().flat_map(BTreeMap::keys).filter(|name| *name != DRAIN && !is_named(name));
+    let is_own = |name: &String| broker_key(name).is_some_and(|key| key.only_own);
+    let gone = current.into_iter().flat_map(BTreeMap::keys).filter(|name| !is_own(name) && !is_named(name));
     let delete = |name: &String| ConfigChange { name: name.clone(), op: ConfigOp::Delete, value: None };
     changes.extend(gone.map(delete));
     Ok(changes)
@@ -70,6 +72,8 @@ mod tests {
     use super::*;
     use crate::broker::handlers::describe_configs::{BROKER, TOPIC};
     use crate::broker::handlers::tests::image;
+    use crate::ctl::image::DRAIN;
+    use crate::ctl::listeners::ADVERTISED;
     use crate::segment::NodeId;
     use kafka_protocol::messages::alter_configs_request::AlterableConfig;
     use kafka_protocol::protocol::StrBytes;
@@ -109,9 +113,10 @@ mod tests {
             |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         image.topics.get_mut("orders").unwrap().configs = set(&[("retention.ms", "1"), ("segment.ms", "2")]);
         image.configs = set(&[("log.retention.ms", "3")]);
-        image
-            .broker_configs
-            .insert(NodeId(1), set(&[(DRAIN, "leaders"), ("leader.replication.throttled.rate", "4")]));
+        image.broker_configs.insert(
+            NodeId(1),
+            set(&[(DRAIN, "leaders"), (ADVERTISED, "h:1"), ("leader.replication.throttled.rate", "4")]),
+        );
         let resources = vec![
             resource(TOPIC, "orders", &[("segment.ms", Some("7")), ("flush.ms", Some("8"))]),
             resource(TOPIC, "new", &[("segment.ms", Some("7"))]),

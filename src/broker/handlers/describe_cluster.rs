@@ -60,7 +60,7 @@ fn describe(
         Some(row)
     };
     let mut response = response
-        .with_controller_id(BrokerId(controller_id(image, node)))
+        .with_controller_id(BrokerId(controller_id(image, node, listener)))
         .with_brokers(brokers.filter_map(row).collect())
         .with_unknown_tagged_fields(gone(image));
     if request.include_cluster_authorized_operations {

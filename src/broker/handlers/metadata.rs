@@ -1,7 +1,8 @@
 //! Metadata (3): brokers, topics, leaders; creates topics that are asked for where that is allowed.
 //!
 //! Not here: placement and naming collisions (`ctl`), who leads (the node's soft state).
-//! Invariants: all live brokers that have the client's listener are listed, at the address of that one, whatever topics are asked for; `controller_id` names a live one; leader epochs are Raft
+//! Invariants: all live brokers that have the client's listener are listed, at the address of that one, whatever topics are asked for;
+//! `controller_id` names one of them; leader epochs are Raft
 //! terms; the first leader of a new partition is waited for a moment; a partition that lost its leader names a replica to ask again, after a pause, while a majority of its brokers is alive,
 //! since then an election is under way (Kafka names the dead leader until the controller has chosen another), and says
 //! LEADER_NOT_AVAILABLE otherwise.
@@ -95,7 +96,7 @@ pub async fn handle(mut call: Call) -> Outcome {
     let mut response = MetadataResponse::default()
         .with_brokers(brokers(seen))
         .with_cluster_id(Some(text(image.cluster_id.clone())))
-        .with_controller_id(BrokerId(controller_id(&image, call.node.node_id())))
+        .with_controller_id(BrokerId(controller_id(&image, call.node.node_id(), seen.listener)))
         .with_topics(topics);
     if request.include_cluster_authorized_operations && (8..=10).contains(&call.version) {
         response.cluster_authorized_operations = CLUSTER_OPERATIONS;
@@ -353,8 +354,9 @@ fn whom(seen: Seen, partition: &Partition, state: Option<&PartitionState>) -> Na
         // Of a new partition nobody is named before its first leader: what is sent with acks=0 meanwhile would be lost unseen.
         None if is_never_led(state) => Named::Nobody,
         _ => {
-            let contact = contact(seen.me, partition, |node| seen.is_live(*node));
-            contact.filter(|node| seen.is_reached(*node)).map_or(Named::Nobody, Named::Contact)
+            let contact =
+                contact(seen.me, partition, |node| seen.is_live(*node), |node| seen.is_reached(*node));
+            contact.map_or(Named::Nobody, Named::Contact)
         }
     }
 }
@@ -362,8 +364,14 @@ fn whom(seen: Seen, partition: &Partition, state: Option<&PartitionState>) -> Na
 /// Whom a client may ask while a leader is being elected: a live replica, this broker if it is one. It answers NOT_LEADER_OR_FOLLOWER
 /// until it knows better, after which any client asks for metadata again; told "no leader", librdkafka holds that for final in some of
 /// its calls until its metadata expires, minutes later.
-fn contact(me: NodeId, partition: &Partition, live: impl Fn(&NodeId) -> bool) -> Option<NodeId> {
-    let alive: Vec<NodeId> = partition.replicas.iter().map(|replica| replica.node).filter(&live).collect();
+fn contact(
+    me: NodeId,
+    partition: &Partition,
+    live: impl Fn(&NodeId) -> bool,
+    reached: impl Fn(&NodeId) -> bool,
+) -> Option<NodeId> {
+    let nodes = partition.replicas.iter().map(|replica| replica.node);
+    let alive: Vec<NodeId> = nodes.filter(|node| live(node) && reached(node)).collect();
     let is_electable = partition.most(|node| live(&node)).contains(&true);
     let here = alive.contains(&me).then_some(me);
     is_electable.then(|| here.or_else(|| alive.first().copied())).flatten()

@@ -107,17 +107,19 @@ fn whom_to_ask_while_there_is_no_leader() {
     let replica = |node: i32| ReplicaId { node: NodeId(node), assignment: 1, directory: 7 };
     let mut partition = Partition { replicas: [1, 2, 3].map(replica).to_vec(), ..Partition::default() };
     let placed = partition.clone();
-    let ask = |me: i32, live: &[i32]| contact(NodeId(me), &placed, |n| live.contains(&n.0));
+    let ask = |me: i32, live: &[i32]| contact(NodeId(me), &placed, |n| live.contains(&n.0), |_| true);
     assert_eq!(ask(3, &[1, 3]), Some(NodeId(3)), "itself, if it is a replica");
     assert_eq!(ask(4, &[2, 3]), Some(NodeId(2)), "a live one");
     assert_eq!(ask(2, &[1, 3]), Some(NodeId(1)), "fenced itself");
     assert_eq!(ask(3, &[3]), None, "nobody can be elected");
     assert_eq!(ask(3, &[]), None);
+    let there = |there: i32| contact(NodeId(9), &placed, |_| true, |n| n.0 == there);
+    assert_eq!((there(2), there(7)), (Some(NodeId(2)), None), "one that the client can be sent to");
     // It moves to 4 and 5: those that leave are counted for what was, and not for what is to be.
     partition.replicas = [1, 4, 5, 2, 3].map(replica).to_vec();
     let (target, origin) = ([1, 4, 5].map(NodeId).to_vec(), [1, 2, 3].map(NodeId).to_vec());
     partition.moving = Some(Box::new(Moving { since: 1, target, origin, by_controllers: false }));
-    let ask = |live: &[i32]| contact(NodeId(9), &partition, |n| live.contains(&n.0));
+    let ask = |live: &[i32]| contact(NodeId(9), &partition, |n| live.contains(&n.0), |_| true);
     assert_eq!(ask(&[2, 3]), Some(NodeId(2)), "most of the old ones");
     assert_eq!(ask(&[1, 5]), Some(NodeId(1)), "most of the new ones");
     assert_eq!(ask(&[3, 5]), None);

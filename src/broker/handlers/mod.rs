@@ -191,8 +191,9 @@ fn group_of(image: &Image, topic: &str, partition: i32) -> Option<GroupId> {
 }
 
 /// The broker that clients are told to send admin requests to: any live one forwards, so best the one they talk to.
-fn controller_id(image: &Image, node: NodeId) -> i32 {
-    let mut live = image.live_brokers().map(|broker| broker.node);
+fn controller_id(image: &Image, node: NodeId, listener: &str) -> i32 {
+    let listed = image.live_brokers().filter(|broker| broker.listener(listener).is_some());
+    let mut live = listed.map(|broker| broker.node);
     let first = live.next();
     if first == Some(node) || live.any(|id| id == node) { node.0 } else { first.map_or(-1, |id| id.0) }
 }

@@ -68,11 +68,11 @@ fn partition_out_of_range_has_no_group() {
 #[test]
 fn controller_is_this_node_while_it_lives_else_any_live_one() {
     let mut image = image();
-    assert_eq!(controller_id(&image, NodeId(2)), 2);
-    assert_eq!(controller_id(&image, NodeId(3)), 1);
-    assert_eq!(controller_id(&image, NodeId(9)), 1);
+    assert_eq!(controller_id(&image, NodeId(2), PLAINTEXT), 2);
+    assert_eq!(controller_id(&image, NodeId(3), PLAINTEXT), 1);
+    assert_eq!(controller_id(&image, NodeId(9), PLAINTEXT), 1);
     image.brokers.clear();
-    assert_eq!(controller_id(&image, NodeId(1)), -1);
+    assert_eq!(controller_id(&image, NodeId(1), PLAINTEXT), -1);
 }
 
 #[test]

@@ -587,6 +587,7 @@ fn advertised_listeners_are_set_for_one_broker_and_for_listeners_that_it_has() {
         (1, "A://0.0.0.0:1", "nobody can connect to 0.0.0.0:1"),
         (1, "A://h", "is not HOST:PORT"),
         (0, "A://h:1", "it has PLAINTEXT"),
+        (1, "A://mapped:32768", "is what broker 0 advertises"),
     ] {
         refused!(alter_own(&mut log, node, Some(value)).unwrap_err(), InvalidConfig, why);
     }
