@@ -1,7 +1,7 @@
 //! Our own members of consumer groups ([`Membership`], what `kontiki consume -g` is made of), one by one: whom they ask, when they are told that they are
 //! members no more, what a leader does about new partitions, and that leaving does not depend on one coordinator.
 
-use super::shared;
+use super::exclusive;
 use super::system::{BROKERS, Cluster, Layout};
 use kontiki::broker::groups::partition_of;
 use kontiki::client::{Client, ClientOptions, MemberOptions, Membership, Standing};
@@ -47,7 +47,7 @@ fn looked_up(cluster: &Cluster) -> u64 {
 
 #[test]
 fn coordinator_is_looked_up_once_and_again_when_it_dies_and_new_partitions_are_shared_out() {
-    let _shared = shared();
+    let _alone = exclusive();
     let mut cluster = start("own-coordinator");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let client = client(&cluster);
@@ -90,7 +90,7 @@ fn coordinator_is_looked_up_once_and_again_when_it_dies_and_new_partitions_are_s
 
 #[test]
 fn silent_member_is_fenced_and_leaving_outlives_the_coordinator() {
-    let _shared = shared();
+    let _alone = exclusive();
     let mut cluster = start("own-fencing");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let client = client(&cluster);
