@@ -2,7 +2,7 @@
 # Installs every foreign Kafka client the tests use into target/foreign, on a bare Debian machine too.
 # Idempotent: what is there in the wanted version stays. Anything that cannot be had ends the script with its name.
 #   kcat                     Debian package
-#   confluent-kafka, kafka-python   a venv
+#   confluent-kafka, kafka-python, aiokafka   a venv
 #   franz-go                 built from tests/foreign/franz and examples/go
 #   kafkajs                  npm, for examples/node
 #   rskafka                  crates.io, for examples/rust

@@ -68,7 +68,7 @@ class Cluster:
                 return
             except OSError:
                 if time.time() > deadline or self.nodes[node].poll() is not None:
-                    raise SystemExit(f"node {node} does not listen; {self.directory}/node-{node}/log")
+                    raise OSError(f"node {node} does not listen; {self.directory}/node-{node}/log")
                 time.sleep(0.05)
 
     def ended(self):

@@ -332,13 +332,25 @@ class Matrix:
 
     def killing(self, clients):
         """All these clients read in groups of one coordinator, which is killed under them and comes back."""
-        victim = until(lambda: self.driver.coordinator("any"), "a coordinator")
         runs = []
-        for client in clients:
-            topic = f"{client}.{KILLED}.{self.run}"
-            self.driver.create(topic)
-            self.driver.fill(topic, KILLED, 0, 400)
-            runs.append(Run(client, KILLED, self.driver.bootstrap, topic, self.group_at(client, victim)))
+        try:
+            victim = until(lambda: self.driver.coordinator("any"), "a coordinator")
+            topics = {client: f"{client}.{KILLED}.{self.run}" for client in clients}
+            for topic in topics.values():
+                self.driver.create(topic)
+                self.driver.fill(topic, KILLED, 0, 400)
+            # Their clocks run from here.
+            for client, topic in topics.items():
+                runs.append(Run(client, KILLED, self.driver.bootstrap, topic, self.group_at(client, victim)))
+            self.kill_under(runs)
+        except Exception as error:  # noqa: BLE001
+            for client in clients:
+                self.note(client, KILLED, (page.FAILED, f"the driver: {error!r}"), 0)
+        finally:
+            for run in runs:
+                run.end()
+
+    def kill_under(self, runs):
         reading = [run for run in runs if run.wait_for("ready")]
         # One, unless leaders moved meanwhile.
         for i, broker in enumerate({until(lambda: self.driver.coordinator(run.group), "a coordinator") for run in reading}):

@@ -51,7 +51,7 @@ class Reader(ConsumerRebalanceListener):
             raise Unsupported("aiokafka has no cooperative assignor (KIP-429)")
         self.topic, self.own, self.assigned, self.revoked, self.next = topic, set(), [], [], {}
         self.consumer = wait(made(AIOKafkaConsumer, bootstrap_servers=bootstrap, group_id=group, group_instance_id=instance,
-                                  enable_auto_commit=False, auto_offset_reset="earliest", heartbeat_interval_ms=500))
+                                  enable_auto_commit=False, auto_offset_reset="earliest", heartbeat_interval_ms=500, session_timeout_ms=30_000))
         if group:
             self.consumer.subscribe([topic], listener=self)
         # A member's start is over when it has joined, which may take another one's polling: the loop does both.

@@ -32,7 +32,7 @@ class Reader(kafka.ConsumerRebalanceListener):
         self.topic, self.own, self.assigned, self.revoked, self.next = topic, set(), [], [], {}
         extra = {"partition_assignment_strategy": [CooperativeStickyAssignor]} if cooperative else {}
         self.consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=group, group_instance_id=instance, enable_auto_commit=False,
-                                      auto_offset_reset="earliest", heartbeat_interval_ms=500, **extra)
+                                      auto_offset_reset="earliest", heartbeat_interval_ms=500, session_timeout_ms=30_000, **extra)
         if group:
             self.consumer.subscribe([topic], listener=self)
 

@@ -21,9 +21,16 @@ const (
 	valueBytes = 200
 	// First timestamp of jobs that write or read by time, in ms.
 	baseMillis = 1_700_000_000_000
-	// A job ends by itself before the driver ends it: at 90 s, or 150 s where a coordinator is killed.
-	limit = 85 * time.Second
 )
+
+// limit is when a job ends by itself, before the driver ends it: at MATRIX_LIMIT (90) seconds, or a minute later where a coordinator is killed.
+func limit() time.Duration {
+	seconds, err := strconv.Atoi(os.Getenv("MATRIX_LIMIT"))
+	if err != nil {
+		seconds = 90
+	}
+	return time.Duration(seconds-5) * time.Second
+}
 
 // Header of a record.
 type Header struct {
@@ -140,7 +147,7 @@ func Main(name, module string, open func(bootstrap []string) (Client, error)) {
 			r.partitions = number
 		}
 	}
-	within := limit
+	within := limit()
 	if r.job == "coordinator-killed" {
 		within += time.Minute
 	}
