@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// Brokers are nodes 1 to 3, the controller is node 4.
@@ -435,11 +436,13 @@ impl Drop for Cluster {
     }
 }
 
-/// First of twenty consecutive free ports below the range the kernel takes outgoing ports from.
+/// First of twenty consecutive free ports below the range the kernel takes outgoing ports from. No two clusters of a process get the same: one
+/// that begins while another has not bound its own yet, or has nodes that are dead just then, would find them free.
 fn free_ports() -> u16 {
-    let start = 20_000 + (std::process::id() % 500) as u16 * 20;
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 500) as u16;
     (0..500u16)
-        .map(|i| 20_000 + (start - 20_000 + i * 20) % 10_000)
+        .map(|_| 20_000 + (start + TAKEN.fetch_add(1, Ordering::Relaxed)) % 500 * 20)
         .find(|&base| (base..base + 20).all(|p| TcpListener::bind((Ipv4Addr::LOCALHOST, p)).is_ok()))
         .expect("twenty free ports in a row")
 }
