@@ -225,7 +225,9 @@ fn kafka_hint(code: i16) -> Option<&'static str> {
         ResponseError::ListenerNotFound => {
             "the leader has no listener of the name that this client came in by: give all brokers the same ones (--listen)"
         }
-        ResponseError::InvalidConfig => "`kontiki topic describe --section configs` lists names and values",
+        ResponseError::InvalidConfig => {
+            "names and values: `kontiki topic describe --section configs` for a topic, docs/configuration.md for brokers"
+        }
         ResponseError::NotController | ResponseError::RequestTimedOut => {
             "no controller answers at the moment; see `kontiki cluster health`"
         }

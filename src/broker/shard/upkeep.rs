@@ -407,7 +407,7 @@ impl Shard {
         }
     }
 
-    /// When an active segment began, by its first batch, as Kafka counts `segment.ms`. One that there was no look left for: by its newest.
+    /// When an active segment began, by its first batch, from which `segment.ms` counts (Kafka compares that with the newest record, here it is the clock). One that there was no look left for: by its newest.
     fn began(&mut self, group: GroupId, active: &SegmentInfo, looks: &mut usize) -> i64 {
         if let Some((first, time)) = self.upkeep.begun.get(&group)
             && *first == active.first
