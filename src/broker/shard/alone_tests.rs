@@ -8,6 +8,7 @@ use crate::ctl::image::Change;
 use crate::ctl::listeners::PLAINTEXT;
 use crate::ctl::reassign::{Arrival, GroupMove};
 use crate::ctl::record::{Batch, Record};
+use crate::raftlog::core::PeerProgress;
 use crate::raftlog::engine::EngineConfig;
 use crate::raftlog::message::{Body, Message};
 use crate::segment::fs::sim::SimFs;
@@ -930,6 +931,43 @@ pub(crate) fn decommissioned_broker_that_runs_is_unregistered_when_it_says_that_
     let _drained = alone.ask(drain(ME, "replicas"));
     alone.run(3_000);
     assert!(alone.replica(group).is_none() && !alone.shard.image.brokers.contains_key(&ME));
+}
+
+/// A controller that came with another disk, and votes again before its broker is registered: what it was stayed an observer for ever, and
+/// the voter passed for silent by it.
+#[test]
+fn what_was_on_another_disk_of_a_controller_observes_no_more() {
+    let mut alone = Alone::new();
+    let now = alone.now();
+    let of = |directory| ReplicaId { node: PEER, assignment: 0, directory };
+    let peers = |alone: &mut Alone| {
+        alone.shard.engine.progress(CONTROLLER).iter().map(|p| p.replica).collect::<Vec<_>>()
+    };
+    alone.shard.observe(now, PEER, 7);
+    assert_eq!(peers(&mut alone), [of(7)]);
+    let me = alone.shard.engine.core(CONTROLLER).unwrap().replica();
+    assert!(alone.shard.change_members(now, CONTROLLER, vec![me], vec![of(8)]));
+    assert_eq!(peers(&mut alone), [of(7), of(8)], "nobody has said which of them is there");
+    alone.shard.observe(now, PEER, 8);
+    assert_eq!(peers(&mut alone), [of(8)]);
+    // Another process under the same number by mistake; and a leadership leaves nothing to the next.
+    alone.shard.observe(now, PEER, 9);
+    assert_eq!(peers(&mut alone), [of(8), of(9)]);
+    alone.shard.on_controller_role(now, Role::Follower, None);
+    assert_eq!(peers(&mut alone), [of(8)]);
+
+    let progress = |directory, heard_ms, voter| PeerProgress {
+        replica: of(directory),
+        matched: Index(1),
+        heard_ms,
+        caught_up_ms: heard_ms,
+        voter,
+        is_caught_up: true,
+        counts: true,
+    };
+    let is_heard = |old, new| controllers::is_heard_as_voter(now, PEER, &[old, new]);
+    assert!(is_heard(progress(7, 0, false), progress(8, now.mono, true)));
+    assert!(!is_heard(progress(7, now.mono, false), progress(8, 0, true)));
 }
 
 /// The policy may be another one when this node leads again.

@@ -363,12 +363,14 @@ impl Shard {
         beat != Beat::Unknown
     }
 
-    /// Replicates group 0 to a broker that is not one of its members.
+    /// Replicates group 0 to a broker that is not one of its members. With another disk it is another observer, or a member: what it was
+    /// is not spoken to any more.
     pub(super) fn observe(&mut self, now: Now, node: NodeId, directory: u128) {
         let replica = ReplicaId { node, assignment: 0, directory };
         let is_member = self.engine.core(CONTROLLER).is_some_and(|c| c.configuration().0.is_member(replica));
-        if !is_member && node != self.node() {
-            self.engine.add_observer(now.mono, CONTROLLER, replica);
+        match is_member || node == self.node() {
+            true => self.engine.remove_observer_but(now.mono, CONTROLLER, replica),
+            false => self.engine.add_observer(now.mono, CONTROLLER, replica),
         }
     }
 
@@ -382,7 +384,7 @@ impl Shard {
             self.control.next = now.mono;
             return;
         }
-        self.engine.clear_observers(CONTROLLER);
+        self.engine.clear_observers(now.mono, CONTROLLER);
         self.control.sessions = None;
         self.control.sealed = Sealed::default();
         self.control.watch = Watch::default();

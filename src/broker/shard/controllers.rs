@@ -334,10 +334,8 @@ impl Shard {
         let (configuration, id) = core.configuration();
         let is_settled = !configuration.is_joint() && id.index <= core.commit();
         let is_there = |node: NodeId| {
-            let peer = peers.iter().find(|peer| peer.replica.node == node);
-            let is_heard = peer.is_some_and(|peer| now.mono.saturating_sub(peer.heard_ms) < ABSENT_MS);
             node == self.node()
-                || (is_heard
+                || (is_heard_as_voter(now, node, peers)
                     && !self.gone.contains_key(&node)
                     && !self.controllers.stopping.contains_key(&node))
         };
@@ -568,4 +566,10 @@ fn missed(core: &Core) -> Vec<NodeId> {
     }
     let is_missed = |r: &ReplicaId| *r != core.replica() && !configuration.is_quorum(|other| other != *r);
     configuration.members().filter(is_missed).map(|replica| replica.node).collect()
+}
+
+/// What was on another disk of the node may be an observer still, of which nothing is heard.
+pub(super) fn is_heard_as_voter(now: Now, node: NodeId, peers: &[PeerProgress]) -> bool {
+    let is_heard = |peer: &PeerProgress| peer.voter && now.mono.saturating_sub(peer.heard_ms) < ABSENT_MS;
+    peers.iter().any(|peer| peer.replica.node == node && is_heard(peer))
 }

@@ -358,10 +358,21 @@ impl Engine {
         }
     }
 
+    /// What else its node observed with is not replicated to any more.
+    pub fn remove_observer_but(&mut self, now: Millis, group: GroupId, replica: ReplicaId) {
+        let Some(slot) = self.by_id.get(&group).copied() else { return };
+        let (observers, node) = (&mut self.groups[slot].observers, replica.node);
+        if observers.iter().any(|r| r.node == node && *r != replica) {
+            observers.retain(|r| r.node != node);
+            self.step(now, slot, Event::RemoveObserver { node }, Payloads::None);
+        }
+    }
+
     /// Nobody observes any more (leadership of group 0 was lost).
-    pub fn clear_observers(&mut self, group: GroupId) {
-        if let Some(slot) = self.by_id.get(&group) {
-            self.groups[*slot].observers.clear();
+    pub fn clear_observers(&mut self, now: Millis, group: GroupId) {
+        let Some(slot) = self.by_id.get(&group).copied() else { return };
+        for observer in std::mem::take(&mut self.groups[slot].observers) {
+            self.step(now, slot, Event::RemoveObserver { node: observer.node }, Payloads::None);
         }
     }
 
