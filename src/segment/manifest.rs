@@ -10,7 +10,9 @@ use super::fs::{Fs, OpenMode};
 use super::image::{GroupImage, Image};
 use super::index::{TermIndex, TermSpan, read_whole};
 use super::journal::Position;
-use super::record::{get_file, get_options, get_origin, put_file, put_options, put_origin};
+use super::record::{get_cleaned, get_file, get_options, get_origin};
+use super::record::{put_cleaned, put_file, put_options, put_origin};
+use super::tombstones::Cleaned;
 use super::types::*;
 use super::{Error, error};
 use bytes::BufMut;
@@ -19,9 +21,11 @@ use std::path::Path;
 /// First bytes of a manifest.
 pub(crate) const MANIFEST_MAGIC: [u8; 8] = *b"KONTIKIM";
 /// Newest format this code reads. One number for the whole directory.
-pub(crate) const FORMAT_VERSION: u16 = 3;
+pub(crate) const FORMAT_VERSION: u16 = 4;
 /// The one it writes of a directory in which nothing has been rewritten yet: the version of the program before reads it.
 pub(crate) const FORMAT_UNCOMPACTED: u16 = 2;
+/// From this one on it says of each group how clean it is. Format 3 knows of rewritten files alone.
+const FORMAT_CLEANED: u16 = 4;
 const HEADER: usize = 32;
 const COPIES: [&str; 2] = ["a", "b"];
 
@@ -255,6 +259,9 @@ fn put_group(out: &mut Vec<u8>, g: &GroupImage, format: u16) {
         put_log_id(out, *id);
         put_bytes(out, payload);
     }
+    if format >= FORMAT_CLEANED {
+        put_cleaned(out, &g.cleaned);
+    }
 }
 
 fn get_group(version: u16, b: &mut &[u8]) -> Option<GroupImage> {
@@ -288,6 +295,7 @@ fn get_group(version: u16, b: &mut &[u8]) -> Option<GroupImage> {
         configurations.push((get_log_id(b)?, get_bytes(b)?));
     }
     let terms = TermIndex(spans);
+    let cleaned = if version >= FORMAT_CLEANED { get_cleaned(b)? } else { Cleaned::default() };
     Some(GroupImage {
         group,
         name,
@@ -300,6 +308,7 @@ fn get_group(version: u16, b: &mut &[u8]) -> Option<GroupImage> {
         terms,
         configurations,
         needs_repair,
+        cleaned,
     })
 }
 

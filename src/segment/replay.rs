@@ -341,6 +341,7 @@ impl<'a> Replay<'a> {
         for (group, doubt) in &self.doubts {
             if let Some(g) = self.image.groups.get_mut(group) {
                 g.doubt(*doubt);
+                g.doubt_cleaned();
             }
         }
         self.doubts.keys().copied().collect()

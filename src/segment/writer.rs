@@ -199,7 +199,7 @@ impl Writer {
 
     /// A round that the program before this one would take for damage: first the manifest tells it not to open the directory.
     fn raise_format(&mut self, round: &Round) -> Result<()> {
-        if self.image.format >= manifest::FORMAT_VERSION || !round.ops.iter().any(Op::is_rewrite) {
+        if self.image.format >= manifest::FORMAT_VERSION || !round.ops.iter().any(Op::needs_format) {
             return Ok(());
         }
         self.finish_checkpoint()?;

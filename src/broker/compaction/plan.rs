@@ -29,8 +29,6 @@ pub struct File {
     pub max_timestamp: i64,
     /// It is the one appended to.
     pub is_active: bool,
-    /// A pass of the cleaner wrote it.
-    pub is_cleaned: bool,
 }
 
 /// How a partition stands.
@@ -60,14 +58,7 @@ impl Look {
     }
 }
 
-/// First dirty offset after a start. A pass goes oldest file first and swaps each before the next one, so what lies before the
-/// end of the last file that a pass wrote was part of that pass.
-pub fn first_dirty(files: &[File]) -> Offset {
-    let start = files.first().map_or(Offset(0), |file| file.base_offset);
-    files.iter().rev().find(|file| file.is_cleaned).map_or(start, |file| file.next_offset)
-}
-
-/// Looks at one partition. `first_dirty` = what is remembered of its last pass; `committed` = its high watermark.
+/// Looks at one partition. `first_dirty` = up to where it is clean (decisions/0022); `committed` = its high watermark.
 pub fn look(files: &[File], first_dirty: Offset, committed: Offset, policy: &Policy, now_ms: i64) -> Look {
     let start = files.first().map_or(Offset(0), |file| file.base_offset);
     let end = files.last().map_or(start, |file| file.next_offset);
@@ -124,7 +115,6 @@ mod tests {
             first_timestamp: Some(at * 10),
             max_timestamp: at * 10 + 9,
             is_active: at == closed,
-            is_cleaned: false,
         };
         (0..=closed).map(file).collect()
     }
@@ -199,16 +189,5 @@ mod tests {
         assert_eq!(of(&[look(10, 0), look(50, 0)]), None);
         assert_eq!(of(&[look(60, 0), look(90, 0), look(90, 0), look(80, 0)]), Some(1));
         assert_eq!(of(&[look(60, 0), look(90, 0), look(1, 5), look(0, 9)]), Some(2));
-    }
-
-    #[test]
-    fn first_dirty_offset_after_a_start_is_the_end_of_the_last_file_that_a_pass_wrote() {
-        let mut files = files(4);
-        assert_eq!(first_dirty(&files), Offset(0));
-        files[1].is_cleaned = true;
-        assert_eq!(first_dirty(&files), Offset(20));
-        files.remove(0);
-        files[0].is_cleaned = false;
-        assert_eq!(first_dirty(&files), Offset(10));
     }
 }

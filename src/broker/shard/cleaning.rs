@@ -113,21 +113,32 @@ impl CleanerStep {
 /// Closed files that become one.
 #[derive(Default)]
 struct Chunk {
-    files: Vec<u64>,
+    /// Their numbers, and where each ends.
+    files: Vec<(u64, Offset)>,
     bytes: u64,
-    /// Every key in them is in the pass's map: what is written of them counts as clean.
-    is_learned: bool,
+}
+
+impl Chunk {
+    fn numbers(&self) -> Vec<u64> {
+        self.files.iter().map(|(number, _)| *number).collect()
+    }
+
+    fn end(&self) -> Offset {
+        self.files.last().map_or(Offset(0), |(_, end)| *end)
+    }
 }
 
 /// The compaction under way.
 pub(super) struct Running {
     group: GroupId,
     replica: ReplicaId,
-    /// Generation and commit index when it began: what was learned counts for that log.
-    pub(super) log: (Generation, Index),
+    /// Generation, commit index and [`Store::changes`](crate::segment::Store::changes) when it began: what was learned counts for that log.
+    pub(super) log: (Generation, Index, u64),
     look: Look,
     /// Files to be replaced together and their bytes, oldest first; none before all is learned.
     chunks: VecDeque<Chunk>,
+    /// Where the files end that are being rewritten.
+    rewritten_to: Offset,
     /// What was learned, while nothing is given out.
     pass: Option<Box<Pass>>,
     /// Given out as soon as it is time.
@@ -141,8 +152,6 @@ pub(super) struct Running {
 /// What is remembered of a partition.
 struct Known {
     replica: ReplicaId,
-    /// Where its last pass ended.
-    first_dirty: Option<Offset>,
     /// Time of the first batch of each of its files.
     first_times: BTreeMap<u64, i64>,
     /// Since when its active file was seen with records.
@@ -283,14 +292,15 @@ impl Shard {
     }
 
     fn may_go_on(&self, running: &Running) -> bool {
-        let log = self.log_of(running.group);
-        self.may_clean(running.group, running.replica)
-            && log.is_some_and(|(generation, commit)| generation == running.log.0 && commit >= running.log.1)
+        let (generation, commit, changes) = running.log;
+        let fits = |log: (Generation, Index, u64)| (log.0, log.2) == (generation, changes) && log.1 >= commit;
+        self.may_clean(running.group, running.replica) && self.log_of(running.group).is_some_and(fits)
     }
 
-    fn log_of(&self, group: GroupId) -> Option<(Generation, Index)> {
+    fn log_of(&self, group: GroupId) -> Option<(Generation, Index, u64)> {
         let core = self.engine.core(group)?;
-        Some((core.epoch().generation, self.partitions.get(&group)?.commit))
+        let changes = self.engine.store_ref().changes(group);
+        Some((core.epoch().generation, self.partitions.get(&group)?.commit, changes))
     }
 
     /// An early end costs a partition its turn, so that it keeps none from others.
@@ -342,16 +352,15 @@ impl Shard {
         let p = self.partitions.get(&group)?;
         let (policy, committed) = (policy_of(&p.config), p.high_watermark);
         let closed = self.engine.store_ref().closed_files(group).ok()?;
-        let known = self.cleaning.known.entry(group).or_insert_with(|| Known {
+        let first_dirty = self.engine.store_ref().cleaned(group).ok()?.clean;
+        self.cleaning.known.entry(group).or_insert_with(|| Known {
             replica,
-            first_dirty: None,
             first_times: BTreeMap::new(),
             active: None,
             failed: None,
             rests_until: 0,
         });
         let mut files: Vec<File> = closed.iter().map(file_of).collect();
-        let first_dirty = known.first_dirty.unwrap_or_else(|| plan::first_dirty(&files));
         if policy.max_lag_ms != i64::MAX {
             self.close_old(now, group, policy.max_lag_ms);
             self.note_first_times(group, first_dirty, &closed, &mut files);
@@ -435,6 +444,7 @@ impl Shard {
             chunks: VecDeque::new(),
             pass: None,
             next: Some(CleanerStep::new(Job::Learn(Box::new(reader)), Box::new(Pass::new(terms)))),
+            rewritten_to: look.first_dirty,
             busy: 0,
             bytes_read: 0,
             bytes_left: closed.iter().filter(is_dirty).map(|file| file.bytes).sum(),
@@ -457,7 +467,7 @@ impl Shard {
                 }
                 Err(error) => return self.note_failure(now, group, None, &error),
             },
-            Job::Rewrite(rewrite) => match self.engine.store().end_rewrite(*rewrite) {
+            Job::Rewrite(rewrite) => match self.swap(&running, &pass, *rewrite) {
                 Ok(Ended::Replaced | Ended::Unchanged) => {}
                 Ok(Ended::Void) => return self.abandon(now, group, None),
                 Err(error) => return self.note_failure(now, group, None, &error),
@@ -472,19 +482,29 @@ impl Shard {
         }
     }
 
+    /// Puts a new file in its place, and the copy is clean up to its end, as far as the pass has learned: in one round.
+    fn swap(&mut self, running: &Running, pass: &Pass, rewrite: Rewrite) -> Result<Ended, Error> {
+        let group = running.group;
+        let store = self.engine.store();
+        let ended = store.end_rewrite(rewrite)?;
+        if matches!(ended, Ended::Replaced | Ended::Unchanged) {
+            store.note_cleaned(group, running.rewritten_to.min(pass.end()))?;
+        }
+        Ok(ended)
+    }
+
     /// Files that become one: as many neighbours as make up one segment.
     fn chunks(&self, group: GroupId, closed: &[ClosedFile], look: &Look, end: Offset) -> VecDeque<Chunk> {
         let most = self.partitions.get(&group).map_or(0, |p| p.config.segment_bytes);
         let mut chunks = VecDeque::<Chunk>::new();
         for file in closed.iter().filter(|file| file.base_offset < end && file.next_offset <= look.until) {
-            let is_learned = file.next_offset <= end;
             match chunks.back_mut() {
                 Some(chunk) if chunk.bytes + file.bytes <= most => {
-                    chunk.files.push(file.number);
+                    chunk.files.push((file.number, file.next_offset));
                     chunk.bytes += file.bytes;
-                    chunk.is_learned &= is_learned;
                 }
-                _ => chunks.push_back(Chunk { files: vec![file.number], bytes: file.bytes, is_learned }),
+                _ => chunks
+                    .push_back(Chunk { files: vec![(file.number, file.next_offset)], bytes: file.bytes }),
             }
         }
         chunks
@@ -495,9 +515,9 @@ impl Shard {
         let (group, committed) = (running.group, self.partitions.get(&running.group).map(|p| p.commit));
         let (Some(chunk), Some(committed)) = (running.chunks.front(), committed) else { return };
         self.cleaning.next = now.mono;
-        match self.engine.store().begin_rewrite(group, &chunk.files, committed, chunk.is_learned) {
+        match self.engine.store().begin_rewrite(group, &chunk.numbers(), committed) {
             Ok(Some(rewrite)) => {
-                running.bytes_left = chunk.bytes;
+                (running.bytes_left, running.rewritten_to) = (chunk.bytes, chunk.end());
                 running.chunks.pop_front();
                 running.next =
                     running.pass.take().map(|pass| CleanerStep::new(Job::Rewrite(Box::new(rewrite)), pass));
@@ -512,10 +532,10 @@ impl Shard {
             }
             // Something without entries lies between them.
             Err(Error::OutOfRange) if chunk.files.len() > 1 => {
-                let Chunk { files, bytes, is_learned } = running.chunks.pop_front().unwrap_or_default();
+                let Chunk { files, bytes } = running.chunks.pop_front().unwrap_or_default();
                 let bytes = bytes / files.len().max(1) as u64;
-                let apart = |number| Chunk { files: vec![number], bytes, is_learned };
-                files.into_iter().rev().for_each(|number| running.chunks.push_front(apart(number)));
+                let apart = |file| Chunk { files: vec![file], bytes };
+                files.into_iter().rev().for_each(|file| running.chunks.push_front(apart(file)));
             }
             Err(error) => {
                 running.pass = None;
@@ -531,7 +551,6 @@ impl Shard {
         let left: u64 =
             closed.iter().filter(|file| file.next_offset <= running.look.until).map(|file| file.bytes).sum();
         if let Some(known) = self.cleaning.known.get_mut(&group) {
-            known.first_dirty = Some(pass.end());
             (known.failed, known.rests_until) = (None, 0);
         }
         tracing::info!(
@@ -559,9 +578,6 @@ impl Shard {
             tracing::debug!(%group, %error, "compaction given up");
         }
         self.rest(now, group, RESTS_MS);
-        if let Some(known) = self.cleaning.known.get_mut(&group) {
-            known.first_dirty = None;
-        }
         self.status.cleaner.running = None;
         self.cleaning.running = None;
     }
@@ -603,6 +619,5 @@ fn file_of(file: &ClosedFile) -> File {
         first_timestamp: None,
         max_timestamp: file.max_timestamp,
         is_active: false,
-        is_cleaned: file.is_rewritten,
     }
 }

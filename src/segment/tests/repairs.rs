@@ -48,11 +48,11 @@ pub(super) fn repair(store: &mut Store, writer: &mut Writer, entries: &[Entry]) 
         match store.repair(G) {
             Ok(Repair::Whole) => return commit(store, writer).is_ok(),
             Ok(Repair::Working) => {}
-            Ok(Repair::Needs(from, to)) => {
+            Ok(Repair::Needs(from, to, _)) => {
                 // Two at a time, as an answer is bounded.
                 let some =
                     entries.iter().filter(|e| e.meta.id.index >= from && e.meta.id.index <= to).take(2);
-                store.mend(G, some.cloned().collect());
+                store.mend(G, some.cloned().collect(), Cleaned::default());
             }
             Err(_) => return false,
         }
@@ -139,9 +139,9 @@ pub(crate) fn entry_of_another_epoch_is_not_taken() {
     let mut wrong = entries.clone();
     wrong.iter_mut().for_each(|e| e.meta.id.epoch = Epoch::new(0, 7));
     for _ in 0..20 {
-        if let Ok(Repair::Needs(from, _)) = store.repair(G) {
+        if let Ok(Repair::Needs(from, ..)) = store.repair(G) {
             assert_eq!(from, Index(1));
-            store.mend(G, wrong[..1].to_vec());
+            store.mend(G, wrong[..1].to_vec(), Cleaned::default());
         }
         commit(&mut store, &mut writer).expect("durable");
         writer.idle();
@@ -300,9 +300,9 @@ fn damage_in_a_directory_where_nothing_else_happens_is_repaired() {
         match store.repair(G).expect("works") {
             Repair::Whole => return true,
             Repair::Working => {}
-            Repair::Needs(from, to) => {
+            Repair::Needs(from, to, _) => {
                 let some = entries.iter().filter(|e| e.meta.id.index >= from && e.meta.id.index <= to);
-                store.mend(G, some.cloned().collect());
+                store.mend(G, some.cloned().collect(), Cleaned::default());
             }
         }
         // As the engine does: a round only if there is work.
@@ -347,10 +347,10 @@ fn many_damaged_groups_wait_in_line_and_none_holds_it_up() {
         for group in 1..=GROUPS {
             match store.repair(GroupId(group)).expect("works") {
                 Repair::Needs(..) if is_lost(group) => store.yield_repair(GroupId(group)),
-                Repair::Needs(from, to) => {
+                Repair::Needs(from, to, _) => {
                     let all = entries[&group].iter();
                     let some = all.filter(|e| e.meta.id.index >= from && e.meta.id.index <= to);
-                    store.mend(GroupId(group), some.cloned().collect());
+                    store.mend(GroupId(group), some.cloned().collect(), Cleaned::default());
                 }
                 Repair::Working | Repair::Whole => {}
             }
