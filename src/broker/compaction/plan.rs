@@ -44,6 +44,8 @@ pub struct Look {
     pub bytes: u64,
     /// By how much the oldest dirty record is older than `max.compaction.lag.ms`, ms; 0: it is not.
     pub overdue_ms: i64,
+    /// Another replica waits for this one to be clean.
+    pub is_wanted: bool,
 }
 
 impl Look {
@@ -54,7 +56,12 @@ impl Look {
 
     /// Whether a pass is worth it.
     pub fn is_due(&self, policy: &Policy) -> bool {
-        self.dirty_bytes > 0 && (self.overdue_ms > 0 || self.dirty_ratio() > policy.min_dirty_ratio)
+        self.dirty_bytes > 0 && (self.is_urgent() || self.dirty_ratio() > policy.min_dirty_ratio)
+    }
+
+    /// Whether it is, whatever the ratio.
+    fn is_urgent(&self) -> bool {
+        self.overdue_ms > 0 || self.is_wanted
     }
 }
 
@@ -85,7 +92,7 @@ pub fn look(files: &[File], first_dirty: Offset, committed: Offset, policy: &Pol
     }
     let latest = now_ms.saturating_sub(policy.max_lag_ms.max(0));
     let overdue_ms = oldest.map_or(0, |time| latest.saturating_sub(time).max(0));
-    Look { first_dirty, until, dirty_bytes, bytes, overdue_ms }
+    Look { first_dirty, until, dirty_bytes, bytes, overdue_ms, is_wanted: false }
 }
 
 /// The dirtiest of those that are due.
@@ -93,9 +100,9 @@ pub fn choose<T: Copy + Ord>(looks: impl Iterator<Item = (T, Look, Policy)>) -> 
     let due = looks.filter(|(_, look, policy)| look.is_due(policy));
     let chosen = due.max_by(|a, b| {
         let by_ratio = a.1.dirty_ratio().total_cmp(&b.1.dirty_ratio());
-        // What is overdue comes first; equals in a fixed order.
-        let overdue = (a.1.overdue_ms > 0).cmp(&(b.1.overdue_ms > 0));
-        overdue.then(by_ratio).then(b.0.cmp(&a.0))
+        // What is urgent comes first; equals in a fixed order.
+        let urgent = a.1.is_urgent().cmp(&b.1.is_urgent());
+        urgent.then(by_ratio).then(b.0.cmp(&a.0))
     });
     chosen.map(|(what, look, _)| (what, look))
 }
@@ -182,6 +189,7 @@ mod tests {
             dirty_bytes,
             bytes: 100,
             overdue_ms,
+            is_wanted: false,
         };
         let of = |looks: &[Look]| {
             choose(looks.iter().enumerate().map(|(at, look)| (at, *look, ANY))).map(|(at, _)| at)
@@ -189,5 +197,7 @@ mod tests {
         assert_eq!(of(&[look(10, 0), look(50, 0)]), None);
         assert_eq!(of(&[look(60, 0), look(90, 0), look(90, 0), look(80, 0)]), Some(1));
         assert_eq!(of(&[look(60, 0), look(90, 0), look(1, 5), look(0, 9)]), Some(2));
+        let wanted = |dirty_bytes| Look { is_wanted: true, ..look(dirty_bytes, 0) };
+        assert_eq!(of(&[look(90, 0), wanted(1), wanted(0)]), Some(1));
     }
 }

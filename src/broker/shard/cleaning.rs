@@ -5,8 +5,8 @@
 //! files are replaced `segment`'s. Every replica compacts its own copy.
 //! - A replica that is damaged, under repair or in doubt is left alone, and so is a full disk.
 //! - Files are replaced oldest first, each before the next one is begun.
-//! - Tombstones stay. One may go only when no copy of the partition holds what it deleted any more, and nobody knows that yet (decision
-//!   0020): a replica put together from copies that were compacted at different times would show the deleted value again.
+//! - A tombstone goes in a later pass than what it deleted, when its time is over and no copy of the partition holds that any more
+//!   (`tombstones`, decision 0022). That it may be missing is recorded with the file that leaves it out; how clean the copy is, too.
 //! - What was learned of a log counts for that log alone: a new generation, or a commit index that went back, ends the compaction.
 //! - What fails makes the partition uncleanable for a while, longer each time; the log and /metrics say why.
 
@@ -19,7 +19,7 @@ use crate::ctl::configs;
 use crate::raftlog::core::Millis;
 use crate::segment::{
     ClosedFile, ClosedReader, Doubt, Ended, EntryKind, Error, Generation, GroupId, Index, Keep, Offset,
-    ReplicaId, Rewrite, Step,
+    ReplicaId, Rewrite, SegmentInfo, Step,
 };
 use crate::wire::batch::BatchHeader;
 use crate::wire::record::retain::Retained;
@@ -177,6 +177,8 @@ pub(super) struct Cleaning {
     /// Files that may still be looked into in this turn.
     first_looks: usize,
     known: BTreeMap<GroupId, Known>,
+    /// Up to where others wait for a group to be clean.
+    wanted: BTreeMap<GroupId, Offset>,
     pub(super) running: Option<Running>,
     is_out: bool,
 }
@@ -195,6 +197,7 @@ impl Cleaning {
             passes: 0,
             first_looks: 0,
             known: BTreeMap::new(),
+            wanted: BTreeMap::new(),
             running: None,
             is_out: false,
         }
@@ -202,6 +205,12 @@ impl Cleaning {
 
     pub(super) fn deadline(&self) -> Millis {
         if self.is_out || !self.is_enabled { Millis::MAX } else { self.next }
+    }
+
+    /// A group is to be clean up to here, or further.
+    pub(super) fn want(&mut self, group: GroupId, until: Offset) {
+        let wanted = self.wanted.entry(group).or_insert(until);
+        *wanted = until.max(*wanted);
     }
 }
 
@@ -315,6 +324,8 @@ impl Shard {
         let compacted: BTreeSet<(GroupId, ReplicaId)> =
             self.partitions.values().filter(|p| p.config.compacts).map(|p| (p.group, p.replica)).collect();
         self.cleaning.known.retain(|group, known| compacted.contains(&(*group, known.replica)));
+        let compacts = |group: &GroupId| self.partitions.get(group).is_some_and(|p| p.config.compacts);
+        self.cleaning.wanted.retain(|group, _| compacts(group));
         let mut looks = Vec::new();
         self.cleaning.first_looks = FIRST_LOOKS;
         for (group, replica) in compacted {
@@ -349,10 +360,11 @@ impl Shard {
 
     /// How one partition stands.
     fn look_at_dirt(&mut self, now: Now, group: GroupId, replica: ReplicaId) -> Option<(Look, Policy)> {
+        let first_dirty = self.engine.store_ref().cleaned(group).ok()?.clean;
+        let is_wanted = self.is_wanted(group, first_dirty);
         let p = self.partitions.get(&group)?;
         let (policy, committed) = (policy_of(&p.config), p.high_watermark);
         let closed = self.engine.store_ref().closed_files(group).ok()?;
-        let first_dirty = self.engine.store_ref().cleaned(group).ok()?.clean;
         self.cleaning.known.entry(group).or_insert_with(|| Known {
             replica,
             first_times: BTreeMap::new(),
@@ -365,7 +377,25 @@ impl Shard {
             self.close_old(now, group, policy.max_lag_ms);
             self.note_first_times(group, first_dirty, &closed, &mut files);
         }
-        Some((plan::look(&files, first_dirty, committed, &policy, now.wall_ms), policy))
+        let look = plan::look(&files, first_dirty, committed, &policy, now.wall_ms);
+        Some((Look { is_wanted, ..look }, policy))
+    }
+
+    /// Whether another replica waits for this one to be clean to where it is not. What is appended to is closed for that.
+    fn is_wanted(&mut self, group: GroupId, clean: Offset) -> bool {
+        let Some(until) = self.cleaning.wanted.get(&group).copied() else { return false };
+        if clean >= until {
+            self.cleaning.wanted.remove(&group);
+            return false;
+        }
+        let segments = self.engine.store_ref().segments(group).unwrap_or_default();
+        let holds = |file: &&SegmentInfo| file.base_offset < until && until <= file.next_offset;
+        if segments.last().filter(holds).is_some()
+            && let Err(error) = self.engine.store().roll(group)
+        {
+            tracing::warn!(%group, %error, "active segment could not be rolled");
+        }
+        true
     }
 
     /// `max.compaction.lag.ms`: what is written to for that long is closed, however little it is.
@@ -410,6 +440,7 @@ impl Shard {
         // None: the producers' state is ahead of what is committed; it soon is not.
         let Some(producers) = p.remembered_producers() else { return Ok(()) };
         let replica = p.replica;
+        let (delete_retention_ms, floor) = (p.config.delete_retention_ms, self.floor_of(group));
         let closed = self.engine.store_ref().closed_files(group)?;
         let is_dirty =
             |file: &&ClosedFile| file.next_offset > look.first_dirty && file.next_offset <= look.until;
@@ -424,9 +455,8 @@ impl Shard {
             first_dirty: look.first_dirty,
             until: look.until,
             now_ms: now.wall_ms,
-            // No batch claims a horizon that nobody honours.
-            delete_retention_ms: None,
-            drops_tombstones: false,
+            delete_retention_ms,
+            floor,
             producers,
             buffer_bytes: self.cleaning.buffer_bytes,
             // The boot id is random, and no client knows it.
@@ -482,10 +512,12 @@ impl Shard {
         }
     }
 
-    /// Puts a new file in its place, and the copy is clean up to its end, as far as the pass has learned: in one round.
+    /// Puts a new file in its place; what may be missing from now on, and that the copy is clean up to its end, as far as the pass has learned,
+    /// is recorded in the same round.
     fn swap(&mut self, running: &Running, pass: &Pass, rewrite: Rewrite) -> Result<Ended, Error> {
         let group = running.group;
         let store = self.engine.store();
+        store.note_dropped(group, pass.dropped())?;
         let ended = store.end_rewrite(rewrite)?;
         if matches!(ended, Ended::Replaced | Ended::Unchanged) {
             store.note_cleaned(group, running.rewritten_to.min(pass.end()))?;
@@ -555,7 +587,7 @@ impl Shard {
         }
         tracing::info!(
             %group, to = %pass.end(), before = running.look.bytes, after = left, records = figures.read,
-            superseded = figures.superseded, keys = figures.keys, full = figures.is_full, "compacted"
+            superseded = figures.superseded, tombstones = figures.tombstones, keys = figures.keys, full = figures.is_full, "compacted"
         );
         if figures.unreadable > 0 {
             tracing::warn!(%group, batches = figures.unreadable, "batches that cannot be read were kept as they are");
@@ -565,6 +597,7 @@ impl Shard {
         status.bytes_read += running.bytes_read;
         status.bytes_freed += running.look.bytes.saturating_sub(left);
         status.records_superseded += figures.superseded;
+        status.tombstones_removed += figures.tombstones;
         status.running = None;
         self.tell_uncleanable();
     }
@@ -572,10 +605,9 @@ impl Shard {
     /// Gives a compaction up, without blame. What it has replaced so far stays replaced.
     pub(super) fn abandon(&mut self, now: Now, group: GroupId, step: Option<CleanerStep>) {
         self.cleaning.next = now.mono + self.cleaning.backoff;
-        if let Some(CleanerStep { job: Job::Rewrite(rewrite), .. }) = step
-            && let Err(error) = self.engine.store().end_rewrite(*rewrite)
-        {
-            tracing::debug!(%group, %error, "compaction given up");
+        if let Some(CleanerStep { job: Job::Rewrite(_), .. }) = step {
+            // Whole or not: nothing has been recorded of what it leaves out.
+            self.engine.store().cancel_rewrite(group);
         }
         self.rest(now, group, RESTS_MS);
         self.status.cleaner.running = None;

@@ -45,9 +45,8 @@ pub enum Repair {
     Whole,
     /// Work is under way, or waits for entries to reach their file: ask again soon.
     Working,
-    /// These entries are needed, the first to the last: [`Store::mend`]. With what their source has to be: clean to this offset, and the
-    /// holder of this entry, the last one below it here ([`Store::holds`]).
-    Needs(Index, Index, Option<(Offset, LogId)>),
+    /// These entries are needed, the first to the last: [`Store::mend`]. And up to where their source has to be clean, if that matters.
+    Needs(Index, Index, Option<Offset>),
 }
 
 /// What became of an answer of a peer.
@@ -68,8 +67,6 @@ pub(super) struct Session {
     from: Offset,
     /// All copies that gave entries, joined.
     source: Option<Cleaned>,
-    /// What a source has to be, as it was looked up last.
-    needs: Option<(Offset, LogId)>,
 }
 
 enum State {
@@ -299,18 +296,7 @@ impl Store {
             State::Waiting(copy, index) => {
                 let (index, is_blind) = (*index, copy.own.is_none());
                 let end = session.old.last.index;
-                let of_source = self.group(group)?.image.cleaned.needs_of_source(session.range());
-                if session.needs.map(|(offset, _)| offset) != of_source {
-                    let last = of_source.map(|offset| Ok((offset, self.last_below(group, offset)?)));
-                    session.needs = match last.transpose() {
-                        Ok(needs) => needs,
-                        Err(error) => {
-                            self.repairs.insert(group, session);
-                            return Err(error);
-                        }
-                    };
-                }
-                let needs = session.needs;
+                let needs = self.cleaned(group)?.needs_of_source(session.range());
                 self.repairs.insert(group, session);
                 // Before what is known to be damaged one entry at a time: the next may be sound. Behind it frames are not where they would
                 // have to be.
@@ -330,7 +316,7 @@ impl Store {
     }
 
     /// Gives a repair the entries it needs; those that are not the ones that were here are left out. `source`: the numbers of the copy that
-    /// they come from, as of when they were read there. Whether it holds what it has to, only the source can tell.
+    /// they come from, as of when they were read there, and as far as they speak of this log ([`Cleaned::of_another_log`]).
     pub fn mend(&mut self, group: GroupId, entries: Vec<Entry>, source: Cleaned) -> Mended {
         let is_threaded = self.fs.is_threaded();
         let Ok(cleaned) = self.cleaned(group) else { return Mended::Taken };
@@ -426,7 +412,7 @@ impl Store {
             file: old.clone(),
         });
         let state = Session::start(copy, Vec::new(), self.fs.is_threaded());
-        self.repairs.insert(group, Session { old, new, state, from: next_offset, source: None, needs: None });
+        self.repairs.insert(group, Session { old, new, state, from: next_offset, source: None });
         Ok(())
     }
 
