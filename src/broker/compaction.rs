@@ -74,7 +74,7 @@ pub struct Pass {
     terms: Terms,
     keys: Keys,
     end: Offset,
-    /// Offset after the last tombstone that was left out.
+    /// Offset after the last batch of which a tombstone was left out.
     dropped: Offset,
     /// The second reading has met a batch that it could not look into.
     is_behind_unread: bool,
@@ -181,7 +181,7 @@ impl Pass {
             figures.superseded += u64::from(!stays);
             if stays && may_go {
                 figures.tombstones += 1;
-                *dropped = (*dropped).max(Offset(record.offset + 1));
+                *dropped = (*dropped).max(next);
             }
             stays && !may_go
         });

@@ -368,12 +368,14 @@ impl GroupImage {
         Ok(0)
     }
 
-    /// Records of the group are lost. One may have said that a file has not been rewritten after all, or is one that was repaired: nothing
-    /// that is here counts as clean, and what was removed because of something that may be gone is missing.
+    /// Records of the group are lost: they may have put files in place that a later one calls clean. Nothing that is here counts as clean,
+    /// and what was ever removed may be missing.
     pub(crate) fn doubt_cleaned(&mut self) {
         let (clean, start) = (self.cleaned.clean, self.log_start.base_offset);
-        if clean > start {
-            self.cleaned.drops_to(clean);
+        let rewritten = self.files.iter().filter(|file| file.is_compacted || file.age_timestamp >= 0);
+        let end = rewritten.map(|file| file.next_offset).max();
+        if clean > start || end.is_some() {
+            self.cleaned.drops_to(end.map_or(clean, |end| end.max(clean)));
             self.cleaned.cut(start);
         }
     }

@@ -25,7 +25,7 @@ pub(crate) const FORMAT_VERSION: u16 = 4;
 /// The one it writes of a directory in which nothing has been rewritten yet: the version of the program before reads it.
 pub(crate) const FORMAT_UNCOMPACTED: u16 = 2;
 /// From this one on it says of each group how clean it is. Format 3 knows of rewritten files alone.
-const FORMAT_CLEANED: u16 = 4;
+pub(crate) const FORMAT_CLEANED: u16 = 4;
 const HEADER: usize = 32;
 const COPIES: [&str; 2] = ["a", "b"];
 

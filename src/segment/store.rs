@@ -441,7 +441,6 @@ impl Store {
         let index = start.prev.index;
         assert!(now <= index && index <= last, "log start {index} outside {now}..={last}");
         let dropped = g.image.set_log_start(&start);
-        g.changes += 1;
         self.lru.forget_some(&g.segments, &dropped);
         g.drop_files(&dropped);
         self.tail_bytes -= g.tail.evict(index, |_, _| true);

@@ -169,7 +169,7 @@ impl Model {
             let (index, next) = (entry.meta.id.index.0, entry.meta.next_offset());
             let horizon = self.horizons.get(&index).copied();
             if next <= terms.first_dirty.min(terms.floor) && horizon.is_some_and(|at| terms.now_ms >= at) {
-                self.dropped = self.dropped.max(tombstones.iter().max().map_or(0, |last| last + 1));
+                self.dropped = self.dropped.max(tombstones.first().map_or(0, |_| next.0));
                 self.gone.extend(tombstones);
             } else if !tombstones.is_empty() && next > terms.first_dirty && next.0 <= end {
                 self.horizons.insert(index, horizon.map_or(begins, |at| at.max(begins)));

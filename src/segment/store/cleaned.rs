@@ -3,6 +3,8 @@
 //!
 //! * The numbers change in the round of what they change for: what is queued before the next [`Store::take_round`] is one batch of the
 //!   journal, which is whole after a crash or not there at all.
+//! * Such a record asks for a sync of all that stands before it in its group, loose entries too: the copy is never called clean beyond what
+//!   is durable.
 //! * Cuts, an emptied log and repairs change them in `image`, where a replay does the same.
 
 use super::Store;
@@ -21,17 +23,16 @@ impl Store {
         Ok(self.group(group)?.image.cleaned)
     }
 
-    /// Before an append of entries that came from a copy in which tombstones below `dropped` may be missing, in the same round.
+    /// After an append, in the same round: what all of the log came from is as clean as this, and what is missing in that is missing here.
     ///
     /// # Errors
     /// `UnknownGroup`; `Failed` if latched.
-    pub fn appended_from(&mut self, group: GroupId, dropped: Offset) -> Result<()> {
-        let mut cleaned = self.cleaned(group)?;
-        cleaned.appended(dropped);
-        if self.keep(group, cleaned)? {
-            self.group_mut(group)?.changes += 1;
-        }
-        Ok(())
+    pub fn appended_from(&mut self, group: GroupId, from: Cleaned) -> Result<()> {
+        let image = &self.group(group)?.image;
+        let (mut cleaned, end) = (image.cleaned, image.next_offset());
+        cleaned.drops_to(from.dropped);
+        cleaned.cleaned_to(from.clean.min(end));
+        self.keep(group, cleaned)
     }
 
     /// A pass has learned everything up to `m`, and no file before it holds more than that leaves: called once the last of them is in
@@ -43,7 +44,7 @@ impl Store {
         let image = &self.group(group)?.image;
         let (mut cleaned, end) = (image.cleaned, image.next_offset());
         cleaned.cleaned_to(m.min(end));
-        self.keep(group, cleaned).map(drop)
+        self.keep(group, cleaned)
     }
 
     /// Tombstones below `d` may be missing here from now on. Before [`Store::end_rewrite`] of the file that leaves them out, in the same round.
@@ -53,7 +54,7 @@ impl Store {
     pub fn note_dropped(&mut self, group: GroupId, d: Offset) -> Result<()> {
         let mut cleaned = self.cleaned(group)?;
         cleaned.drops_to(d);
-        self.keep(group, cleaned).map(drop)
+        self.keep(group, cleaned)
     }
 
     /// Whether this very entry is part of the log, or the one before its first, be it damaged or not.
@@ -67,22 +68,21 @@ impl Store {
         }
     }
 
-    /// Goes up with everything that a pass of the cleaner must not outlive: entries were cut off or repaired, the log start has moved, what
-    /// came misses tombstones. In memory only: a start ends every pass. 0: no such group.
+    /// Goes up with everything that a pass of the cleaner must not outlive: entries were cut off, a repair was put in place, the log was
+    /// replaced. Not with a roll or a move of the log start. In memory only: a start ends every pass. 0: no such group.
     pub fn changes(&self, group: GroupId) -> u64 {
         self.group(group).map_or(0, |g| g.changes)
     }
 
-    /// Makes these the numbers; answers whether they are others than before.
-    pub(super) fn keep(&mut self, group: GroupId, cleaned: Cleaned) -> Result<bool> {
+    /// Makes these the numbers.
+    pub(super) fn keep(&mut self, group: GroupId, cleaned: Cleaned) -> Result<()> {
         self.ready()?;
         let known = &mut self.group_mut(group)?.image.cleaned;
-        if *known == cleaned {
-            return Ok(false);
+        if *known != cleaned {
+            *known = cleaned;
+            self.queue(group, Change::plain(Record::Cleaned(group, cleaned)));
         }
-        *known = cleaned;
-        self.queue(group, Change::plain(Record::Cleaned(group, cleaned)));
-        Ok(true)
+        Ok(())
     }
 
     /// The last entry that begins below an offset. Where damage hides it, one behind it that is known: who holds that holds this one too.

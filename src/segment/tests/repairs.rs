@@ -444,3 +444,71 @@ fn file_that_goes_while_the_store_is_open_is_made_again() {
         assert_eq!(contents(&fs), bytes);
     }
 }
+
+/// Numbers of a copy beside entries of it, as [`Store::mend`] wants them.
+fn source(clean: i64, dropped: i64) -> Cleaned {
+    Cleaned { clean: Offset(clean), dropped: Offset(dropped) }
+}
+
+/// Copies that were compacted at different times may each miss what deletes something in the other (docs/decisions/0022).
+#[test]
+fn answer_of_a_copy_that_does_not_fit_to_this_one_is_refused() {
+    let (fs, entries, _) = written(3);
+    let end = entries.last().expect("one").meta.next_offset();
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    let file = store.closed_files(G).expect("there")[1].clone();
+    let r = file.base_offset.0;
+    assert!(file.next_offset.0 > r + 4);
+    store.note_dropped(G, Offset(r + 1)).expect("taken");
+    store.note_cleaned(G, Offset(r + 3)).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    writer.close().expect("closed");
+    drop(store);
+    let (path, _) = files_of(&fs, ".segment")[1].clone();
+    fs.flip(&path, 64 + 300, 3);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    look(&mut store, &entries);
+    commit(&mut store, &mut writer).expect("the damage is recorded");
+    let changes = store.changes(G);
+    let at = |index: Index| entries.iter().position(|e| e.meta.id.index == index).expect("there");
+    let mut refused = 0;
+    loop {
+        match store.repair(G).expect("repaired") {
+            Repair::Whole => break,
+            Repair::Working => {}
+            Repair::Needs(from, to, needs) => {
+                assert_eq!(needs, Some(Offset(r + 1)), "what is missing here must not come from there");
+                let some = entries[at(from)..=at(to)].to_vec();
+                for (clean, dropped) in [(r, 0), (100, r + 4), (0, 0)] {
+                    // All that gave something count: what was taken first too.
+                    assert_eq!(store.mend(G, some.clone(), source(clean, dropped)), Mended::Refused);
+                    assert_eq!(store.repair(G).expect("asks"), Repair::Needs(from, to, needs));
+                    refused += 1;
+                }
+                assert_eq!(store.mend(G, some, source(r + 2, r + 2)), Mended::Taken);
+            }
+        }
+        commit(&mut store, &mut writer).expect("durable");
+        writer.idle();
+    }
+    assert!(refused > 0 && store.changes(G) > changes);
+    assert_eq!(store.cleaned(G).expect("there"), source(r + 2, r + 2));
+    assert_eq!(read_all(&mut store, 1).expect("whole"), entries);
+    fs.crash(1);
+    drop((store, writer));
+    let Opened { mut store, .. } = boot(&fs);
+    assert_eq!(store.cleaned(G).expect("there"), source(r + 2, r + 2));
+    // Of any entry, whether it is part of this log, and which is the last one below an offset.
+    for entry in &entries {
+        let EntryMeta { id, base_offset, .. } = entry.meta;
+        assert!(store.holds(G, id) && !store.holds(G, LogId { epoch: Epoch::new(0, 99), ..id }));
+        let below = entries.iter().rfind(|e| e.meta.base_offset < base_offset);
+        if let Some(below) = below {
+            assert_eq!(store.last_below(G, base_offset).expect("there"), below.meta.id);
+        }
+        assert_eq!(store.last_below(G, Offset(base_offset.0 + 1)).expect("there"), id);
+    }
+    let last = store.last(G).expect("there").0;
+    assert_eq!(store.last_below(G, Offset(end.0 + 100)).expect("there"), last);
+    assert!(!store.holds(G, LogId { index: last.index.next(), ..last }));
+}

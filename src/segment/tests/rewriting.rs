@@ -889,13 +889,25 @@ fn damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold() {
         }
         let before = read_all(&mut store, 1).expect("readable");
         let files = numbers(&store);
+        let end = |store: &Store| store.closed_files(G).expect("there").last().expect("one").next_offset;
+        store.note_dropped(G, Offset(3)).expect("taken");
         assert_eq!(run(&mut store, &files, seed, 3000).expect("rewritten"), Ended::Replaced);
+        store.note_cleaned(G, Offset(9)).expect("taken");
         commit(&mut store, &mut writer).expect("durable");
         let (journal, byte) = last_batch(&fs);
+        // A later batch is whole, and says that all is clean: not of the files that are here.
+        let clean = end(&store);
+        store.note_cleaned(G, clean).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
         drop((store, writer));
         fs.kill();
         fs.flip(&journal, byte + 60, 2);
         let Opened { mut store, groups, .. } = boot(&fs);
+        assert_eq!(
+            store.cleaned(G).expect("there"),
+            Cleaned { clean: Offset(0), dropped: clean },
+            "seed {seed}"
+        );
         assert_eq!(groups[0].needs_repair, None, "seed {seed}");
         assert_eq!(read_all(&mut store, 1).expect("readable"), before, "seed {seed}");
         assert_eq!(old.len(), before.len());
