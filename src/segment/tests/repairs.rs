@@ -512,3 +512,35 @@ fn answer_of_a_copy_that_does_not_fit_to_this_one_is_refused() {
     assert_eq!(store.last_below(G, Offset(end.0 + 100)).expect("there"), last);
     assert!(!store.holds(G, LogId { index: last.index.next(), ..last }));
 }
+
+/// A manifest that no longer names it, and no record that does: a start took it for what no log ever held, and unlinked it.
+#[test]
+fn copy_that_an_install_drops_has_its_other_name_before_a_manifest_forgets_it() {
+    let (fs, entries, _) = written(5);
+    let (path, _) = files_of(&fs, ".segment")[1].clone();
+    fs.flip(&path, 64 + 300, 3);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    look(&mut store, &entries);
+    assert!(repair(&mut store, &mut writer, &entries));
+    writer.close().expect("closed");
+    drop(store);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    let is_copy = |path: &PathBuf| segment_file::is_copy(&fs.read(path).expect("there"));
+    let copy = files_of(&fs, ".segment").into_iter().find(|(path, _)| is_copy(path)).expect("a copy").0;
+    let opening =
+        Opening { survivor: replica(), base: LogId::new(0, 1, 1), first_term: Term(99), lossless: false };
+    let state = HardState { epoch: Epoch::new(1, 99), opening: Some(opening), ..HardState::default() };
+    store.save_hard_state(G, state).expect("taken");
+    store.set_aside(G, Index(1)).expect("named");
+    store.install_log_start(G, LogStart::default()).expect("installed");
+    commit(&mut store, &mut writer).expect("durable");
+    // The format rises: a checkpoint, before anybody was idle.
+    store.note_dropped(G, Offset(1)).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    fs.kill();
+    drop((store, writer));
+    let Opened { .. } = boot(&fs);
+    let name = copy.file_name().expect("named").to_string_lossy().into_owned();
+    let aside = files_of(&fs, ".fenced");
+    assert!(aside.iter().any(|(path, _)| path.to_string_lossy().contains(&name)), "{name}: {aside:?}");
+}
