@@ -30,8 +30,7 @@ impl Store {
     pub fn appended_from(&mut self, group: GroupId, from: Cleaned) -> Result<()> {
         let image = &self.group(group)?.image;
         let (mut cleaned, end) = (image.cleaned, image.next_offset());
-        cleaned.drops_to(from.dropped);
-        cleaned.cleaned_to(from.clean.min(end));
+        cleaned.appended(Cleaned { clean: from.clean.min(end), ..from });
         self.keep(group, cleaned)
     }
 
