@@ -374,7 +374,7 @@ impl GroupImage {
         let (clean, start) = (self.cleaned.clean, self.log_start.base_offset);
         let rewritten = self.files.iter().filter(|file| file.is_compacted || file.age_timestamp >= 0);
         let end = rewritten.map(|file| file.next_offset).max();
-        if clean > start || end.is_some() {
+        if (clean > start || end.is_some()) && !on(Mutation::BelieveCleanAfterLoss) {
             self.cleaned.drops_to(end.map_or(clean, |end| end.max(clean)));
             self.cleaned.cut(start);
         }

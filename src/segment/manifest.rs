@@ -316,6 +316,40 @@ fn get_group(version: u16, b: &mut &[u8]) -> Option<GroupImage> {
 mod tests {
     use super::*;
 
+    /// What a directory of the format before held says nothing of how clean it is: a compaction learns it anew.
+    #[test]
+    fn numbers_of_a_group_are_in_format_4_and_none_in_format_3() {
+        let mut image = Image::new(NodeId(4), 77);
+        let creation = crate::segment::record::Creation {
+            name: "t-0".into(),
+            dir: "t-0".into(),
+            replica: ReplicaId { node: NodeId(4), assignment: 1, directory: 77 },
+            options: super::super::GroupOptions::default(),
+            hard_state: HardState::default(),
+            log_start: LogStart::default(),
+            file: 1,
+        };
+        let group = GroupId(1);
+        image.apply(&crate::segment::record::Record::Create(group, Box::new(creation))).expect("created");
+        let cleaned = Cleaned { clean: Offset(30), dropped: Offset(20) };
+        image.apply(&crate::segment::record::Record::Cleaned(group, cleaned)).expect("taken");
+        let position = Position { file: 3, block: 7, sequence: 9 };
+        for (format, expected) in [(2, Cleaned::default()), (3, Cleaned::default()), (4, cleaned)] {
+            let image = Image { format, ..image.clone() };
+            let manifest = Manifest {
+                sequence: 5,
+                era: 2,
+                position,
+                journal_file_bytes: 1 << 20,
+                clean: true,
+                boot: 1,
+                image,
+            };
+            let read = Manifest::decode(&manifest.encode()).expect("sound");
+            assert_eq!((read.image.format, read.image.groups[&group].cleaned), (format, expected));
+        }
+    }
+
     #[test]
     fn manifest_of_format_1_is_read_and_knows_no_boot() {
         let position = Position { file: 3, block: 7, sequence: 9 };

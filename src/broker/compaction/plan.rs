@@ -69,8 +69,8 @@ impl Look {
 pub fn look(files: &[File], first_dirty: Offset, committed: Offset, policy: &Policy, now_ms: i64) -> Look {
     let start = files.first().map_or(Offset(0), |file| file.base_offset);
     let end = files.last().map_or(start, |file| file.next_offset);
-    // The log was cut, or replaced: nothing is known of it.
-    let first_dirty = if first_dirty > end { start } else { first_dirty.max(start) };
+    // Who was brought up is clean as far as those that did it, which may be in the file that is appended to.
+    let first_dirty = first_dirty.min(end).max(start);
     let young = now_ms.saturating_sub(policy.min_lag_ms.max(0));
     let (mut until, mut dirty_bytes, mut bytes) = (start, 0, 0);
     let mut oldest: Option<i64> = None;
@@ -156,7 +156,11 @@ mod tests {
             (look(40).dirty_bytes, look(40).is_due(&Policy { min_dirty_ratio: 0.0, ..ANY })),
             (0, false)
         );
-        assert_eq!(look(51).first_dirty, Offset(0), "the log was cut: nothing is known of it");
+        assert_eq!(
+            (look(51).first_dirty, look(51).dirty_bytes),
+            (Offset(50), 0),
+            "clean into what is appended to"
+        );
         assert_eq!(
             super::look(&files[2..], Offset(3), Offset(50), &ANY, 0).first_dirty,
             Offset(20),

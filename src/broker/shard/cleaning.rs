@@ -16,6 +16,7 @@ use crate::broker::compaction::{Pass, Terms};
 use crate::broker::config::NodeConfig;
 use crate::ctl::command::TopicConfig;
 use crate::ctl::configs;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use crate::segment::{
     ClosedFile, ClosedReader, Doubt, Ended, EntryKind, Error, Generation, GroupId, Index, Keep, Offset,
@@ -307,7 +308,10 @@ impl Shard {
 
     fn may_go_on(&self, running: &Running) -> bool {
         let (generation, commit, changes) = running.log;
-        let fits = |log: (Generation, Index, u64)| (log.0, log.2) == (generation, changes) && log.1 >= commit;
+        let fits = |log: (Generation, Index, u64)| {
+            let is_same = log.2 == changes || on(Mutation::PassOutlivesItsLog);
+            log.0 == generation && is_same && log.1 >= commit
+        };
         self.may_clean(running.group, running.replica) && self.log_of(running.group).is_some_and(fits)
     }
 
@@ -532,7 +536,9 @@ impl Shard {
     fn swap(&mut self, running: &Running, pass: &Pass, rewrite: Rewrite) -> Result<Ended, Error> {
         let group = running.group;
         let store = self.engine.store();
-        store.note_dropped(group, pass.dropped())?;
+        if !on(Mutation::DropUnrecorded) {
+            store.note_dropped(group, pass.dropped())?;
+        }
         let ended = store.end_rewrite(rewrite)?;
         if matches!(ended, Ended::Replaced | Ended::Unchanged) {
             store.note_cleaned(group, running.rewritten_to.min(pass.end()))?;

@@ -876,7 +876,7 @@ fn empty_closed_file_goes_along_with_its_neighbours() {
 
 /// The old files were unlinked as soon as the record was durable: one bad sector of the journal then cost all that was in them.
 #[test]
-fn damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold() {
+pub(crate) fn damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold() {
     for seed in 0..10 {
         let Prepared { fs, mut store, mut writer, old, files } = prepared(seed);
         writer.close().expect("closed");
@@ -906,7 +906,7 @@ fn damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold() {
         assert_eq!(
             store.cleaned(G).expect("there"),
             Cleaned { clean: Offset(0), dropped: clean },
-            "seed {seed}"
+            "what is here counts as clean, seed {seed}"
         );
         assert_eq!(groups[0].needs_repair, None, "seed {seed}");
         assert_eq!(read_all(&mut store, 1).expect("readable"), before, "seed {seed}");
@@ -982,4 +982,28 @@ fn fetch_walks_over_many_hollow_entries_in_bounded_turns_and_never_sticks() {
     let bytes = store.segments(G).expect("there")[0].bytes;
     assert!(bytes < 110_000, "{bytes} bytes for 100,000 entries");
     assert_eq!(turns(&mut store, Offset(11), end).0, 1);
+}
+
+/// A pass of the cleaner that ended with every roll, and every move of the log start, would never come to its end.
+#[test]
+fn changes_count_what_a_pass_must_not_outlive_and_nothing_else() {
+    let Prepared { mut store, mut writer, files, .. } = prepared(4);
+    let before = store.changes(G);
+    store.roll(G).expect("rolled");
+    store.append(G, records_of(&store, 2, 100)).expect("taken");
+    store.appended_from(G, Cleaned { clean: Offset(5), dropped: Offset(3) }).expect("taken");
+    let first = store.closed_files(G).expect("there")[0].clone();
+    let start = LogStart { prev: first.last, base_offset: first.next_offset, ..LogStart::default() };
+    store.set_log_start(G, start).expect("moved");
+    assert_eq!(run(&mut store, &files[1..2], 3, 3000).expect("rewritten"), Ended::Replaced);
+    commit(&mut store, &mut writer).expect("durable");
+    assert_eq!(store.changes(G), before);
+    let last = store.last(G).expect("there").0.index;
+    store.truncate(G, last).expect("cut");
+    assert_eq!(store.changes(G), before + 1);
+    store
+        .install_log_start(G, LogStart { base_offset: Offset(9_000), ..LogStart::default() })
+        .expect("installed");
+    assert_eq!(store.changes(G), before + 2);
+    assert_eq!(store.cleaned(G).expect("there"), Cleaned::starting_at(Offset(9_000)));
 }
