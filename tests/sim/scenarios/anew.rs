@@ -64,9 +64,11 @@ fn member_that_lacks_tombstones(world: &mut World) -> Time {
     let votes = world.sees(leader, group).voters.contains(&away);
     world.marks.hit(if votes { "a voter begins anew" } else { "a learner begins anew" });
     let last = world.sees(away, group).last;
-    world.run_until("it has another id", LONG, |world| world.placed_on(away, group) != was);
-    assert_eq!(world.runs_on(away, group), Some(was), "it waits for the others to go on without it");
-    assert_eq!(world.sees(away, group).last, last, "it takes what it may not");
+    world.run_until("it has another id", LONG, |world| {
+        let is_old = world.runs_on(away, group) == Some(was);
+        assert!(!is_old || world.sees(away, group).last == last, "it takes what it may not");
+        world.placed_on(away, group) != was
+    });
     world.run_until("the group is three again", LONG, |world| world.is_three(group));
     let cleaned = world.nodes[away].process.as_mut().expect("it runs").shard.engine().store().cleaned(group);
     let cleaned = cleaned.expect("it is there");
@@ -87,7 +89,9 @@ fn member_that_is_one_of_two(world: &mut World) -> Time {
     let group = world.begin();
     let (leader, other, away) = world.left_as_two(group);
     world.writes_go_on();
-    [leader, other].map(|n| world.leaves_tombstones_out(n, group));
+    for n in [leader, other] {
+        world.leaves_tombstones_out(n, group);
+    }
     let was = world.placed_on(away, group);
     world.end_somehow(other);
     world.run_until("one goes on alone", LONG, |world| world.leads_alone(leader, group, 1));
