@@ -584,6 +584,8 @@ pub struct CleanerStatus {
     pub bytes_freed: u64,
     /// Records removed since there was a later one of the same key.
     pub records_superseded: u64,
+    /// Tombstones removed since their time was over.
+    pub tombstones_removed: u64,
     /// The partition that is compacted at the moment.
     pub running: Option<GroupId>,
     /// Share of uncompacted bytes of the dirtiest partition, 0 to 1.

@@ -305,6 +305,11 @@ fn render_cleaner(out: &mut String, cleaner: &CleanerStatus) {
             "Records that compactions removed for a later one of the same key",
             cleaner.records_superseded,
         ),
+        (
+            "kontiki_cleaner_tombstones_removed_total",
+            "Tombstones that compactions removed when their time was over",
+            cleaner.tombstones_removed,
+        ),
     ] {
         metric(out, name, "counter", help, value);
     }

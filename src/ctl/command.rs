@@ -46,6 +46,8 @@ pub struct TopicConfig {
     pub min_compaction_lag_ms: i64,
     /// `max.compaction.lag.ms`.
     pub max_compaction_lag_ms: i64,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
     /// `index.interval.bytes`.
     pub index_interval_bytes: u32,
     /// `max.message.bytes`.

@@ -33,6 +33,7 @@ pub mod rpc;
 
 mod snapshot;
 mod tending;
+mod tombstones;
 mod upkeep;
 
 use super::api::{

@@ -12,7 +12,7 @@ use crate::raftlog::codec::Envelope;
 use crate::raftlog::core::{Event, Millis, Role};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{
-    Entry, EntryMeta, Epoch, Error as StoreError, GroupId, Index, LogStart, Repair, ReplicaId,
+    Cleaned, Entry, EntryMeta, Epoch, Error as StoreError, GroupId, Index, LogStart, Repair, ReplicaId,
 };
 use std::collections::BTreeMap;
 
@@ -85,7 +85,7 @@ impl Engine {
         match self.store.repair(group) {
             Ok(Repair::Working) => {}
             Ok(Repair::Whole) => self.finish_repair(now, group),
-            Ok(Repair::Needs(from, to)) => self.ask(now, group, from, to),
+            Ok(Repair::Needs(from, to, _)) => self.ask(now, group, from, to),
             Err(StoreError::UnknownGroup(_)) => {
                 self.repairs.groups.remove(&group);
             }
@@ -217,7 +217,8 @@ impl Engine {
         let entries: Vec<Entry> =
             metas.into_iter().zip(payloads).map(|(meta, payload)| Entry { meta, payload }).collect();
         state.given = entries.first().map(|entry| entry.meta.id.index);
-        self.store.mend(group, entries);
+        // How clean the peer's copy is it does not say: not at all, then.
+        self.store.mend(group, entries, Cleaned::default());
         self.go_on(now, group);
     }
 }

@@ -12,7 +12,7 @@ impl Rig {
             let committed = self.engine(id).core(GROUP).unwrap().commit();
             let store = self.engine(id).store();
             let files: Vec<u64> = store.closed_files(GROUP).unwrap().iter().map(|file| file.number).collect();
-            let Some(mut job) = store.begin_rewrite(GROUP, &files, committed, true).unwrap() else {
+            let Some(mut job) = store.begin_rewrite(GROUP, &files, committed).unwrap() else {
                 continue;
             };
             let mut decide =
