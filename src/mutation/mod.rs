@@ -286,6 +286,12 @@ mutations! {
     CountForgottenTerms: "F11", Script("doubt/forgotten_term_is_not_led_twice"), 1, ["two leaders in"];
     /// grants of a majority, some of them in doubt, are as good as everyone's
     UnanimityOfSome: "F11", Amnesia, 100, ["lacks committed", "committed entry changed", "two leaders in"];
+    /// a log that did not come from its leader alone goes on with what that one has left tombstones out of
+    TakeWhatMissesTombstones: "decisions/0022", Cores, 40, ["takes", "without tombstones below"];
+    /// a leader has voters placed anew
+    PlaceVotersAnew: "decisions/0022", Test("broker::shard::anew::tests::replica_begins_anew_only_where_two_others_vote_that_are_there"), 1, ["while it votes"];
+    /// a repair leaves a log fresh
+    RepairKeepsFresh: "decisions/0022", Script("append/repaired_log_is_not_its_leaders_alone"), 1, ["another trace"];
 
     // Members.
     /// a group shrinks below `shrink.min.voters`

@@ -60,6 +60,7 @@ const TESTS: &[(&str, fn())] = tests![
     raftlog::engine::tests::message_of_a_former_process_is_dropped,
     raftlog::engine::tests::quiet::group_removed_from_a_follower_counts_as_silent,
     ctl::tests::liveness::new_controller_leader_grants_every_broker_a_full_session,
+    broker::shard::anew::tests::replica_begins_anew_only_where_two_others_vote_that_are_there,
     broker::shard::alone_tests::controller_log_is_kept_where_a_snapshot_holds_other_metadata,
     broker::shard::alone_tests::retry_of_a_batch_that_was_lost_is_new,
     broker::compaction::tests::random_logs_keep_what_a_naive_model_keeps_pass_after_pass,
