@@ -12,7 +12,7 @@
 //! * `dropped` is never too low. Too high is safe, and costs copies.
 //! * All numbers of another replica are those of when its entries were read; those of this one are of when they are taken.
 
-use super::types::Offset;
+use super::types::{Epoch, Offset};
 use std::ops::Range;
 
 /// The two numbers of a replica. Of a log that was never compacted both are 0.
@@ -59,7 +59,8 @@ impl Cleaned {
         // 1: a tombstone that is missing there deletes nothing that is here.
         let is_clean_here = is_nothing_missing || self.clean >= missing;
         // 2: what comes from there is nothing whose tombstone is missing here.
-        let is_clean_there = self.needs_of_source(file).is_none_or(|needed| source.clean >= needed);
+        let needed = self.needs_of_source(file);
+        let is_clean_there = needed.is_none_or(|needed| source.clean >= needed);
         // 3: nor is it in another piece from there.
         let is_clean_among_them = is_nothing_missing || source.clean >= missing;
         is_clean_here && is_clean_there && is_clean_among_them
@@ -76,9 +77,10 @@ impl Cleaned {
         self.dropped = self.dropped.max(source.dropped.min(file.end));
     }
 
-    /// Entries of a leader that had dropped to `dropped` are appended.
-    pub fn appended(&mut self, dropped: Offset) {
-        self.dropped = self.dropped.max(dropped);
+    /// Entries of a leader are appended: what [`Brought::numbers`] says of the log with them.
+    pub fn appended(&mut self, brought: Self) {
+        self.clean = self.clean.max(brought.clean);
+        self.dropped = self.dropped.max(brought.dropped);
     }
 
     /// A pass has put all files up to `m` in place.
@@ -92,19 +94,68 @@ impl Cleaned {
     }
 }
 
-/// Rule A: whether entries that are new here may be appended from offset `at` on, from a leader that had dropped to `dropped`. `is_fresh`:
-/// all that is here, if anything, came from this leader in this very epoch, since the log was empty.
-///
-/// Why the same leader may go on: what it drops meanwhile lies below what it had cleaned when that pass began. Either this replica was no
-/// member yet, and what was deleted was gone before the first entry went out; or the pass heeds how far this replica has cleaned.
-pub fn may_append(at: Offset, dropped: Offset, is_fresh: bool) -> bool {
-    at >= dropped || is_fresh
+/// What a replica knows, in memory alone, of the leaders that all of its log came from since that was empty. Nothing is known after a
+/// start, after damage (a repair brings entries of others), and in a generation that begins with loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brought {
+    /// The least that any of them had cleaned to, or the offset from which on it gave, if that is more: of no key whose last record
+    /// below is a tombstone an earlier one has come.
+    clean: Offset,
+    /// The first one's epoch, and to where it had dropped.
+    first: (Epoch, Offset),
+    /// All of it came in that epoch.
+    is_one: bool,
+}
+
+impl Brought {
+    /// Entries from `at` on are appended, the first that are new here, from the leader of `epoch` that says this of its copy (nothing: it
+    /// has removed nothing from there on). `before`: what was known, none of an empty log.
+    pub fn after(before: Option<Self>, epoch: Epoch, at: Offset, leader: Option<Cleaned>) -> Self {
+        let Cleaned { clean, dropped } = leader.unwrap_or_default();
+        let clean = clean.max(at);
+        match before {
+            None => Self { clean, first: (epoch, dropped), is_one: true },
+            Some(known) => Self {
+                clean: known.clean.min(clean),
+                is_one: known.is_one && known.first.0 == epoch,
+                ..known
+            },
+        }
+    }
+
+    /// To where the log is clean at least, if it ends at `end`.
+    pub fn clean_to(&self, end: Offset) -> Offset {
+        self.clean.min(end)
+    }
+
+    /// Whether more may come from the leader of `epoch`, which had dropped to `dropped`. Either no copy brought what was deleted by a
+    /// tombstone that is missing in this one; or it is the only one, and misses no more than it did.
+    fn may_go_on(&self, epoch: Epoch, dropped: Offset) -> bool {
+        let is_the_one = self.is_one && self.first.0 == epoch;
+        let is_as_it_was = self.first.1 == dropped;
+        self.clean >= dropped || is_the_one && is_as_it_was
+    }
+}
+
+/// Rule A: whether entries that are new here may be appended from offset `at` on, from the leader of `epoch`, which had dropped to `dropped`.
+/// `brought`: what is known of the log, if it is not empty.
+pub fn may_append(
+    at: Offset,
+    epoch: Epoch,
+    dropped: Offset,
+    is_empty: bool,
+    brought: Option<Brought>,
+) -> bool {
+    let is_brought = is_empty || brought.is_some_and(|brought| brought.may_go_on(epoch, dropped));
+    at >= dropped || is_brought
 }
 
 /// Whether a pass may leave out tombstones, their time being over, of a batch that ends at `end`. `clean` is the replica's when the pass
 /// began, `floor` the least of all members; `is_behind_unread`: this reading has met a batch that it could not look into.
 pub fn may_drop(end: Offset, clean: Offset, floor: Offset, is_behind_unread: bool) -> bool {
-    end <= clean && end <= floor && !is_behind_unread
+    let was_cleaned = end <= clean;
+    let is_cleaned_everywhere = end <= floor;
+    was_cleaned && is_cleaned_everywhere && !is_behind_unread
 }
 
 #[cfg(test)]

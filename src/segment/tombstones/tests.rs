@@ -24,14 +24,39 @@ fn cut_says_that_what_was_removed_because_of_the_rest_is_missing() {
 }
 
 #[test]
-fn append_over_what_is_missing_is_taken_by_those_alone_who_have_all_from_there() {
-    assert!(may_append(Offset(60), Offset(60), false));
-    assert!(!may_append(Offset(59), Offset(60), false));
-    assert!(may_append(Offset(0), Offset(60), true));
-    let mut taker = of(0, 0);
-    taker.appended(Offset(60));
-    taker.appended(Offset(40));
-    assert_eq!(taker, of(0, 60));
+fn append_over_what_is_missing_is_taken_only_where_what_was_deleted_cannot_be() {
+    let (one, two) = (Epoch::new(0, 1), Epoch::new(0, 2));
+    let may = |at, epoch, dropped, brought| may_append(Offset(at), epoch, Offset(dropped), false, brought);
+    let after = |before, epoch, at, leader| Some(Brought::after(before, epoch, Offset(at), leader));
+    // Nothing is known of the log.
+    assert!(may(60, one, 60, None));
+    assert!(!may(59, one, 60, None));
+    assert!(may_append(Offset(0), one, Offset(60), true, None));
+    // It came from one leader, as clean as that.
+    let clean = after(None, one, 0, Some(of(80, 60)));
+    assert!(may(40, two, 80, clean));
+    assert!(!may(40, two, 81, clean));
+    // It came from one leader that is not clean, and misses what it did, or more.
+    let unclean = after(None, one, 0, Some(of(20, 60)));
+    assert!(may(40, one, 60, unclean));
+    assert!(!may(40, one, 61, unclean));
+    assert!(!may(40, two, 60, unclean));
+    // A second one is less clean, or gives from further on.
+    let second = after(clean, two, 40, Some(of(50, 10)));
+    assert!(may(45, two, 50, second));
+    assert!(!may(45, two, 51, second));
+    assert!(!may(45, one, 60, second), "not of one leader any more");
+    let nothing_said = after(clean, two, 70, None);
+    assert_eq!(nothing_said.map(|brought| brought.clean_to(Offset(75))), Some(Offset(70)));
+    assert_eq!(
+        clean.map(|brought| brought.clean_to(Offset(30))),
+        Some(Offset(30)),
+        "no further than the log"
+    );
+    let mut taker = of(10, 0);
+    taker.appended(of(30, 60));
+    taker.appended(of(20, 40));
+    assert_eq!(taker, of(30, 60));
 }
 
 #[test]
