@@ -1050,3 +1050,48 @@ fn acknowledgement_that_waits_for_the_rest_of_its_request_ends_with_the_lease() 
     assert_eq!(answered(false), [true, true, false]);
     assert_eq!(answered(true), [false, true, false]);
 }
+
+/// Decision 0022: an answer counts in its generation, is asked for anew before a pass, and not waited for for long.
+#[test]
+fn follower_goes_by_what_its_leader_says_of_all_members() {
+    let mut alone = Alone::new();
+    let group = alone.with_topic("t", &[PEER]);
+    let (me, mine) = (alone.replica(group).expect("placed"), alone.shard.status().incarnation);
+    let (leader, theirs) = (
+        alone.shard.image.topics["t"].partitions[0].replicas[0],
+        alone.shard.image.brokers[&PEER].incarnation,
+    );
+    let now = alone.now();
+    assert!(!alone.shard.asks_for_floor(now, group), "there is nobody to ask");
+    speak(&mut alone, group, leader, me, (theirs, mine));
+    let epoch = alone.shard.engine.core(group).unwrap().epoch();
+    assert!(alone.shard.asks_for_floor(now, group));
+    assert_eq!(alone.shard.floor_of(group), Offset(0), "nobody has said");
+    for (from, of, floor) in
+        [(ME, epoch, 90), (PEER, Epoch { term: epoch.term.next(), ..epoch }, 90), (PEER, epoch, 40)]
+    {
+        alone.shard.on_floors(now, from, vec![(group, of, Offset(floor))]);
+    }
+    assert_eq!((alone.shard.floor_of(group), alone.shard.asks_for_floor(now, group)), (Offset(40), false));
+    // Before a later pass it asks again, and goes by what it knows if that is not answered.
+    let later = |ms| Now { mono: now.mono + ms, ..now };
+    assert!(alone.shard.asks_for_floor(later(60_000), group));
+    assert!(alone.shard.asks_for_floor(later(61_000), group));
+    assert!(!alone.shard.asks_for_floor(later(62_500), group));
+    assert_eq!(alone.shard.floor_of(group), Offset(40));
+    // Of a group that it leads it counts members only.
+    let own = alone.with_topic("u", &[]);
+    alone.run(2_000);
+    alone.produce(own, 3);
+    alone.run(200);
+    alone.shard.engine.store().note_cleaned(own, Offset(2)).unwrap();
+    let epoch = alone.shard.engine.core(own).unwrap().epoch();
+    alone.shard.on_words(
+        now,
+        PEER,
+        1,
+        theirs,
+        vec![(own, ReplicaId { assignment: 1, ..leader }, epoch, Offset(1))],
+    );
+    assert_eq!(alone.shard.floor_of(own), Offset(2));
+}
