@@ -5,7 +5,7 @@
 //! whose disk is another one (`generations`). Invariants:
 //! - exactly the replica that was named gets another id, in the generation that was spoken of and not while that ends: who is sealed is
 //!   counted by its id;
-//! - no copy of a partition is given up that is to have fewer than three.
+//! - no copy of a partition is given up beside which one alone is left, where there are to be more.
 
 use super::image::{Change, Image, Partition};
 use crate::segment::{GroupId, LogId, NodeId, ReplicaId};
@@ -14,8 +14,8 @@ use std::collections::BTreeSet;
 
 /// Replicas in one record: some hundred bytes each.
 const REPLICAS_PER_RECORD: usize = 1_000;
-/// Fewest replicas of a partition of which one may begin anew: two are left meanwhile.
-const LEAST: usize = 3;
+/// Copies that are left meanwhile, where there are to be as many.
+pub const LEFT: usize = 2;
 
 /// A leader's word that a replica of its group has no vote and is to begin anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ fn check(partition: &Partition, one: &Forsaken) -> Result<ReplicaId, &'static st
         return Err("it is not one of the replicas that are to be there");
     };
     let checks = [
-        (partition.target().len() >= LEAST, "it is one of too few"),
+        (partition.can_spare_one(), "it is one of too few"),
         (partition.sealing.is_none(), "the generation is to end"),
         (partition.generation == one.generation, "it is said of another generation"),
         (one.configuration >= partition.configured, "it is said of an older configuration"),
@@ -85,6 +85,11 @@ impl Image {
 }
 
 impl Partition {
+    /// Whether enough copies are left without one of them.
+    pub fn can_spare_one(&self) -> bool {
+        self.replicas.len() > LEFT.min(self.target().len())
+    }
+
     /// One replica has another id from the record of this number on.
     pub(super) fn change_id(&mut self, from: ReplicaId, to: ReplicaId, number: u64) {
         if self.founders.is_empty() {

@@ -3,20 +3,20 @@
 //!
 //! Not here: why a replica cannot go on (`raftlog::core::fresh`, `raftlog::engine::repair`), what the controllers heed (`ctl::anew`), how the
 //! old replica goes (`orders`, `leaving`). Called by the look at members. Invariants:
-//! - who has asked takes, gives and mends nothing any more in this process: what its leader saw stays so;
-//! - a leader asks for who has no vote in a committed configuration of its generation in which two others have one that are there, and makes
-//!   no voter of it while that asks;
+//! - whose leader has asked the controllers takes, gives and mends nothing while that is repeated: what its leader saw stays so;
+//! - a leader asks for who has no vote in a committed configuration of its generation in which two others have one that are there (one where
+//!   there is to be one), and makes no voter of it while that asks;
 //! - nothing is remembered that a restart would miss: who cannot go on finds out again.
 
 use super::control::Target;
 use super::members::HEARD_MS;
-use super::rpc::Ask;
+use super::rpc::{Answer, Ask};
 use super::{Now, Shard};
-use crate::ctl::anew::Forsaken;
+use crate::ctl::anew::{Forsaken, LEFT};
 use crate::ctl::command::Command as CtlCommand;
 use crate::ctl::image::Partition as Placed;
 use crate::mutation::{Mutation, on};
-use crate::raftlog::core::{Millis, PeerProgress, Role};
+use crate::raftlog::core::{Core, Millis, PeerProgress, Role};
 use crate::raftlog::message::Configuration;
 use crate::segment::{Doubt, GroupId, NodeId, ReplicaId};
 use std::collections::BTreeMap;
@@ -35,6 +35,8 @@ pub(super) struct Anew {
     told: Millis,
     /// Replicas of groups led here that have asked, and until when that is heeded.
     asked: BTreeMap<(GroupId, ReplicaId), Millis>,
+    /// Replicas here whose leader has asked the controllers, and until when that is heeded.
+    forsaken: BTreeMap<GroupId, Millis>,
 }
 
 impl Anew {
@@ -56,7 +58,7 @@ impl Shard {
     pub(super) fn begins_anew(&self, now: Now, group: GroupId) -> Option<String> {
         let core = self.engine.core(group)?;
         if core.is_forsaken() {
-            return Some("it has asked to begin anew".into());
+            return Some("the controllers are asked to place it anew".into());
         }
         if let Some(apart) = core.apart() {
             return Some(format!(
@@ -76,8 +78,8 @@ impl Shard {
         let waits = match (leader, own.filter(|own| placed.target().contains(own))) {
             // It has been, or it is to go anyhow.
             (_, None) => return,
-            _ if placed.target().len() < 3 => {
-                "too few others are left; move it to another broker, or add a replica"
+            _ if !placed.can_spare_one() => {
+                "too few others are left; add a replica, or move it to another broker"
             }
             (None, _) => "waits for a leader",
             (Some(leader), Some(own)) => {
@@ -91,36 +93,63 @@ impl Shard {
     /// Asks the leaders, now and then.
     pub(super) fn tell_anew(&mut self, now: Now, found: Found) {
         self.status.anew = found.waits;
+        let expired = |(group, until): (&GroupId, &Millis)| (*until <= now.mono).then_some(*group);
+        for group in self.members.anew.forsaken.iter().filter_map(expired).collect::<Vec<_>>() {
+            self.members.anew.forsaken.remove(&group);
+            self.engine.forsake(group, false);
+        }
         self.members.anew.asked.retain(|_, until| *until > now.mono);
         let is_failed = self.drain.is_some() || self.status.storage_failure.is_some();
         if found.ready.is_empty() || is_failed || now.mono < self.members.anew.told + REPEAT_MS {
             return;
         }
+        let Some(incarnation) = self.registered_as() else { return };
         self.members.anew.told = now.mono;
         for (leader, mut replicas) in found.ready {
-            replicas.iter().for_each(|(group, _)| self.engine.forsake(*group));
             while !replicas.is_empty() {
                 let replicas = replicas.split_off(replicas.len().saturating_sub(BATCH));
                 tracing::warn!(%leader, replicas = replicas.len(), "replicas here cannot go on and ask to be placed anew");
                 let rpc = self.next_id();
-                self.send_rpc(now, leader, rpc, &Ask::Anew { replicas });
+                self.send_rpc(now, leader, rpc, &Ask::Anew { incarnation, replicas });
             }
         }
     }
 
-    /// Replicas of another node ask for it.
-    pub(super) fn on_anew(&mut self, now: Now, from: NodeId, replicas: Vec<(GroupId, ReplicaId)>) {
-        let mut forsaken = Vec::new();
-        for (group, replica) in replicas.into_iter().take(BATCH) {
+    /// Replicas of another node ask for it; answered with those that the controllers are asked for.
+    pub(super) fn on_anew(
+        &mut self,
+        now: Now,
+        (from, rpc): (NodeId, u64),
+        incarnation: u64,
+        replicas: Vec<(GroupId, ReplicaId)>,
+    ) {
+        let is_now = self.image.brokers.get(&from).is_some_and(|broker| broker.incarnation == incarnation);
+        let (mut forsaken, mut asked) = (Vec::new(), Vec::new());
+        for (group, replica) in replicas.into_iter().take(BATCH).filter(|_| is_now) {
             let leads = self.partitions.get(&group).is_some_and(|p| p.role == Role::Leader);
             if leads && replica.node == from {
                 self.members.anew.asked.insert((group, replica), now.mono + ASKED_MS);
-                forsaken.extend(self.forsaken(now, group, replica));
+                let one = self.forsaken(now, group, replica);
+                asked.extend(one.is_some().then_some((group, replica)));
+                forsaken.extend(one);
             }
         }
+        self.answer_rpc(now, from, rpc, &Answer::Anew { replicas: asked });
         if !forsaken.is_empty() {
             let command = CtlCommand::Anew { replicas: forsaken };
             self.route(now, command, now.mono + ANSWER_MS, Target::Internal);
+        }
+    }
+
+    /// The controllers are asked to place these anew.
+    pub(super) fn on_anew_asked(&mut self, now: Now, from: NodeId, replicas: Vec<(GroupId, ReplicaId)>) {
+        for (group, replica) in replicas {
+            let is_leader = |core: &Core| core.leader().is_some_and(|leader| leader.node == from);
+            let is_it = |core: &&Core| core.replica() == replica && is_leader(core);
+            if self.engine.core(group).filter(is_it).is_some() && self.begins_anew(now, group).is_some() {
+                self.members.anew.forsaken.insert(group, now.mono + ASKED_MS);
+                self.engine.forsake(group, true);
+            }
         }
     }
 
@@ -140,13 +169,17 @@ impl Shard {
             true => own,
             false => {
                 let heard = |p: &&PeerProgress| {
-                    p.replica == voter && p.counts && now.mono.saturating_sub(p.heard_ms) < HEARD_MS
+                    p.replica == voter
+                        && p.counts
+                        && p.is_caught_up
+                        && now.mono.saturating_sub(p.heard_ms) < HEARD_MS
                 };
                 peers.iter().any(|p| heard(&p)) && !self.is_unfit(now, group, voter.node)
             }
         };
         let is_placed = placed.replicas.contains(&replica);
-        let is_due = is_settled && is_placed && does_without(configuration, replica, is_there);
+        let is_due =
+            is_settled && is_placed && does_without(configuration, replica, placed.target().len(), is_there);
         let (node, assignment, generation) = (replica.node, replica.assignment, placed.generation);
         is_due.then_some(Forsaken { group, node, assignment, generation, configuration: id })
     }
@@ -156,11 +189,12 @@ impl Shard {
 fn does_without(
     configuration: &Configuration,
     replica: ReplicaId,
+    to_be: usize,
     is_there: impl Fn(ReplicaId) -> bool,
 ) -> bool {
     let others = configuration.voters.iter().filter(|voter| **voter != replica && is_there(**voter)).count();
     let has_vote = configuration.is_voter(replica) && !on(Mutation::PlaceVotersAnew);
-    !configuration.is_joint() && !has_vote && others >= 2
+    !configuration.is_joint() && !has_vote && others >= LEFT.min(to_be)
 }
 
 #[cfg(test)]
@@ -179,7 +213,7 @@ pub(crate) mod tests {
             ..Configuration::default()
         };
         let may = |configuration: &Configuration, there: &[i32]| {
-            does_without(configuration, replica(3), |voter| there.contains(&voter.node.0))
+            does_without(configuration, replica(3), 3, |voter| there.contains(&voter.node.0))
         };
         assert!(may(&of(&[1, 2], &[3]), &[1, 2]));
         assert!(may(&of(&[1, 2, 4], &[]), &[1, 2]), "it is no member");
@@ -187,6 +221,9 @@ pub(crate) mod tests {
         assert!(!may(&of(&[1, 2, 3, 4], &[]), &[1, 2, 4]), "it was asked for while it votes");
         assert!(!may(&of(&[1], &[3]), &[1]), "one copy is left");
         assert!(!may(&of(&[1, 2], &[3]), &[1]), "one copy is left");
+        let moves = of(&[1], &[3]);
+        assert!(does_without(&moves, replica(3), 1, |_| true), "it is to be the only one, and is on its way");
+        assert!(!does_without(&moves, replica(3), 2, |_| true), "one copy is left of two");
         let joint = Configuration { old_voters: vec![replica(3)], ..of(&[1, 2], &[3]) };
         assert!(!may(&joint, &[1, 2, 3]), "it votes in the old half");
     }

@@ -447,6 +447,8 @@ impl Shard {
     fn waits_for_floor(&mut self, now: Now, group: GroupId) -> bool {
         let waits = self.asks_for_floor(now, group);
         if waits {
+            // Others have their turn meanwhile.
+            self.rest(now, group, BUSY_MS);
             self.cleaning.next = now.mono + BUSY_MS.min(self.cleaning.backoff);
         }
         waits

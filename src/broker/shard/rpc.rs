@@ -50,6 +50,8 @@ pub enum Ask {
     },
     /// Replicas here of groups that the asked one leads cannot go on, and ask to be placed anew. Repeated while it is so.
     Anew {
+        /// Registration number of this broker.
+        incarnation: u64,
         /// Which.
         replicas: Vec<(GroupId, ReplicaId)>,
     },
@@ -137,6 +139,11 @@ pub enum Answer {
     ControllerGeneration {
         /// As its survivor decided.
         decision: Option<Decision>,
+    },
+    /// The controllers are asked to place these anew.
+    Anew {
+        /// Which.
+        replicas: Vec<(GroupId, ReplicaId)>,
     },
     /// To where all members of groups are clean, in the epoch of the leader that says so.
     Clean {

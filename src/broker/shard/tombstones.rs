@@ -79,7 +79,9 @@ impl Shard {
 
     /// Whether a pass of the group should wait a moment: its leader is asked how clean the others are.
     pub(super) fn asks_for_floor(&mut self, now: Now, group: GroupId) -> bool {
-        let Some((leader, word)) = self.word_of(group) else { return false };
+        let Some((leader, word)) = self.word_of(group).filter(|_| self.registered_as().is_some()) else {
+            return false;
+        };
         let told = self.floors.told.get(&group).filter(|told| (told.epoch, told.clean) == (word.2, word.3));
         let is_fresh =
             |told: &Told| told.floor.is_some_and(|(at, _)| now.mono < at + FRESH_MS && at >= told.asked);
@@ -109,7 +111,10 @@ impl Shard {
         compacted.sort_unstable();
         let mut words: BTreeMap<NodeId, Vec<Word>> = BTreeMap::new();
         for (leader, word) in compacted.into_iter().filter_map(|group| self.word_of(group)) {
-            let is_known = |told: &Told| (told.epoch, told.clean) == (word.2, word.3) && told.floor.is_some();
+            let is_known = |told: &Told| {
+                let is_out = now.mono < told.asked + FRESH_MS;
+                (told.epoch, told.clean) == (word.2, word.3) && (told.floor.is_some() || is_out)
+            };
             if !self.floors.told.get(&word.0).is_some_and(is_known) {
                 words.entry(leader).or_default().push(word);
             }

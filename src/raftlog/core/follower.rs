@@ -58,6 +58,9 @@ impl Core {
             }
             self.start_over(out);
         }
+        if !self.may_take(prev, &entries, cleaned, out) {
+            return;
+        }
         if self.held_out && !self.cuts_damage(prev, &entries) {
             return self.guide_past_damage(from, prev, out);
         }

@@ -27,14 +27,14 @@ pub(super) struct Fresh {
     brought: Option<Box<Brought>>,
     /// The leader of this epoch has what may not be taken.
     apart: Option<Box<(Epoch, Apart)>>,
-    /// It has asked to be placed anew.
+    /// The controllers were asked to place it anew.
     is_forsaken: bool,
 }
 
 impl Core {
-    /// This replica is to be placed anew, and from now on takes nothing, whoever leads.
-    pub fn forsake(&mut self) {
-        self.fresh.is_forsaken = true;
+    /// This replica is to be placed anew, and takes nothing, whoever leads; or not any more.
+    pub fn forsake(&mut self, is_so: bool) {
+        self.fresh.is_forsaken = is_so;
     }
 
     /// Whether it is.
@@ -90,10 +90,11 @@ impl Core {
         (at, end): (Offset, Offset),
         leader: Option<Cleaned>,
     ) -> Option<Cleaned> {
-        let before = self.fresh.brought.take();
-        if self.is_empty() || before.is_some() {
-            let before = before.filter(|_| !self.is_empty()).map(|known| *known);
-            self.fresh.brought = Some(Box::new(Brought::after(before, self.hard.epoch, at, leader)));
+        let (epoch, is_empty) = (self.hard.epoch, self.is_empty());
+        match &mut self.fresh.brought {
+            known if is_empty => *known = Some(Box::new(Brought::after(None, epoch, at, leader))),
+            Some(known) => **known = Brought::after(Some(**known), epoch, at, leader),
+            None => {}
         }
         self.fresh.apart = None;
         let missing = leader?.dropped;

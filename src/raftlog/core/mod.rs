@@ -605,7 +605,7 @@ impl Core {
             Body::Vote { last, transfer } => self.on_vote(now, from, epoch, last, transfer, out),
             Body::VoteReply { granted } => self.on_vote_reply(now, from, epoch, Answer::sound(granted), out),
             Body::Append { prev, entries, commit, cleaned } => {
-                if self.follow(now, from, epoch, out) && self.may_take(prev, &entries, cleaned, out) {
+                if self.follow(now, from, epoch, out) {
                     self.on_append(from, (prev, entries), commit, cleaned, out);
                 }
             }

@@ -262,6 +262,7 @@ impl Core {
         }
         self.removed = None;
         self.sole = false;
+        self.forsake(false);
         self.verified = self.log.commit();
         self.acked = Index(0);
         self.told = Index(0);

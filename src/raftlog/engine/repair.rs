@@ -23,8 +23,8 @@ use std::collections::BTreeMap;
 const PACE_MS: Millis = 10;
 /// Beyond this an answer is not waited for, and a full disk or a lonely replica is tried again.
 const PATIENCE_MS: Millis = 1_000;
-/// Refused by that rule for so long, a replica does not expect to be made whole any more.
-const REFUSED_MS: Millis = 60_000;
+/// Refused by that rule for so long, and by everybody, a replica does not expect to be made whole any more. A peer's pass takes minutes.
+const REFUSED_MS: Millis = 300_000;
 /// Payload bytes in one answer.
 const ANSWER_BYTES: usize = 1 << 20;
 
@@ -88,8 +88,11 @@ impl Engine {
 
     fn go_on(&mut self, now: Millis, group: GroupId) {
         let Some(state) = self.repairs.groups.get(&group) else { return };
-        if now < state.not_before || self.core(group).is_some_and(|core| core.is_forsaken()) {
+        if now < state.not_before {
             return;
+        }
+        if self.core(group).is_some_and(|core| core.is_forsaken()) {
+            return self.store.yield_repair(group);
         }
         match self.store.repair(group) {
             Ok(Repair::Working) => {}
@@ -258,7 +261,7 @@ impl Engine {
             }
             return;
         }
-        state.given = first;
+        (state.given, state.refused) = (first, None);
         self.go_on(now, group);
     }
 
@@ -268,10 +271,10 @@ impl Engine {
         refused.is_some_and(|(_, since)| now >= since + REFUSED_MS)
     }
 
-    /// This replica of the group is to be placed anew: it takes and gives nothing any more.
-    pub fn forsake(&mut self, group: GroupId) {
+    /// This replica of the group is to be placed anew, and takes and gives nothing; or not any more.
+    pub fn forsake(&mut self, group: GroupId, is_so: bool) {
         if let Some(slot) = self.by_id.get(&group) {
-            self.groups[*slot].core.forsake();
+            self.groups[*slot].core.forsake(is_so);
         }
     }
 }

@@ -30,7 +30,8 @@ impl Store {
     pub fn appended_from(&mut self, group: GroupId, from: Cleaned) -> Result<()> {
         let image = &self.group(group)?.image;
         let (mut cleaned, end) = (image.cleaned, image.next_offset());
-        cleaned.appended(Cleaned { clean: from.clean.min(end), ..from });
+        // What lies behind the end is still to come, and says so again.
+        cleaned.appended(Cleaned { clean: from.clean.min(end), dropped: from.dropped.min(end) });
         self.keep(group, cleaned)
     }
 
