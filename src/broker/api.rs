@@ -556,6 +556,8 @@ pub struct NodeStatus {
     pub damaged: Vec<GroupId>,
     /// Groups with a replica here that cannot have a leader before others are back, or before the controllers decide.
     pub waiting: Vec<GroupId>,
+    /// Groups whose replica here cannot go on, why, and what it waits for.
+    pub anew: Vec<(GroupId, String)>,
     /// Groups whose replica here may not campaign any more: their generation's terms are used up.
     pub out_of_terms: Vec<GroupId>,
     pub unclean_recoveries: u64,
@@ -584,6 +586,8 @@ pub struct CleanerStatus {
     pub bytes_freed: u64,
     /// Records removed since there was a later one of the same key.
     pub records_superseded: u64,
+    /// Tombstones removed since their time was over.
+    pub tombstones_removed: u64,
     /// The partition that is compacted at the moment.
     pub running: Option<GroupId>,
     /// Share of uncompacted bytes of the dirtiest partition, 0 to 1.

@@ -7,7 +7,8 @@
 //! Invariants:
 //! - The last record of a key stays, unless it is a tombstone whose delete horizon has passed. What lies behind the end of what was
 //!   learned stays as it is.
-//! - A pass goes from the oldest file to the newest. Tombstones stay unless a caller says that they may go; none does yet (decision 0020).
+//! - A pass goes from the oldest file to the newest. A tombstone goes only below what was clean when the pass began, here and in every other
+//!   copy, and not behind a batch that could not be looked into: what it deleted may be in there (decision 0022).
 //! - The five last batches of every producer the partition knows keep their headers, so that a replica that reads the compacted log
 //!   knows the same sequences.
 //! - A batch that cannot be read stays as it is, and so do records without a key.
@@ -16,7 +17,7 @@ mod keys;
 pub mod plan;
 
 use crate::mutation::{Mutation, on};
-use crate::segment::{EntryKind, EntryMeta, Index, Offset};
+use crate::segment::{EntryKind, EntryMeta, Index, Offset, may_drop};
 use crate::wire::batch::BatchHeader;
 use crate::wire::record::retain::{Retained, Rules, open, retain};
 use crate::wire::record::{RecordError, Records};
@@ -30,16 +31,16 @@ pub const RECORDS_LIMIT: usize = 128 << 20;
 /// What a pass is given.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    /// Everything before was part of an earlier pass: of each key at most one record is left there.
+    /// Everything before is clean: of no key whose last record there is a tombstone is an earlier record left.
     pub first_dirty: Offset,
     /// Where the files end that may be cleaned.
     pub until: Offset,
     /// Wall clock, ms.
     pub now_ms: i64,
-    /// Batches that keep tombstones get a delete horizon so many ms from now; none: no batch gets one.
-    pub delete_retention_ms: Option<i64>,
-    /// Whether tombstones whose horizon has passed may go: no copy of the partition holds what they deleted any more.
-    pub drops_tombstones: bool,
+    /// Batches with tombstones that the pass learns get a delete horizon so many ms from now.
+    pub delete_retention_ms: i64,
+    /// Up to where every copy of the partition is clean.
+    pub floor: Offset,
     /// Entries whose header stays: the batches producers are known by.
     pub producers: BTreeSet<Index>,
     /// Bytes for the map of keys (`log.cleaner.dedupe.buffer.size`).
@@ -57,6 +58,8 @@ pub struct Figures {
     pub read: u64,
     /// Of these, records with a later one of the same key.
     pub superseded: u64,
+    /// Tombstones whose time was over: they went.
+    pub tombstones: u64,
     /// Records without a key, which stay.
     pub keyless: u64,
     /// Batches that could not be read, which stay.
@@ -71,6 +74,10 @@ pub struct Pass {
     terms: Terms,
     keys: Keys,
     end: Offset,
+    /// Offset after the last batch of which a tombstone was left out.
+    dropped: Offset,
+    /// The second reading has met a batch that it could not look into.
+    is_behind_unread: bool,
     figures: Figures,
 }
 
@@ -78,7 +85,8 @@ impl Pass {
     /// A pass that has seen nothing.
     pub fn new(terms: Terms) -> Self {
         let keys = Keys::new(terms.buffer_bytes, terms.salt);
-        Self { keys, end: terms.first_dirty, terms, figures: Figures::default() }
+        let (end, dropped) = (terms.first_dirty, Offset(0));
+        Self { keys, end, dropped, is_behind_unread: false, terms, figures: Figures::default() }
     }
 
     /// First reading: the entries from the one that holds the first dirty offset on, in order. False: it has learned what it can; there is
@@ -126,6 +134,11 @@ impl Pass {
         self.end
     }
 
+    /// Every tombstone that was left out so far lies below. One that a later record of its key replaces does not count.
+    pub fn dropped(&self) -> Offset {
+        self.dropped
+    }
+
     /// Second reading: what stays of an entry.
     pub fn retain(&mut self, meta: &EntryMeta, payload: &[u8]) -> Retained {
         if meta.base_offset >= self.end {
@@ -142,20 +155,23 @@ impl Pass {
         let now_ms = if on(Mutation::DropTombstonesEarly) { i64::MAX } else { self.terms.now_ms };
         let next = meta.next_offset();
         // A tombstone's time begins with the pass that learned it, and so removed what it deleted: not before (a batch that reaches behind
-        // the end), and not by the word of `first_dirty` alone, which may be too high after a start.
+        // the end).
         let is_learned = next <= self.end && next > self.terms.first_dirty;
-        let delete_retention_ms = self.terms.delete_retention_ms.filter(|_| is_learned);
+        let delete_retention_ms = is_learned.then_some(self.terms.delete_retention_ms);
+        let (clean, floor) = (self.terms.first_dirty, self.terms.floor);
         let rules = Rules {
             limit: RECORDS_LIMIT,
             now_ms,
             delete_retention_ms,
-            drops_tombstones: self.terms.drops_tombstones,
+            drops_tombstones: may_drop(next, clean, floor, self.is_behind_unread),
             // The last batch too, as Kafka does: a consumer that has read all stands at the end.
             keeps_header: is_producers || next == self.terms.until,
         };
-        let before = self.figures;
-        let (keys, end, figures) = (&self.keys, self.end, &mut self.figures);
-        let retained = retain(payload, &rules, &mut |record| {
+        self.is_behind_unread |=
+            BatchHeader::read(payload).is_none_or(|h| h.is_transactional() && !h.is_control());
+        let before = (self.figures, self.dropped);
+        let (keys, end, figures, dropped) = (&self.keys, self.end, &mut self.figures, &mut self.dropped);
+        let retained = retain(payload, &rules, &mut |record, may_go| {
             figures.read += 1;
             let Some(key) = record.key else {
                 figures.keyless += 1;
@@ -163,10 +179,16 @@ impl Pass {
             };
             let stays = record.offset >= end.0 || keys.get(key).is_none_or(|last| record.offset >= last);
             figures.superseded += u64::from(!stays);
-            stays
+            if stays && may_go {
+                figures.tombstones += 1;
+                *dropped = (*dropped).max(next);
+            }
+            stays && !may_go
         });
         retained.unwrap_or_else(|_| {
-            self.figures = Figures { unreadable: before.unreadable + 1, ..before };
+            (self.figures, self.dropped) = before;
+            self.figures.unreadable += 1;
+            self.is_behind_unread = true;
             Retained::Whole
         })
     }

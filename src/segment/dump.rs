@@ -285,6 +285,7 @@ impl<W: Write> Dump<'_, W> {
             "group",
             json!({"group": g.group.0, "name": g.name, "directory": g.dir, "replica": g.replica.to_string(),
                 "files": g.files.len(), "last": g.last().to_string(), "next_offset": g.next_offset().0,
+                "clean": g.cleaned.clean.0, "dropped": g.cleaned.dropped.0,
                 "segment_bytes": g.options.segment_bytes, "index_interval_bytes": g.options.index_interval_bytes}),
         )?;
         self.line(
@@ -466,6 +467,7 @@ fn record_line(batch: u64, record: &Record) -> Value {
         }
         Record::Rewrite(_, r) => json!({"old": r.old, "new": r.new.number, "prev": r.new.prev.to_string(),
             "last": r.new.last.to_string(), "end": r.new.end, "compacted": r.new.is_compacted}),
+        Record::Cleaned(_, c) => json!({"clean": c.clean.0, "dropped": c.dropped.0}),
         Record::Damage { first, last, .. } => json!({"first": first.0, "last": last.0}),
         Record::Synced { last, .. } => json!({"last": last.to_string()}),
     };

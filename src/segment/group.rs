@@ -164,6 +164,8 @@ pub(crate) struct Group {
     pub loose_round: u64,
     /// Where consumers find nothing.
     pub skips: Skips,
+    /// Goes up with everything that a pass of the cleaner must not outlive ([`Store::changes`](super::Store::changes)).
+    pub changes: u64,
     /// Rounds in which the log was cut, and behind what, as far as earlier ones may still be answered.
     cuts: Vec<(u64, LogId)>,
 }
@@ -201,6 +203,7 @@ impl Group {
             is_async: false,
             loose_round: 0,
             skips: Skips::default(),
+            changes: 0,
             cuts: Vec::new(),
         }
     }

@@ -8,6 +8,7 @@
 
 use super::index::TermIndex;
 use super::record::{Creation, Record};
+use super::tombstones::Cleaned;
 use super::types::*;
 use super::{GroupOptions, segment_file};
 use crate::mutation::{Mutation, on};
@@ -33,7 +34,7 @@ pub(crate) struct FileImage {
     pub max_timestamp: i64,
     /// What that was before anything was removed from it, -1 if nothing was: by it the file grows old.
     pub age_timestamp: i64,
-    /// A compaction made it.
+    /// A compaction made it, and nothing in it has come from elsewhere since.
     pub is_compacted: bool,
 }
 
@@ -135,6 +136,8 @@ pub(crate) struct GroupImage {
     pub terms: TermIndex,
     pub configurations: Vec<(LogId, Bytes)>,
     pub needs_repair: Option<(Index, Index)>,
+    /// How clean the copy is, and what is missing in it. A directory of a format before 4 does not hold it: after a start nothing is clean.
+    pub cleaned: Cleaned,
 }
 
 impl GroupImage {
@@ -219,6 +222,7 @@ impl GroupImage {
             file.max_timestamp = cut.max_timestamp;
         }
         self.terms.truncate(cut.last.index.next(), cut.next_offset);
+        self.cleaned.cut(cut.next_offset);
         self.needs_repair = self.needs_repair.filter(|(first, _)| *first <= cut.last.index);
         if let Some((_, last)) = &mut self.needs_repair {
             *last = (*last).min(cut.last.index);
@@ -261,6 +265,7 @@ impl GroupImage {
         self.configurations.clear();
         self.log_start = start.clone();
         self.needs_repair = None;
+        self.cleaned = Cleaned::starting_at(start.base_offset);
         dropped
     }
 
@@ -352,6 +357,7 @@ impl GroupImage {
                 self.rewrite(rewritten)?;
                 return Ok(rewritten.new.number + 1);
             }
+            Record::Cleaned(_, cleaned) => self.cleaned = *cleaned,
             Record::Damage { first, last, .. } => {
                 self.damage(*first, *last);
                 self.doubt(Doubt::Entries);
@@ -360,6 +366,18 @@ impl GroupImage {
             Record::Inline { .. } | Record::Reference { .. } | Record::Synced { .. } => {}
         }
         Ok(0)
+    }
+
+    /// Records of the group are lost: they may have put files in place that a later one calls clean. Nothing that is here counts as clean,
+    /// and what was ever removed may be missing.
+    pub(crate) fn doubt_cleaned(&mut self) {
+        let (clean, start) = (self.cleaned.clean, self.log_start.base_offset);
+        let rewritten = self.files.iter().filter(|file| file.is_compacted || file.age_timestamp >= 0);
+        let end = rewritten.map(|file| file.next_offset).max();
+        if (clean > start || end.is_some()) && !on(Mutation::BelieveCleanAfterLoss) {
+            self.cleaned.drops_to(end.map_or(clean, |end| end.max(clean)));
+            self.cleaned.cut(start);
+        }
     }
 
     /// Remembers that entries in a range are damaged or missing.
@@ -390,7 +408,7 @@ pub(crate) struct Image {
     pub node: NodeId,
     pub directory: u128,
     pub cluster: Option<String>,
-    /// Format of the directory: 3 once a file of it has been rewritten, so that an older program does not open it.
+    /// Format of the directory: 4 once a file of it has been rewritten, so that an older program does not open it.
     pub format: u16,
     /// Number the next segment file gets.
     pub next_file: u64,
@@ -448,6 +466,7 @@ impl Image {
             terms: TermIndex::default(),
             configurations: Vec::new(),
             needs_repair: None,
+            cleaned: Cleaned::starting_at(start.base_offset),
         };
         self.groups.insert(group, image);
         self.suspects.remove(&creation.name);

@@ -289,6 +289,12 @@ impl TermIndex {
         }
     }
 
+    /// Epoch of an entry of the log.
+    pub(crate) fn epoch_at(&self, index: Index) -> Option<Epoch> {
+        let after = self.0.partition_point(|span| span.first <= index);
+        self.0.get(after.checked_sub(1)?).map(|span| span.epoch)
+    }
+
     /// First index of every epoch; without those that hold no entry any more.
     pub(crate) fn epochs(&self, last: Index) -> Vec<(Epoch, Index)> {
         self.0.iter().filter(|s| s.first <= last).map(|s| (s.epoch, s.first)).collect()

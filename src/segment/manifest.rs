@@ -10,7 +10,9 @@ use super::fs::{Fs, OpenMode};
 use super::image::{GroupImage, Image};
 use super::index::{TermIndex, TermSpan, read_whole};
 use super::journal::Position;
-use super::record::{get_file, get_options, get_origin, put_file, put_options, put_origin};
+use super::record::{get_cleaned, get_file, get_options, get_origin};
+use super::record::{put_cleaned, put_file, put_options, put_origin};
+use super::tombstones::Cleaned;
 use super::types::*;
 use super::{Error, error};
 use bytes::BufMut;
@@ -19,9 +21,11 @@ use std::path::Path;
 /// First bytes of a manifest.
 pub(crate) const MANIFEST_MAGIC: [u8; 8] = *b"KONTIKIM";
 /// Newest format this code reads. One number for the whole directory.
-pub(crate) const FORMAT_VERSION: u16 = 3;
+pub(crate) const FORMAT_VERSION: u16 = 4;
 /// The one it writes of a directory in which nothing has been rewritten yet: the version of the program before reads it.
 pub(crate) const FORMAT_UNCOMPACTED: u16 = 2;
+/// From this one on it says of each group how clean it is. Format 3 knows of rewritten files alone.
+pub(crate) const FORMAT_CLEANED: u16 = 4;
 const HEADER: usize = 32;
 const COPIES: [&str; 2] = ["a", "b"];
 
@@ -255,6 +259,9 @@ fn put_group(out: &mut Vec<u8>, g: &GroupImage, format: u16) {
         put_log_id(out, *id);
         put_bytes(out, payload);
     }
+    if format >= FORMAT_CLEANED {
+        put_cleaned(out, &g.cleaned);
+    }
 }
 
 fn get_group(version: u16, b: &mut &[u8]) -> Option<GroupImage> {
@@ -288,6 +295,7 @@ fn get_group(version: u16, b: &mut &[u8]) -> Option<GroupImage> {
         configurations.push((get_log_id(b)?, get_bytes(b)?));
     }
     let terms = TermIndex(spans);
+    let cleaned = if version >= FORMAT_CLEANED { get_cleaned(b)? } else { Cleaned::default() };
     Some(GroupImage {
         group,
         name,
@@ -300,12 +308,47 @@ fn get_group(version: u16, b: &mut &[u8]) -> Option<GroupImage> {
         terms,
         configurations,
         needs_repair,
+        cleaned,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a directory of the format before held says nothing of how clean it is: a compaction learns it anew.
+    #[test]
+    fn numbers_of_a_group_are_in_format_4_and_none_in_format_3() {
+        let mut image = Image::new(NodeId(4), 77);
+        let creation = crate::segment::record::Creation {
+            name: "t-0".into(),
+            dir: "t-0".into(),
+            replica: ReplicaId { node: NodeId(4), assignment: 1, directory: 77 },
+            options: super::super::GroupOptions::default(),
+            hard_state: HardState::default(),
+            log_start: LogStart::default(),
+            file: 1,
+        };
+        let group = GroupId(1);
+        image.apply(&crate::segment::record::Record::Create(group, Box::new(creation))).expect("created");
+        let cleaned = Cleaned { clean: Offset(30), dropped: Offset(20) };
+        image.apply(&crate::segment::record::Record::Cleaned(group, cleaned)).expect("taken");
+        let position = Position { file: 3, block: 7, sequence: 9 };
+        for (format, expected) in [(2, Cleaned::default()), (3, Cleaned::default()), (4, cleaned)] {
+            let image = Image { format, ..image.clone() };
+            let manifest = Manifest {
+                sequence: 5,
+                era: 2,
+                position,
+                journal_file_bytes: 1 << 20,
+                clean: true,
+                boot: 1,
+                image,
+            };
+            let read = Manifest::decode(&manifest.encode()).expect("sound");
+            assert_eq!((read.image.format, read.image.groups[&group].cleaned), (format, expected));
+        }
+    }
 
     #[test]
     fn manifest_of_format_1_is_read_and_knows_no_boot() {

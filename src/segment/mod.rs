@@ -60,7 +60,7 @@ pub use map::SegmentMap;
 pub use rewrite::{ClosedFile, ClosedReader, Ended, Keep, Rewrite, Step};
 pub use round::{Durable, Remains, Round, RoundDone};
 pub use scrub::{ScrubStats, Scrubber};
-pub use store::{FetchedBatch, FrameCheck, Repair, Store};
+pub use store::{FetchedBatch, FrameCheck, Mended, Repair, Store};
 pub use tombstones::{Brought, Cleaned, may_append, may_drop};
 pub use types::*;
 pub use writer::Writer;

@@ -7,6 +7,7 @@
 use super::GroupOptions;
 use super::codec::*;
 use super::image::{CutPoint, Extent, FileImage, Rewritten, Shortened};
+use super::tombstones::Cleaned;
 use super::types::*;
 use bytes::{BufMut, Bytes};
 
@@ -71,6 +72,8 @@ pub(crate) enum Record {
     Replace { group: GroupId, old: u64, new: u64, shortened: Option<Shortened>, left: Option<(Index, Index)> },
     /// A file with fewer payloads took the place of others. Only in a directory of format 3.
     Rewrite(GroupId, Box<Rewritten>),
+    /// How clean the copy is, and what is missing in it (docs/decisions/0022). Only in a directory of format 4.
+    Cleaned(GroupId, Cleaned),
     /// Loose entries up to this one have been synced. Says something of what stands before it in the journal, and changes nothing.
     Synced { group: GroupId, last: LogId },
 }
@@ -85,6 +88,7 @@ impl Record {
             | Self::Options(group, _)
             | Self::HardState(group, _)
             | Self::LogStart(group, _)
+            | Self::Cleaned(group, _)
             | Self::Inline { group, .. }
             | Self::Reference { group, .. }
             | Self::Open { group, .. }
@@ -119,6 +123,7 @@ impl Record {
             Self::Damage { .. } => "Damage",
             Self::Replace { .. } => "Replace",
             Self::Rewrite(..) => "Rewrite",
+            Self::Cleaned(..) => "Cleaned",
             Self::Synced { .. } => "Synced",
         }
     }
@@ -141,6 +146,7 @@ impl Record {
             Self::Replace { shortened: Some(_), .. } => 15,
             Self::Synced { .. } => 14,
             Self::Rewrite(..) => 16,
+            Self::Cleaned(..) => 17,
         }
     }
 
@@ -208,6 +214,7 @@ impl Record {
                 put_file(out, &rewritten.new);
                 put_origin(out, &rewritten.new);
             }
+            Self::Cleaned(_, cleaned) => put_cleaned(out, cleaned),
             Self::Synced { last, .. } => put_log_id(out, *last),
         }
         finish(out, start);
@@ -293,6 +300,7 @@ impl Record {
                 let new = get_origin(b, new)?;
                 Self::Rewrite(group, Box::new(Rewritten { old, new }))
             }
+            17 => Self::Cleaned(group, get_cleaned(b)?),
             _ => return None,
         })
     }
@@ -365,6 +373,16 @@ pub(crate) fn get_origin(b: &mut &[u8], file: FileImage) -> Option<FileImage> {
         _ => return None,
     };
     Some(FileImage { is_compacted, age_timestamp: get_i64(b)?, ..file })
+}
+
+/// What format 4 says of a group besides.
+pub(crate) fn put_cleaned(out: &mut Vec<u8>, cleaned: &Cleaned) {
+    out.put_i64_le(cleaned.clean.0);
+    out.put_i64_le(cleaned.dropped.0);
+}
+pub(crate) fn get_cleaned(b: &mut &[u8]) -> Option<Cleaned> {
+    let (clean, dropped) = (get_i64(b)?, get_i64(b)?);
+    (clean >= 0 && dropped >= 0).then_some(Cleaned { clean: Offset(clean), dropped: Offset(dropped) })
 }
 
 fn put_creation(out: &mut Vec<u8>, c: &Creation) {
@@ -481,6 +499,7 @@ mod tests {
             Record::Damage { group: g, first: Index(3), last: Index(u64::MAX) },
             Record::Replace { group: g, old: 3, new: 9, shortened: None, left: Some((Index(7), Index(8))) },
             Record::Replace { group: g, old: 0, new: 0, shortened: None, left: None },
+            Record::Cleaned(g, Cleaned { clean: Offset(70), dropped: Offset(90) }),
             Record::Replace {
                 group: g,
                 old: 3,

@@ -74,6 +74,8 @@ pub(crate) fn open_on(fs: Arc<dyn Fs>, mut options: StoreOptions) -> Result<Open
     let doubtful = replay.finish();
     widen_doubt(&*fs, &dir, &mut replay, &doubtful, manifest.image.next_file)?;
     clamp_damage(&mut replay);
+    // A log that ends early was cut.
+    replay.image.groups.values_mut().for_each(|group| group.cleaned.cut(group.next_offset()));
     let is_lossy = may_have_lost(&*fs, &dir, &manifest, &scanned, &judged)?;
     replay.doubt_loose(&ends, is_lossy);
     identity::check_cluster(replay.image.cluster.as_deref(), &options)?;

@@ -12,6 +12,7 @@ use super::ends::Ends;
 use super::fs::{File, Fs, OpenMode};
 use super::image::{Extent, FileImage, GroupImage, Image};
 use super::journal;
+use super::manifest::FORMAT_CLEANED;
 use super::record::Record;
 use super::segment_file::{self, Expect, SEGMENT_HEADER};
 use super::types::*;
@@ -341,6 +342,10 @@ impl<'a> Replay<'a> {
         for (group, doubt) in &self.doubts {
             if let Some(g) = self.image.groups.get_mut(group) {
                 g.doubt(*doubt);
+                if self.image.format >= FORMAT_CLEANED {
+                    // Before, nothing was ever called clean, and nothing is missing.
+                    g.doubt_cleaned();
+                }
             }
         }
         self.doubts.keys().copied().collect()

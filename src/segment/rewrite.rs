@@ -53,8 +53,6 @@ pub struct ClosedFile {
     pub bytes: u64,
     /// Largest timestamp (ms) of the records that are in it, -1 if there is none.
     pub max_timestamp: i64,
-    /// A rewrite made it that its caller called clean, and nothing in it has come from elsewhere since.
-    pub is_rewritten: bool,
 }
 
 /// What stays of a batch.
@@ -352,8 +350,6 @@ pub(crate) struct Parts {
     /// The new file's name until it is whole, and after; its index.
     pub paths: (PathBuf, PathBuf, PathBuf),
     pub interval: u32,
-    /// The new file is to be marked.
-    pub is_clean: bool,
     /// Space that the job must leave free.
     pub reserve: u64,
     pub cancelled: Arc<AtomicBool>,
@@ -369,7 +365,7 @@ impl Rewrite {
         let age_timestamp = sources.iter().map(FileImage::newest).max().unwrap_or(-1);
         let file = FileImage {
             age_timestamp,
-            is_compacted: parts.is_clean,
+            is_compacted: true,
             ..FileImage::new(parts.new, first.prev, first.base_offset)
         };
         let (unfinished, path, index_path) = parts.paths;
@@ -386,8 +382,7 @@ impl Rewrite {
             piece: Vec::new(),
             gap: None,
             index: SparseIndex::starting_at(SEGMENT_HEADER),
-            // A mark is a change, too.
-            is_changed: sources.len() > 1 || (parts.is_clean && !first.is_compacted),
+            is_changed: sources.len() > 1,
         };
         let input = ClosedReader::new(parts.fs, parts.group, parts.files, parts.report);
         let (group, cancelled) = (parts.group, parts.cancelled);

@@ -64,9 +64,9 @@ impl Op {
     pub(crate) fn keeps_files(&self) -> bool {
         matches!(self, Self::Change(change) if change.is_aside)
     }
-    /// Whether the program before this one would not understand it.
-    pub(crate) fn is_rewrite(&self) -> bool {
-        matches!(self, Self::Change(change) if matches!(change.record, Record::Rewrite(..)))
+    /// Whether a program that knows only older formats would not understand it.
+    pub(crate) fn needs_format(&self) -> bool {
+        matches!(self, Self::Change(change) if matches!(change.record, Record::Rewrite(..) | Record::Cleaned(..)))
     }
     /// Whether it removes a group whose log stays on the disk.
     pub(crate) fn keeps_log(&self) -> bool {

@@ -8,6 +8,7 @@
 
 mod aside;
 mod cache;
+mod cleaned;
 mod cursor;
 mod cutting;
 mod loose;
@@ -18,7 +19,7 @@ mod rewriting;
 mod scrubbing;
 
 pub use read::{FetchedBatch, FrameCheck};
-pub use repair::Repair;
+pub use repair::{Mended, Repair};
 
 use super::fs::{Fs, OpenMode, sync_names};
 use super::group::{Group, Segment, Tail, TailEntry};
@@ -26,6 +27,7 @@ use super::image::{FileImage, GroupImage};
 use super::index::{Slot, TermIndex};
 use super::record::{Creation, Record};
 use super::round::{Change, Durable, Entries, FileRef, Op, Remains, Round, RoundDone, is_configuration};
+use super::tombstones::Cleaned;
 use super::types::*;
 use super::{Error, GroupOptions, GroupSpec, Result, StoreOptions, frame, segment_file};
 use crate::mutation::{Mutation, on};
@@ -212,6 +214,7 @@ impl Store {
             terms: TermIndex::default(),
             configurations: Vec::new(),
             needs_repair: None,
+            cleaned: Cleaned::starting_at(spec.log_start.base_offset),
         };
         let path = segment_file::groups_dir(&self.options.dir).join(&dir);
         let made = self.fs.create_dir(&path).map_err(|e| super::error::failed("create", &path, &e));
@@ -463,6 +466,7 @@ impl Store {
         g.is_granted = false;
         let is_aside = std::mem::take(&mut g.is_aside);
         let dropped = g.image.install(&start, number);
+        g.changes += 1;
         self.lru.forget(&g.segments);
         self.damage.forget(group);
         g.segments = vec![segment];

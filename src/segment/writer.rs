@@ -199,7 +199,7 @@ impl Writer {
 
     /// A round that the program before this one would take for damage: first the manifest tells it not to open the directory.
     fn raise_format(&mut self, round: &Round) -> Result<()> {
-        if self.image.format >= manifest::FORMAT_VERSION || !round.ops.iter().any(Op::is_rewrite) {
+        if self.image.format >= manifest::FORMAT_VERSION || !round.ops.iter().any(Op::needs_format) {
             return Ok(());
         }
         self.finish_checkpoint()?;
@@ -227,6 +227,7 @@ impl Writer {
     }
 
     fn try_commit(&mut self, round: &Round) -> Result<()> {
+        self.settle_aside()?;
         let mut progress = Progress::default();
         let mut batch = std::mem::take(&mut self.batch);
         let strict: BTreeSet<GroupId> = round.ops.iter().filter(|op| !op.is_loose()).map(group_of).collect();
@@ -545,6 +546,7 @@ impl Writer {
 
     fn try_idle(&mut self) -> Result<Option<Duration>> {
         self.poll_syncs()?;
+        self.settle_aside()?;
         if self.checkpoint.as_ref().is_some_and(|c| c.running.is_finished()) {
             self.finish_checkpoint()?;
         }

@@ -45,7 +45,7 @@ pub struct Committed {
     pub crc: u32,
     /// CRC inside a record batch: what the producer wrote, whatever offset it got.
     pub batch: Option<u32>,
-    /// Whether compaction has taken nothing of it: a producer's batch has a record at every offset.
+    /// Whether compaction has left it as it was: a producer's batch has a record at every offset.
     pub is_whole: bool,
 }
 
@@ -808,7 +808,10 @@ impl Check {
 pub fn describe(entry: &Entry) -> Committed {
     let header = (entry.meta.kind == EntryKind::Records).then(|| BatchHeader::read(&entry.payload)).flatten();
     let is_whole = match entry.meta.kind {
-        EntryKind::Records => header.is_some_and(|h| h.record_count as u32 == entry.meta.offset_span),
+        // One with a delete horizon has other bytes, whatever is left of it.
+        EntryKind::Records => header.is_some_and(|h| {
+            h.record_count as u32 == entry.meta.offset_span && h.delete_horizon_ms().is_none()
+        }),
         _ => true,
     };
     Committed {

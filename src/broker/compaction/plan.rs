@@ -29,8 +29,6 @@ pub struct File {
     pub max_timestamp: i64,
     /// It is the one appended to.
     pub is_active: bool,
-    /// A pass of the cleaner wrote it.
-    pub is_cleaned: bool,
 }
 
 /// How a partition stands.
@@ -46,6 +44,8 @@ pub struct Look {
     pub bytes: u64,
     /// By how much the oldest dirty record is older than `max.compaction.lag.ms`, ms; 0: it is not.
     pub overdue_ms: i64,
+    /// Another replica waits for this one to be clean.
+    pub is_wanted: bool,
 }
 
 impl Look {
@@ -56,23 +56,21 @@ impl Look {
 
     /// Whether a pass is worth it.
     pub fn is_due(&self, policy: &Policy) -> bool {
-        self.dirty_bytes > 0 && (self.overdue_ms > 0 || self.dirty_ratio() > policy.min_dirty_ratio)
+        self.dirty_bytes > 0 && (self.is_urgent() || self.dirty_ratio() > policy.min_dirty_ratio)
+    }
+
+    /// Whether it is, whatever the ratio.
+    fn is_urgent(&self) -> bool {
+        self.overdue_ms > 0 || self.is_wanted
     }
 }
 
-/// First dirty offset after a start. A pass goes oldest file first and swaps each before the next one, so what lies before the
-/// end of the last file that a pass wrote was part of that pass.
-pub fn first_dirty(files: &[File]) -> Offset {
-    let start = files.first().map_or(Offset(0), |file| file.base_offset);
-    files.iter().rev().find(|file| file.is_cleaned).map_or(start, |file| file.next_offset)
-}
-
-/// Looks at one partition. `first_dirty` = what is remembered of its last pass; `committed` = its high watermark.
+/// Looks at one partition. `first_dirty` = up to where it is clean (decisions/0022); `committed` = its high watermark.
 pub fn look(files: &[File], first_dirty: Offset, committed: Offset, policy: &Policy, now_ms: i64) -> Look {
     let start = files.first().map_or(Offset(0), |file| file.base_offset);
     let end = files.last().map_or(start, |file| file.next_offset);
-    // The log was cut, or replaced: nothing is known of it.
-    let first_dirty = if first_dirty > end { start } else { first_dirty.max(start) };
+    // Who was brought up is clean as far as those that did it, which may be in the file that is appended to.
+    let first_dirty = first_dirty.min(end).max(start);
     let young = now_ms.saturating_sub(policy.min_lag_ms.max(0));
     let (mut until, mut dirty_bytes, mut bytes) = (start, 0, 0);
     let mut oldest: Option<i64> = None;
@@ -94,7 +92,7 @@ pub fn look(files: &[File], first_dirty: Offset, committed: Offset, policy: &Pol
     }
     let latest = now_ms.saturating_sub(policy.max_lag_ms.max(0));
     let overdue_ms = oldest.map_or(0, |time| latest.saturating_sub(time).max(0));
-    Look { first_dirty, until, dirty_bytes, bytes, overdue_ms }
+    Look { first_dirty, until, dirty_bytes, bytes, overdue_ms, is_wanted: false }
 }
 
 /// The dirtiest of those that are due.
@@ -102,9 +100,9 @@ pub fn choose<T: Copy + Ord>(looks: impl Iterator<Item = (T, Look, Policy)>) -> 
     let due = looks.filter(|(_, look, policy)| look.is_due(policy));
     let chosen = due.max_by(|a, b| {
         let by_ratio = a.1.dirty_ratio().total_cmp(&b.1.dirty_ratio());
-        // What is overdue comes first; equals in a fixed order.
-        let overdue = (a.1.overdue_ms > 0).cmp(&(b.1.overdue_ms > 0));
-        overdue.then(by_ratio).then(b.0.cmp(&a.0))
+        // What is urgent comes first; equals in a fixed order.
+        let urgent = a.1.is_urgent().cmp(&b.1.is_urgent());
+        urgent.then(by_ratio).then(b.0.cmp(&a.0))
     });
     chosen.map(|(what, look, _)| (what, look))
 }
@@ -124,7 +122,6 @@ mod tests {
             first_timestamp: Some(at * 10),
             max_timestamp: at * 10 + 9,
             is_active: at == closed,
-            is_cleaned: false,
         };
         (0..=closed).map(file).collect()
     }
@@ -159,7 +156,11 @@ mod tests {
             (look(40).dirty_bytes, look(40).is_due(&Policy { min_dirty_ratio: 0.0, ..ANY })),
             (0, false)
         );
-        assert_eq!(look(51).first_dirty, Offset(0), "the log was cut: nothing is known of it");
+        assert_eq!(
+            (look(51).first_dirty, look(51).dirty_bytes),
+            (Offset(50), 0),
+            "clean into what is appended to"
+        );
         assert_eq!(
             super::look(&files[2..], Offset(3), Offset(50), &ANY, 0).first_dirty,
             Offset(20),
@@ -192,6 +193,7 @@ mod tests {
             dirty_bytes,
             bytes: 100,
             overdue_ms,
+            is_wanted: false,
         };
         let of = |looks: &[Look]| {
             choose(looks.iter().enumerate().map(|(at, look)| (at, *look, ANY))).map(|(at, _)| at)
@@ -199,16 +201,7 @@ mod tests {
         assert_eq!(of(&[look(10, 0), look(50, 0)]), None);
         assert_eq!(of(&[look(60, 0), look(90, 0), look(90, 0), look(80, 0)]), Some(1));
         assert_eq!(of(&[look(60, 0), look(90, 0), look(1, 5), look(0, 9)]), Some(2));
-    }
-
-    #[test]
-    fn first_dirty_offset_after_a_start_is_the_end_of_the_last_file_that_a_pass_wrote() {
-        let mut files = files(4);
-        assert_eq!(first_dirty(&files), Offset(0));
-        files[1].is_cleaned = true;
-        assert_eq!(first_dirty(&files), Offset(20));
-        files.remove(0);
-        files[0].is_cleaned = false;
-        assert_eq!(first_dirty(&files), Offset(10));
+        let wanted = |dirty_bytes| Look { is_wanted: true, ..look(dirty_bytes, 0) };
+        assert_eq!(of(&[look(90, 0), wanted(1), wanted(0)]), Some(1));
     }
 }

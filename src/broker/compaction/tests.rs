@@ -139,12 +139,14 @@ impl Log {
 struct Model {
     /// Delete horizon of the batch at an index.
     horizons: BTreeMap<u64, i64>,
-    /// Tombstones that went.
+    /// Tombstones that went, and where the last of them ended in the last pass.
     gone: BTreeSet<i64>,
+    dropped: i64,
 }
 
 impl Model {
     fn pass(&mut self, original: &Log, terms: &Terms, end: i64) -> Vec<Known> {
+        let begins = terms.now_ms + terms.delete_retention_ms;
         let all = original.known();
         let last: BTreeMap<_, _> = all
             .iter()
@@ -159,16 +161,18 @@ impl Model {
         {
             let tombstones: Vec<i64> = records(&entry.payload)
                 .iter()
-                .filter(|r| r.value.is_none() && is_last(r) && !self.gone.contains(&r.offset))
+                .filter(|r| {
+                    r.key.is_some() && r.value.is_none() && is_last(r) && !self.gone.contains(&r.offset)
+                })
                 .map(|r| r.offset)
                 .collect();
-            let index = entry.meta.id.index.0;
-            match self.horizons.get(&index) {
-                Some(at) if terms.drops_tombstones && terms.now_ms >= *at => self.gone.extend(tombstones),
-                None if !tombstones.is_empty() && entry.meta.next_offset().0 <= end => {
-                    self.horizons.insert(index, terms.now_ms + terms.delete_retention_ms.unwrap());
-                }
-                _ => {}
+            let (index, next) = (entry.meta.id.index.0, entry.meta.next_offset());
+            let horizon = self.horizons.get(&index).copied();
+            if next <= terms.first_dirty.min(terms.floor) && horizon.is_some_and(|at| terms.now_ms >= at) {
+                self.dropped = self.dropped.max(tombstones.first().map_or(0, |_| next.0));
+                self.gone.extend(tombstones);
+            } else if !tombstones.is_empty() && next > terms.first_dirty && next.0 <= end {
+                self.horizons.insert(index, horizon.map_or(begins, |at| at.max(begins)));
             }
         }
         all.into_iter().filter(|r| is_last(r) && !self.gone.contains(&r.offset)).collect()
@@ -192,6 +196,7 @@ fn assert_frames_unchanged(was: &Log, is: &Log) {
 
 #[test]
 pub(crate) fn random_logs_keep_what_a_naive_model_keeps_pass_after_pass() {
+    let mut dropped = 0;
     for seed in 0..300 {
         let mut rng = StdRng::seed_from_u64(seed);
         let original = Log::random(&mut rng);
@@ -208,8 +213,13 @@ pub(crate) fn random_logs_keep_what_a_naive_model_keeps_pass_after_pass() {
                 first_dirty,
                 until: Offset(until),
                 now_ms,
-                delete_retention_ms: Some(300),
-                drops_tombstones: rng.random_bool(0.8),
+                delete_retention_ms: 300,
+                // Some other copy is not as clean.
+                floor: if rng.random_bool(0.7) {
+                    Offset(i64::MAX)
+                } else {
+                    *boundaries.choose(&mut rng).unwrap()
+                },
                 producers: producers.clone(),
                 // Room for 48 keys, or for more.
                 buffer_bytes: if rng.random_bool(0.5) { 0 } else { 1 << 20 },
@@ -219,8 +229,11 @@ pub(crate) fn random_logs_keep_what_a_naive_model_keeps_pass_after_pass() {
             let end = done.end();
             assert!(end >= first_dirty && end.0 <= until.max(first_dirty.0), "seed {seed}, pass {pass}");
             assert_eq!(end.0 == until, !done.figures().is_full, "seed {seed}, pass {pass}: {done:?}");
+            model.dropped = 0;
             let expected = model.pass(&original, &terms, end.0);
             assert_eq!(cleaned.known(), expected, "seed {seed}, pass {pass}: what stays");
+            assert_eq!(done.dropped(), Offset(model.dropped), "seed {seed}, pass {pass}: what is missing");
+            dropped += done.figures().tombstones;
             assert_frames_unchanged(&original, &cleaned);
             let state = cleaned.producers();
             assert_eq!(
@@ -237,6 +250,7 @@ pub(crate) fn random_logs_keep_what_a_naive_model_keeps_pass_after_pass() {
             (log, first_dirty) = (cleaned, end);
         }
     }
+    assert!(dropped > 100, "only {dropped} tombstones went");
 }
 
 fn one_batch(records: &[(&str, Option<&str>)]) -> BytesMut {
@@ -260,8 +274,8 @@ fn terms(until: i64) -> Terms {
         first_dirty: Offset(0),
         until: Offset(until),
         now_ms: 1_000,
-        delete_retention_ms: Some(500),
-        drops_tombstones: true,
+        delete_retention_ms: 500,
+        floor: Offset(i64::MAX),
         producers: BTreeSet::new(),
         buffer_bytes: 1 << 20,
         salt: [3, 4],
@@ -295,12 +309,12 @@ fn horizon_is_not_set_on_a_batch_that_was_learned_in_part() {
     assert_eq!(BatchHeader::read(&cleaned.entries[0].payload).unwrap().delete_horizon_ms(), Some(1_500));
 }
 
-/// After a start the files themselves say how far the log is clean, and one whose end was never learned says too much.
+/// What was clean when the pass began has its horizons from the passes before.
 #[test]
 fn tombstone_that_no_pass_has_learned_gets_no_horizon() {
     let log = log(&[&[("a", Some("1"))], &[("a", None)], &[("b", Some("1"))]]);
-    let lied = Terms { first_dirty: Offset(2), ..terms(3) };
-    assert_eq!(log.clean(&lied).0.entries, log.entries);
+    let clean = Terms { first_dirty: Offset(2), ..terms(3) };
+    assert_eq!(log.clean(&clean).0.entries, log.entries);
     let (honest, _) = log.clean(&terms(3));
     assert!(honest.entries[0].payload.is_empty());
     assert_eq!(BatchHeader::read(&honest.entries[1].payload).unwrap().delete_horizon_ms(), Some(1_500));
@@ -315,6 +329,40 @@ fn pass_that_is_stopped_at_a_file_leaves_what_lies_behind_and_knows_its_keys() {
     let kept: Vec<Retained> =
         log.entries.iter().map(|entry| pass.retain(&entry.meta, &entry.payload)).collect();
     assert_eq!(kept, [Retained::Nothing, Retained::Nothing, Retained::Whole, Retained::Whole]);
+}
+
+/// It goes below what was clean when the pass began, here and everywhere; what it deleted may be in a batch before it that nobody can read.
+#[test]
+fn tombstone_stays_while_a_copy_may_hold_what_it_deleted() {
+    let log = log(&[&[("a", None)], &[("x", Some("1"))], &[("b", None)], &[("c", Some("1"))]]);
+    let (log, _) = log.clean(&terms(4));
+    let due = Terms { first_dirty: Offset(4), now_ms: 1_500, ..terms(4) };
+    let left = |log: &Log, terms: Terms| {
+        let (cleaned, pass) = log.clean(&terms);
+        let left: Vec<i64> = cleaned.known().iter().filter(|r| r.value.is_none()).map(|r| r.offset).collect();
+        (left, pass.dropped().0, pass.figures().tombstones)
+    };
+    assert_eq!(left(&log, due.clone()), (vec![], 3, 2));
+    assert_eq!(left(&log, Terms { now_ms: 1_499, ..due.clone() }), (vec![0, 2], 0, 0));
+    assert_eq!(left(&log, Terms { first_dirty: Offset(2), ..due.clone() }), (vec![2], 1, 1));
+    assert_eq!(left(&log, Terms { floor: Offset(2), ..due.clone() }), (vec![2], 1, 1));
+    assert_eq!(left(&log, Terms { floor: Offset(0), ..due.clone() }), (vec![0, 2], 0, 0));
+    for is_transactional in [false, true] {
+        let mut veiled = Log { entries: log.entries.clone(), next: log.next, sequences: BTreeMap::new() };
+        let mut bytes = BytesMut::from(&veiled.entries[1].payload[..]);
+        if is_transactional {
+            let mut header = BatchHeader::read(&bytes).unwrap();
+            header.attributes |= 1 << 4;
+            header.write(&mut bytes);
+            batch::seal(&mut bytes);
+        } else {
+            *bytes.last_mut().unwrap() ^= 1;
+        }
+        veiled.entries[1].payload = bytes.freeze();
+        let (cleaned, pass) = veiled.clean(&due);
+        assert_eq!((pass.dropped(), pass.figures().tombstones), (Offset(1), 1), "{is_transactional}");
+        assert_eq!(cleaned.entries[1..], veiled.entries[1..]);
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 #[path = "cleaning_tests.rs"]
-mod cleaning;
+pub(crate) mod cleaning;
 #[path = "groups_tests.rs"]
 pub(crate) mod groups;
 

@@ -5,8 +5,8 @@
 //! files are replaced `segment`'s. Every replica compacts its own copy.
 //! - A replica that is damaged, under repair or in doubt is left alone, and so is a full disk.
 //! - Files are replaced oldest first, each before the next one is begun.
-//! - Tombstones stay. One may go only when no copy of the partition holds what it deleted any more, and nobody knows that yet (decision
-//!   0020): a replica put together from copies that were compacted at different times would show the deleted value again.
+//! - A tombstone goes in a later pass than what it deleted, when its time is over and no copy of the partition holds that any more
+//!   (`tombstones`, decision 0022). That it may be missing is recorded with the file that leaves it out; how clean the copy is, too.
 //! - What was learned of a log counts for that log alone: a new generation, or a commit index that went back, ends the compaction.
 //! - What fails makes the partition uncleanable for a while, longer each time; the log and /metrics say why.
 
@@ -16,10 +16,11 @@ use crate::broker::compaction::{Pass, Terms};
 use crate::broker::config::NodeConfig;
 use crate::ctl::command::TopicConfig;
 use crate::ctl::configs;
+use crate::mutation::{Mutation, on};
 use crate::raftlog::core::Millis;
 use crate::segment::{
     ClosedFile, ClosedReader, Doubt, Ended, EntryKind, Error, Generation, GroupId, Index, Keep, Offset,
-    ReplicaId, Rewrite, Step,
+    ReplicaId, Rewrite, SegmentInfo, Step,
 };
 use crate::wire::batch::BatchHeader;
 use crate::wire::record::retain::Retained;
@@ -113,21 +114,32 @@ impl CleanerStep {
 /// Closed files that become one.
 #[derive(Default)]
 struct Chunk {
-    files: Vec<u64>,
+    /// Their numbers, and where each ends.
+    files: Vec<(u64, Offset)>,
     bytes: u64,
-    /// Every key in them is in the pass's map: what is written of them counts as clean.
-    is_learned: bool,
+}
+
+impl Chunk {
+    fn numbers(&self) -> Vec<u64> {
+        self.files.iter().map(|(number, _)| *number).collect()
+    }
+
+    fn end(&self) -> Offset {
+        self.files.last().map_or(Offset(0), |(_, end)| *end)
+    }
 }
 
 /// The compaction under way.
 pub(super) struct Running {
     group: GroupId,
     replica: ReplicaId,
-    /// Generation and commit index when it began: what was learned counts for that log.
-    pub(super) log: (Generation, Index),
+    /// Generation, commit index and [`Store::changes`](crate::segment::Store::changes) when it began: what was learned counts for that log.
+    pub(super) log: (Generation, Index, u64),
     look: Look,
     /// Files to be replaced together and their bytes, oldest first; none before all is learned.
     chunks: VecDeque<Chunk>,
+    /// Where the files end that are being rewritten.
+    rewritten_to: Offset,
     /// What was learned, while nothing is given out.
     pass: Option<Box<Pass>>,
     /// Given out as soon as it is time.
@@ -141,8 +153,6 @@ pub(super) struct Running {
 /// What is remembered of a partition.
 struct Known {
     replica: ReplicaId,
-    /// Where its last pass ended.
-    first_dirty: Option<Offset>,
     /// Time of the first batch of each of its files.
     first_times: BTreeMap<u64, i64>,
     /// Since when its active file was seen with records.
@@ -168,6 +178,8 @@ pub(super) struct Cleaning {
     /// Files that may still be looked into in this turn.
     first_looks: usize,
     known: BTreeMap<GroupId, Known>,
+    /// Up to where others wait for a group to be clean.
+    wanted: BTreeMap<GroupId, Offset>,
     pub(super) running: Option<Running>,
     is_out: bool,
 }
@@ -186,13 +198,25 @@ impl Cleaning {
             passes: 0,
             first_looks: 0,
             known: BTreeMap::new(),
+            wanted: BTreeMap::new(),
             running: None,
             is_out: false,
         }
     }
 
+    /// How often partitions are looked at, milliseconds.
+    pub(super) fn backoff(&self) -> Millis {
+        self.backoff
+    }
+
     pub(super) fn deadline(&self) -> Millis {
         if self.is_out || !self.is_enabled { Millis::MAX } else { self.next }
+    }
+
+    /// A group is to be clean up to here, or further.
+    pub(super) fn want(&mut self, group: GroupId, until: Offset) {
+        let wanted = self.wanted.entry(group).or_insert(until);
+        *wanted = until.max(*wanted);
     }
 }
 
@@ -283,14 +307,18 @@ impl Shard {
     }
 
     fn may_go_on(&self, running: &Running) -> bool {
-        let log = self.log_of(running.group);
-        self.may_clean(running.group, running.replica)
-            && log.is_some_and(|(generation, commit)| generation == running.log.0 && commit >= running.log.1)
+        let (generation, commit, changes) = running.log;
+        let fits = |log: (Generation, Index, u64)| {
+            let is_same = log.2 == changes || on(Mutation::PassOutlivesItsLog);
+            log.0 == generation && is_same && log.1 >= commit
+        };
+        self.may_clean(running.group, running.replica) && self.log_of(running.group).is_some_and(fits)
     }
 
-    fn log_of(&self, group: GroupId) -> Option<(Generation, Index)> {
+    fn log_of(&self, group: GroupId) -> Option<(Generation, Index, u64)> {
         let core = self.engine.core(group)?;
-        Some((core.epoch().generation, self.partitions.get(&group)?.commit))
+        let changes = self.engine.store_ref().changes(group);
+        Some((core.epoch().generation, self.partitions.get(&group)?.commit, changes))
     }
 
     /// An early end costs a partition its turn, so that it keeps none from others.
@@ -305,6 +333,8 @@ impl Shard {
         let compacted: BTreeSet<(GroupId, ReplicaId)> =
             self.partitions.values().filter(|p| p.config.compacts).map(|p| (p.group, p.replica)).collect();
         self.cleaning.known.retain(|group, known| compacted.contains(&(*group, known.replica)));
+        let compacts = |group: &GroupId| self.partitions.get(group).is_some_and(|p| p.config.compacts);
+        self.cleaning.wanted.retain(|group, _| compacts(group));
         let mut looks = Vec::new();
         self.cleaning.first_looks = FIRST_LOOKS;
         for (group, replica) in compacted {
@@ -331,6 +361,7 @@ impl Shard {
         }
         self.tell_uncleanable();
         if let Some((group, look)) = plan::choose(looks.into_iter())
+            && !self.waits_for_floor(now, group)
             && let Err(error) = self.begin_pass(now, group, look)
         {
             self.note_failure(now, group, None, &error);
@@ -339,24 +370,42 @@ impl Shard {
 
     /// How one partition stands.
     fn look_at_dirt(&mut self, now: Now, group: GroupId, replica: ReplicaId) -> Option<(Look, Policy)> {
+        let first_dirty = self.engine.store_ref().cleaned(group).ok()?.clean;
+        let is_wanted = self.is_wanted(group, first_dirty);
         let p = self.partitions.get(&group)?;
         let (policy, committed) = (policy_of(&p.config), p.high_watermark);
         let closed = self.engine.store_ref().closed_files(group).ok()?;
-        let known = self.cleaning.known.entry(group).or_insert_with(|| Known {
+        self.cleaning.known.entry(group).or_insert_with(|| Known {
             replica,
-            first_dirty: None,
             first_times: BTreeMap::new(),
             active: None,
             failed: None,
             rests_until: 0,
         });
         let mut files: Vec<File> = closed.iter().map(file_of).collect();
-        let first_dirty = known.first_dirty.unwrap_or_else(|| plan::first_dirty(&files));
         if policy.max_lag_ms != i64::MAX {
             self.close_old(now, group, policy.max_lag_ms);
             self.note_first_times(group, first_dirty, &closed, &mut files);
         }
-        Some((plan::look(&files, first_dirty, committed, &policy, now.wall_ms), policy))
+        let look = plan::look(&files, first_dirty, committed, &policy, now.wall_ms);
+        Some((Look { is_wanted, ..look }, policy))
+    }
+
+    /// Whether another replica waits for this one to be clean to where it is not. What is appended to is closed for that.
+    fn is_wanted(&mut self, group: GroupId, clean: Offset) -> bool {
+        let Some(until) = self.cleaning.wanted.get(&group).copied() else { return false };
+        if clean >= until {
+            self.cleaning.wanted.remove(&group);
+            return false;
+        }
+        let segments = self.engine.store_ref().segments(group).unwrap_or_default();
+        let holds = |file: &&SegmentInfo| file.base_offset < until && until <= file.next_offset;
+        if segments.last().filter(holds).is_some()
+            && let Err(error) = self.engine.store().roll(group)
+        {
+            tracing::warn!(%group, %error, "active segment could not be rolled");
+        }
+        true
     }
 
     /// `max.compaction.lag.ms`: what is written to for that long is closed, however little it is.
@@ -394,6 +443,15 @@ impl Shard {
         }
     }
 
+    /// The leader is asked first how clean the others are.
+    fn waits_for_floor(&mut self, now: Now, group: GroupId) -> bool {
+        let waits = self.asks_for_floor(now, group);
+        if waits {
+            self.cleaning.next = now.mono + BUSY_MS.min(self.cleaning.backoff);
+        }
+        waits
+    }
+
     /// Begins to read what is dirty.
     fn begin_pass(&mut self, now: Now, group: GroupId, look: Look) -> Result<(), Error> {
         self.rest(now, group, BUSY_MS * 4);
@@ -401,6 +459,7 @@ impl Shard {
         // None: the producers' state is ahead of what is committed; it soon is not.
         let Some(producers) = p.remembered_producers() else { return Ok(()) };
         let replica = p.replica;
+        let (delete_retention_ms, floor) = (p.config.delete_retention_ms, self.floor_of(group));
         let closed = self.engine.store_ref().closed_files(group)?;
         let is_dirty =
             |file: &&ClosedFile| file.next_offset > look.first_dirty && file.next_offset <= look.until;
@@ -415,9 +474,8 @@ impl Shard {
             first_dirty: look.first_dirty,
             until: look.until,
             now_ms: now.wall_ms,
-            // No batch claims a horizon that nobody honours.
-            delete_retention_ms: None,
-            drops_tombstones: false,
+            delete_retention_ms,
+            floor,
             producers,
             buffer_bytes: self.cleaning.buffer_bytes,
             // The boot id is random, and no client knows it.
@@ -435,6 +493,7 @@ impl Shard {
             chunks: VecDeque::new(),
             pass: None,
             next: Some(CleanerStep::new(Job::Learn(Box::new(reader)), Box::new(Pass::new(terms)))),
+            rewritten_to: look.first_dirty,
             busy: 0,
             bytes_read: 0,
             bytes_left: closed.iter().filter(is_dirty).map(|file| file.bytes).sum(),
@@ -457,7 +516,7 @@ impl Shard {
                 }
                 Err(error) => return self.note_failure(now, group, None, &error),
             },
-            Job::Rewrite(rewrite) => match self.engine.store().end_rewrite(*rewrite) {
+            Job::Rewrite(rewrite) => match self.swap(&running, &pass, *rewrite) {
                 Ok(Ended::Replaced | Ended::Unchanged) => {}
                 Ok(Ended::Void) => return self.abandon(now, group, None),
                 Err(error) => return self.note_failure(now, group, None, &error),
@@ -472,19 +531,33 @@ impl Shard {
         }
     }
 
+    /// Puts a new file in its place; what may be missing from now on, and that the copy is clean up to its end, as far as the pass has learned,
+    /// is recorded in the same round.
+    fn swap(&mut self, running: &Running, pass: &Pass, rewrite: Rewrite) -> Result<Ended, Error> {
+        let group = running.group;
+        let store = self.engine.store();
+        if !on(Mutation::DropUnrecorded) {
+            store.note_dropped(group, pass.dropped())?;
+        }
+        let ended = store.end_rewrite(rewrite)?;
+        if matches!(ended, Ended::Replaced | Ended::Unchanged) {
+            store.note_cleaned(group, running.rewritten_to.min(pass.end()))?;
+        }
+        Ok(ended)
+    }
+
     /// Files that become one: as many neighbours as make up one segment.
     fn chunks(&self, group: GroupId, closed: &[ClosedFile], look: &Look, end: Offset) -> VecDeque<Chunk> {
         let most = self.partitions.get(&group).map_or(0, |p| p.config.segment_bytes);
         let mut chunks = VecDeque::<Chunk>::new();
         for file in closed.iter().filter(|file| file.base_offset < end && file.next_offset <= look.until) {
-            let is_learned = file.next_offset <= end;
             match chunks.back_mut() {
                 Some(chunk) if chunk.bytes + file.bytes <= most => {
-                    chunk.files.push(file.number);
+                    chunk.files.push((file.number, file.next_offset));
                     chunk.bytes += file.bytes;
-                    chunk.is_learned &= is_learned;
                 }
-                _ => chunks.push_back(Chunk { files: vec![file.number], bytes: file.bytes, is_learned }),
+                _ => chunks
+                    .push_back(Chunk { files: vec![(file.number, file.next_offset)], bytes: file.bytes }),
             }
         }
         chunks
@@ -495,9 +568,9 @@ impl Shard {
         let (group, committed) = (running.group, self.partitions.get(&running.group).map(|p| p.commit));
         let (Some(chunk), Some(committed)) = (running.chunks.front(), committed) else { return };
         self.cleaning.next = now.mono;
-        match self.engine.store().begin_rewrite(group, &chunk.files, committed, chunk.is_learned) {
+        match self.engine.store().begin_rewrite(group, &chunk.numbers(), committed) {
             Ok(Some(rewrite)) => {
-                running.bytes_left = chunk.bytes;
+                (running.bytes_left, running.rewritten_to) = (chunk.bytes, chunk.end());
                 running.chunks.pop_front();
                 running.next =
                     running.pass.take().map(|pass| CleanerStep::new(Job::Rewrite(Box::new(rewrite)), pass));
@@ -512,10 +585,10 @@ impl Shard {
             }
             // Something without entries lies between them.
             Err(Error::OutOfRange) if chunk.files.len() > 1 => {
-                let Chunk { files, bytes, is_learned } = running.chunks.pop_front().unwrap_or_default();
+                let Chunk { files, bytes } = running.chunks.pop_front().unwrap_or_default();
                 let bytes = bytes / files.len().max(1) as u64;
-                let apart = |number| Chunk { files: vec![number], bytes, is_learned };
-                files.into_iter().rev().for_each(|number| running.chunks.push_front(apart(number)));
+                let apart = |file| Chunk { files: vec![file], bytes };
+                files.into_iter().rev().for_each(|file| running.chunks.push_front(apart(file)));
             }
             Err(error) => {
                 running.pass = None;
@@ -531,12 +604,11 @@ impl Shard {
         let left: u64 =
             closed.iter().filter(|file| file.next_offset <= running.look.until).map(|file| file.bytes).sum();
         if let Some(known) = self.cleaning.known.get_mut(&group) {
-            known.first_dirty = Some(pass.end());
             (known.failed, known.rests_until) = (None, 0);
         }
         tracing::info!(
             %group, to = %pass.end(), before = running.look.bytes, after = left, records = figures.read,
-            superseded = figures.superseded, keys = figures.keys, full = figures.is_full, "compacted"
+            superseded = figures.superseded, tombstones = figures.tombstones, keys = figures.keys, full = figures.is_full, "compacted"
         );
         if figures.unreadable > 0 {
             tracing::warn!(%group, batches = figures.unreadable, "batches that cannot be read were kept as they are");
@@ -546,6 +618,7 @@ impl Shard {
         status.bytes_read += running.bytes_read;
         status.bytes_freed += running.look.bytes.saturating_sub(left);
         status.records_superseded += figures.superseded;
+        status.tombstones_removed += figures.tombstones;
         status.running = None;
         self.tell_uncleanable();
     }
@@ -553,15 +626,11 @@ impl Shard {
     /// Gives a compaction up, without blame. What it has replaced so far stays replaced.
     pub(super) fn abandon(&mut self, now: Now, group: GroupId, step: Option<CleanerStep>) {
         self.cleaning.next = now.mono + self.cleaning.backoff;
-        if let Some(CleanerStep { job: Job::Rewrite(rewrite), .. }) = step
-            && let Err(error) = self.engine.store().end_rewrite(*rewrite)
-        {
-            tracing::debug!(%group, %error, "compaction given up");
+        if let Some(CleanerStep { job: Job::Rewrite(_), .. }) = step {
+            // Whole or not: nothing has been recorded of what it leaves out.
+            self.engine.store().cancel_rewrite(group);
         }
         self.rest(now, group, RESTS_MS);
-        if let Some(known) = self.cleaning.known.get_mut(&group) {
-            known.first_dirty = None;
-        }
         self.status.cleaner.running = None;
         self.cleaning.running = None;
     }
@@ -603,6 +672,5 @@ fn file_of(file: &ClosedFile) -> File {
         first_timestamp: None,
         max_timestamp: file.max_timestamp,
         is_active: false,
-        is_cleaned: file.is_rewritten,
     }
 }

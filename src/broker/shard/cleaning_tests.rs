@@ -1,6 +1,7 @@
 //! Compacted topics on one node: what is left, what it frees, and what happens where it fails or is cut short.
 use super::*;
 use crate::broker::shard::cleaning::RESTS_MS;
+use crate::segment::Cleaned;
 use crate::wire::compression::Compression;
 use crate::wire::record::{Batch as Records, RecordBatchBuilder};
 
@@ -113,22 +114,92 @@ fn last_value_of_every_key_stays_and_the_space_of_the_others_comes_back() {
     assert_eq!(latest(&left).len(), 10);
 }
 
+/// What a key holds, as far as it is left.
+fn of_key(alone: &mut Alone, group: GroupId, key: u32) -> Vec<Option<String>> {
+    records(alone, group).into_iter().filter(|r| r.1 == key).map(|r| r.2).collect()
+}
+
+fn cleaned(alone: &Alone, group: GroupId) -> Cleaned {
+    alone.shard.engine.store_ref().cleaned(group).unwrap()
+}
+
 #[test]
-fn tombstone_stays_and_what_it_deletes_goes() {
+pub(crate) fn tombstone_goes_when_its_time_is_over_in_a_later_pass_than_what_it_deletes() {
     let (mut alone, group) = with_compacted("compact");
     put(&mut alone, group, 77, Some(1));
     put(&mut alone, group, 77, None);
-    for _ in 0..3 {
-        (0..120).for_each(|n| put(&mut alone, group, n % 4, Some(n)));
+    let fill = |alone: &mut Alone| {
+        (0..120).for_each(|n| put(alone, group, n % 4, Some(n)));
         alone.run(3_000);
-        alone.wall_ms += 100_000_000;
-        let found = records(&mut alone, group);
-        assert_eq!(found.into_iter().filter(|r| r.1 == 77).map(|r| r.2).collect::<Vec<_>>(), [None]);
-    }
-    // Of deletions alone the last one stays, and no batch says when it may go.
-    let entries = alone.shard.engine.store().read(group, Index(1), 1 << 20).unwrap();
-    let headers = entries.iter().filter_map(|entry| BatchHeader::read(&entry.payload));
-    assert!(headers.into_iter().all(|header| header.delete_horizon_ms().is_none()));
+    };
+    fill(&mut alone);
+    assert_eq!(of_key(&mut alone, group, 77), [None]);
+    assert!(cleaned(&alone, group).clean > Offset(100), "{:?}", cleaned(&alone, group));
+    // No compaction comes for a tombstone alone.
+    let passes = alone.shard.status().cleaner.passes;
+    alone.wall_ms += 999;
+    alone.run(3_000);
+    assert_eq!(alone.shard.status().cleaner.passes, passes);
+    fill(&mut alone);
+    assert_eq!(
+        (of_key(&mut alone, group, 77).len(), cleaned(&alone, group).dropped),
+        (1, Offset(0)),
+        "too early"
+    );
+    alone.wall_ms += 1;
+    fill(&mut alone);
+    assert_eq!(of_key(&mut alone, group, 77), []);
+    let numbers = cleaned(&alone, group);
+    assert_eq!(numbers.dropped, Offset(2), "as high as the tombstone's end, and no higher");
+    assert_eq!(alone.shard.status().cleaner.tombstones_removed, 1);
+    // A start knows as much.
+    let alone = again(alone);
+    assert_eq!(cleaned(&alone, group), numbers);
+}
+
+/// Another replica cannot be repaired before this one is as clean as it.
+#[test]
+fn partition_that_is_asked_to_be_clean_is_compacted_whatever_the_ratio() {
+    let (mut alone, group) = with_compacted("compact");
+    (0..300).for_each(|n| put(&mut alone, group, n, Some(n)));
+    alone.run(5_000);
+    put(&mut alone, group, 1, Some(7));
+    put(&mut alone, group, 1, Some(8));
+    alone.run(3_000);
+    let (passes, end) = (alone.shard.status().cleaner.passes, alone.shard.partitions[&group].end);
+    assert!(cleaned(&alone, group).clean < end);
+    alone.shard.want_clean(group, end);
+    alone.shard.want_clean(group, Offset(1));
+    alone.run(5_000);
+    assert_eq!(cleaned(&alone, group).clean, end, "what was appended to is closed for it");
+    assert_eq!(of_key(&mut alone, group, 1).len(), 1);
+    let status = alone.shard.status().cleaner.clone();
+    assert_eq!(status.passes, passes + 1);
+    alone.run(5_000);
+    assert_eq!(alone.shard.status().cleaner.passes, passes + 1, "once");
+}
+
+/// What it has written says nothing of the log that it is handed back to: not even a file that is whole is put in its place.
+#[test]
+fn file_that_is_whole_is_not_put_in_its_place_once_the_log_has_changed() {
+    let (mut alone, group) = with_compacted("compact");
+    let rate = ("log.cleaner.io.max.bytes.per.second".to_owned(), "1".to_owned());
+    Arc::make_mut(&mut alone.shard.image).configs.extend([rate]);
+    (0..60).for_each(|n| put(&mut alone, group, 1, Some(n)));
+    alone.run(1_000);
+    let files = alone.fs.files().len();
+    // What is dirty has been read by now.
+    let mut now = alone.now();
+    now.mono += 61_000;
+    alone.shard.tick_cleaning(now);
+    let mut step = alone.shard.take_cleaning(now).expect("one is due");
+    step.run();
+    assert!(alone.fs.files().len() > files, "it is whole");
+    alone.shard.cleaning.running.as_mut().expect("slow").log.2 += 1;
+    alone.shard.handle(now, Input::Cleaned(Box::new(step)));
+    assert!(alone.shard.cleaning.running.is_none());
+    assert_eq!((alone.fs.files().len(), records(&mut alone, group).len()), (files, 60));
+    assert_eq!(cleaned(&alone, group), Cleaned::default());
 }
 
 /// One whose compactions always ended early was the dirtiest for ever, and nobody else had a turn.
@@ -155,8 +226,8 @@ fn compaction_that_ends_early_costs_its_partition_a_turn() {
 
 /// Keys that were learned of records that a new generation took back would remove older ones that are the last again.
 #[test]
-fn compaction_ends_when_its_log_is_another() {
-    for change in 0..2 {
+pub(crate) fn compaction_ends_when_its_log_is_another() {
+    for change in 0..3 {
         let (mut alone, group) = with_compacted("compact");
         let rate = ("log.cleaner.io.max.bytes.per.second".to_owned(), "1".to_owned());
         Arc::make_mut(&mut alone.shard.image).configs.extend([rate]);
@@ -165,10 +236,12 @@ fn compaction_ends_when_its_log_is_another() {
         let running = alone.shard.cleaning.running.as_mut().expect("slow");
         match change {
             0 => running.log.0 = Generation(7),
-            _ => running.log.1 = Index(1_000),
+            1 => running.log.1 = Index(1_000),
+            _ => running.log.2 += 1,
         }
         alone.run(61_000);
-        assert_eq!((records(&mut alone, group).len(), alone.shard.status().cleaner.passes), (60, 0));
+        let left = (records(&mut alone, group).len(), alone.shard.status().cleaner.passes);
+        assert_eq!(left, (60, 0), "it went on, change {change}");
     }
 }
 

@@ -14,7 +14,6 @@ pub const LEADER_SELECTOR: &str = "org.apache.kafka.common.replica.LeaderSelecto
 /// Consumers read from replicas in their own rack.
 pub const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
 
-const KEPT_TOMBSTONES: Effect = Effect::Stored("tombstones are kept");
 const NO_RECOMPRESSION: Effect = Effect::Stored("the broker never recompresses");
 const NO_TIERS: Effect = Effect::Stored("tiered storage is not built");
 
@@ -145,8 +144,8 @@ pub static BROKER_KEYS: &[BrokerKey] = &[
         "How long the cleaner waits before it looks again for something to compact."),
     fixed("log.cleaner.dedupe.buffer.size", Kind::Long, Some("134217728"), Rule::AtLeast(1 << 20),
         "Bytes of memory for the keys of one compaction, 24 of them a key; what does not fit is left to the next."),
-    stored(KEPT_TOMBSTONES, dynamic("log.cleaner.delete.retention.ms", Kind::Long, Some("86400000"), Rule::AtLeast(0),
-        "Default of the topic's delete.retention.ms.")),
+    dynamic("log.cleaner.delete.retention.ms", Kind::Long, Some("86400000"), Rule::AtLeast(0),
+        "Default of the topic's delete.retention.ms."),
     fixed("log.cleaner.enable", Kind::Boolean, Some("true"), Rule::Any,
         "Whether compacted topics are compacted here."),
     throttle("log.cleaner.io.max.bytes.per.second",

@@ -349,6 +349,7 @@ pub(super) fn typed(
         min_dirty_ratio: word("min.cleanable.dirty.ratio").trim().parse().unwrap_or(0.5),
         min_compaction_lag_ms: long("min.compaction.lag.ms"),
         max_compaction_lag_ms,
+        delete_retention_ms: long("delete.retention.ms"),
         index_interval_bytes: u32::try_from(long("index.interval.bytes")).unwrap_or(0),
         max_message_bytes: usize::try_from(long("max.message.bytes")).unwrap_or(0),
         log_append_time: word("message.timestamp.type").trim() == "LogAppendTime",

@@ -10,7 +10,6 @@ const MAX: &str = "9223372036854775807";
 /// Smallest segment, as in Kafka 4 (KIP-1030).
 const SEGMENT_MIN: i64 = 1024 * 1024;
 
-const KEPT_TOMBSTONES: Effect = Effect::Stored("tombstones are kept");
 const NO_RECOMPRESSION: Effect =
     Effect::Stored("the broker never recompresses: batches stay as the producer made them");
 const NO_TIERS: Effect = Effect::Stored("tiered storage is not built");
@@ -55,9 +54,9 @@ pub static TOPIC_KEYS: &[TopicKey] = &[
     stored(NO_RECOMPRESSION, key("compression.zstd.level", Kind::Int, "3", Rule::Between(-131_072, 22),
         &[same("compression.zstd.level")],
         "Level when the broker compresses with zstd.")),
-    stored(KEPT_TOMBSTONES, key("delete.retention.ms", Kind::Long, "86400000", Rule::AtLeast(0),
+    key("delete.retention.ms", Kind::Long, "86400000", Rule::AtLeast(0),
         &[same("log.cleaner.delete.retention.ms")],
-        "How long tombstones are kept in a compacted topic.")),
+        "How long a tombstone is kept in a compacted topic, from the compaction on that removed what it deletes."),
     stored(Effect::Stored("files are unlinked once no reader holds them"),
         key("file.delete.delay.ms", Kind::Long, "60000", Rule::AtLeast(0),
         &[same("log.segment.delete.delay.ms")],

@@ -203,6 +203,7 @@ fn topic_without_settings_has_kafkas_defaults() {
         min_dirty_ratio: 0.5,
         min_compaction_lag_ms: 0,
         max_compaction_lag_ms: i64::MAX,
+        delete_retention_ms: 86_400_000,
         index_interval_bytes: 4096,
         max_message_bytes: 1_048_588,
         log_append_time: false,
@@ -230,7 +231,7 @@ fn compaction_is_the_topics_and_closes_segments_in_time() {
         &[("log.cleaner.min.compaction.lag.ms", "6")],
     );
     assert!(config.compacts && !config.deletes);
-    assert_eq!(config.min_compaction_lag_ms, 6);
+    assert_eq!((config.min_compaction_lag_ms, config.delete_retention_ms), (6, 5));
     assert_eq!(
         (config.max_compaction_lag_ms, config.segment_ms, config.min_dirty_ratio),
         (7_000, 7_000, 0.1)

@@ -35,6 +35,7 @@ impl Store {
         let is_aside = std::mem::take(&mut g.is_aside);
         let is_in_place = g.image.is_cut_in_place(&cut);
         let dropped = g.image.cut(&cut, number);
+        g.changes += 1;
         let trim = g.segments.last().and_then(|s| {
             let is_kept = !dropped.contains(&old) && !is_in_place;
             Some((FileRef { number: old, handle: s.handle.clone()? }, old_end)).filter(|_| is_kept)

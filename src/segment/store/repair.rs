@@ -9,6 +9,8 @@
 //!   and nobody has it any more.
 //! * Compaction is each replica's own: a peer may hold less of an entry than was here, or more. Then nothing of the old file is where it
 //!   would have to be, so the rest comes from peers, and the copy is recorded as a rewritten file.
+//! * Two copies that were compacted at different times are mixed only where what one of them misses does not matter in the other
+//!   (docs/decisions/0022): every answer is judged by the numbers of its source and ours, and the copy's numbers go with its record.
 //! * The copy is complete, synced and named durably before the record that names it is queued.
 //! * Reading and writing happen on a helper thread (inline on a simulated disk).
 //! * Copies at a time are bounded; one that no peer can help makes room for others ([`Store::yield_repair`]).
@@ -22,9 +24,11 @@ use crate::segment::index::SparseIndex;
 use crate::segment::record::Record;
 use crate::segment::round::{Change, Op};
 use crate::segment::segment_file::{self, Expect, SEGMENT_HEADER, Span};
+use crate::segment::tombstones::Cleaned;
 use crate::segment::types::*;
 use crate::segment::{Error, Result, error, frame, frame::Head, gap};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -41,8 +45,17 @@ pub enum Repair {
     Whole,
     /// Work is under way, or waits for entries to reach their file: ask again soon.
     Working,
-    /// These entries are needed: [`Store::mend`].
-    Needs(Index, Index),
+    /// These entries are needed, the first to the last: [`Store::mend`]. And up to where their source has to be clean, if that matters.
+    Needs(Index, Index, Option<Offset>),
+}
+
+/// What became of an answer of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mended {
+    /// The repair goes on with it, as far as its entries are the ones that were here.
+    Taken,
+    /// Nothing was taken: the peer misses what would be missed here, or brings what is missing here (docs/decisions/0022).
+    Refused,
 }
 
 /// One damaged file on its way to a new one.
@@ -50,6 +63,10 @@ pub(super) struct Session {
     old: FileImage,
     new: u64,
     state: State,
+    /// Offset at which the copy begins.
+    from: Offset,
+    /// All copies that gave entries, joined.
+    source: Option<Cleaned>,
 }
 
 enum State {
@@ -208,6 +225,15 @@ impl Copy {
 }
 
 impl Session {
+    fn range(&self) -> Range<Offset> {
+        self.from..self.old.next_offset
+    }
+
+    /// What it comes from if this source gives something, too.
+    fn with(&self, source: Cleaned) -> Cleaned {
+        self.source.map_or(source, |known| known.joined(source))
+    }
+
     fn start(mut copy: Box<Copy>, entries: Vec<Entry>, is_threaded: bool) -> State {
         if !is_threaded {
             let result = copy.run(&entries);
@@ -270,6 +296,7 @@ impl Store {
             State::Waiting(copy, index) => {
                 let (index, is_blind) = (*index, copy.own.is_none());
                 let end = session.old.last.index;
+                let needs = self.cleaned(group)?.needs_of_source(session.range());
                 self.repairs.insert(group, session);
                 // Before what is known to be damaged one entry at a time: the next may be sound. Behind it frames are not where they would
                 // have to be.
@@ -278,7 +305,7 @@ impl Store {
                     true => index,
                     false => last.min(end),
                 };
-                Ok(Repair::Needs(index, to))
+                Ok(Repair::Needs(index, to, needs))
             }
             State::Running(_) => Ok(Repair::Working),
             State::Failed => {
@@ -288,15 +315,23 @@ impl Store {
         }
     }
 
-    /// Gives a repair the entries it needs; those that are not the ones that were here are left out.
-    pub fn mend(&mut self, group: GroupId, entries: Vec<Entry>) {
+    /// Gives a repair the entries it needs; those that are not the ones that were here are left out. `source`: the numbers of the copy that
+    /// they come from, as of when they were read there, and as far as they speak of this log ([`Cleaned::of_another_log`]).
+    pub fn mend(&mut self, group: GroupId, entries: Vec<Entry>, source: Cleaned) -> Mended {
         let is_threaded = self.fs.is_threaded();
-        let Some(mut session) = self.repairs.remove(&group) else { return };
+        let Ok(cleaned) = self.cleaned(group) else { return Mended::Taken };
+        let Some(mut session) = self.repairs.remove(&group) else { return Mended::Taken };
+        let joined = session.with(source);
+        let may_mend = cleaned.may_mend(session.range(), joined);
         session.state = match session.state {
-            State::Waiting(copy, _) => Session::start(copy, entries, is_threaded),
+            State::Waiting(copy, _) if may_mend => {
+                session.source = Some(joined);
+                Session::start(copy, entries, is_threaded)
+            }
             other => other,
         };
         self.repairs.insert(group, session);
+        if may_mend { Mended::Taken } else { Mended::Refused }
     }
 
     /// No peer has what a repair needs now. If others wait in line, it gives up its place and begins again when its turn comes.
@@ -377,13 +412,23 @@ impl Store {
             file: old.clone(),
         });
         let state = Session::start(copy, Vec::new(), self.fs.is_threaded());
-        self.repairs.insert(group, Session { old, new, state });
+        self.repairs.insert(group, Session { old, new, state, from: next_offset, source: None });
         Ok(())
     }
 
     /// Puts the copy in the old file's place, or finds that nothing was wrong with it.
     fn finish_repair(&mut self, group: GroupId, session: Session) -> Result<()> {
+        let mut cleaned = self.cleaned(group)?;
+        let (range, source) = (session.range(), session.source);
         let State::Done(copy) = session.state else { return Ok(()) };
+        if let Some(source) = source {
+            if !cleaned.may_mend(range.clone(), source) {
+                // Our numbers have changed since: it is begun again.
+                self.discard(group, session.new);
+                return Ok(());
+            }
+            cleaned.mended(range, source);
+        }
         let g = self.group_mut(group)?;
         let last = session.old.last.index;
         let left =
@@ -401,6 +446,10 @@ impl Store {
             return self.note_whole(group);
         };
         tracing::info!(%group, from = %session.old.first(), to = %last, "damaged file replaced by a sound copy");
+        g.changes += 1;
+        // Before the record that puts the copy in place, in the same round.
+        self.keep(group, cleaned)?;
+        let g = self.group_mut(group)?;
         if let Some(rewritten) = copy.rewritten(session.new) {
             g.image.needs_repair = left;
             self.swap(group, rewritten, copy.handle.clone(), SparseIndex::starting_at(copy.at))?;

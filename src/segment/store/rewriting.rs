@@ -61,7 +61,6 @@ impl Store {
             next_offset: file.next_offset,
             bytes: file.end - SEGMENT_HEADER,
             max_timestamp: file.max_timestamp,
-            is_rewritten: file.is_compacted,
         };
         Ok(files.map(of).collect())
     }
@@ -83,10 +82,8 @@ impl Store {
         Ok(Some(ClosedReader::new(self.fs.clone(), group, files, self.report(group))))
     }
 
-    /// Begins to rewrite closed files into one. `committed`: the group's commit index; nothing above it may be compacted. `is_clean`:
-    /// the new file is to be known as one ([`ClosedFile::is_rewritten`]) in which nothing is left that an entry up to its end replaces; for the
-    /// caller to know. None: not now.
-    /// Something is damaged, another job of the group is out, or not all of their entries have reached the files.
+    /// Begins to rewrite closed files into one. `committed`: the group's commit index; nothing above it may be compacted.
+    /// None: not now. Something is damaged, another job of the group is out, or not all of their entries have reached the files.
     ///
     /// # Errors
     /// `OutOfRange`: not all of them are closed files of the group, one after the other and committed. `DiskFull`, `Busy`: later. `Failed`
@@ -96,7 +93,6 @@ impl Store {
         group: GroupId,
         files: &[u64],
         committed: Index,
-        is_clean: bool,
     ) -> Result<Option<Rewrite>> {
         self.ready()?;
         let sources = self.consecutive(group, files)?;
@@ -152,7 +148,6 @@ impl Store {
             paths,
             interval,
             reserve,
-            is_clean,
             cancelled,
             report,
         })))

@@ -15,6 +15,7 @@ struct Model {
     entries: Vec<Entry>,
     hard_state: HardState,
     log_start: LogStart,
+    cleaned: Cleaned,
 }
 
 impl Model {
@@ -43,7 +44,11 @@ struct Run {
 impl Run {
     fn new(seed: u64) -> Self {
         let fs = SimFs::new(seed);
-        let Opened { store, writer, .. } = boot(&fs);
+        let Opened { mut store, mut writer, .. } = boot(&fs);
+        // From the first record of it on the directory holds how clean a log is.
+        store.create_group(spec(9)).expect("created");
+        store.note_dropped(GroupId(9), Offset(1)).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
         let random = StdRng::seed_from_u64(seed);
         Self {
             fs,
@@ -75,8 +80,12 @@ impl Run {
         let Some(mut model) = self.now(group) else {
             let mut spec = spec(group);
             spec.hard_state.epoch = Epoch::new(0, self.random.random_range(0..3));
-            let state =
-                Model { entries: Vec::new(), hard_state: spec.hard_state, log_start: spec.log_start.clone() };
+            let state = Model {
+                entries: Vec::new(),
+                hard_state: spec.hard_state,
+                log_start: spec.log_start.clone(),
+                cleaned: Cleaned::default(),
+            };
             let done = self.store.create_group(spec).is_ok();
             if done {
                 self.note(group, Some(state));
@@ -86,11 +95,12 @@ impl Run {
         let id = GroupId(group);
         let first = model.log_start.prev.index.0 + 1;
         let last = model.last().0.index.0;
-        let done = match self.random.random_range(0..20) {
+        let done = match self.random.random_range(0..23) {
             0..12 => return self.append(group, model),
             12..14 if last >= first => {
                 let from = self.random.random_range(first..=last);
                 model.entries.truncate((from - first) as usize);
+                model.cleaned.cut(model.last().1);
                 self.store.truncate(id, Index(from))
             }
             14 if last >= first => {
@@ -113,9 +123,27 @@ impl Run {
                     ..LogStart::default()
                 };
                 model.entries.clear();
+                model.cleaned = Cleaned::starting_at(model.log_start.base_offset);
                 self.store.install_log_start(id, model.log_start.clone())
             }
             16 => self.store.roll(id),
+            20 => {
+                let m = Offset(self.random.random_range(0..model.last().1.0 + 9));
+                model.cleaned.cleaned_to(m.min(model.last().1));
+                self.store.note_cleaned(id, m)
+            }
+            21 => {
+                let d = Offset(self.random.random_range(0..model.last().1.0 + 9));
+                model.cleaned.drops_to(d);
+                self.store.note_dropped(id, d)
+            }
+            22 => {
+                let mut offset = || Offset(self.random.random_range(0..model.last().1.0 + 9));
+                let from = Cleaned { clean: offset(), dropped: offset() };
+                model.cleaned.cleaned_to(from.clean.min(model.last().1));
+                model.cleaned.drops_to(from.dropped);
+                self.store.appended_from(id, from)
+            }
             17 if self.random.random_bool(0.3) => {
                 let done = self.store.remove_group(id).is_ok();
                 if done {
@@ -221,7 +249,9 @@ impl Run {
                 }
             }
             assert_eq!(group.epochs, epochs, "seed {seed}");
-            let model = Model { entries, hard_state: group.hard_state, log_start: group.log_start.clone() };
+            let cleaned = self.store.cleaned(group.group).expect("there");
+            let (hard_state, log_start) = (group.hard_state, group.log_start.clone());
+            let model = Model { entries, hard_state, log_start, cleaned };
             assert_eq!((group.last, group.next_offset), model.last(), "seed {seed}");
             found.insert(group.group.0, Some(model));
         }
@@ -232,8 +262,8 @@ impl Run {
             assert!(
                 got == durable || may,
                 "seed {seed}: group {group} is {:?}, was durable {:?}",
-                got.map(|m| (m.last(), m.hard_state, m.log_start.prev)),
-                durable.map(|m| (m.last(), m.hard_state, m.log_start.prev)),
+                got.map(|m| (m.last(), m.hard_state, m.log_start.prev, m.cleaned)),
+                durable.map(|m| (m.last(), m.hard_state, m.log_start.prev, m.cleaned)),
             );
         }
         self.durable = found;
@@ -276,6 +306,7 @@ impl Run {
             return Ok(());
         };
         let (id, seed) = (GroupId(group), self.seed);
+        assert_eq!(self.store.cleaned(id)?, model.cleaned, "seed {seed}");
         let at = self.random.random_range(0..model.entries.len());
         let want = &model.entries[at];
         let got = self.store.read(id, want.meta.id.index, 2000)?;

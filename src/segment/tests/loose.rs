@@ -216,6 +216,35 @@ fn power_cut_leaves_a_prefix_in_doubt_and_every_vote() {
     assert!(lost > 60, "power cuts lose something: {lost}");
 }
 
+/// A copy that is called clean further than it is after a power cut would have to say that tombstones are missing.
+#[test]
+fn copy_is_called_clean_no_further_than_what_is_durable() {
+    let (mut lost, mut known) = (0, 0);
+    for seed in 0..30 {
+        let (fs, mut store, mut writer) = dirty();
+        for n in 0..12 {
+            store.append(G, records(&store, 1, 1, 1, if n % 3 == 0 { 200 } else { 5_000 })).expect("taken");
+            if n % 4 == seed % 4 {
+                let end = store.last(G).expect("there").1;
+                store.note_cleaned(G, end).expect("taken");
+            }
+            commit(&mut store, &mut writer).expect("fine");
+        }
+        idle(&mut store, &mut writer);
+        drop((store, writer));
+        fs.crash(seed);
+        let (opened, last, _) = reopened(&fs);
+        let cleaned = opened.store.cleaned(G).expect("there");
+        assert!(
+            cleaned.clean <= opened.groups[0].next_offset && cleaned.dropped == Offset(0),
+            "seed {seed}: {cleaned:?}"
+        );
+        known += u32::from(cleaned.clean > Offset(0));
+        lost += 15 - last.0;
+    }
+    assert!(lost > 5 && known > 5, "power cuts lose something, and not all: {lost}, {known}");
+}
+
 /// What was flushed is not lost: if it is not there it is damage, to be repaired from peers, and no log that ends early.
 #[test]
 fn flushed_entry_that_is_bad_is_damage() {

@@ -132,7 +132,7 @@ fn rewritten_files_take_the_place_of_mapped_ones() {
     let files: Vec<u64> = store.closed_files(g).expect("known").iter().map(|file| file.number).collect();
     let mut begun = None;
     while begun.is_none() {
-        begun = store.begin_rewrite(g, &files, committed, true).expect("begun");
+        begun = store.begin_rewrite(g, &files, committed).expect("begun");
         if store.has_work() {
             round(&mut store, &io, &done);
         }

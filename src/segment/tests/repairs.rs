@@ -48,11 +48,11 @@ pub(super) fn repair(store: &mut Store, writer: &mut Writer, entries: &[Entry]) 
         match store.repair(G) {
             Ok(Repair::Whole) => return commit(store, writer).is_ok(),
             Ok(Repair::Working) => {}
-            Ok(Repair::Needs(from, to)) => {
+            Ok(Repair::Needs(from, to, _)) => {
                 // Two at a time, as an answer is bounded.
                 let some =
                     entries.iter().filter(|e| e.meta.id.index >= from && e.meta.id.index <= to).take(2);
-                store.mend(G, some.cloned().collect());
+                store.mend(G, some.cloned().collect(), Cleaned::default());
             }
             Err(_) => return false,
         }
@@ -139,9 +139,9 @@ pub(crate) fn entry_of_another_epoch_is_not_taken() {
     let mut wrong = entries.clone();
     wrong.iter_mut().for_each(|e| e.meta.id.epoch = Epoch::new(0, 7));
     for _ in 0..20 {
-        if let Ok(Repair::Needs(from, _)) = store.repair(G) {
+        if let Ok(Repair::Needs(from, ..)) = store.repair(G) {
             assert_eq!(from, Index(1));
-            store.mend(G, wrong[..1].to_vec());
+            store.mend(G, wrong[..1].to_vec(), Cleaned::default());
         }
         commit(&mut store, &mut writer).expect("durable");
         writer.idle();
@@ -300,9 +300,9 @@ fn damage_in_a_directory_where_nothing_else_happens_is_repaired() {
         match store.repair(G).expect("works") {
             Repair::Whole => return true,
             Repair::Working => {}
-            Repair::Needs(from, to) => {
+            Repair::Needs(from, to, _) => {
                 let some = entries.iter().filter(|e| e.meta.id.index >= from && e.meta.id.index <= to);
-                store.mend(G, some.cloned().collect());
+                store.mend(G, some.cloned().collect(), Cleaned::default());
             }
         }
         // As the engine does: a round only if there is work.
@@ -347,10 +347,10 @@ fn many_damaged_groups_wait_in_line_and_none_holds_it_up() {
         for group in 1..=GROUPS {
             match store.repair(GroupId(group)).expect("works") {
                 Repair::Needs(..) if is_lost(group) => store.yield_repair(GroupId(group)),
-                Repair::Needs(from, to) => {
+                Repair::Needs(from, to, _) => {
                     let all = entries[&group].iter();
                     let some = all.filter(|e| e.meta.id.index >= from && e.meta.id.index <= to);
-                    store.mend(GroupId(group), some.cloned().collect());
+                    store.mend(GroupId(group), some.cloned().collect(), Cleaned::default());
                 }
                 Repair::Working | Repair::Whole => {}
             }
@@ -443,4 +443,104 @@ fn file_that_goes_while_the_store_is_open_is_made_again() {
         assert_eq!(read_all(&mut store, 1).expect("whole"), entries);
         assert_eq!(contents(&fs), bytes);
     }
+}
+
+/// Numbers of a copy beside entries of it, as [`Store::mend`] wants them.
+fn source(clean: i64, dropped: i64) -> Cleaned {
+    Cleaned { clean: Offset(clean), dropped: Offset(dropped) }
+}
+
+/// Copies that were compacted at different times may each miss what deletes something in the other (docs/decisions/0022).
+#[test]
+fn answer_of_a_copy_that_does_not_fit_to_this_one_is_refused() {
+    let (fs, entries, _) = written(3);
+    let end = entries.last().expect("one").meta.next_offset();
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    let file = store.closed_files(G).expect("there")[1].clone();
+    let r = file.base_offset.0;
+    assert!(file.next_offset.0 > r + 4);
+    store.note_dropped(G, Offset(r + 1)).expect("taken");
+    store.note_cleaned(G, Offset(r + 3)).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    writer.close().expect("closed");
+    drop(store);
+    let (path, _) = files_of(&fs, ".segment")[1].clone();
+    fs.flip(&path, 64 + 300, 3);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    look(&mut store, &entries);
+    commit(&mut store, &mut writer).expect("the damage is recorded");
+    let changes = store.changes(G);
+    let at = |index: Index| entries.iter().position(|e| e.meta.id.index == index).expect("there");
+    let mut refused = 0;
+    loop {
+        match store.repair(G).expect("repaired") {
+            Repair::Whole => break,
+            Repair::Working => {}
+            Repair::Needs(from, to, needs) => {
+                assert_eq!(needs, Some(Offset(r + 1)), "what is missing here must not come from there");
+                let some = entries[at(from)..=at(to)].to_vec();
+                for (clean, dropped) in [(r, 0), (100, r + 4), (0, 0)] {
+                    // All that gave something count: what was taken first too.
+                    assert_eq!(store.mend(G, some.clone(), source(clean, dropped)), Mended::Refused);
+                    assert_eq!(store.repair(G).expect("asks"), Repair::Needs(from, to, needs));
+                    refused += 1;
+                }
+                assert_eq!(store.mend(G, some, source(r + 2, r + 2)), Mended::Taken);
+            }
+        }
+        commit(&mut store, &mut writer).expect("durable");
+        writer.idle();
+    }
+    assert!(refused > 0 && store.changes(G) > changes);
+    assert_eq!(store.cleaned(G).expect("there"), source(r + 2, r + 2));
+    assert_eq!(read_all(&mut store, 1).expect("whole"), entries);
+    fs.crash(1);
+    drop((store, writer));
+    let Opened { mut store, .. } = boot(&fs);
+    assert_eq!(store.cleaned(G).expect("there"), source(r + 2, r + 2));
+    // Of any entry, whether it is part of this log, and which is the last one below an offset.
+    for entry in &entries {
+        let EntryMeta { id, base_offset, .. } = entry.meta;
+        assert!(store.holds(G, id) && !store.holds(G, LogId { epoch: Epoch::new(0, 99), ..id }));
+        let below = entries.iter().rfind(|e| e.meta.base_offset < base_offset);
+        if let Some(below) = below {
+            assert_eq!(store.last_below(G, base_offset).expect("there"), below.meta.id);
+        }
+        assert_eq!(store.last_below(G, Offset(base_offset.0 + 1)).expect("there"), id);
+    }
+    let last = store.last(G).expect("there").0;
+    assert_eq!(store.last_below(G, Offset(end.0 + 100)).expect("there"), last);
+    assert!(!store.holds(G, LogId { index: last.index.next(), ..last }));
+}
+
+/// A manifest that no longer names it, and no record that does: a start took it for what no log ever held, and unlinked it.
+#[test]
+fn copy_that_an_install_drops_has_its_other_name_before_a_manifest_forgets_it() {
+    let (fs, entries, _) = written(5);
+    let (path, _) = files_of(&fs, ".segment")[1].clone();
+    fs.flip(&path, 64 + 300, 3);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    look(&mut store, &entries);
+    assert!(repair(&mut store, &mut writer, &entries));
+    writer.close().expect("closed");
+    drop(store);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    let is_copy = |path: &PathBuf| segment_file::is_copy(&fs.read(path).expect("there"));
+    let copy = files_of(&fs, ".segment").into_iter().find(|(path, _)| is_copy(path)).expect("a copy").0;
+    let opening =
+        Opening { survivor: replica(), base: LogId::new(0, 1, 1), first_term: Term(99), lossless: false };
+    let state = HardState { epoch: Epoch::new(1, 99), opening: Some(opening), ..HardState::default() };
+    store.save_hard_state(G, state).expect("taken");
+    store.set_aside(G, Index(1)).expect("named");
+    store.install_log_start(G, LogStart::default()).expect("installed");
+    commit(&mut store, &mut writer).expect("durable");
+    // The format rises: a checkpoint, before anybody was idle.
+    store.note_dropped(G, Offset(1)).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    fs.kill();
+    drop((store, writer));
+    let Opened { .. } = boot(&fs);
+    let name = copy.file_name().expect("named").to_string_lossy().into_owned();
+    let aside = files_of(&fs, ".fenced");
+    assert!(aside.iter().any(|(path, _)| path.to_string_lossy().contains(&name)), "{name}: {aside:?}");
 }

@@ -122,7 +122,7 @@ fn settle(store: &mut Store, writer: &mut Writer) -> Result<()> {
 /// Runs a job to its end.
 fn run(store: &mut Store, files: &[u64], salt: u64, step: u64) -> Result<Ended> {
     let committed = store.last(G)?.0.index;
-    let Some(mut job) = store.begin_rewrite(G, files, committed, true)? else { return Ok(Ended::Void) };
+    let Some(mut job) = store.begin_rewrite(G, files, committed)? else { return Ok(Ended::Void) };
     let mut result = Ok(Step::More(0));
     while matches!(result, Ok(Step::More(_))) {
         result = job.step(step, &mut |meta, payload| keep(meta, payload, salt));
@@ -432,8 +432,8 @@ fn job_whose_files_have_changed_is_void() {
     for change in 0..5 {
         let Prepared { fs, mut store, mut writer, old, files } = prepared(2);
         let committed = store.last(G).expect("there").0.index;
-        let mut job = store.begin_rewrite(G, &files, committed, true).expect("begun").expect("now");
-        assert!(store.begin_rewrite(G, &files, committed, true).expect("asked").is_none(), "one at a time");
+        let mut job = store.begin_rewrite(G, &files, committed).expect("begun").expect("now");
+        assert!(store.begin_rewrite(G, &files, committed).expect("asked").is_none(), "one at a time");
         job.step(2000, &mut |meta, payload| keep(meta, payload, 1)).expect("a step");
         match change {
             0 => store.truncate(G, old[old.len() / 2].meta.id.index).expect("cut"),
@@ -466,7 +466,7 @@ fn number_of_a_job_is_never_used_again() {
     for end in 0..2 {
         let Prepared { fs, mut store, mut writer, files, .. } = prepared(4);
         let committed = store.last(G).expect("there").0.index;
-        let job = store.begin_rewrite(G, &files, committed, true).expect("begun").expect("now");
+        let job = store.begin_rewrite(G, &files, committed).expect("begun").expect("now");
         let taken = files_of(&fs, ".segment.new")[0].0.clone();
         let taken = taken.file_name().expect("a name").to_string_lossy()[..16].to_owned();
         let taken = u64::from_str_radix(&taken, 16).expect("a number");
@@ -495,13 +495,13 @@ fn emptied_file_is_as_old_as_what_was_in_it() {
     let before = store.segments(G).expect("there");
     let files = numbers(&store);
     let committed = store.last(G).expect("there").0.index;
-    let mut job = store.begin_rewrite(G, &files[..1], committed, true).expect("begun").expect("now");
+    let mut job = store.begin_rewrite(G, &files[..1], committed).expect("begun").expect("now");
     while job.step(5000, &mut |_, _| Keep::Nothing).expect("a step") != Step::Done {}
     assert_eq!(store.end_rewrite(job).expect("ended"), Ended::Replaced);
     settle(&mut store, &mut writer).expect("durable");
     let old = |store: &Store| {
         let (info, file) = (&store.segments(G).expect("there")[0], &store.closed_files(G).expect("there")[0]);
-        assert_eq!((file.max_timestamp, file.is_rewritten), (-1, true));
+        assert_eq!((file.max_timestamp, file.number != files[0]), (-1, true));
         assert!(info.bytes < before[0].bytes / 4, "{} of {}", info.bytes, before[0].bytes);
         info.max_timestamp
     };
@@ -633,7 +633,7 @@ fn file_of_a_job_that_no_record_names_is_no_part_of_what_was_lost() {
     commit(&mut store, &mut writer).expect("durable");
     let before = files_of(&fs, ".segment").len();
     let committed = store.last(G).expect("there").0.index;
-    let mut job = store.begin_rewrite(G, &files, committed, true).expect("begun").expect("now");
+    let mut job = store.begin_rewrite(G, &files, committed).expect("begun").expect("now");
     while job.step(3_000, &mut |meta, payload| keep(meta, payload, 8)).expect("written") != Step::Done {}
     assert_eq!(files_of(&fs, ".segment").len(), before + 1, "whole, and named by nothing");
     // The job is never handed back.
@@ -654,20 +654,27 @@ fn format_is_raised_by_the_first_rewrite_and_before_its_record() {
     for at in 0..40 {
         let Prepared { fs, mut store, mut writer, files, .. } = prepared(2);
         assert_eq!(version(&fs), 2);
+        // As the cleaner does it: numbers and files are one batch.
+        store.note_dropped(G, Offset(7)).expect("taken");
         assert_eq!(run(&mut store, &files, 2, 3000).expect("rewritten"), Ended::Replaced);
+        store.note_cleaned(G, Offset(9)).expect("taken");
+        let cleaned = Cleaned { clean: Offset(9), dropped: Offset(7) };
+        assert_eq!(store.cleaned(G).expect("there"), cleaned);
         assert_eq!(version(&fs), 2, "nothing is recorded yet");
         fs.power_off_after(at);
         let done = commit(&mut store, &mut writer).is_ok();
-        assert!(!done || version(&fs) == 3);
+        assert!(!done || version(&fs) == 4);
         drop((store, writer));
         fs.crash(at);
         let Opened { store, writer, .. } = boot(&fs);
-        let is_new = store.closed_files(G).expect("there")[0].is_rewritten;
-        assert!(!is_new || version(&fs) == 3, "power off at {at}");
+        let is_new = numbers(&store)[0] != files[0];
+        assert!(!is_new || version(&fs) == 4, "power off at {at}");
+        let expected = if is_new { cleaned } else { Cleaned::default() };
+        assert_eq!(store.cleaned(G).expect("there"), expected, "power off at {at}");
         writer.close().expect("closed");
         drop(store);
         let Opened { store, .. } = boot(&fs);
-        assert_eq!(store.closed_files(G).expect("there")[0].is_rewritten, is_new);
+        assert_eq!((numbers(&store)[0] != files[0], store.cleaned(G).expect("there")), (is_new, expected));
     }
 }
 
@@ -677,7 +684,7 @@ fn batch_with_other_offsets_is_refused() {
     let Prepared { mut store, files, fs, .. } = prepared(2);
     for (base, span) in [(1, 0), (0, 1), (0, -1)] {
         let committed = store.last(G).expect("there").0.index;
-        let mut job = store.begin_rewrite(G, &files, committed, true).expect("begun").expect("now");
+        let mut job = store.begin_rewrite(G, &files, committed).expect("begun").expect("now");
         let other = |meta: &EntryMeta, _: &[u8]| {
             let span = i64::from(meta.offset_span) + span;
             Keep::Batch(batch_at(meta.base_offset.0 + base, span as u32, 70, 1))
@@ -696,13 +703,13 @@ fn batch_with_other_offsets_is_refused() {
 fn what_is_not_committed_or_not_closed_is_not_rewritten() {
     let Prepared { mut store, files, .. } = prepared(2);
     let last = store.closed_files(G).expect("there").last().expect("some").last.index;
-    assert!(matches!(store.begin_rewrite(G, &files, last.prev(), true), Err(Error::OutOfRange)));
-    assert!(matches!(store.begin_rewrite(G, &[], last, true), Err(Error::OutOfRange)));
-    assert!(matches!(store.begin_rewrite(G, &[files[0], files[0]], last, true), Err(Error::OutOfRange)));
+    assert!(matches!(store.begin_rewrite(G, &files, last.prev()), Err(Error::OutOfRange)));
+    assert!(matches!(store.begin_rewrite(G, &[], last), Err(Error::OutOfRange)));
+    assert!(matches!(store.begin_rewrite(G, &[files[0], files[0]], last), Err(Error::OutOfRange)));
     let mut all = files.clone();
     all.push(files.last().expect("some") + 1);
-    assert!(matches!(store.begin_rewrite(G, &all, last, true), Err(Error::OutOfRange)));
-    assert!(store.begin_rewrite(G, &files, last, true).expect("begun").is_some());
+    assert!(matches!(store.begin_rewrite(G, &all, last), Err(Error::OutOfRange)));
+    assert!(store.begin_rewrite(G, &files, last).expect("begun").is_some());
 }
 
 /// Found by `tests/cluster`: small entries lie in the journal first, and a cleaner that read their file before they were in it took the
@@ -731,10 +738,10 @@ fn closed_file_is_read_once_its_entries_are_in_it() {
 fn rewrite_of_one_file_that_keeps_all_changes_nothing() {
     let Prepared { fs, mut store, mut writer, old, .. } = prepared(2);
     let files = numbers(&store);
-    let keep_all = |store: &mut Store, is_clean: bool| {
+    let keep_all = |store: &mut Store| {
         let committed = store.last(G).expect("there").0.index;
         let file = store.closed_files(G).expect("there")[0].number;
-        let mut job = store.begin_rewrite(G, &[file], committed, is_clean).expect("begun").expect("now");
+        let mut job = store.begin_rewrite(G, &[file], committed).expect("begun").expect("now");
         while job.step(9000, &mut |_, _| Keep::Whole).expect("a step") != Step::Done {}
         store.end_rewrite(job).expect("ended")
     };
@@ -743,13 +750,9 @@ fn rewrite_of_one_file_that_keeps_all_changes_nothing() {
         old.iter().any(|e| e.meta.id.index <= first.last.index && e.meta.kind == EntryKind::Noop)
     };
     assert!(files.len() > 1);
-    assert_eq!(keep_all(&mut store, false), if has_noop { Ended::Replaced } else { Ended::Unchanged });
+    assert_eq!(keep_all(&mut store), if has_noop { Ended::Replaced } else { Ended::Unchanged });
     settle(&mut store, &mut writer).expect("durable");
-    assert!(!store.closed_files(G).expect("there")[0].is_rewritten);
-    assert_eq!(keep_all(&mut store, true), Ended::Replaced, "the mark is a change");
-    settle(&mut store, &mut writer).expect("durable");
-    assert!(store.closed_files(G).expect("there")[0].is_rewritten);
-    assert_eq!(keep_all(&mut store, true), Ended::Unchanged);
+    assert_eq!(keep_all(&mut store), Ended::Unchanged);
     settle(&mut store, &mut writer).expect("durable");
     assert_eq!(read_all(&mut store, 1).expect("readable"), old);
     check_files(&fs, &store, "unchanged");
@@ -873,7 +876,7 @@ fn empty_closed_file_goes_along_with_its_neighbours() {
 
 /// The old files were unlinked as soon as the record was durable: one bad sector of the journal then cost all that was in them.
 #[test]
-fn damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold() {
+pub(crate) fn damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold() {
     for seed in 0..10 {
         let Prepared { fs, mut store, mut writer, old, files } = prepared(seed);
         writer.close().expect("closed");
@@ -886,13 +889,25 @@ fn damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold() {
         }
         let before = read_all(&mut store, 1).expect("readable");
         let files = numbers(&store);
+        let end = |store: &Store| store.closed_files(G).expect("there").last().expect("one").next_offset;
+        store.note_dropped(G, Offset(3)).expect("taken");
         assert_eq!(run(&mut store, &files, seed, 3000).expect("rewritten"), Ended::Replaced);
+        store.note_cleaned(G, Offset(9)).expect("taken");
         commit(&mut store, &mut writer).expect("durable");
         let (journal, byte) = last_batch(&fs);
+        // A later batch is whole, and says that all is clean: not of the files that are here.
+        let clean = end(&store);
+        store.note_cleaned(G, clean).expect("taken");
+        commit(&mut store, &mut writer).expect("durable");
         drop((store, writer));
         fs.kill();
         fs.flip(&journal, byte + 60, 2);
         let Opened { mut store, groups, .. } = boot(&fs);
+        assert_eq!(
+            store.cleaned(G).expect("there"),
+            Cleaned { clean: Offset(0), dropped: clean },
+            "what is here counts as clean, seed {seed}"
+        );
         assert_eq!(groups[0].needs_repair, None, "seed {seed}");
         assert_eq!(read_all(&mut store, 1).expect("readable"), before, "seed {seed}");
         assert_eq!(old.len(), before.len());
@@ -967,4 +982,28 @@ fn fetch_walks_over_many_hollow_entries_in_bounded_turns_and_never_sticks() {
     let bytes = store.segments(G).expect("there")[0].bytes;
     assert!(bytes < 110_000, "{bytes} bytes for 100,000 entries");
     assert_eq!(turns(&mut store, Offset(11), end).0, 1);
+}
+
+/// A pass of the cleaner that ended with every roll, and every move of the log start, would never come to its end.
+#[test]
+fn changes_count_what_a_pass_must_not_outlive_and_nothing_else() {
+    let Prepared { mut store, mut writer, files, .. } = prepared(4);
+    let before = store.changes(G);
+    store.roll(G).expect("rolled");
+    store.append(G, records_of(&store, 2, 100)).expect("taken");
+    store.appended_from(G, Cleaned { clean: Offset(5), dropped: Offset(3) }).expect("taken");
+    let first = store.closed_files(G).expect("there")[0].clone();
+    let start = LogStart { prev: first.last, base_offset: first.next_offset, ..LogStart::default() };
+    store.set_log_start(G, start).expect("moved");
+    assert_eq!(run(&mut store, &files[1..2], 3, 3000).expect("rewritten"), Ended::Replaced);
+    commit(&mut store, &mut writer).expect("durable");
+    assert_eq!(store.changes(G), before);
+    let last = store.last(G).expect("there").0.index;
+    store.truncate(G, last).expect("cut");
+    assert_eq!(store.changes(G), before + 1);
+    store
+        .install_log_start(G, LogStart { base_offset: Offset(9_000), ..LogStart::default() })
+        .expect("installed");
+    assert_eq!(store.changes(G), before + 2);
+    assert_eq!(store.cleaned(G).expect("there"), Cleaned::starting_at(Offset(9_000)));
 }

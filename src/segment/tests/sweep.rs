@@ -126,7 +126,7 @@ fn build_compacted(fs: &SimFs) -> Truth {
         let committed = store.last(GroupId(group)).expect("known").0.index;
         let files = store.closed_files(GroupId(group)).expect("known");
         let files: Vec<u64> = files.iter().map(|file| file.number).collect();
-        let begun = store.begin_rewrite(GroupId(group), &files, committed, true).expect("begun");
+        let begun = store.begin_rewrite(GroupId(group), &files, committed).expect("begun");
         let mut job = begun.expect("all is written");
         let mut keep = |meta: &EntryMeta, _: &[u8]| match meta.id.index.0 % 7 {
             0..3 => Keep::Whole,

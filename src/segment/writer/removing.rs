@@ -9,6 +9,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 impl Writer {
+    /// Before a checkpoint: a file that neither a manifest nor a record behind it names looks like what no log ever held, and a start unlinks
+    /// that. So what is to be kept has its other name by then.
+    pub(super) fn settle_aside(&mut self) -> Result<()> {
+        if self.syncing.has_aside() {
+            self.finish_syncs()?;
+        }
+        let keeps = self.remove_dirs.iter().any(|(_, remains)| *remains != Remains::Nothing);
+        if keeps || !self.aside.is_empty() { self.remove_files() } else { Ok(()) }
+    }
+
     pub(super) fn remove_files(&mut self) -> Result<()> {
         for path in std::mem::take(&mut self.aside) {
             let aside = segment_file::fenced_path(&path);

@@ -220,6 +220,15 @@ impl Syncing {
         self.gone.push_back((self.round, gone));
     }
 
+    /// Whether something waits that is to be kept under another name.
+    pub fn has_aside(&self) -> bool {
+        let keeps = |gone: &Gone| {
+            let remains = gone.remove_dir.as_ref().map(|(_, remains)| *remains);
+            !gone.aside.is_empty() || remains.is_some_and(|remains| remains != Remains::Nothing)
+        };
+        self.gone.iter().any(|(_, gone)| keeps(gone))
+    }
+
     fn unsynced(&self) -> u64 {
         let flushing = self.flush.iter().flat_map(|flush| flush.loose.values());
         self.loose.values().chain(flushing).map(|loose| loose.bytes).sum()

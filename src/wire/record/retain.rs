@@ -4,7 +4,7 @@
 //! Invariants:
 //! - Base offset, last offset delta, leader epoch and the producer's fields never change: no offset moves, no sequence is lost.
 //! - What keeps all its records keeps its bytes. What is written anew is compressed with the codec it had.
-//! - A batch that keeps a tombstone for the first time gets the time from which on that may go, as base timestamp.
+//! - A batch that keeps a tombstone gets the time from which on that may go, as base timestamp, from the pass that learned it.
 use super::{Header, Record, RecordError, Records, put_record};
 use crate::wire::batch::{self, BatchHeader, DELETE_HORIZON_BIT, HEADER_LEN, LOG_OVERHEAD};
 use crate::wire::compression::Compression;
@@ -29,7 +29,7 @@ pub struct Rules {
     pub limit: usize,
     /// Wall clock, ms.
     pub now_ms: i64,
-    /// A batch that keeps tombstones and has no delete horizon gets one so many ms from now; none: not yet.
+    /// A batch that keeps tombstones gets a delete horizon so many ms from now, if it has none or an earlier one; none: it keeps what it has.
     pub delete_retention_ms: Option<i64>,
     /// Tombstones whose horizon has passed go.
     pub drops_tombstones: bool,
@@ -57,7 +57,7 @@ pub fn open(bytes: &[u8], limit: usize) -> Result<(BatchHeader, Cow<'_, [u8]>), 
     Ok((header, plain))
 }
 
-/// Looks at one whole batch. `is_kept` says of a record, tombstone or not, whether no later one has its key. Control batches and
+/// Looks at one whole batch. `is_kept` says whether a record stays; it is told whether that is a tombstone which may go. Control batches and
 /// those of transactions are not looked into: they stay.
 ///
 /// # Errors
@@ -65,7 +65,7 @@ pub fn open(bytes: &[u8], limit: usize) -> Result<(BatchHeader, Cow<'_, [u8]>), 
 pub fn retain(
     bytes: &[u8],
     rules: &Rules,
-    is_kept: &mut dyn FnMut(&Record<'_>) -> bool,
+    is_kept: &mut dyn FnMut(&Record<'_>, bool) -> bool,
 ) -> Result<Retained, RecordError> {
     let Some(header) = BatchHeader::read(bytes) else { return Err(RecordError::Batch(-1)) };
     if header.is_control() || header.is_transactional() {
@@ -77,8 +77,9 @@ pub fn retain(
     let (mut kept, mut dropped, mut tombstones) = (Vec::new(), false, false);
     for record in Records::new(&header, &plain) {
         let record = record?;
-        if is_kept(&record) && (record.value.is_some() || !is_due) {
-            tombstones |= record.value.is_none();
+        let is_tombstone = record.key.is_some() && record.value.is_none();
+        if is_kept(&record, is_due && is_tombstone) {
+            tombstones |= is_tombstone;
             kept.push(record);
         } else {
             dropped = true;
@@ -91,11 +92,13 @@ pub fn retain(
             (true, true) => Retained::Rewritten(header_alone(&header)),
         });
     }
-    let begins = rules.delete_retention_ms.filter(|_| tombstones && horizon.is_none());
+    // What a copy shows for a while after it came here late is deleted no sooner than what it shows itself.
+    let begins = rules.delete_retention_ms.map(|ms| rules.now_ms.saturating_add(ms));
+    let begins = begins.filter(|at| tombstones && horizon.is_none_or(|known| known < *at));
     if !dropped && begins.is_none() {
         return Ok(Retained::Whole);
     }
-    let horizon = begins.map(|ms| rules.now_ms.saturating_add(ms)).or(horizon);
+    let horizon = begins.or(horizon);
     rewrite(&header, &kept, horizon).map(Retained::Rewritten)
 }
 
@@ -201,7 +204,8 @@ mod tests {
     }
 
     fn run(bytes: &Bytes, rules: &Rules, kept: &str) -> Retained {
-        retain(bytes, rules, &mut |record| kept.as_bytes().contains(&record.key.unwrap()[0])).unwrap()
+        let stays = |record: &Record<'_>| kept.as_bytes().contains(&record.key.unwrap()[0]);
+        retain(bytes, rules, &mut |record, may_go| stays(record) && !may_go).unwrap()
     }
 
     fn rewritten(retained: Retained) -> Bytes {
@@ -246,9 +250,16 @@ mod tests {
             assert_eq!(keys(&first), keys(&old), "{codec}: timestamps stand relative to the horizon");
             let header = BatchHeader::read(&first).unwrap();
             assert_eq!((header.delete_horizon_ms(), header.max_timestamp), (Some(6_000), 500));
-            let before = Rules { now_ms: 5_999, ..RULES };
-            assert_eq!(run(&first, &before, "abcde"), Retained::Whole, "the horizon is set once");
-            let due = Rules { now_ms: 6_000, ..RULES };
+            // A pass that has not learned it leaves the horizon, and one that has raises it.
+            let before = Rules { now_ms: 5_999, delete_retention_ms: None, ..RULES };
+            assert_eq!(run(&first, &before, "abcde"), Retained::Whole);
+            let again = rewritten(run(&first, &Rules { now_ms: 5_500, ..RULES }, "abcde"));
+            assert_eq!(
+                (BatchHeader::read(&again).unwrap().delete_horizon_ms(), keys(&again)),
+                (Some(6_500), keys(&old))
+            );
+            assert_eq!(run(&again, &RULES, "abcde"), Retained::Whole, "never lowers it");
+            let due = Rules { now_ms: 6_000, delete_retention_ms: None, ..RULES };
             assert_eq!(run(&first, &Rules { drops_tombstones: false, ..due }, "abcde"), Retained::Whole);
             let second = rewritten(run(&first, &due, "abcde"));
             assert_eq!(keys(&second).iter().map(|k| &k.2[..]).collect::<String>(), "abde");
@@ -296,17 +307,17 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_an_error_and_control_batches_stay() {
         let mut bytes = BytesMut::from(&batch(Compression::None)[..]);
-        assert!(retain(&bytes.clone().split_to(60).freeze(), &RULES, &mut |_| true).is_err());
+        assert!(retain(&bytes.clone().split_to(60).freeze(), &RULES, &mut |_, _| true).is_err());
         bytes[HEADER_LEN] ^= 0x40;
-        assert!(retain(&bytes.clone().freeze(), &RULES, &mut |_| true).is_err(), "its CRC is wrong");
+        assert!(retain(&bytes.clone().freeze(), &RULES, &mut |_, _| true).is_err(), "its CRC is wrong");
         batch::seal(&mut bytes);
         assert!(
-            retain(&bytes.clone().freeze(), &RULES, &mut |_| true).is_err(),
+            retain(&bytes.clone().freeze(), &RULES, &mut |_, _| true).is_err(),
             "its records are no records"
         );
         let small = Rules { limit: 10, ..RULES };
         assert!(
-            retain(&batch(Compression::Lz4), &small, &mut |_| true).is_err(),
+            retain(&batch(Compression::Lz4), &small, &mut |_, _| true).is_err(),
             "more than may be unpacked"
         );
         for bit in [1 << 4, 1 << 5] {
@@ -314,7 +325,7 @@ mod tests {
             header.attributes |= bit;
             header.write(&mut bytes);
             batch::seal(&mut bytes);
-            assert_eq!(retain(&bytes.clone().freeze(), &RULES, &mut |_| false).unwrap(), Retained::Whole);
+            assert_eq!(retain(&bytes.clone().freeze(), &RULES, &mut |_, _| false).unwrap(), Retained::Whole);
         }
     }
 }
