@@ -354,6 +354,12 @@ mutations! {
     ForgetCompactedProducers: "F21, KIP-98", Test("broker::compaction::tests::random_logs_keep_what_a_naive_model_keeps_pass_after_pass"), 1, ["what producers are known by"];
     /// a tombstone goes before its delete horizon
     DropTombstonesEarly: "KIP-534", Test("broker::compaction::tests::random_logs_keep_what_a_naive_model_keeps_pass_after_pass"), 1, ["what stays"];
+    /// a tombstone goes, and nothing says that it is missing
+    DropUnrecorded: "decisions/0022", Test("broker::shard::alone_tests::cleaning::tombstone_goes_when_its_time_is_over_in_a_later_pass_than_what_it_deletes"), 1, ["as high as the tombstone's end"];
+    /// a compaction goes on when its log was cut or repaired
+    PassOutlivesItsLog: "decisions/0022", Test("broker::shard::alone_tests::cleaning::compaction_ends_when_its_log_is_another"), 1, ["it went on"];
+    /// a replica counts as clean by a record, one before which is lost
+    BelieveCleanAfterLoss: "decisions/0022", Test("segment::tests::rewriting::damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold"), 1, ["what is here counts as clean"];
     /// entries are appended whatever tombstones are missing where they come from
     AppendWhateverIsMissing: "decisions/0022", Test("segment::tombstones::tests::schedules::member_that_comes_back_from_outside_behind_what_was_dropped_begins_anew"), 1, ["a deleted key came back"];
     /// a second leader may miss the same tombstones as the first
@@ -372,12 +378,6 @@ mutations! {
     ForgetWhatMendingMisses: "decisions/0022", Test("segment::tombstones::tests::schedules::repair_from_a_copy_that_misses_tombstones_is_refused_where_their_records_are"), 1, ["dropped is too low"];
     /// a cut does not say that tombstones are missing that later records had replaced
     ForgetWhatACutTookAlong: "decisions/0022", Test("segment::tombstones::tests::schedules::copy_that_was_cut_below_what_it_had_cleaned_says_what_it_misses"), 1, ["a deleted key came back"];
-    /// a tombstone goes, and nothing says that it is missing
-    DropUnrecorded: "decisions/0022", Test("broker::shard::alone_tests::cleaning::tombstone_goes_when_its_time_is_over_in_a_later_pass_than_what_it_deletes"), 1, ["as high as the tombstone's end"];
-    /// a compaction goes on when its log was cut or repaired
-    PassOutlivesItsLog: "decisions/0022", Test("broker::shard::alone_tests::cleaning::compaction_ends_when_its_log_is_another"), 1, ["it went on"];
-    /// a replica counts as clean by a record, one before which is lost
-    BelieveCleanAfterLoss: "decisions/0022", Test("segment::tests::rewriting::damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold"), 1, ["what is here counts as clean"];
     /// a member is told that it has left before the log says so, and never does
     ForgetDepartures: "decisions/0019", Test("broker::groups::tests::random::random_sequences_keep_every_promise"), 1, ["a member that has left is in the group"];
     /// a static member that is back is told a new id that the log does not have
