@@ -138,8 +138,8 @@ pub(super) struct Running {
     look: Look,
     /// Files to be replaced together and their bytes, oldest first; none before all is learned.
     chunks: VecDeque<Chunk>,
-    /// Where the files end that are being rewritten.
-    rewritten_to: Offset,
+    /// What is being rewritten.
+    current: Chunk,
     /// What was learned, while nothing is given out.
     pass: Option<Box<Pass>>,
     /// Given out as soon as it is time.
@@ -236,6 +236,9 @@ impl Shard {
                 if running.next.is_none() {
                     self.begin_chunk(now, &mut running);
                 }
+                if running.next.is_none() && running.chunks.is_empty() {
+                    return self.end_pass(running);
+                }
                 self.cleaning.running = (running.pass.is_some() || running.next.is_some()).then_some(running);
             }
         }
@@ -262,7 +265,18 @@ impl Shard {
         let group = running.group;
         match step.outcome.take() {
             // Damage it met holds the replica out by now, and is why.
-            Some(Err(error)) => self.note_failure(now, group, Some(step), &error),
+            Some(Err(error)) => {
+                let is_same = matches!(error, Error::OutOfRange) && self.may_go_on(&running);
+                match step.job {
+                    Job::Rewrite(_) if is_same && self.leaves_out_what_is_gone(&mut running) => {
+                        self.engine.store().cancel_rewrite(group);
+                        self.cleaning.next = now.mono;
+                        running.pass = Some(step.pass);
+                        self.cleaning.running = Some(running);
+                    }
+                    _ => self.note_failure(now, group, Some(step), &error),
+                }
+            }
             _ if !self.may_go_on(&running) => self.abandon(now, group, Some(step)),
             None => self.abandon(now, group, Some(step)),
             Some(Ok(Progress::More(bytes))) => {
@@ -478,7 +492,7 @@ impl Shard {
             chunks: VecDeque::new(),
             pass: None,
             next: Some(CleanerStep::new(Job::Learn(Box::new(reader)), Box::new(Pass::new(terms)))),
-            rewritten_to: look.first_dirty,
+            current: Chunk::default(),
             busy: 0,
             bytes_read: 0,
             bytes_left: closed.iter().filter(is_dirty).map(|file| file.bytes).sum(),
@@ -503,6 +517,7 @@ impl Shard {
             },
             Job::Rewrite(rewrite) => match self.swap(&running, &pass, *rewrite) {
                 Ok(Ended::Replaced | Ended::Unchanged) => {}
+                Ok(Ended::Void) if self.leaves_out_what_is_gone(&mut running) => {}
                 Ok(Ended::Void) => return self.abandon(now, group, None),
                 Err(error) => return self.note_failure(now, group, None, &error),
             },
@@ -526,9 +541,24 @@ impl Shard {
         }
         let ended = store.end_rewrite(rewrite)?;
         if matches!(ended, Ended::Replaced | Ended::Unchanged) {
-            store.note_cleaned(group, running.rewritten_to.min(pass.end()))?;
+            store.note_cleaned(group, running.current.end().min(pass.end()))?;
         }
         Ok(ended)
+    }
+
+    /// What is being rewritten is put back, but for the files that the log start has passed meanwhile; false: there are none. Their successors
+    /// know as much of the log as before.
+    fn leaves_out_what_is_gone(&self, running: &mut Running) -> bool {
+        let closed = self.engine.store_ref().closed_files(running.group).unwrap_or_default();
+        let is_here = |number: u64| closed.iter().any(|file| file.number == number);
+        let Chunk { mut files, bytes } = std::mem::take(&mut running.current);
+        let before = files.len();
+        files.retain(|(number, _)| is_here(*number));
+        let is_less = files.len() < before && !closed.is_empty();
+        if is_less && !files.is_empty() {
+            running.chunks.push_front(Chunk { files, bytes });
+        }
+        is_less
     }
 
     /// Files that become one: as many neighbours as make up one segment.
@@ -555,8 +585,8 @@ impl Shard {
         self.cleaning.next = now.mono;
         match self.engine.store().begin_rewrite(group, &chunk.numbers(), committed) {
             Ok(Some(rewrite)) => {
-                (running.bytes_left, running.rewritten_to) = (chunk.bytes, chunk.end());
-                running.chunks.pop_front();
+                running.bytes_left = chunk.bytes;
+                running.current = running.chunks.pop_front().unwrap_or_default();
                 running.next =
                     running.pass.take().map(|pass| CleanerStep::new(Job::Rewrite(Box::new(rewrite)), pass));
             }
@@ -567,6 +597,10 @@ impl Shard {
             Ok(None) => {
                 running.pass = None;
                 self.abandon(now, group, None);
+            }
+            // The log start has passed them.
+            Err(Error::OutOfRange) if chunk.files.len() == 1 && self.is_gone(group, chunk) => {
+                running.chunks.pop_front();
             }
             // Something without entries lies between them.
             Err(Error::OutOfRange) if chunk.files.len() > 1 => {
@@ -580,6 +614,12 @@ impl Shard {
                 self.note_failure(now, group, None, &error);
             }
         }
+    }
+
+    fn is_gone(&self, group: GroupId, chunk: &Chunk) -> bool {
+        let closed = self.engine.store_ref().closed_files(group).unwrap_or_default();
+        !closed.is_empty()
+            && chunk.files.iter().all(|(number, _)| closed.iter().all(|file| file.number != *number))
     }
 
     fn end_pass(&mut self, running: Running) {
