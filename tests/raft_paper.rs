@@ -117,7 +117,7 @@ impl Replica {
 
     fn append(&mut self, from: i32, term: u64, prev: LogId, terms: &[u64], commit: u64) -> &[Effect] {
         let entries = entries(prev, terms);
-        self.receive(from, term, Body::Append { prev, entries, commit: Index(commit) })
+        self.receive(from, term, Body::Append { prev, entries, commit: Index(commit), cleaned: None })
     }
 
     fn time_out(&mut self) -> &[Effect] {
@@ -348,7 +348,9 @@ fn proposal_is_appended_and_replicated_in_parallel() {
     let mut leader = Replica::new(3, 0, &[]);
     let term = leader.lead_established();
     leader.propose(2);
-    let Some(Effect::Append { metas, own: true }) = leader.out.first() else { panic!("{:?}", leader.out) };
+    let Some(Effect::Append { metas, own: true, .. }) = leader.out.first() else {
+        panic!("{:?}", leader.out)
+    };
     assert_eq!(metas.iter().map(|meta| meta.id).collect::<Vec<_>>(), [id(term, 2), id(term, 3)]);
     assert_eq!(metas.iter().map(|meta| meta.base_offset).collect::<Vec<_>>(), [Offset(0), Offset(1)]);
     let asked = |to_node| {
@@ -460,7 +462,7 @@ fn append_replaces_only_what_conflicts() {
             .out
             .iter()
             .map(|effect| match effect {
-                Effect::Append { metas, own: false } => metas.len(),
+                Effect::Append { metas, own: false, .. } => metas.len(),
                 _ => 0,
             })
             .sum();
@@ -594,7 +596,11 @@ fn configuration_is_in_force_from_its_append_to_its_truncation() {
     follower.step(Event::Configurations { decoded: vec![newer.clone()] });
     let mut change = meta(id(1, 1), 1);
     (change.kind, change.offset_span) = (EntryKind::Configuration, 0);
-    follower.receive(2, 1, Body::Append { prev: id(1, 1), entries: vec![change], commit: Index(0) });
+    follower.receive(
+        2,
+        1,
+        Body::Append { prev: id(1, 1), entries: vec![change], commit: Index(0), cleaned: None },
+    );
     assert_eq!(follower.core.configuration(), (&newer, id(1, 2)));
     assert_eq!(follower.core.role(), Role::Learner);
     follower.append(3, 2, id(1, 1), &[2], 0);
@@ -621,7 +627,7 @@ fn new_leaders_first_entry_is_a_no_op_of_its_term() {
     let mut leader = Replica::new(3, 1, &[1]);
     let term = leader.lead();
     let appended = leader.out.iter().find_map(|effect| match effect {
-        Effect::Append { metas, own: true } => Some(metas.clone()),
+        Effect::Append { metas, own: true, .. } => Some(metas.clone()),
         _ => None,
     });
     let [no_op] = appended.expect("it appends").try_into().expect("one entry");

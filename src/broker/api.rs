@@ -556,6 +556,8 @@ pub struct NodeStatus {
     pub damaged: Vec<GroupId>,
     /// Groups with a replica here that cannot have a leader before others are back, or before the controllers decide.
     pub waiting: Vec<GroupId>,
+    /// Groups whose replica here cannot go on, why, and what it waits for.
+    pub anew: Vec<(GroupId, String)>,
     /// Groups whose replica here may not campaign any more: their generation's terms are used up.
     pub out_of_terms: Vec<GroupId>,
     pub unclean_recoveries: u64,

@@ -131,6 +131,8 @@ fn reasons_of(status: &NodeStatus, controller: Option<NodeId>) -> Vec<String> {
     note(!status.leased, lapsed.to_owned());
     let uncleanable = status.cleaner.uncleanable.len();
     note(uncleanable > 0, format!("{uncleanable} partitions cannot be compacted"));
+    let anew = status.anew.len();
+    note(anew > 0, format!("{anew} replicas cannot go on and have to begin anew"));
     let spent = status.out_of_terms.len();
     note(spent > 0, format!("{spent} partitions have used up the terms of their generation"));
     reasons
@@ -169,6 +171,8 @@ fn health_of(
     let uncleanable = status.cleaner.uncleanable.iter();
     let uncleanable: BTreeMap<String, &String> =
         uncleanable.map(|(group, why)| (name_of(image, *group), why)).collect();
+    let anew: BTreeMap<String, &String> =
+        status.anew.iter().map(|(group, why)| (name_of(image, *group), why)).collect();
     let body = json!({
         "status": verdict,
         "reasons": reasons,
@@ -187,6 +191,7 @@ fn health_of(
         "leaderless": status.leaderless,
         "damaged": damaged,
         "waiting": waiting,
+        "anew": anew,
         "leased": status.leased,
         "auto": autos,
         "unconfirmed": unconfirmed,

@@ -2,6 +2,7 @@
 //!
 //! Not here: the deciding itself (`decide`), Kafka's requests and error codes (`broker` maps both ways). Commands and
 //! answers travel as JSON between brokers and the controller leader, so fields are only ever added.
+use super::anew::Forsaken;
 use super::lease::Told;
 use super::reassign::{Arrival, Reassignment};
 use super::record::{Endpoint, GroupOpening};
@@ -127,6 +128,8 @@ pub enum Command {
     RecoveryProgress { steps: Vec<Progress> },
     /// Place anew what a broker's present disk does not hold.
     Place { node: NodeId },
+    /// Leaders say that these replicas cannot go on, and that their groups do without.
+    Anew { replicas: Vec<Forsaken> },
     /// AlterPartitionReassignments; each row is taken or refused by itself.
     Reassign { rows: Vec<Reassignment>, allow_factor_change: bool },
     /// Nobody waits for these dead brokers any longer: their replicas go elsewhere.

@@ -5,6 +5,7 @@
 //! - the image it sees has every earlier entry of the log applied, so what it decides fits when it is applied;
 //! - an empty batch means there is nothing to write: the answer can be given at once;
 //! - what a request asks is checked as Kafka checks it, before anything is placed.
+use super::anew;
 use super::command::{Command, ConfigChange, ConfigOp, CreateTopic, Defaults, Error, Reply};
 use super::configs::describe::default_replication_factor;
 use super::configs::{self, Kind};
@@ -109,6 +110,10 @@ pub fn decide(image: &Image, defaults: &Defaults, command: &Command, number: u64
         Command::Place { node } => {
             let groups = generations::to_place(image, *node);
             Ok((unless(groups.is_empty(), Record::Place { node: *node, groups }), Reply::Done))
+        }
+        Command::Anew { replicas } => {
+            let replicas = anew::due(image, replicas);
+            Ok((unless(replicas.is_empty(), Record::Anew { replicas }), Reply::Done))
         }
         Command::Reassign { rows, allow_factor_change } => {
             let (moves, refusals) = reassign::to_reassign(image, rows, *allow_factor_change);

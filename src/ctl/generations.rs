@@ -184,14 +184,8 @@ impl Image {
         }
         for &group in groups {
             let partition = self.partition_mut(group)?;
-            if partition.founders.is_empty() {
-                partition.founders = partition.replicas.clone();
-            }
-            partition.replicas.iter_mut().filter(|r| r.node == node).for_each(|r| *r = anew);
-            if let Some(moving) = &mut partition.moving {
-                // Whoever says that the group has arrived speaks of the replica that was lost.
-                moving.since = number;
-            }
+            let lost = partition.replicas.iter().find(|r| r.node == node).copied();
+            lost.into_iter().for_each(|lost| partition.change_id(lost, anew, number));
             changes.push(Change::GroupChanged { group });
         }
         Ok(())

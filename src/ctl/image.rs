@@ -482,6 +482,7 @@ impl Image {
             }
             Record::RecoveryProgress { steps } => self.apply_progress(steps, changes),
             Record::Place { node, groups } => self.apply_place(number, *node, groups, changes),
+            Record::Anew { replicas } => self.apply_anew(number, replicas, changes),
             Record::Reassign { moves, by_controllers } => {
                 self.apply_reassign(number, moves, *by_controllers, changes)
             }

@@ -12,6 +12,7 @@
 //!
 //! Not here: consensus and replication of the log (`raftlog`), sockets, Kafka messages and error codes (`broker`).
 //! Nothing in this module reads a clock, draws a random number or does IO: time and seeds are arguments.
+pub mod anew;
 pub mod auto;
 pub mod balance;
 pub mod command;

@@ -5,6 +5,7 @@
 //! - a record names *what was decided*, never how: placement is in the record, so that no node ever places again;
 //! - numbers (incarnations, group ids, assignments) are not in the records: they follow from the entry's own number;
 //! - `v` is 1; a reader refuses any other version and any record it does not know.
+use super::anew::Forsaken;
 use super::lease::Told;
 use super::offline::ControllerRecovery;
 use super::reassign::{Arrival, GroupMove};
@@ -163,6 +164,8 @@ pub enum Record {
     /// The broker's disk is another one: its replicas of these groups are placed anew. The number of this record is their
     /// assignment.
     Place { node: NodeId, groups: Vec<GroupId> },
+    /// These replicas cannot go on: each is placed anew on the disk that it is on. The number of this record is their assignment.
+    Anew { replicas: Vec<Forsaken> },
     /// A part of the image as of an entry before this one: changes nothing.
     Snapshot(Piece),
     /// Replicas of these groups are to be elsewhere. The number of this record is the assignment of those that are new, and names

@@ -286,6 +286,12 @@ mutations! {
     CountForgottenTerms: "F11", Script("doubt/forgotten_term_is_not_led_twice"), 1, ["two leaders in"];
     /// grants of a majority, some of them in doubt, are as good as everyone's
     UnanimityOfSome: "F11", Amnesia, 100, ["lacks committed", "committed entry changed", "two leaders in"];
+    /// a log that did not come from its leader alone goes on with what that one has left tombstones out of
+    TakeWhatMissesTombstones: "decisions/0022", Cores, 40, ["takes", "without tombstones below"];
+    /// a leader has voters placed anew
+    PlaceVotersAnew: "decisions/0022", Test("broker::shard::anew::tests::replica_begins_anew_only_where_two_others_vote_that_are_there"), 1, ["while it votes"];
+    /// a repair leaves a log fresh
+    RepairKeepsFresh: "decisions/0022", Script("append/repaired_log_is_not_its_leaders_alone"), 1, ["another trace"];
 
     // Members.
     /// a group shrinks below `shrink.min.voters`
@@ -354,6 +360,24 @@ mutations! {
     PassOutlivesItsLog: "decisions/0022", Test("broker::shard::alone_tests::cleaning::compaction_ends_when_its_log_is_another"), 1, ["it went on"];
     /// a replica counts as clean by a record, one before which is lost
     BelieveCleanAfterLoss: "decisions/0022", Test("segment::tests::rewriting::damaged_record_of_a_rewrite_costs_nothing_that_the_old_files_hold"), 1, ["what is here counts as clean"];
+    /// entries are appended whatever tombstones are missing where they come from
+    AppendWhateverIsMissing: "decisions/0022", Test("segment::tombstones::tests::schedules::member_that_comes_back_from_outside_behind_what_was_dropped_begins_anew"), 1, ["a deleted key came back"];
+    /// a second leader may miss the same tombstones as the first
+    AppendOfAnyLeader: "decisions/0022", Test("segment::tombstones::tests::schedules::replica_brought_up_by_a_second_leader_that_misses_tombstones_begins_anew"), 1, ["a deleted key came back"];
+    /// a leader may drop more while it brings a replica up
+    AppendOfLeaderThatDrops: "decisions/0022", Test("segment::tombstones::tests::schedules::leader_that_drops_while_it_brings_a_replica_up_is_not_followed_further"), 1, ["a deleted key came back"];
+    /// a repair takes what misses tombstones of records that are here
+    MendWhatIsNotClean: "decisions/0022", Test("segment::tombstones::tests::schedules::repair_from_a_copy_that_misses_tombstones_is_refused_where_their_records_are"), 1, ["a deleted key came back"];
+    /// a repair takes records whose tombstones are missing here
+    MendFromLessClean: "decisions/0022", Test("segment::tombstones::tests::schedules::repair_from_a_less_clean_copy_lowers_clean_and_is_refused_where_tombstones_are_missing"), 1, ["a deleted key came back"];
+    /// copies that give entries of one file need not fit together
+    MendFromSeveral: "decisions/0022", Test("segment::tombstones::tests::schedules::two_sources_of_one_file_are_judged_together"), 1, ["a deleted key came back"];
+    /// a repair from a less clean copy leaves a replica as clean as it was
+    StayCleanWhenMended: "decisions/0022", Test("segment::tombstones::tests::schedules::pass_ends_when_a_file_was_repaired_meanwhile"), 1, ["clean is too high"];
+    /// a repair does not say what tombstones are missing in what it took
+    ForgetWhatMendingMisses: "decisions/0022", Test("segment::tombstones::tests::schedules::repair_from_a_copy_that_misses_tombstones_is_refused_where_their_records_are"), 1, ["dropped is too low"];
+    /// a cut does not say that tombstones are missing that later records had replaced
+    ForgetWhatACutTookAlong: "decisions/0022", Test("segment::tombstones::tests::schedules::copy_that_was_cut_below_what_it_had_cleaned_says_what_it_misses"), 1, ["a deleted key came back"];
     /// a member is told that it has left before the log says so, and never does
     ForgetDepartures: "decisions/0019", Test("broker::groups::tests::random::random_sequences_keep_every_promise"), 1, ["a member that has left is in the group"];
     /// a static member that is back is told a new id that the log does not have

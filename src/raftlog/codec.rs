@@ -7,18 +7,21 @@
 //! Invariant: decoding never allocates more than a small multiple of the frame and never panics.
 
 mod beats;
+#[cfg(test)]
+mod tests;
 
 pub use beats::{BeatAnswer, Beats, SLOTS_MAX, encode_answer, encode_beats};
 
 use super::message::{Body, Message};
 use crate::segment::{
-    EntryKind, EntryMeta, Epoch, GroupId, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    Cleaned, EntryKind, EntryMeta, Epoch, GroupId, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Version of the peer protocol spoken and understood. From 5 on a Records entry may come without a payload (decisions/0020), which an
-/// older version would take for a batch; from 6 on a broker registers with all of its listeners (decisions/0023), which an older one would drop.
-pub const VERSION: u8 = 6;
+/// older version would take for a batch; from 6 on a broker registers with all of its listeners (decisions/0023), which an older one would drop; from 7 on
+/// leaders and sources of repairs say which tombstones they miss (decisions/0022), which an older one would not heed.
+pub const VERSION: u8 = 7;
 /// Largest frame accepted.
 pub const MAX_FRAME: usize = 256 << 20;
 const PREFIX: usize = 10;
@@ -317,7 +320,7 @@ fn get_envelope(h: &mut Bytes, payload: &mut Bytes) -> Result<Envelope> {
     let epoch = get_epoch(h)?;
     let body = get_body(h)?;
     let mut payloads = Vec::new();
-    if let Body::Append { entries, .. } | Body::Fetched { entries } = &body {
+    if let Body::Append { entries, .. } | Body::Fetched { entries, .. } = &body {
         payloads.reserve(entries.len());
         for meta in entries {
             need(payload, meta.payload_len as usize)?;
@@ -360,10 +363,14 @@ fn put_body(b: &mut BytesMut, body: &Body) {
             b.put_u8(4);
             b.put_u8(*granted as u8);
         }
-        Body::Append { prev, entries, commit } => {
+        Body::Append { prev, entries, commit, cleaned } => {
             b.put_u8(5);
             put_log_id(b, *prev);
             b.put_u64_le(commit.0);
+            b.put_u8(u8::from(cleaned.is_some()));
+            if let Some(cleaned) = cleaned {
+                put_cleaned(b, *cleaned);
+            }
             put_metas(b, entries);
         }
         Body::AppendAccepted { last } => {
@@ -426,13 +433,16 @@ fn put_body(b: &mut BytesMut, body: &Body) {
             b.put_u64_le(*nonce);
             b.put_u8(*vote as u8);
         }
-        Body::Fetch { from, to } => {
+        Body::Fetch { from, to, needs } => {
             b.put_u8(45);
             b.put_u64_le(from.0);
             b.put_u64_le(to.0);
+            put_offset_if(b, *needs);
         }
-        Body::Fetched { entries } => {
+        Body::Fetched { entries, cleaned, of } => {
             b.put_u8(46);
+            put_cleaned(b, *cleaned);
+            put_log_id(b, *of);
             put_metas(b, entries);
         }
         Body::End { nonce, last } => {
@@ -452,7 +462,8 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         5 => {
             let prev = get_log_id(b)?;
             let commit = Index(get_u64(b)?);
-            Body::Append { prev, entries: get_metas(b)?, commit }
+            let cleaned = if get_bool(b)? { Some(get_cleaned(b)?) } else { None };
+            Body::Append { prev, entries: get_metas(b)?, commit, cleaned }
         }
         6 => Body::AppendAccepted { last: get_log_id(b)? },
         7 => Body::AppendRejected { probed: Index(get_u64(b)?), hint: get_log_id(b)?, last: get_log_id(b)? },
@@ -469,8 +480,12 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         41 => Body::VoteIfAll { vote: get_bool(b)? },
         42 => Body::InDoubt { matched: get_log_id(b)?, last: get_log_id(b)?, sequence: get_u64(b)? },
         43 => Body::AskEnd { nonce: get_u64(b)?, vote: get_bool(b)? },
-        45 => Body::Fetch { from: Index(get_u64(b)?), to: Index(get_u64(b)?) },
-        46 => Body::Fetched { entries: get_metas(b)? },
+        45 => Body::Fetch { from: Index(get_u64(b)?), to: Index(get_u64(b)?), needs: get_offset_if(b)? },
+        46 => {
+            let cleaned = get_cleaned(b)?;
+            let of = get_log_id(b)?;
+            Body::Fetched { entries: get_metas(b)?, cleaned, of }
+        }
         44 => Body::End { nonce: get_u64(b)?, last: get_log_id(b)? },
         _ => return Err(CodecError("unknown message")),
     })
@@ -611,167 +626,32 @@ fn get_u64(b: &mut Bytes) -> Result<u64> {
     Ok(b.get_u64_le())
 }
 
+fn put_cleaned(b: &mut BytesMut, cleaned: Cleaned) {
+    b.put_i64_le(cleaned.clean.0);
+    b.put_i64_le(cleaned.dropped.0);
+}
+
+fn get_cleaned(b: &mut Bytes) -> Result<Cleaned> {
+    Ok(Cleaned { clean: get_offset(b)?, dropped: get_offset(b)? })
+}
+
+fn put_offset_if(b: &mut BytesMut, offset: Option<Offset>) {
+    b.put_u8(u8::from(offset.is_some()));
+    b.put_i64_le(offset.unwrap_or_default().0);
+}
+
+fn get_offset_if(b: &mut Bytes) -> Result<Option<Offset>> {
+    let is_there = get_bool(b)?;
+    Ok(Some(get_offset(b)?).filter(|_| is_there))
+}
+
+/// An offset that counts what is there, so never below 0.
+fn get_offset(b: &mut Bytes) -> Result<Offset> {
+    let offset = get_u64(b)? as i64;
+    if offset < 0 { Err(CodecError("negative offset")) } else { Ok(Offset(offset)) }
+}
+
 fn get_u128(b: &mut Bytes) -> Result<u128> {
     need(b, 16)?;
     Ok(b.get_u128_le())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn replica(node: i32) -> ReplicaId {
-        ReplicaId { node: NodeId(node), assignment: 7, directory: 0xfeed << 100 }
-    }
-
-    fn meta(index: u64, payload_len: u32) -> EntryMeta {
-        EntryMeta {
-            id: LogId::new(1, 4, index),
-            prev: Epoch::new(1, 3),
-            kind: EntryKind::Records,
-            base_offset: Offset(90),
-            offset_span: 3,
-            payload_len,
-        }
-    }
-
-    fn bodies() -> Vec<Body> {
-        let last = LogId::new(1, 2, 3);
-        let start = LogStart {
-            prev: last,
-            base_offset: Offset(5),
-            start_offset: Offset(6),
-            configuration: Bytes::from_static(b"conf"),
-            configuration_id: LogId::new(0, 1, 1),
-            producers: Bytes::from_static(b"pids"),
-            producers_at: Index(9),
-        };
-        vec![
-            Body::PreVote { last, round: 8 },
-            Body::PreVoteReply { granted: true, round: 8 },
-            Body::Vote { last, transfer: true },
-            Body::VoteReply { granted: false },
-            Body::Append { prev: last, entries: vec![meta(4, 5), meta(5, 0)], commit: Index(2) },
-            Body::AppendAccepted { last },
-            Body::Written { last },
-            Body::AppendRejected { probed: Index(7), hint: last, last },
-            Body::Beat { commit: Index(1), sequence: 2 },
-            Body::BeatReply { sequence: 2, matched: last, last },
-            Body::InstallLogStart { start },
-            Body::LogStartInstalled { prev: last },
-            Body::TimeoutNow,
-            Body::Sealed,
-            Body::Fenced,
-            Body::Removed { configuration: last },
-            Body::PreVoteIfAll { round: 9, vote: true },
-            Body::VoteIfAll { vote: true },
-            Body::InDoubt { matched: last, last, sequence: 4 },
-            Body::AskEnd { nonce: 6, vote: true },
-            Body::End { nonce: 6, last },
-            Body::Fetch { from: Index(4), to: Index(9) },
-            Body::Fetched { entries: vec![meta(4, 5), meta(5, 0)] },
-        ]
-    }
-
-    fn envelope(body: Body) -> Envelope {
-        let payloads = match &body {
-            Body::Append { .. } | Body::Fetched { .. } => vec![Bytes::from_static(b"hello"), Bytes::new()],
-            _ => Vec::new(),
-        };
-        Envelope {
-            group: GroupId(12),
-            from: replica(1),
-            to: replica(2),
-            from_incarnation: 3,
-            to_incarnation: 1 << 90,
-            message: Message { epoch: Epoch::new(1, 4), body },
-            payloads,
-        }
-    }
-
-    fn flat(chunks: Vec<Bytes>) -> Bytes {
-        let all: Vec<u8> = chunks.iter().flat_map(|c| c.iter().copied()).collect();
-        let length = u32::from_le_bytes(all[..4].try_into().expect("4 bytes")) as usize;
-        assert_eq!(length, all.len() - 4);
-        Bytes::from(all).slice(4..)
-    }
-
-    #[test]
-    fn every_message_survives_the_round_trip() {
-        let sent: Vec<Envelope> = bodies().into_iter().map(envelope).collect();
-        let mut frame = RaftFrame::default();
-        for e in &sent {
-            frame.push(e.clone());
-        }
-        assert_eq!(decode(flat(frame.take())), Ok(Frame::Raft(sent)));
-        assert!(frame.is_empty());
-    }
-
-    #[test]
-    fn other_frames_survive_the_round_trip() {
-        let hello = Hello {
-            cluster: "c".into(),
-            node: NodeId(4),
-            directory: 1 << 99,
-            boot: 77,
-            address: "127.0.0.1:1".into(),
-        };
-        assert_eq!(decode(flat(encode_hello(&hello))), Ok(Frame::Hello(hello)));
-        let hint = Hint {
-            group: GroupId(3),
-            epoch: Epoch::new(0, 9),
-            leader: NodeId(2),
-            in_sync: vec![NodeId(2), NodeId(1)],
-        };
-        assert_eq!(decode(flat(encode_hints(std::slice::from_ref(&hint)))), Ok(Frame::Hints(vec![hint])));
-        let body = Bytes::from_static(b"{}");
-        assert_eq!(decode(flat(encode_request(5, b"{}"))), Ok(Frame::Request { id: 5, body: body.clone() }));
-        assert_eq!(decode(flat(encode_response(6, b"{}"))), Ok(Frame::Response { id: 6, body }));
-    }
-
-    #[test]
-    fn every_flipped_or_missing_byte_is_refused() {
-        let mut frame = RaftFrame::default();
-        for body in bodies() {
-            frame.push(envelope(body));
-        }
-        let good = flat(frame.take());
-        for at in 0..good.len() {
-            let mut bad = good.to_vec();
-            bad[at] ^= 0x40;
-            assert!(decode(Bytes::from(bad)).is_err(), "flip at {at}");
-            assert!(decode(good.slice(..at)).is_err(), "cut at {at}");
-        }
-    }
-
-    #[test]
-    fn small_and_empty_payloads_do_not_hold_their_frame() {
-        let mut frame = RaftFrame::default();
-        frame.push(envelope(bodies()[4].clone()));
-        let bytes = flat(frame.take());
-        let (from, to) = (bytes.as_ptr() as usize, bytes.as_ptr() as usize + bytes.len());
-        let Ok(Frame::Raft(envelopes)) = decode(bytes) else { panic!("not a Raft frame") };
-        assert_eq!(envelopes[0].payloads.len(), 2);
-        for payload in &envelopes[0].payloads {
-            let at = payload.as_ptr() as usize;
-            assert!(payload.is_unique() || payload.is_empty());
-            assert!(at < from || at >= to, "{payload:?} lies in its frame");
-        }
-    }
-
-    #[test]
-    fn counts_larger_than_the_frame_are_refused_without_allocating() {
-        let frames = [
-            (RAFT, vec![0xff; 8]),
-            (HINTS, vec![0xff; 4]),
-            (HELLO, vec![0xff; 4]),
-            (BEATS, vec![0xff; 24]),
-            (BEAT_ANSWER, vec![0xff; 24]),
-        ];
-        for (kind, body) in frames {
-            let mut b = start();
-            b.extend_from_slice(&body);
-            assert!(decode(flat(seal(b, kind, Vec::new()))).is_err());
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //! Payload bytes are not here: an append names its entries by header content; the engine puts the bytes beside it.
 
 use super::core::quorum;
-use crate::segment::{EntryMeta, Epoch, Index, LogId, LogStart, ReplicaId};
+use crate::segment::{Cleaned, EntryMeta, Epoch, Index, LogId, LogStart, Offset, ReplicaId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,8 @@ pub enum Body {
         entries: Vec<EntryMeta>,
         /// Leader's commit index.
         commit: Index,
+        /// How clean the leader's log is, as of when the entries were read, where they begin below either number (decisions/0022, rule A).
+        cleaned: Option<Cleaned>,
     },
     /// Entries up to `last` are durable here and match the leader's log.
     AppendAccepted {
@@ -213,11 +215,17 @@ pub enum Body {
         from: Index,
         /// Last.
         to: Index,
+        /// Tombstones may be missing here behind what is asked for: only a copy helps that is clean to this offset (decisions/0022, rule B).
+        needs: Option<Offset>,
     },
     /// Some of them, from the first on; none if they are not here. Taken only if they are the very entries that were lost.
     Fetched {
         /// Header content of each.
         entries: Vec<EntryMeta>,
+        /// How clean the copy is that they come from, as of when they were read.
+        cleaned: Cleaned,
+        /// An entry of its log behind all that it is clean to: to whose log that entry does not belong, `cleaned` speaks of another one.
+        of: LogId,
     },
     /// A replica in doubt asks for the leader's end as of now.
     AskEnd {

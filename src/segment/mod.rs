@@ -46,7 +46,7 @@ mod scrub;
 mod segment_file;
 mod store;
 mod sync;
-mod tombstones;
+pub(crate) mod tombstones;
 pub mod types;
 mod writer;
 

@@ -13,6 +13,7 @@
 //! * All numbers of another replica are those of when its entries were read; those of this one are of when they are taken.
 
 use super::types::{Epoch, Offset};
+use crate::mutation::{Mutation, on};
 use std::ops::Range;
 
 /// The two numbers of a replica. Of a log that was never compacted both are 0.
@@ -35,7 +36,9 @@ impl Cleaned {
     /// a later record had replaced.
     pub fn cut(&mut self, end: Offset) {
         if end < self.clean {
-            self.dropped = self.dropped.max(end);
+            if !on(Mutation::ForgetWhatACutTookAlong) {
+                self.dropped = self.dropped.max(end);
+            }
             self.clean = end;
         }
     }
@@ -57,12 +60,13 @@ impl Cleaned {
         let missing = source.dropped.min(file.end);
         let is_nothing_missing = file.start >= source.dropped;
         // 1: a tombstone that is missing there deletes nothing that is here.
-        let is_clean_here = is_nothing_missing || self.clean >= missing;
+        let is_clean_here = is_nothing_missing || self.clean >= missing || on(Mutation::MendWhatIsNotClean);
         // 2: what comes from there is nothing whose tombstone is missing here.
-        let needed = self.needs_of_source(file);
+        let needed = self.needs_of_source(file).filter(|_| !on(Mutation::MendFromLessClean));
         let is_clean_there = needed.is_none_or(|needed| source.clean >= needed);
         // 3: nor is it in another piece from there.
-        let is_clean_among_them = is_nothing_missing || source.clean >= missing;
+        let is_clean_among_them =
+            is_nothing_missing || source.clean >= missing || on(Mutation::MendFromSeveral);
         is_clean_here && is_clean_there && is_clean_among_them
     }
 
@@ -73,14 +77,19 @@ impl Cleaned {
 
     /// A file with the offsets `file` was made whole with entries of `source`: of all copies that gave any, [joined](Self::joined).
     pub fn mended(&mut self, file: Range<Offset>, source: Self) {
-        self.clean = self.clean.min(source.clean.max(file.start));
-        self.dropped = self.dropped.max(source.dropped.min(file.end));
+        if !on(Mutation::StayCleanWhenMended) {
+            self.clean = self.clean.min(source.clean.max(file.start));
+        }
+        if !on(Mutation::ForgetWhatMendingMisses) {
+            self.dropped = self.dropped.max(source.dropped.min(file.end));
+        }
     }
 
-    /// Entries of a leader are appended: what [`Brought::numbers`] says of the log with them.
-    pub fn appended(&mut self, brought: Self) {
-        self.clean = self.clean.max(brought.clean);
-        self.dropped = self.dropped.max(brought.dropped);
+    /// Entries of a leader are appended. `least`: to where the log is clean with them ([`Brought::clean_to`]), and below where tombstones may
+    /// be missing in them.
+    pub fn appended(&mut self, least: Self) {
+        self.clean = self.clean.max(least.clean);
+        self.dropped = self.dropped.max(least.dropped);
     }
 
     /// A pass has put all files up to `m` in place.
@@ -131,8 +140,8 @@ impl Brought {
     /// Whether more may come from the leader of `epoch`, which had dropped to `dropped`. Either no copy brought what was deleted by a
     /// tombstone that is missing in this one; or it is the only one, and misses no more than it did.
     fn may_go_on(&self, epoch: Epoch, dropped: Offset) -> bool {
-        let is_the_one = self.is_one && self.first.0 == epoch;
-        let is_as_it_was = self.first.1 == dropped;
+        let is_the_one = self.is_one && self.first.0 == epoch || on(Mutation::AppendOfAnyLeader);
+        let is_as_it_was = self.first.1 == dropped || on(Mutation::AppendOfLeaderThatDrops);
         self.clean >= dropped || is_the_one && is_as_it_was
     }
 }
@@ -147,7 +156,7 @@ pub fn may_append(
     brought: Option<Brought>,
 ) -> bool {
     let is_brought = is_empty || brought.is_some_and(|brought| brought.may_go_on(epoch, dropped));
-    at >= dropped || is_brought
+    at >= dropped || is_brought || on(Mutation::AppendWhateverIsMissing)
 }
 
 /// Whether a pass may leave out tombstones, their time being over, of a batch that ends at `end`. `clean` is the replica's when the pass
@@ -159,4 +168,4 @@ pub fn may_drop(end: Offset, clean: Offset, floor: Offset, is_behind_unread: boo
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

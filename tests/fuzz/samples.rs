@@ -13,7 +13,7 @@ use kontiki::broker::groups::records::{
 use kontiki::raftlog::codec::{self, BeatAnswer, Beats, Envelope, Hello, Hint, RaftFrame};
 use kontiki::raftlog::message::{Body, Message};
 use kontiki::segment::{
-    EntryKind, EntryMeta, Epoch, GroupId, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    Cleaned, EntryKind, EntryMeta, Epoch, GroupId, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
 };
 use kontiki::wire::record::RecordBatchBuilder;
 use kontiki::wire::{Compression, bounds, versions};
@@ -165,13 +165,26 @@ fn bodies() -> Vec<(Body, Vec<Bytes>)> {
         (Body::PreVote { last, round: 8 }, Vec::new()),
         (Body::VoteReply { granted: true }, Vec::new()),
         (
-            Body::Append { prev: last, entries: vec![meta(4, 5), meta(5, 0)], commit: Index(2) },
+            Body::Append {
+                prev: last,
+                entries: vec![meta(4, 5), meta(5, 0)],
+                commit: Index(2),
+                cleaned: Some(Cleaned { clean: Offset(99), dropped: Offset(93) }),
+            },
             payloads.clone(),
         ),
         (Body::AppendRejected { probed: Index(7), hint: last, last }, Vec::new()),
         (Body::BeatReply { sequence: 2, matched: last, last }, Vec::new()),
         (Body::InstallLogStart { start }, Vec::new()),
-        (Body::Fetched { entries: vec![meta(4, 5), meta(5, 0)] }, payloads),
+        (Body::Fetch { from: Index(4), to: Index(9), needs: Some(Offset(77)) }, Vec::new()),
+        (
+            Body::Fetched {
+                entries: vec![meta(4, 5), meta(5, 0)],
+                cleaned: Cleaned { clean: Offset(80), dropped: Offset(60) },
+                of: last,
+            },
+            payloads,
+        ),
     ]
 }
 

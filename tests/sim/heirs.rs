@@ -10,11 +10,13 @@ use crate::plan::{Plan, style};
 use crate::rng::Rng;
 use crate::seeds::{Budget, over_seeds};
 use crate::world::{MS, SECOND, Time, World};
+use kontiki::broker::shard::{Command, Input};
 use kontiki::raftlog::core::Role;
 use kontiki::raftlog::generation::Decision;
 use kontiki::raftlog::heir;
 use kontiki::raftlog::message::Configuration;
 use kontiki::segment::NodeId;
+use tokio::sync::oneshot;
 
 /// Seeds of the default run.
 const SEEDS: u64 = if cfg!(debug_assertions) { 3 } else { 150 };
@@ -61,7 +63,7 @@ impl World {
         self.check.decided(CONTROLLER, &decision, &mut self.nodes, &mut self.marks);
     }
 
-    /// Every controller there is votes again, and is where the leader is.
+    /// Every controller there is votes again, and their leader hears each of them, and nobody twice.
     pub fn controllers_are_back(&mut self) -> bool {
         if !self.plan.shrink {
             return true;
@@ -69,7 +71,21 @@ impl World {
         let controllers = self.plan.controllers();
         let Some(configuration) = self.configuration_of(CONTROLLER) else { return false };
         let nodes: Vec<usize> = configuration.voters.iter().map(|r| crate::net::index_of(r.node)).collect();
-        !configuration.is_joint() && controllers.iter().all(|n| nodes.contains(n))
+        let votes = !configuration.is_joint() && controllers.iter().all(|n| nodes.contains(n));
+        votes && self.controllers_are_heard()
+    }
+
+    /// As DescribeQuorum tells it, and `kontiki cluster health`.
+    fn controllers_are_heard(&mut self) -> bool {
+        let Some(n) = self.leader_of(CONTROLLER) else { return false };
+        let now = self.nodes[n].now(self.time);
+        let Some(p) = self.nodes[n].process.as_mut() else { return false };
+        let (reply, mut answer) = oneshot::channel();
+        p.shard.handle(now, Input::Command(Command::Quorum { group: CONTROLLER, reply }));
+        let Ok(Ok(quorum)) = answer.try_recv() else { return false };
+        let mut named: Vec<NodeId> = quorum.voters.iter().chain(&quorum.learners).map(|r| r.node).collect();
+        named.sort_unstable();
+        quorum.absent.is_empty() && named.windows(2).all(|pair| pair[0] != pair[1])
     }
 
     /// The configuration of two that all of those who are left know to be committed.

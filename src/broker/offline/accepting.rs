@@ -220,7 +220,7 @@ impl Stopped {
             let read = base.engine.store().read(CONTROLLERS, prev.index.next(), TAKE_BYTES);
             let entries = read.map_err(|error| base.failed(error.to_string()))?;
             let (metas, payloads) = entries.into_iter().map(|entry| (entry.meta, entry.payload)).unzip();
-            let body = Body::Append { prev, entries: metas, commit: Index(0) };
+            let body = Body::Append { prev, entries: metas, commit: Index(0), cleaned: None };
             let next = match &body {
                 Body::Append { entries, .. } => entries.last().map(|meta| meta.id),
                 _ => None,

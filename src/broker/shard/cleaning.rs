@@ -204,6 +204,11 @@ impl Cleaning {
         }
     }
 
+    /// How often partitions are looked at, milliseconds.
+    pub(super) fn backoff(&self) -> Millis {
+        self.backoff
+    }
+
     pub(super) fn deadline(&self) -> Millis {
         if self.is_out || !self.is_enabled { Millis::MAX } else { self.next }
     }
@@ -370,6 +375,7 @@ impl Shard {
         }
         self.tell_uncleanable();
         if let Some((group, look)) = plan::choose(looks.into_iter())
+            && !self.waits_for_floor(now, group)
             && let Err(error) = self.begin_pass(now, group, look)
         {
             self.note_failure(now, group, None, &error);
@@ -449,6 +455,15 @@ impl Shard {
                 file.first_timestamp = Some(time);
             }
         }
+    }
+
+    /// The leader is asked first how clean the others are.
+    fn waits_for_floor(&mut self, now: Now, group: GroupId) -> bool {
+        let waits = self.asks_for_floor(now, group);
+        if waits {
+            self.cleaning.next = now.mono + BUSY_MS.min(self.cleaning.backoff);
+        }
+        waits
     }
 
     /// Begins to read what is dirty.

@@ -236,6 +236,11 @@ impl Shard {
                 self.note_unfit(now, from, groups);
                 self.answer_rpc(now, from, id, &Answer::Ok);
             }
+            Ask::Anew { replicas } => {
+                self.on_anew(now, from, replicas);
+                self.answer_rpc(now, from, id, &Answer::Ok);
+            }
+            Ask::Clean { incarnation, words } => self.on_words(now, from, id, incarnation, words),
             Ask::Holdings { groups } => {
                 let holdings = self.holdings(&groups);
                 self.answer_rpc(now, from, id, &Answer::Holdings { holdings });
@@ -290,6 +295,7 @@ impl Shard {
                     self.control.waiting.push(request);
                 }
             }
+            Answer::Clean { floors } => self.on_floors(now, from, floors),
             Answer::Quorum { quorum } => self.on_quorum(id, quorum),
             Answer::ControllerGeneration { decision } => self.on_controller_generation(now, from, decision),
             Answer::Session { known: false, .. } => self.on_session_unknown(),

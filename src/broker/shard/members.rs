@@ -9,6 +9,7 @@
 //! - nothing here is remembered that a restart would miss: image and logs say it all;
 //! - a look changes a bounded number of groups; the rest follows in the next turns.
 
+use super::anew;
 use super::control::Target;
 use super::rpc::Ask;
 use super::{CONTROLLER, Now, Shard};
@@ -69,6 +70,7 @@ pub struct Members {
     /// Voters of groups led here that said so of themselves, and until when that holds.
     unfit: BTreeMap<(GroupId, NodeId), Millis>,
     peers: Vec<PeerProgress>,
+    pub(super) anew: anew::Anew,
 }
 
 impl Members {
@@ -87,6 +89,7 @@ impl Members {
             out_of_terms: BTreeSet::new(),
             unfit: BTreeMap::new(),
             peers: Vec::new(),
+            anew: anew::Anew::default(),
         }
     }
 
@@ -117,6 +120,8 @@ struct Found {
     arrived: Vec<Arrival>,
     /// Groups that have to wait for replicas.
     waiting: Vec<GroupId>,
+    /// Replicas here that cannot go on.
+    anew: anew::Found,
     /// By the node that leads them: groups whose replica here is no voter to count on.
     unfit: BTreeMap<NodeId, Vec<GroupId>>,
 }
@@ -134,6 +139,7 @@ impl Shard {
         if now.mono >= self.members.next_seal || is_news {
             self.repeat_seals(now);
         }
+        self.tell_floors(now);
         if now.mono >= self.members.next {
             self.members.next = now.mono + LOOK_MS + self.partitions.len() as u64 / LOOK_PARTITIONS_PER_MS;
             self.look_at_members(now);
@@ -165,6 +171,7 @@ impl Shard {
             }
         }
         if found.changes < CHANGES {
+            self.tell_anew(now, found.anew);
             self.status.waiting = found.waiting;
             let partitions = &self.partitions;
             self.members.together.retain(|group, _| partitions.contains_key(group));
@@ -203,7 +210,7 @@ impl Shard {
     fn is_fit(&mut self, now: Now, group: GroupId) -> bool {
         let served = self.partitions.get(&group).is_some_and(|p| p.out_of_service.is_none());
         let sound = self.engine.core(group).is_some_and(|core| core.doubt() == Doubt::None);
-        if served && sound {
+        if served && sound && self.begins_anew(now, group).is_none() {
             self.members.ailing.remove(&group);
             return true;
         }
@@ -215,6 +222,9 @@ impl Shard {
         let Some(p) = self.partitions.get(&group) else { return };
         let (leads, leader, is_served) = (p.role == Role::Leader, p.leader, p.out_of_service.is_none());
         let is_fit = self.is_fit(now, group);
+        if !leads {
+            self.look_at_anew(now, placed, leader.map(|leader| leader.node), &mut found.anew);
+        }
         if placed.sealing.is_some() {
             return found.waiting.push(group);
         }
@@ -250,7 +260,10 @@ impl Shard {
             Next::Change { voters, learners } => {
                 found.changes += usize::from(self.change_members(now, group, voters, learners));
             }
-            Next::Stuck { provable: true } if is_sound => found.stuck.push((group, placed.generation)),
+            // The seals decide, whoever asks: also one that nobody is to make whole, and that leaves no quorum.
+            Next::Stuck { provable: true } if is_sound || self.engine.is_refused(now.mono, group) => {
+                found.stuck.push((group, placed.generation))
+            }
             Next::Stuck { .. } => found.waiting.push(group),
             Next::Nothing | Next::Wait => {}
         }
@@ -285,7 +298,9 @@ impl Shard {
             if replica == me {
                 return !is_sound;
             }
-            if self.is_unfit(now, group, replica.node) {
+            if self.is_unfit(now, group, replica.node)
+                || self.members.anew.has_asked(now.mono, group, replica)
+            {
                 return true;
             }
             let dead = image.brokers.get(&replica.node).is_none_or(|broker| broker.dead);

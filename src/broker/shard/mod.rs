@@ -14,6 +14,7 @@
 
 #[cfg(test)]
 pub(crate) mod alone_tests;
+pub(crate) mod anew;
 mod cleaning;
 mod control;
 mod controllers;
@@ -321,6 +322,7 @@ pub struct Shard {
     membership: metadata::Membership,
     upkeep: upkeep::Upkeep,
     cleaning: cleaning::Cleaning,
+    floors: tombstones::Floors,
     members: members::Members,
     recovery: recovery::Reports,
     orphans: Map<GroupId, RecoveredGroup>,
@@ -357,6 +359,7 @@ impl Shard {
             membership: metadata::Membership::new(&config),
             upkeep: upkeep::Upkeep::new(now.mono, &node),
             cleaning: cleaning::Cleaning::new(now.mono, &node),
+            floors: tombstones::Floors::default(),
             members: members::Members::new(now.mono),
             recovery: recovery::Reports::default(),
             config,
@@ -635,6 +638,7 @@ impl Shard {
             GroupEvent::Read { group: CONTROLLER, token, ok } => self.on_leader_confirmed(now, token, ok),
             GroupEvent::Read { group, token, ok } => self.on_read_confirmed(now, group, token, ok),
             GroupEvent::UncleanRecovery { waits, .. } => self.status.unclean_recoveries += u64::from(!waits),
+            GroupEvent::WantsClean { group, until } => self.want_clean(group, until),
             GroupEvent::Repaired { group: CONTROLLER } => {
                 let commit = self.engine.core(CONTROLLER).map(|core| core.commit());
                 self.apply_metadata(now, commit.unwrap_or_default());

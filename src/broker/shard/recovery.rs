@@ -185,7 +185,10 @@ impl Shard {
         let report = core.report(core.hard_state().sealed.unwrap_or(0));
         let doubt = core.doubt();
         let why = || match &p.out_of_service {
-            Some(why) => why.clone(),
+            Some(why) => {
+                let anew = self.status.anew.iter().find(|(known, _)| *known == group);
+                anew.map_or(why.clone(), |(_, anew)| format!("{why}; {anew}"))
+            }
             None => format!("it may have lost acknowledged entries ({doubt:?})"),
         };
         let unsound = (!report.sound).then(why);

@@ -6,7 +6,7 @@ use crate::ctl::command::{Command, Error, Reply};
 use crate::ctl::lease::Lease;
 use crate::ctl::recovery::{Holding, PartitionReport};
 use crate::raftlog::generation::{Decision, SealReport};
-use crate::segment::{GroupId, NodeId, ReplicaId};
+use crate::segment::{Epoch, GroupId, NodeId, Offset, ReplicaId};
 use serde::{Deserialize, Serialize};
 
 /// A question.
@@ -47,6 +47,18 @@ pub enum Ask {
     Unfit {
         /// Which.
         groups: Vec<GroupId>,
+    },
+    /// Replicas here of groups that the asked one leads cannot go on, and ask to be placed anew. Repeated while it is so.
+    Anew {
+        /// Which.
+        replicas: Vec<(GroupId, ReplicaId)>,
+    },
+    /// Replicas here of groups that the asked one leads say in its epoch to where they are clean; answered with the least of all members.
+    Clean {
+        /// Registration number of this broker.
+        incarnation: u64,
+        /// What each says.
+        words: Vec<(GroupId, ReplicaId, Epoch, Offset)>,
     },
     /// What do your replicas of these groups hold? Nothing is sealed by it.
     Holdings {
@@ -125,6 +137,11 @@ pub enum Answer {
     ControllerGeneration {
         /// As its survivor decided.
         decision: Option<Decision>,
+    },
+    /// To where all members of groups are clean, in the epoch of the leader that says so.
+    Clean {
+        /// Of those that are led here.
+        floors: Vec<(GroupId, Epoch, Offset)>,
     },
     /// Done.
     Ok,

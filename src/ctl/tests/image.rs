@@ -1,5 +1,6 @@
 //! `Image::apply`: numbering, replica ids, whole-or-nothing, and what does not fit.
 use super::*;
+use crate::ctl::anew::Forsaken;
 use crate::ctl::image::Change;
 use crate::ctl::reassign::{Arrival, GroupMove};
 use crate::ctl::record::GroupOpening;
@@ -337,6 +338,16 @@ fn any_arrival() -> impl Strategy<Value = Arrival> {
 }
 
 /// Any record at all, with numbers small enough to meet each other now and then.
+fn any_forsaken() -> impl Strategy<Value = Forsaken> {
+    (0..6u64, -1..4i32, 0..20u64, 0..3u64).prop_map(|(group, node, assignment, generation)| Forsaken {
+        group: GroupId(group),
+        node: NodeId(node),
+        assignment,
+        generation,
+        configuration: LogId::default(),
+    })
+}
+
 pub(super) fn any_record() -> impl Strategy<Value = Record> {
     let node = || (-1..4i32).prop_map(NodeId);
     let number = || prop_oneof![0..20u64, any::<u64>()];
@@ -357,6 +368,7 @@ pub(super) fn any_record() -> impl Strategy<Value = Record> {
         any_groups().prop_map(|groups| Record::Seal { groups }),
         prop::collection::vec(any_opening(), 0..3).prop_map(|openings| Record::Generation { openings }),
         (node(), any_groups()).prop_map(|(node, groups)| Record::Place { node, groups }),
+        prop::collection::vec(any_forsaken(), 0..3).prop_map(|replicas| Record::Anew { replicas }),
         prop::collection::vec(any_move(), 0..3)
             .prop_map(|moves| Record::Reassign { moves, by_controllers: false }),
         prop::collection::vec(any_arrival(), 0..3).prop_map(|arrivals| Record::Reassigned { arrivals }),

@@ -2,8 +2,9 @@
 //! returns, wiped disks, reassignments and writes loses nothing acknowledged and ends with every group at its full replication where it
 //! is to be.
 use super::*;
+use crate::ctl::anew::Forsaken;
 use crate::ctl::generations::{self, Sealed};
-use crate::ctl::image::Change;
+use crate::ctl::image::{Change, Partition};
 use crate::ctl::members::{self, Next, View};
 use crate::ctl::reassign::{Arrival, Reassignment};
 use crate::ctl::record::GroupOpening;
@@ -1006,6 +1007,47 @@ pub(crate) fn intent_is_written_once_per_generation_and_only_for_groups_of_the_a
     let written = log.index;
     log.run(&Command::OpenGenerations { openings: vec![opening] }).unwrap();
     assert_eq!(log.index, written, "one decision per generation");
+}
+
+#[test]
+fn replica_that_cannot_go_on_gets_another_id_on_the_same_disk() {
+    let mut log = Log::with_brokers(&[None; 3]);
+    log.create("t", 1, 3);
+    log.create("pair", 1, 2);
+    let before = log.image.topics["t"].partitions[0].clone();
+    let word = |p: &Partition, replica: ReplicaId| Forsaken {
+        group: p.group,
+        node: replica.node,
+        assignment: replica.assignment,
+        generation: p.generation,
+        configuration: LogId::new(0, 1, 4),
+    };
+    let one = word(&before, before.replicas[1]);
+    let pair = log.image.topics["pair"].partitions[0].clone();
+    let written = log.index;
+    for wrong in [
+        word(&pair, pair.replicas[0]),
+        Forsaken { generation: 1, ..one.clone() },
+        Forsaken { assignment: one.assignment + 9, ..one.clone() },
+    ] {
+        log.run(&Command::Anew { replicas: vec![wrong] }).unwrap();
+        assert_eq!(log.index, written, "a copy is given up that is one of two, or that nobody spoke of");
+    }
+    log.run(&Command::Anew { replicas: vec![one.clone(), one.clone()] }).unwrap();
+    let after = log.image.topics["t"].partitions[0].clone();
+    assert_eq!(after.founders(), before.replicas);
+    let anew = ReplicaId { assignment: log.index, ..before.replicas[1] };
+    assert_eq!(after.replicas, [before.replicas[0], anew, before.replicas[2]]);
+    assert!(log.image.holds(&anew));
+    // It is said again, and too late.
+    let written = log.index;
+    log.run(&Command::Anew { replicas: vec![one.clone()] }).unwrap();
+    assert_eq!(log.index, written);
+    // Who is sealed is counted by its id.
+    log.run(&Command::Seal { node: NodeId(0), groups: vec![(one.group, 0)] }).unwrap();
+    let written = log.index;
+    log.run(&Command::Anew { replicas: vec![word(&after, anew)] }).unwrap();
+    assert_eq!(log.index, written);
 }
 
 #[test]

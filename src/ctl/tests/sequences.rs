@@ -3,6 +3,7 @@
 //! replay gives the same image, whole or from a snapshot on.
 use super::snapshots::snapshot_of;
 use super::*;
+use crate::ctl::anew::Forsaken;
 use crate::ctl::command::{ConfigChange, ConfigOp};
 use crate::ctl::drain;
 use crate::ctl::image::{Change, DRAIN, Drain, Partition};
@@ -60,6 +61,7 @@ enum Step {
     Remove { node: i32 },
     Tend,
     Place { node: i32 },
+    Anew { which: u8, is_old: bool },
     Seal { node: i32 },
     Open,
     NewGeneration,
@@ -86,6 +88,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0..4u8).prop_map(|what| Step::Arrive { what }),
         2 => Just(Step::Tend),
         1 => node().prop_map(|node| Step::Place { node }),
+        2 => (0..4u8, any::<bool>()).prop_map(|(which, is_old)| Step::Anew { which, is_old }),
         1 => node().prop_map(|node| Step::Seal { node }),
         1 => Just(Step::Open),
         2 => node().prop_map(|node| Step::Remove { node }),
@@ -175,6 +178,23 @@ fn run(log: &mut Log, step: &Step) {
             log.run(&Command::Replace { nodes: BTreeSet::new() })
         }
         Step::Place { node } => log.run(&Command::Place { node: NodeId(*node) }),
+        Step::Anew { which, is_old } => {
+            let all = log.image.topics.values().flat_map(|topic| &topic.partitions);
+            let one = |p: &Partition| {
+                let replica = p.replicas[usize::from(*which) % p.replicas.len()];
+                Forsaken {
+                    group: p.group,
+                    node: replica.node,
+                    assignment: replica.assignment,
+                    generation: p.generation.wrapping_sub(u64::from(*is_old)),
+                    configuration: p.configured,
+                }
+            };
+            let (replicas, before) = (all.map(one).collect(), log.index);
+            let reply = log.run(&Command::Anew { replicas });
+            assert!(!is_old || log.index == before, "a word of another generation counted");
+            reply
+        }
         Step::Seal { node } => {
             let groups = log.image.groups.keys().step_by(2);
             let groups = groups.map(|g| (*g, log.image.group(*g).unwrap().2.generation)).collect();
@@ -238,6 +258,14 @@ fn check_placed(before: &Image, after: &Image, step: &Step) {
     for (group, _) in before.groups.iter().filter(|(g, _)| after.groups.contains_key(g)) {
         let (was, is) = (before.group(*group).unwrap().2, after.group(*group).unwrap().2);
         assert!(is.generation >= was.generation && is.configured >= was.configured);
+        if let Step::Anew { .. } = step {
+            let nodes = |p: &Partition| p.replicas.iter().map(|r| (r.node, r.directory)).collect::<Vec<_>>();
+            assert_eq!(nodes(was), nodes(is));
+            let anew: Vec<_> = is.replicas.iter().filter(|r| !was.replicas.contains(r)).collect();
+            assert!(anew.len() <= 1 && anew.iter().all(|r| r.assignment == after.applied && after.holds(r)));
+            assert!(anew.is_empty() || (was.sealing.is_none() && was.target().len() > 2));
+            continue;
+        }
         if let Step::Place { node } = step {
             let others = |p: &Partition| -> Vec<ReplicaId> {
                 p.replicas.iter().copied().filter(|r| r.node.0 != *node).collect()

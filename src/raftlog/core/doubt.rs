@@ -95,6 +95,8 @@ impl Core {
             self.hard.doubt = Doubt::Entries;
             self.hard_dirty = true;
         }
+        // What replaces the damage may come from anybody.
+        self.note_mixed();
         // A sample taken before the damage was known says nothing of what was lost by it.
         self.doubting.goal = None;
         self.doubting.asked_in = None;
@@ -118,6 +120,7 @@ impl Core {
 
     /// Which entry is the first damaged one: a leader may still cut it away.
     pub fn set_damaged_from(&mut self, first: Index) {
+        self.note_mixed();
         if self.held_out {
             self.doubting.damaged_from = Some(first);
         }
@@ -230,6 +233,7 @@ impl Core {
         if !self.may_lag_behind_a_loss() {
             return;
         }
+        self.note_mixed();
         self.verified = self.log.start().index;
         let fixed = self.log.fixed();
         // What is kept with the start may be ahead of a log that is on its way; that of itself proves nothing.
@@ -242,6 +246,7 @@ impl Core {
         let allowed = self.may_lag_behind_a_loss() && from > self.verified && from > self.log.fixed();
         if allowed {
             self.log.take_back_commit(from.prev());
+            self.note_mixed();
             self.reopened(out);
         }
         allowed

@@ -10,7 +10,7 @@
 use super::{Core, Effect, GenerationEffect, Millis, Role, quorum};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::message::{Body, Message};
-use crate::segment::{Doubt, Epoch, LogId, ReplicaId};
+use crate::segment::{Doubt, Epoch, LogId, NodeId, ReplicaId};
 
 /// What a voter answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,36 @@ impl Votes {
     }
 }
 
+/// Quick pre-vote rounds after a reset.
+const HURRY_RESET: u8 = 4;
+
 impl Core {
+    /// The process on `node` is gone (`anew`: and another one has taken its place): if the leader lived there, forget
+    /// it, and ask for pre-votes soon; others still refuse while they hear it (safety.md F22).
+    pub(super) fn note_reset(&mut self, now: Millis, node: NodeId, anew: bool, out: &mut Vec<Effect>) {
+        self.reset_progress(now, node, anew, out);
+        if self.leading.is_none() && self.leader.is_some_and(|leader| leader.node == node) {
+            self.leader = None;
+            self.heard = None;
+            if self.may_campaign() {
+                self.hurry = HURRY_RESET;
+                let jitter = self.config.reset_jitter_ms;
+                self.timer = Some(now + self.rank_behind(node) * jitter + self.draw(jitter / 2 + 1));
+            }
+        }
+    }
+
+    /// How many voters come before us in the order of the configuration, begun behind `node`. Survivors of a leader do not ask for
+    /// the same votes at once, and who goes first differs from group to group as the placement does.
+    fn rank_behind(&self, node: NodeId) -> u64 {
+        let voters = &self.log.configuration().0.voters;
+        let at = |wanted: &dyn Fn(&ReplicaId) -> bool| voters.iter().position(wanted);
+        let (Some(gone), Some(own)) = (at(&|r| r.node == node), at(&|r| *r == self.replica)) else {
+            return 0;
+        };
+        ((own + voters.len() - gone - 1) % voters.len()) as u64
+    }
+
     /// Whether its word counts in elections: not before the boot gate (safety.md F16), nor damaged or sealed. In doubt it
     /// counts only if everyone's does (F11, see `doubt`).
     fn may_vote(&self) -> bool {

@@ -9,7 +9,7 @@
 use super::{Core, Effect, Millis, Role, decode};
 use crate::mutation::{Mutation, on};
 use crate::raftlog::message::Body;
-use crate::segment::{EntryKind, EntryMeta, Epoch, Index, LogId, LogStart, ReplicaId};
+use crate::segment::{Cleaned, EntryKind, EntryMeta, Epoch, Index, LogId, LogStart, ReplicaId};
 
 impl Core {
     /// Takes note of a leader's message; false if it is not one of our leader's.
@@ -44,9 +44,9 @@ impl Core {
     pub(super) fn on_append(
         &mut self,
         from: ReplicaId,
-        prev: LogId,
-        entries: Vec<EntryMeta>,
+        (prev, entries): (LogId, Vec<EntryMeta>),
         commit: Index,
+        cleaned: Option<Cleaned>,
         out: &mut Vec<Effect>,
     ) {
         if !is_chain(self.hard.epoch, prev, &entries) {
@@ -71,11 +71,15 @@ impl Core {
         }
         self.start_unproven = false;
         let last = entries.last().map_or(prev.index, |meta| meta.id.index);
-        if !self.take(entries, out) {
+        if !self.take(entries, cleaned, out) {
             return;
         }
         self.verified = self.verified.max(last);
         self.follow_commit(commit, out);
+        if self.stands_apart() {
+            // An answer would only bring the same entries again.
+            return;
+        }
         let last = last.max(self.log.start().index);
         if self.log.durable() >= last || on(Mutation::AcknowledgeUnsynced) {
             self.acknowledge(from, true, out);
@@ -112,7 +116,7 @@ impl Core {
     }
 
     /// Appends those entries that are new, cutting the log where it says otherwise. False if poisoned.
-    fn take(&mut self, mut entries: Vec<EntryMeta>, out: &mut Vec<Effect>) -> bool {
+    fn take(&mut self, mut entries: Vec<EntryMeta>, cleaned: Option<Cleaned>, out: &mut Vec<Effect>) -> bool {
         let start = self.log.start().index;
         let known = |meta: &EntryMeta| meta.id.index <= start || self.log.contains(meta.id);
         let skip = entries.iter().position(|meta| !known(meta)).unwrap_or(entries.len());
@@ -153,6 +157,8 @@ impl Core {
             self.poison(reason, out);
             return false;
         }
+        let end = entries.last().map_or(first.base_offset, EntryMeta::next_offset);
+        let cleaned = self.note_brought((first.base_offset, end), cleaned);
         for meta in &entries {
             self.log.append(meta);
         }
@@ -162,7 +168,7 @@ impl Core {
             self.log.activate(meta.id, configuration);
         }
         self.persist(out);
-        out.push(Effect::Append { metas: entries, own: false });
+        out.push(Effect::Append { metas: entries, own: false, cleaned });
         if wanted > 0 {
             self.configuration_changed(out);
         }
@@ -192,7 +198,7 @@ impl Core {
 
     /// The last entry up to `stored` known to be this leader's too.
     pub(super) fn matched_within(&self, stored: Index) -> LogId {
-        if self.held_out || self.hard.sealed.is_some() || self.start_unproven {
+        if self.held_out || self.hard.sealed.is_some() || self.start_unproven || self.stands_apart() {
             return LogId::default();
         }
         let sure = if self.may_lag_behind_a_loss() { Index(0) } else { self.log.commit() };
@@ -242,7 +248,7 @@ impl Core {
     }
 
     pub(super) fn on_install(&mut self, from: ReplicaId, start: LogStart, out: &mut Vec<Effect>) {
-        if start.prev.epoch > self.hard.epoch {
+        if start.prev.epoch > self.hard.epoch || self.is_forsaken() {
             return;
         }
         let prev = start.prev;
@@ -279,6 +285,7 @@ impl Core {
             false => self.set_aside(self.log.start().index.next(), out),
         }
         self.log.install(prev, start.base_offset, (start.configuration_id, base));
+        self.begin_afresh();
         self.log.reflect(start.producers_at);
         self.verified = prev.index;
         self.acked = prev.index;

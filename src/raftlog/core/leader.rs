@@ -154,7 +154,7 @@ impl Core {
         let metas = entries.iter().map(|(kind, span, bytes)| self.add_own(*kind, *span, *bytes)).collect();
         self.note_uncommitted(entries.iter().map(|(_, _, bytes)| *bytes as usize).sum());
         self.persist(out);
-        out.push(Effect::Append { metas, own: true });
+        out.push(Effect::Append { metas, own: true, cleaned: None });
     }
 
     /// Adds one entry of this epoch to the log; the caller emits it.
@@ -169,6 +169,7 @@ impl Core {
             payload_len,
         };
         self.log.append(&meta);
+        self.note_mixed();
         meta
     }
 

@@ -7,7 +7,7 @@
 //! Where to read: `election` (pre-vote, vote, timers), `leader` (propose, replicate, commit, beat), `follower`
 //! (append, install, beat), `progress` (one peer as its leader sees it), `log` (epoch runs, ends, configurations),
 //! `membership` (joint consensus), `takeover` (generations), `quorum` (majorities), `doubt` (who may have lost what),
-//! `flush` (what counts unsynced), `read_index`, `transfer`, `quiet` (beats by one bit). This file holds the types and the dispatch.
+//! `flush` (what counts unsynced), `fresh` (what may miss tombstones), `read_index`, `transfer`, `quiet` (beats by one bit). Here: types and dispatch.
 //!
 //! Invariants:
 //! - term and vote go to storage before anything that depends on them (Raft figure 2): `SaveHardState` precedes it, and
@@ -20,6 +20,7 @@ mod doubt;
 mod election;
 mod flush;
 mod follower;
+mod fresh;
 mod leader;
 mod log;
 mod look;
@@ -35,6 +36,7 @@ mod transfer;
 
 use self::doubt::Doubting;
 use self::election::Votes;
+pub use self::fresh::Apart;
 use self::leader::Leading;
 use self::log::LogView;
 pub use self::membership::ChangeRefusal;
@@ -43,7 +45,8 @@ pub use self::takeover::{GenerationEffect, Order};
 use super::message::{Body, Configuration, Message};
 use crate::mutation::{Mutation, on};
 use crate::segment::{
-    EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset, ReplicaId,
+    Cleaned, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset,
+    ReplicaId,
 };
 use election::Answer;
 
@@ -222,6 +225,8 @@ pub enum Effect {
         metas: Vec<EntryMeta>,
         /// Proposed here (payloads come from the proposal; Noop has none) rather than received.
         own: bool,
+        /// What the replica's numbers become at least, durable with them (decisions/0022).
+        cleaned: Option<Cleaned>,
     },
     /// Append this entry of ours, whose payload is `configuration.encode()`.
     AppendConfiguration {
@@ -321,6 +326,8 @@ pub enum Effect {
     },
     /// The group's generation ends or begins.
     Generation(Box<GenerationEffect>),
+    /// The leader's entries may not be taken: this replica begins anew (decisions/0022, rule A). Once in an epoch.
+    Apart(Apart),
     /// An invariant broke: this group is fenced off, the process lives.
     Poisoned {
         /// What.
@@ -433,10 +440,10 @@ pub struct Core {
     has_heirs: bool,
     /// This process appended the newest configuration in its log, a joint one, and has let nobody else lead since.
     sole: bool,
+    fresh: fresh::Fresh,
 }
 
-/// Quick pre-vote rounds after a reset and in a brand-new group.
-const HURRY_RESET: u8 = 4;
+/// Quick pre-vote rounds in a brand-new group.
 const HURRY_NEW: u8 = 20;
 
 impl Core {
@@ -482,20 +489,10 @@ impl Core {
             doubting: Doubting::default(),
             has_heirs: false,
             sole: false,
+            fresh: fresh::Fresh::default(),
             config,
         };
-        if core.log.last().epoch > core.hard.epoch {
-            // An entry of a newer epoch is durable but the hard state before it is not: the log wins and the vote given
-            // in the older term means nothing any more.
-            let epoch = core.log.last().epoch;
-            if epoch.generation != core.hard.epoch.generation {
-                core.hard.opening = None;
-                core.hard.sealed = None;
-            }
-            core.hard.epoch = epoch;
-            core.hard.vote = None;
-            core.hard_dirty = true;
-        }
+        core.heed_log();
         core.forget_with_the_process();
         core.log.void_before(core.hard.epoch.generation);
         core.doubt_start();
@@ -510,6 +507,22 @@ impl Core {
             core.poison("recovered epochs, last entry and configurations contradict each other".into(), out);
         }
         core
+    }
+
+    /// At a start: whether hard state or log is newer.
+    fn heed_log(&mut self) {
+        if self.log.last().epoch > self.hard.epoch {
+            // An entry of a newer epoch is durable but the hard state before it is not: the log wins and the vote given
+            // in the older term means nothing any more.
+            let epoch = self.log.last().epoch;
+            if epoch.generation != self.hard.epoch.generation {
+                self.hard.opening = None;
+                self.hard.sealed = None;
+            }
+            self.hard.epoch = epoch;
+            self.hard.vote = None;
+            self.hard_dirty = true;
+        }
     }
 
     /// Feeds one event.
@@ -591,9 +604,9 @@ impl Core {
             }
             Body::Vote { last, transfer } => self.on_vote(now, from, epoch, last, transfer, out),
             Body::VoteReply { granted } => self.on_vote_reply(now, from, epoch, Answer::sound(granted), out),
-            Body::Append { prev, entries, commit } => {
-                if self.follow(now, from, epoch, out) {
-                    self.on_append(from, prev, entries, commit, out);
+            Body::Append { prev, entries, commit, cleaned } => {
+                if self.follow(now, from, epoch, out) && self.may_take(prev, &entries, cleaned, out) {
+                    self.on_append(from, (prev, entries), commit, cleaned, out);
                 }
             }
             Body::Beat { commit, sequence } => {
@@ -657,32 +670,6 @@ impl Core {
         } else {
             self.acknowledge_durable(out);
         }
-    }
-
-    /// The process on `node` is gone (`anew`: and another one has taken its place): if the leader lived there, forget
-    /// it, and ask for pre-votes soon; others still refuse while they hear it (safety.md F22).
-    fn note_reset(&mut self, now: Millis, node: NodeId, anew: bool, out: &mut Vec<Effect>) {
-        self.reset_progress(now, node, anew, out);
-        if self.leading.is_none() && self.leader.is_some_and(|leader| leader.node == node) {
-            self.leader = None;
-            self.heard = None;
-            if self.may_campaign() {
-                self.hurry = HURRY_RESET;
-                let jitter = self.config.reset_jitter_ms;
-                self.timer = Some(now + self.rank_behind(node) * jitter + self.draw(jitter / 2 + 1));
-            }
-        }
-    }
-
-    /// How many voters come before us in the order of the configuration, begun behind `node`. Survivors of a leader do not ask for
-    /// the same votes at once, and who goes first differs from group to group as the placement does.
-    fn rank_behind(&self, node: NodeId) -> u64 {
-        let voters = &self.log.configuration().0.voters;
-        let at = |wanted: &dyn Fn(&ReplicaId) -> bool| voters.iter().position(wanted);
-        let (Some(gone), Some(own)) = (at(&|r| r.node == node), at(&|r| *r == self.replica)) else {
-            return 0;
-        };
-        ((own + voters.len() - gone - 1) % voters.len()) as u64
     }
 
     /// A leader goes on: its next check-quorum tells it soon enough whether it still leads anybody (safety.md F16, F19).

@@ -245,6 +245,7 @@ impl Core {
         }
         if !lossless {
             self.log.doubt_commit(base);
+            self.note_mixed();
         }
         self.doubt_start();
         self.verified = self.log.commit();
@@ -326,6 +327,7 @@ impl Core {
         self.keep(self.log.start().index.next(), out);
         let base = (LogId::default(), Configuration::default());
         self.log.install(LogId::default(), Offset(0), base);
+        self.begin_afresh();
         self.start_unproven = false;
         self.verified = Index(0);
         self.acked = Index(0);

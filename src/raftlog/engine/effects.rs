@@ -7,7 +7,7 @@ use crate::raftlog::codec::Envelope;
 use crate::raftlog::core::{Effect, Event, GenerationEffect, Millis, Role};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{
-    Entry, EntryMeta, Error as StoreError, GroupId, Index, LogId, NodeId, Offset, ReplicaId,
+    Cleaned, Entry, EntryMeta, Error as StoreError, GroupId, Index, LogId, NodeId, Offset, ReplicaId,
 };
 use bytes::Bytes;
 
@@ -53,7 +53,13 @@ impl Engine {
             return;
         }
         match effect {
-            Effect::Append { metas, own } => self.append(now, slot, metas, own, payloads, more),
+            Effect::Append { metas, own, cleaned } => {
+                self.append(now, slot, metas, own, payloads, more);
+                if let Some(cleaned) = cleaned.filter(|_| self.groups[slot].stored_round != u64::MAX) {
+                    let result = self.store.appended_from(group, cleaned);
+                    self.stored(now, slot, result, more);
+                }
+            }
             Effect::AppendConfiguration { meta, configuration } => {
                 self.append_own(now, slot, Entry { meta, payload: configuration.encode() }, more);
             }
@@ -120,6 +126,11 @@ impl Engine {
             Effect::ReadFailed { token } => self.events.push(GroupEvent::Read { group, token, ok: false }),
             Effect::Refused { reason } => self.refusal = Some(reason),
             Effect::Unclean { from, waits } => self.report_unclean(slot, from, waits),
+            Effect::Apart(apart) => {
+                let (from, dropped) = (apart.from, apart.dropped);
+                tracing::warn!(%group, %from, "the leader may lack tombstones below {dropped}, and what they deleted may be here: this \
+                    replica takes nothing of it, and begins anew");
+            }
             Effect::Poisoned { reason } => {
                 tracing::error!(%group, reason, "group fences itself off");
                 self.groups[slot].poisoned = true;
@@ -255,6 +266,7 @@ impl Engine {
                 }
             }
         }
+        let cleaned = self.says(group, &entries);
         let epoch = self.groups[slot].core.epoch();
         let last = entries.last().map(|e| e.meta.id.index);
         let bytes = entries.iter().map(Entry::weight).sum();
@@ -262,11 +274,20 @@ impl Engine {
             self.recovery.spend(bytes);
         }
         let (metas, payloads) = entries.into_iter().map(|e| (e.meta, e.payload)).unzip();
-        let body = Body::Append { prev, entries: metas, commit };
+        let body = Body::Append { prev, entries: metas, commit, cleaned };
         self.send(slot, to, Message { epoch, body }, payloads, false);
         if let Some(last) = last {
             self.groups[slot].core.step(now, Event::Sent { to, last, bytes }, more);
         }
+    }
+
+    /// How clean the log is that these entries were just read of, where that matters to whoever takes them (decisions/0022).
+    fn says(&self, group: GroupId, entries: &[Entry]) -> Option<Cleaned> {
+        let cleaned = self.store.cleaned(group).ok()?;
+        entries
+            .first()
+            .filter(|first| first.meta.base_offset < cleaned.clean.max(cleaned.dropped))
+            .map(|_| cleaned)
     }
 
     pub(super) fn send(

@@ -120,6 +120,13 @@ pub enum GroupEvent {
         /// It was not held: approval is missing.
         waits: bool,
     },
+    /// Another replica cannot be made whole from this one before it is clean to here (decisions/0022).
+    WantsClean {
+        /// Group.
+        group: GroupId,
+        /// To where.
+        until: Offset,
+    },
     /// Damaged entries are whole again.
     Repaired {
         /// Group.

@@ -4,6 +4,8 @@
 //! engine's tick and for `Fetch` and `Fetched` messages. Invariants:
 //! - entries are asked for and given by identity: whoever holds an entry of the same epoch and index holds the same bytes (Raft §5.3,
 //!   log matching), so any replica may answer, committed or not, leader or not;
+//! - what tombstones may be missing in is taken only where nothing needs them (docs/decisions/0022, rule B, judged by the store): a peer says
+//!   how clean its copy is, and of which log that is said;
 //! - one question is open per group; an answer that brings nothing makes the next peer the one to ask;
 //! - the group takes part again only when storage says that nothing is damaged any more.
 
@@ -12,7 +14,8 @@ use crate::raftlog::codec::Envelope;
 use crate::raftlog::core::{Event, Millis, Role};
 use crate::raftlog::message::{Body, Message};
 use crate::segment::{
-    Cleaned, Entry, EntryMeta, Epoch, Error as StoreError, GroupId, Index, LogStart, Repair, ReplicaId,
+    Cleaned, Entry, Epoch, Error as StoreError, GroupId, Index, LogId, LogStart, Mended, Offset, Repair,
+    ReplicaId,
 };
 use std::collections::BTreeMap;
 
@@ -20,6 +23,8 @@ use std::collections::BTreeMap;
 const PACE_MS: Millis = 10;
 /// Beyond this an answer is not waited for, and a full disk or a lonely replica is tried again.
 const PATIENCE_MS: Millis = 1_000;
+/// Refused by that rule for so long, a replica does not expect to be made whole any more.
+const REFUSED_MS: Millis = 60_000;
 /// Payload bytes in one answer.
 const ANSWER_BYTES: usize = 1 << 20;
 
@@ -38,6 +43,10 @@ struct Repairing {
     turn: usize,
     /// Not to be looked at before.
     not_before: Millis,
+    /// What was asked for first, and to where the source has to be clean.
+    wants: (Index, Option<Offset>),
+    /// Since when peers may not give what is wanted, and from where on that was.
+    refused: Option<(Index, Millis)>,
     /// First entry of the last answer that held any: if it is needed still, that peer has another one.
     given: Option<Index>,
 }
@@ -79,13 +88,13 @@ impl Engine {
 
     fn go_on(&mut self, now: Millis, group: GroupId) {
         let Some(state) = self.repairs.groups.get(&group) else { return };
-        if now < state.not_before {
+        if now < state.not_before || self.core(group).is_some_and(|core| core.is_forsaken()) {
             return;
         }
         match self.store.repair(group) {
             Ok(Repair::Working) => {}
             Ok(Repair::Whole) => self.finish_repair(now, group),
-            Ok(Repair::Needs(from, to, _)) => self.ask(now, group, from, to),
+            Ok(Repair::Needs(from, to, needs)) => self.ask(now, group, (from, to), needs),
             Err(StoreError::UnknownGroup(_)) => {
                 self.repairs.groups.remove(&group);
             }
@@ -105,7 +114,7 @@ impl Engine {
         self.events.push(GroupEvent::Repaired { group });
     }
 
-    fn ask(&mut self, now: Millis, group: GroupId, from: Index, to: Index) {
+    fn ask(&mut self, now: Millis, group: GroupId, (from, to): (Index, Index), needs: Option<Offset>) {
         let Some(slot) = self.by_id.get(&group).copied() else { return };
         let mut peers = self.groups[slot].peers.clone();
         if peers.is_empty() {
@@ -130,17 +139,25 @@ impl Engine {
             return self.store.yield_repair(group);
         };
         state.asked = Some((peer, now + PATIENCE_MS));
+        state.wants = (from, needs);
         let epoch = self.groups[slot].core.epoch();
-        self.send(slot, peer, Message { epoch, body: Body::Fetch { from, to } }, Vec::new(), false);
+        let body = Body::Fetch { from, to, needs };
+        self.send(slot, peer, Message { epoch, body }, Vec::new(), false);
     }
 
     /// A question or an answer of a peer.
     pub(super) fn on_repair_message(&mut self, now: Millis, slot: usize, envelope: Envelope) {
         let Envelope { group, from: peer, message, payloads, .. } = envelope;
         match message.body {
-            Body::Fetch { from, to } => self.answer_fetch(slot, peer, from, to),
+            Body::Fetch { from, to, needs } => self.answer_fetch(slot, peer, (from, to), needs),
             Body::InstallLogStart { start } => self.follow_start(now, group, message.epoch, start),
-            Body::Fetched { entries } => self.on_fetched(now, group, peer, entries, payloads),
+            Body::Fetched { entries: metas, cleaned, of } => {
+                let entries = metas.into_iter().zip(payloads);
+                let entries = entries.map(|(meta, payload)| Entry { meta, payload }).collect();
+                let is_ours = cleaned.clean == Offset(0) || self.store.holds(group, of);
+                let source = if is_ours { cleaned } else { cleaned.of_another_log() };
+                self.on_fetched(now, group, peer, entries, source);
+            }
             _ => {}
         }
     }
@@ -170,7 +187,13 @@ impl Engine {
         }
     }
 
-    fn answer_fetch(&mut self, slot: usize, to: ReplicaId, from: Index, last: Index) {
+    fn answer_fetch(
+        &mut self,
+        slot: usize,
+        to: ReplicaId,
+        (from, last): (Index, Index),
+        needs: Option<Offset>,
+    ) {
         let group = self.groups[slot].id;
         if self.groups[slot].core.role() == Role::Leader
             && let Ok(start) = self.store.log_start(group)
@@ -181,14 +204,27 @@ impl Engine {
             let epoch = self.groups[slot].core.epoch();
             return self.send(slot, to, Message { epoch, body }, Vec::new(), false);
         }
-        let mut entries = self.store.read(group, from, ANSWER_BYTES).unwrap_or_else(|error| {
-            tracing::debug!(%group, %from, %error, "entries asked for are not to be had here");
-            Vec::new()
-        });
+        let mut entries = match self.groups[slot].core.is_forsaken() {
+            true => Vec::new(),
+            false => self.store.read(group, from, ANSWER_BYTES).unwrap_or_else(|error| {
+                tracing::debug!(%group, %from, %error, "entries asked for are not to be had here");
+                Vec::new()
+            }),
+        };
         entries.retain(|entry| entry.meta.id.index <= last);
+        let cleaned = self.store.cleaned(group).unwrap_or_default();
+        if let Some(until) = needs.filter(|until| cleaned.clean < *until) {
+            entries.clear();
+            self.events.push(GroupEvent::WantsClean { group, until });
+        }
+        // Where it cannot be found, the numbers are another log's to whoever reads them.
+        let of = match cleaned.clean {
+            Offset(0) => LogId::default(),
+            clean => self.store.last_below(group, clean).unwrap_or_default(),
+        };
         let epoch = self.groups[slot].core.epoch();
         let (metas, payloads) = entries.into_iter().map(|e| (e.meta, e.payload)).unzip();
-        let message = Message { epoch, body: Body::Fetched { entries: metas } };
+        let message = Message { epoch, body: Body::Fetched { entries: metas, cleaned, of } };
         self.send(slot, to, message, payloads, false);
     }
 
@@ -197,15 +233,23 @@ impl Engine {
         now: Millis,
         group: GroupId,
         from: ReplicaId,
-        metas: Vec<EntryMeta>,
-        payloads: Vec<bytes::Bytes>,
+        entries: Vec<Entry>,
+        source: Cleaned,
     ) {
         let Some(state) = self.repairs.groups.get_mut(&group) else { return };
         if state.asked.is_none_or(|(peer, _)| peer != from) {
             return;
         }
         state.asked = None;
-        if metas.is_empty() {
+        let first = entries.first().map(|entry| entry.meta.id.index);
+        let is_refused = match first {
+            None => state.wants.1.is_some_and(|needed| source.clean < needed),
+            Some(_) => self.store.mend(group, entries, source) == Mended::Refused,
+        };
+        if is_refused && state.refused.is_none_or(|(at, _)| at != state.wants.0) {
+            state.refused = Some((state.wants.0, now));
+        }
+        if first.is_none() || is_refused {
             state.turn += 1;
             // After a round of all of them, with patience.
             if state.turn % 3 == 0 {
@@ -214,11 +258,20 @@ impl Engine {
             }
             return;
         }
-        let entries: Vec<Entry> =
-            metas.into_iter().zip(payloads).map(|(meta, payload)| Entry { meta, payload }).collect();
-        state.given = entries.first().map(|entry| entry.meta.id.index);
-        // How clean the peer's copy is it does not say: not at all, then.
-        self.store.mend(group, entries, Cleaned::default());
+        state.given = first;
         self.go_on(now, group);
+    }
+
+    /// Whether peers have long been there that may not give what the group needs: they would bring what is deleted back.
+    pub fn is_refused(&self, now: Millis, group: GroupId) -> bool {
+        let refused = self.repairs.groups.get(&group).and_then(|state| state.refused);
+        refused.is_some_and(|(_, since)| now >= since + REFUSED_MS)
+    }
+
+    /// This replica of the group is to be placed anew: it takes and gives nothing any more.
+    pub fn forsake(&mut self, group: GroupId) {
+        if let Some(slot) = self.by_id.get(&group) {
+            self.groups[*slot].core.forsake();
+        }
     }
 }

@@ -656,7 +656,7 @@ fn poisoned_group_fences_itself_alone() {
     };
     let message = Message {
         epoch,
-        body: Body::Append { prev: LogId::default(), entries: vec![broken], commit: Index(0) },
+        body: Body::Append { prev: LogId::default(), entries: vec![broken], commit: Index(0), cleaned: None },
     };
     let envelope = Envelope {
         group: GROUP,
@@ -716,7 +716,7 @@ fn round_that_ends_after_storage_failed_is_told_to_nobody() {
                 offset_span: 1,
                 payload_len: 1,
             };
-            let body = Body::Append { prev: last, entries: vec![meta], commit: last.index };
+            let body = Body::Append { prev: last, entries: vec![meta], commit: last.index, cleaned: None };
             let envelope = Envelope {
                 group: GROUP,
                 from: replica(leader),

@@ -1,4 +1,8 @@
-//! The rules of decision 0022, one by one.
+//! The rules of decision 0022: one by one, in random worlds, and in the schedules that the decision tells.
+
+pub(crate) mod random;
+pub(crate) mod schedules;
+mod world;
 
 use super::*;
 

@@ -5,6 +5,7 @@
 //! Here: the harness. The invariants of every run hold all the while, and at the end everything is whole, equal and read through.
 
 mod alone;
+mod anew;
 mod identity;
 mod lossy;
 

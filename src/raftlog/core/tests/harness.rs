@@ -10,8 +10,8 @@ use super::super::{
 use crate::raftlog::generation::SealReport;
 use crate::raftlog::message::{Body, Configuration, Message};
 use crate::segment::{
-    Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId, Offset,
-    ReplicaId, Term,
+    Cleaned, Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, NodeId,
+    Offset, ReplicaId, Term,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -40,6 +40,8 @@ pub struct Disk {
     pub start: LogStart,
     pub metas: Vec<EntryMeta>,
     pub configurations: Vec<(LogId, Configuration)>,
+    /// How clean the copy is (decisions/0022).
+    pub cleaned: Cleaned,
 }
 
 impl Disk {
@@ -69,6 +71,10 @@ impl Disk {
                 self.configurations.extend(configuration.iter().map(|c| (meta.id, c.clone())));
             }
             Op::Hard(hard) => self.hard = *hard,
+            Op::Cleaned(least) => {
+                self.cleaned.cleaned_to(least.clean);
+                self.cleaned.drops_to(least.dropped);
+            }
             Op::TakeOver(hard, meta, configuration) => {
                 self.hard = *hard;
                 self.apply(&Op::Append(*meta, Some(configuration.clone())));
@@ -77,6 +83,7 @@ impl Disk {
                 self.start = start.clone();
                 self.metas.clear();
                 self.configurations.clear();
+                self.cleaned = Cleaned::starting_at(start.base_offset);
             }
             Op::Start(start) => {
                 self.metas.retain(|meta| meta.id.index > start.prev.index);
@@ -117,6 +124,7 @@ pub enum Op {
     Truncate(Index),
     Append(EntryMeta, Option<Configuration>),
     Hard(HardState),
+    Cleaned(Cleaned),
     TakeOver(HardState, EntryMeta, Configuration),
     Install(LogStart),
     Start(LogStart),
@@ -149,6 +157,10 @@ pub struct Node {
     /// Seal reports that wait likewise.
     reporting: Vec<(bool, SealReport)>,
     pub poisoned: Option<String>,
+    /// Of each entry that a leader sent since the log was empty: in which epoch, to where that copy was clean, and had dropped.
+    sources: BTreeMap<Index, (Epoch, Cleaned)>,
+    /// What the append that it is handed says of its leader.
+    offered: Option<Cleaned>,
     /// Why its last change of membership was refused.
     pub refusal: Option<ChangeRefusal>,
     /// Highest index it said is committed since it started.
@@ -187,6 +199,8 @@ pub struct Checker {
     pub unclean: u64,
     /// Whether what they lost is no violation.
     pub forgives: bool,
+    /// Replicas that were not to take what their leader had.
+    pub apart: u64,
 }
 
 pub struct Cluster {
@@ -263,6 +277,8 @@ impl Cluster {
             waiting: Vec::new(),
             reporting: Vec::new(),
             poisoned: None,
+            sources: BTreeMap::new(),
+            offered: None,
             refusal: None,
             commit: Index(0),
             in_force: Configuration::default(),
@@ -294,6 +310,7 @@ impl Cluster {
         node.incarnation += 1;
         node.commit = node.disk.start.prev.index;
         node.view = node.disk.clone();
+        node.sources.clear();
         let seed =
             self.seed.wrapping_mul(1_000_003).wrapping_add(node.incarnation * 1_000 + node.id.node.0 as u64);
         let mut restored = node.disk.restored(node.id, seed);
@@ -393,7 +410,62 @@ impl Cluster {
         if !envelope.decoded.is_empty() {
             self.feed(at, Event::Configurations { decoded: envelope.decoded });
         }
+        self.offer(at, &envelope.message);
         self.feed(at, Event::Receive { from: envelope.from, message: envelope.message });
+    }
+
+    /// Takes note of what the message says of its leader's log.
+    pub fn offer(&mut self, at: usize, message: &Message) {
+        self.nodes[at].offered = match &message.body {
+            Body::Append { cleaned, .. } => *cleaned,
+            _ => None,
+        };
+    }
+
+    /// Compaction has cleaned to here, and left tombstones out.
+    pub fn clean(&mut self, at: usize, clean: i64, dropped: i64) {
+        let least = Cleaned { clean: Offset(clean), dropped: Offset(dropped) };
+        self.write(at, Op::Cleaned(least));
+    }
+
+    /// decisions/0022, rule A: what misses tombstones goes into a log only if nothing there needs them; and the log's own numbers say so.
+    fn check_source(&mut self, at: usize, metas: &[EntryMeta], cleaned: Option<Cleaned>) {
+        let epoch = self.core(at).epoch();
+        let node = &mut self.nodes[at];
+        let begins = metas.first().map_or(Offset(0), |meta| meta.base_offset);
+        let offered = node.offered.unwrap_or_default();
+        let source = (epoch, Cleaned { clean: offered.clean.max(begins), dropped: offered.dropped });
+        let before: Vec<_> = node.view.metas.iter().map(|meta| node.sources.get(&meta.id.index)).collect();
+        let missing = if begins < offered.dropped { offered.dropped } else { Offset(0) };
+        if missing > Offset(0) {
+            let is_clean = before.iter().all(|known| known.is_some_and(|(_, its)| its.clean >= missing));
+            let first = before.first().copied().flatten();
+            let is_one = before.iter().all(|known| known.is_some_and(|(of, _)| *of == epoch));
+            let is_same = is_one && first.is_none_or(|(_, its)| its.dropped == missing);
+            assert!(
+                is_clean || is_same,
+                "{} takes {begins} without tombstones below {missing}",
+                name(node.id)
+            );
+        }
+        let is_known = before.iter().all(Option::is_some);
+        let least = before.iter().flatten().map(|(_, its)| its.clean).min();
+        let clean = least.map_or(source.1.clean, |least| least.min(source.1.clean));
+        let clean = metas.last().map_or(clean, |meta| clean.min(meta.next_offset()));
+        let said = cleaned.unwrap_or_default();
+        // The core may have reason to know less.
+        let most = if is_known && node.offered.is_some() { clean } else { Offset(0) };
+        assert!(
+            said.dropped == missing && said.clean <= most,
+            "{} says {said:?} of what it takes",
+            name(node.id)
+        );
+        if is_known {
+            node.sources.extend(metas.iter().map(|meta| (meta.id.index, source)));
+        }
+        if let Some(least) = cleaned {
+            self.write(at, Op::Cleaned(least));
+        }
     }
 
     /// Takes what is queued as a round.
@@ -526,7 +598,13 @@ impl Cluster {
                     );
                     self.write(at, Op::Truncate(from));
                 }
-                Effect::Append { metas, .. } => {
+                Effect::Append { metas, own, cleaned } => {
+                    if own {
+                        let sources = &mut self.nodes[at].sources;
+                        metas.iter().for_each(|meta| _ = sources.remove(&meta.id.index));
+                    } else {
+                        self.check_source(at, &metas, cleaned);
+                    }
                     for meta in metas {
                         let configuration = (meta.kind == EntryKind::Configuration).then(|| {
                             let seen = self.checker.seen.get(&meta.id);
@@ -586,6 +664,7 @@ impl Cluster {
                 Effect::Removed { .. } => self.checker.removals += 1,
                 Effect::Configured { configuration, .. } => self.nodes[at].in_force = configuration,
                 Effect::Refused { .. } => {}
+                Effect::Apart(_) => self.checker.apart += 1,
             }
         }
         events
@@ -709,7 +788,10 @@ impl Cluster {
         let decoded =
             entries.iter().filter_map(find).map(|(_, configuration)| configuration.clone()).collect();
         let last = entries.last().map(|meta| meta.id.index);
-        let message = Message { epoch: self.core(at).epoch(), body: Body::Append { prev, entries, commit } };
+        let begins = entries.first().map_or(Offset(i64::MAX), |meta| meta.base_offset);
+        let cleaned = Some(view.cleaned).filter(|cleaned| begins < cleaned.clean.max(cleaned.dropped));
+        let body = Body::Append { prev, entries, commit, cleaned };
+        let message = Message { epoch: self.core(at).epoch(), body };
         self.post(at, to, message, decoded);
         last.map(|last| Event::Sent { to, last, bytes })
     }

@@ -6,16 +6,16 @@
 //!   [closed=2] [damaged=2] [sealed=2] [doubt=2] [lost=2] [eager=1] [strangers=3] [vote1=2] [conf1=INDEX:1,2]`, `tick N` (to its deadline), `wait MS`, `beat N`, `propose N BYTES...`,
 //! `deliver [N]`, `drop [N]`, `duplicate`, `reverse`, `sync [N]`, `round N` (takes one without completing it), `stabilize`, `cut N`, `block FROM TO` (one way), `heal`, `crash N`, `forget N TERM` (a crashed node lost all later terms and its vote), `restart N`,
 //! `reset N PEER`, `transfer N [TO]`, `change N VOTERS [learners=L] [at=INDEX@TERM]`, `configuration N`,
-//! `seal NODES GENERATION`, `plan GENERATION` (decides over all reports), `decide NODES GENERATION`, `unclean` (the last decision may lose entries), `unclean N` (allows an election that may), `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `observe N WHO`, `start N INDEX`,
+//! `seal NODES GENERATION`, `plan GENERATION` (decides over all reports), `decide NODES GENERATION`, `unclean` (the last decision may lose entries), `unclean N` (allows an election that may), `read N`, `gate N`, `fail N`, `damage N [FIRST]`, `repaired N`, `observe N WHO`, `start N INDEX`, `cleaned N CLEAN DROPPED` (by compaction, and what it left out),
 //! `inject FROM TO TERM BODY...`, `status`, `forgives` (what an unclean election says may be lost is no violation), `quiet COMMAND...` (trace dropped), `poison` (expected from here on).
 
 use super::harness::{Cluster, Disk, Envelope, default_config, disk_with, name, replica};
-use crate::raftlog::core::{Effect, Event, GenerationEffect, Order};
+use crate::raftlog::core::{Apart, Effect, Event, GenerationEffect, Order};
 use crate::raftlog::generation::{Decision, SealReport, decide};
 use crate::raftlog::message::{Body, Configuration, Message};
 use crate::segment::{
-    Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, Offset, Opening,
-    ReplicaId,
+    Cleaned, Doubt, EntryKind, EntryMeta, Epoch, Generation, HardState, Index, LogId, LogStart, Offset,
+    Opening, ReplicaId,
 };
 use std::fmt::Write as _;
 use std::path::Path;
@@ -46,6 +46,10 @@ fn show_metas(metas: &[EntryMeta]) -> String {
     }
 }
 
+fn show_cleaned(cleaned: Cleaned) -> String {
+    format!("clean to {}, dropped to {}", cleaned.clean, cleaned.dropped)
+}
+
 fn show_members(configuration: &Configuration) -> String {
     let list =
         |members: &[ReplicaId]| members.iter().map(|r| r.node.to_string()).collect::<Vec<_>>().join(",");
@@ -72,8 +76,10 @@ fn show_hard(hard: &HardState) -> String {
 pub fn show_effect(effect: &Effect) -> String {
     match effect {
         Effect::Truncate { from } => format!("truncates from {from}"),
-        Effect::Append { metas, own } => {
-            format!("{} {}", if *own { "appends own" } else { "appends" }, show_metas(metas))
+        Effect::Append { metas, own, cleaned } => {
+            let what = if *own { "appends own" } else { "appends" };
+            let says = cleaned.map_or(String::new(), |cleaned| format!(", {}", show_cleaned(cleaned)));
+            format!("{what} {}{says}", show_metas(metas))
         }
         Effect::AppendConfiguration { meta, configuration } => {
             format!("appends own {}(Configuration) {}", show_id(meta.id), show_members(configuration))
@@ -97,6 +103,9 @@ pub fn show_effect(effect: &Effect) -> String {
         Effect::Refused { reason } => format!("refuses: {reason:?}"),
         Effect::Unclean { from, waits } => {
             format!("{} an unclean recovery from {from}", if *waits { "waits for" } else { "begins" })
+        }
+        Effect::Apart(Apart { from, dropped }) => {
+            format!("stands apart at offset {from}: tombstones below {dropped} may be missing")
         }
         Effect::Poisoned { reason } => format!("is poisoned: {reason}"),
         Effect::Send { .. } | Effect::Replicate { .. } => unreachable!("shown when they leave"),
@@ -140,8 +149,9 @@ pub fn show_envelope(envelope: &Envelope) -> String {
             format!("Vote last {}{}", show_id(*last), if *transfer { " transfer" } else { "" })
         }
         Body::VoteReply { granted } => format!("VoteReply {}", yes(*granted)),
-        Body::Append { prev, entries, commit } => {
-            format!("Append {} after {} commit {commit}", show_metas(entries), show_id(*prev))
+        Body::Append { prev, entries, commit, cleaned } => {
+            let says = cleaned.map_or(String::new(), |cleaned| format!(", {}", show_cleaned(cleaned)));
+            format!("Append {} after {} commit {commit}{says}", show_metas(entries), show_id(*prev))
         }
         Body::Written { last } => format!("Written {}", show_id(*last)),
         Body::AppendAccepted { last } => format!("AppendAccepted {}", show_id(*last)),
@@ -214,7 +224,12 @@ fn parse_body(words: &[&str]) -> Body {
         ["append", prev, commit, rest @ ..] => {
             let mut before = parse_id(prev);
             let mut entries = Vec::new();
-            for term in rest.iter().flat_map(|run| terms(run)) {
+            let says = |what: &str| rest.iter().find_map(|word| word.strip_prefix(what)).map(number);
+            let cleaned = says("clean=")
+                .zip(says("dropped="))
+                .map(|(clean, dropped)| Cleaned { clean: Offset(clean), dropped: Offset(dropped) });
+            let runs = rest.iter().filter(|word| !word.contains('='));
+            for term in runs.flat_map(|run| terms(run)) {
                 let id = LogId { epoch: Epoch::new(0, term), index: before.index.next() };
                 entries.push(EntryMeta {
                     id,
@@ -226,7 +241,7 @@ fn parse_body(words: &[&str]) -> Body {
                 });
                 before = id;
             }
-            Body::Append { prev: parse_id(prev), entries, commit: Index(number(commit)) }
+            Body::Append { prev: parse_id(prev), entries, commit: Index(number(commit)), cleaned }
         }
         ["accepted", last] => Body::AppendAccepted { last: parse_id(last) },
         ["rejected", probed, hint] => {
@@ -526,6 +541,7 @@ impl Script {
             ["observe", n, who] => {
                 self.cluster.feed(self.at(n), Event::AddObserver { replica: replica(number(who)) });
             }
+            ["cleaned", n, clean, dropped] => self.cluster.clean(self.at(n), number(clean), number(dropped)),
             ["start", n, index] => self.cluster.move_start(self.at(n), Index(number(index))),
             ["inject", from, to, epoch, body @ ..] => {
                 let epoch = match epoch.split_once('.') {
@@ -533,6 +549,7 @@ impl Script {
                     None => Epoch::new(0, number(epoch)),
                 };
                 let message = Message { epoch, body: parse_body(body) };
+                self.cluster.offer(self.at(to), &message);
                 self.cluster.feed(self.at(to), Event::Receive { from: replica(number(from)), message });
             }
             ["status"] => self.status(),

@@ -78,6 +78,8 @@ struct Simulation {
     late: u64,
     /// One proposal in about so many loads that could bring one.
     quiet: u64,
+    /// One leader in about so many loads leaves tombstones out; 0: none.
+    drops: u64,
     /// A node that just started goes down again at this time.
     doomed: Option<(usize, u64)>,
     faults: bool,
@@ -171,6 +173,7 @@ impl Simulation {
             back: [60, 60, 8][dice.below(3) as usize],
             late: [10, 10, 80][dice.below(3) as usize],
             quiet: [1, 1, 1, 30][dice.below(4) as usize],
+            drops: if seed % 4 == 3 { 4 } else { 0 },
             doomed: None,
             faults: true,
             digest: 0,
@@ -273,6 +276,16 @@ impl Simulation {
                 let peer = self.dice.below(self.cluster.nodes.len() as u64) as usize;
                 let node = self.cluster.nodes[peer].id.node;
                 self.cluster.feed(at, Event::PeerReset { node });
+            }
+            21 if self.drops > 0 && self.dice.one_in(self.drops) => {
+                let commit = self.cluster.core(at).commit();
+                let metas = &self.cluster.nodes[at].view.metas;
+                let end =
+                    metas.iter().rfind(|meta| meta.id.index <= commit).map_or(0, |meta| meta.next_offset().0);
+                let dropped = end - self.dice.below(end as u64 / 4 + 1) as i64;
+                // Less after a repair from one that was not as clean.
+                let clean = if self.dice.one_in(3) { dropped / 2 } else { end };
+                self.cluster.clean(at, clean, dropped);
             }
             18..=20 if self.changes > 0 && self.dice.one_in(self.changes) => self.change(at),
             _ => {}
@@ -477,6 +490,7 @@ impl Simulation {
         let mut proposed = None;
         while self.cluster.now < until {
             self.advance();
+            self.begin_anew();
             self.settle_generation();
             let leader = (0..self.cluster.nodes.len()).find(|at| {
                 let core = self.cluster.core(*at);
@@ -528,6 +542,19 @@ impl Simulation {
         panic!("did not converge within 30 s of healing");
     }
 
+    /// Nothing misses tombstones any more, and whoever stood apart for that asks its leader again: in the place of replicas that are made anew.
+    fn begin_anew(&mut self) {
+        for at in 0..self.cluster.nodes.len() {
+            let node = &mut self.cluster.nodes[at];
+            (node.disk.cleaned, node.view.cleaned) = Default::default();
+            if node.core.as_ref().is_some_and(|core| core.apart().is_some()) {
+                self.crash(at);
+                self.restart(at);
+                self.cluster.feed(at, Event::OpenGate);
+            }
+        }
+    }
+
     /// What is begun is brought to its end: decisions reach everyone, a generation that was sealed anywhere ends.
     fn settle_generation(&mut self) {
         if self.controller.appetite == 0 || !self.dice.one_in(50) {
@@ -554,7 +581,7 @@ impl Simulation {
         }
     }
 
-    fn run(mut self, steps: u64) -> (u64, u64, u64, [u64; 5]) {
+    fn run(mut self, steps: u64) -> (u64, u64, u64, [u64; 6]) {
         for _ in 0..steps {
             self.advance();
             self.load();
@@ -570,7 +597,7 @@ impl Simulation {
             self.digest,
             checker.committed.len() as u64,
             checker.elections,
-            [checker.reads_ready, changes, checker.takeovers, checker.lost, checker.set_aside],
+            [checker.reads_ready, changes, checker.takeovers, checker.lost, checker.set_aside, checker.apart],
         )
     }
 }
@@ -604,7 +631,7 @@ fn cluster_under_faults_keeps_every_invariant_and_converges() {
         return;
     }
     let (mut committed, mut elections, mut reads, mut changes) = (0, 0, 0, 0);
-    let (mut takeovers, mut lost, mut set_aside) = (0, 0, 0);
+    let (mut takeovers, mut lost, mut set_aside, mut apart) = (0, 0, 0, 0);
     let seeds = number("KONTIKI_SEEDS").unwrap_or(if cfg!(debug_assertions) { 100 } else { 400 });
     for seed in 0..seeds {
         let _named = Named(seed);
@@ -616,10 +643,11 @@ fn cluster_under_faults_keeps_every_invariant_and_converges() {
         takeovers += r[2];
         lost += r[3];
         set_aside += r[4];
+        apart += r[5];
     }
     println!(
         "{seeds} seeds: {committed} entries committed, {elections} elections, {reads} reads, {changes} changes of \
-         membership, {takeovers} generations opened, {lost} entries lost uncleanly, {set_aside} set aside"
+         membership, {takeovers} generations opened, {lost} entries lost uncleanly, {set_aside} set aside, {apart} stood apart"
     );
     // The checks are worth something only if things happen.
     assert!(committed > 100 * seeds, "only {committed} entries committed");
@@ -627,6 +655,7 @@ fn cluster_under_faults_keeps_every_invariant_and_converges() {
     assert!(reads > 20 * seeds, "only {reads} reads confirmed");
     assert!(changes > 2 * seeds, "only {changes} changes of membership committed");
     assert!(takeovers > seeds, "only {takeovers} generations opened");
+    assert!(apart > seeds / 10, "only {apart} replicas met a leader that misses tombstones");
     assert!(lost > seeds / 10 && set_aside > seeds / 10, "only {lost} entries lost, {set_aside} set aside");
 }
 

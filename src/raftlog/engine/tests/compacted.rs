@@ -25,6 +25,63 @@ impl Rig {
         panic!("no job within ten turns");
     }
 
+    fn node(&self, id: i32) -> &Node {
+        self.nodes.iter().find(|node| node.id == NodeId(id)).unwrap()
+    }
+
+    /// Flips bits in the first closed file of a replica, which finds them after a restart.
+    fn damage(&mut self, id: i32, seed: u64) {
+        self.engine(id).store().roll(GROUP).unwrap();
+        self.run(50);
+        let number = self.engine(id).store().closed_files(GROUP).unwrap()[0].number;
+        self.crash(id);
+        let fs = self.node(id).fs.clone();
+        let used =
+            |path: &PathBuf| fs.read(path).unwrap().iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64;
+        let name = format!("{number:016x}.segment");
+        let path = fs.files().into_iter().map(|(path, _)| path).find(|path| path.ends_with(&name)).unwrap();
+        let len = used(&path);
+        fs.flip(&path, 64 + 300 + seed * 17, 4);
+        fs.flip(&path, len / 2, 4);
+        self.start(id);
+        self.engine(id).store().begin_scrub();
+        let mut scrubber = self.engine(id).store().scrubber();
+        while self.engine(id).store().tend_scrub() {
+            while scrubber.step() > 0 {}
+        }
+        self.engine(id).store().tend_scrub();
+        // As the layer above does when storage has news.
+        let now = self.now;
+        self.engine(id).damaged(now, GROUP);
+    }
+
+    /// As passes would leave it.
+    fn cleaned_to(&mut self, id: i32, clean: i64, dropped: i64) {
+        let store = self.engine(id).store();
+        store.note_dropped(GROUP, Offset(dropped)).unwrap();
+        store.note_cleaned(GROUP, Offset(clean)).unwrap();
+    }
+
+    fn cleaned(&mut self, id: i32) -> (i64, i64) {
+        let cleaned = self.engine(id).store().cleaned(GROUP).unwrap();
+        (cleaned.clean.0, cleaned.dropped.0)
+    }
+
+    fn last(&mut self, id: i32) -> Index {
+        self.engine(id).core(GROUP).unwrap().last().index
+    }
+
+    /// Waits until it is so.
+    fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..400 {
+            if is_so(self) {
+                return;
+            }
+            self.run(50);
+        }
+        panic!("not within 20 s: {what}");
+    }
+
     /// All entries of a log, whatever their number.
     fn whole_log(&mut self, at: i32) -> Vec<Entry> {
         let engine = self.engine(at);
@@ -101,40 +158,101 @@ fn replicas_in_different_states_of_compaction_repair_each_other() {
         rig.run(300);
         let all = rig.whole_log(leader);
         // A closed file of the second replica, which had some of it removed or not.
-        let second = rig.nodes.iter().position(|node| node.id == NodeId(2)).unwrap();
-        rig.engine(2).store().roll(GROUP).unwrap();
-        rig.run(50);
-        let number = rig.engine(2).store().closed_files(GROUP).unwrap()[0].number;
-        rig.crash(2);
-        let fs = rig.nodes[second].fs.clone();
-        let used =
-            |path: &PathBuf| fs.read(path).unwrap().iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64;
-        let name = format!("{number:016x}.segment");
-        let path = fs.files().into_iter().map(|(path, _)| path).find(|path| path.ends_with(&name)).unwrap();
-        let len = used(&path);
-        fs.flip(&path, 64 + 300 + seed * 17, 4);
-        fs.flip(&path, len / 2, 4);
-        rig.start(2);
-        rig.engine(2).store().begin_scrub();
-        let mut scrubber = rig.engine(2).store().scrubber();
-        while rig.engine(2).store().tend_scrub() {
-            while scrubber.step() > 0 {}
-        }
-        rig.engine(2).store().tend_scrub();
-        // As the layer above does when storage has news.
-        let now = rig.now;
-        rig.engine(2).damaged(now, GROUP);
+        rig.damage(2, seed);
         rig.run(5_000);
         let leader = rig.leader();
         rig.produce(leader, 3);
         rig.run(1_000);
         assert_eq!(rig.engine(2).store().needs_repair(GROUP), None, "{compacted:?}");
         let repaired = |e: &GroupEvent| matches!(e, GroupEvent::Repaired { .. });
-        assert!(rig.nodes[second].events.iter().any(repaired), "{compacted:?}: nothing was damaged");
+        assert!(rig.node(2).events.iter().any(repaired), "{compacted:?}: nothing was damaged");
         let logs: Vec<Vec<EntryMeta>> = (1..=3).map(|id| places(&rig.whole_log(id))).collect();
         assert_eq!(logs[0], logs[1], "{compacted:?}");
         assert_eq!(logs[1], logs[2], "{compacted:?}");
         assert_eq!(logs[0][..all.len()], places(&all), "{compacted:?}");
         assert!(payloads(&rig.whole_log(2)) > 50, "{compacted:?}");
     }
+}
+
+#[test]
+fn new_replica_is_as_clean_as_who_brought_it_up_and_misses_as_much() {
+    let mut rig = Rig::new(&[1, 2], &[3]);
+    let leader = rig.leader();
+    rig.produce(leader, 50);
+    rig.run(300);
+    rig.cleaned_to(leader, 80, 60);
+    rig.change(&[1, 2], &[3]).unwrap();
+    let end = rig.last(leader);
+    rig.until("it is brought up", |rig| rig.last(3) >= end);
+    rig.run(300);
+    assert_eq!(rig.cleaned(3), (80, 60));
+    // Both are durable with the entries.
+    rig.crash(3);
+    rig.start(3);
+    assert_eq!(rig.cleaned(3), (80, 60));
+    // Who was there before heeds what it takes, no more.
+    rig.produce(leader, 50);
+    rig.run(300);
+    assert_eq!(rig.cleaned(3 - leader), (0, 0));
+}
+
+#[test]
+fn follower_that_lacks_what_tombstones_deleted_that_are_gone_takes_nothing_until_another_leads() {
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let leader = rig.leader();
+    let (behind, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    rig.produce(leader, 20);
+    rig.run(300);
+    rig.cut = [(leader, behind), (behind, leader), (other, behind), (behind, other)].into();
+    rig.produce(leader, 20);
+    rig.run(300);
+    rig.cleaned_to(leader, 70, 66);
+    let (end, was) = (rig.last(leader), rig.last(behind));
+    rig.cut.clear();
+    rig.until("it is told", |rig| rig.engine(behind).core(GROUP).unwrap().apart().is_some());
+    rig.sent = Sent::default();
+    rig.run(3_000);
+    assert_eq!((rig.last(behind), rig.cleaned(behind)), (was, (0, 0)), "{end}");
+    assert!(rig.sent.bytes < 100_000, "the same entries are sent again and again: {:?}", rig.sent);
+    // The other one misses nothing.
+    let now = rig.now;
+    rig.engine(leader).transfer(now, GROUP, Some(replica(other)));
+    rig.until("the other one's log is taken", |rig| rig.last(behind) > end);
+    // Unless it has asked to begin anew.
+    rig.engine(behind).forsake(GROUP);
+    let was = rig.last(behind);
+    rig.produce(other, 5);
+    rig.run(1_000);
+    assert_eq!((rig.last(behind), rig.last(other) > was), (was, true));
+}
+
+/// Rule B: the file comes from nobody who is less clean than this replica's tombstones are gone.
+#[test]
+fn repair_waits_for_a_peer_that_is_clean_to_where_tombstones_are_gone_here() {
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let leader = rig.leader();
+    rig.produce(leader, 300);
+    rig.run(300);
+    let damaged = if leader == 2 { 3 } else { 2 };
+    rig.cleaned_to(damaged, 590, 580);
+    rig.damage(damaged, 3);
+    rig.run(30_000);
+    assert!(
+        rig.engine(damaged).store().needs_repair(GROUP).is_some(),
+        "it was made whole by one that is not clean"
+    );
+    let wanted = |event: &GroupEvent| matches!(event, GroupEvent::WantsClean { until: Offset(580), .. });
+    assert!((1..=3).filter(|id| *id != damaged).all(|id| rig.node(id).events.iter().any(wanted)));
+    let now = rig.now;
+    assert!(!rig.engine(damaged).is_refused(now, GROUP), "it has not waited for long");
+    rig.run(60_000);
+    let now = rig.now;
+    assert!(rig.engine(damaged).is_refused(now, GROUP));
+    // One of them has had its pass. What comes from it is as clean as it is.
+    let peer = rig.leader();
+    rig.cleaned_to(peer, 585, 0);
+    rig.until("it is made whole", |rig| rig.engine(damaged).store().needs_repair(GROUP).is_none());
+    assert_eq!(rig.cleaned(damaged), (585, 580));
+    let now = rig.now;
+    assert!(!rig.engine(damaged).is_refused(now, GROUP));
 }
