@@ -162,9 +162,7 @@ pub fn may_append(
 /// Whether a pass may leave out tombstones, their time being over, of a batch that ends at `end`. `clean` is the replica's when the pass
 /// began, `floor` the least of all members; `is_behind_unread`: this reading has met a batch that it could not look into.
 pub fn may_drop(end: Offset, clean: Offset, floor: Offset, is_behind_unread: bool) -> bool {
-    let was_cleaned = end <= clean;
-    let is_cleaned_everywhere = end <= floor;
-    was_cleaned && is_cleaned_everywhere && !is_behind_unread
+    end <= clean && end <= floor && !is_behind_unread
 }
 
 #[cfg(test)]

@@ -138,6 +138,8 @@ pub struct Check {
     pub compacts: bool,
     keyed: BTreeMap<GroupId, compacted::Keyed>,
     pub compacted: u64,
+    /// Tombstones that were their keys' last records, and were gone at the end of the run.
+    pub dropped: u64,
     /// The node that answers has a disk that may not be readable: the committed log may not know yet what it says.
     pub excused: bool,
     /// Acknowledgements of such nodes, to be found in the committed log at the end.
@@ -184,6 +186,7 @@ impl Check {
             compacts: false,
             keyed: BTreeMap::new(),
             compacted: 0,
+            dropped: 0,
             excused: false,
             owed: Vec::new(),
             tails: BTreeMap::new(),

@@ -1,5 +1,5 @@
 //! Compacted topics: every broker's cleaner works all the time, between elections, crashes, damage and moves. What is handed out and what is
-//! left in the end is what was committed, but for records that a later one of the same key replaces.
+//! left in the end is what was committed, but for records that a later one of the same key replaces, and tombstones of what is left nowhere.
 
 use crate::plan::Plan;
 use crate::rng::Rng;
@@ -33,22 +33,38 @@ pub fn plan(seed: u64) -> Plan {
     plan
 }
 
-fn story(world: &mut World, compacted: &AtomicU64) -> Time {
+/// Batches with less in them than was committed, and tombstones that are gone.
+#[derive(Default)]
+struct Counts {
+    batches: AtomicU64,
+    tombstones: AtomicU64,
+}
+
+fn story(world: &mut World, counts: &Counts) -> Time {
     let healed = run::whole(world);
-    compacted.fetch_add(world.check.compacted, Ordering::Relaxed);
+    counts.batches.fetch_add(world.check.compacted, Ordering::Relaxed);
+    counts.tombstones.fetch_add(world.check.dropped, Ordering::Relaxed);
     healed
 }
 
 #[test]
 fn compacted() {
-    let batches = AtomicU64::new(0);
+    let counts = Counts::default();
     let report =
-        over_seeds("compacted::compacted", Budget::Seeds(SHORT), plan, |world| story(world, &batches));
-    let batches = batches.into_inner();
-    println!("{batches} batches with less in them than was committed\n{}", report.text());
+        over_seeds("compacted::compacted", Budget::Seeds(SHORT), plan, |world| story(world, &counts));
+    let (batches, tombstones) = (counts.batches.into_inner(), counts.tombstones.into_inner());
+    println!(
+        "{batches} batches with less in them than was committed, {tombstones} tombstones gone\n{}",
+        report.text()
+    );
     assert!(
         batches > report.runs * 10 || report.runs < 5,
         "{batches} compacted batches in {} runs",
+        report.runs
+    );
+    assert!(
+        tombstones > report.runs || report.runs < 5,
+        "{tombstones} tombstones went in {} runs",
         report.runs
     );
 }
