@@ -35,6 +35,8 @@ const BUSY_MS: Millis = 500;
 const BUSY_TRIES: u32 = 120;
 /// How long a partition is left alone after a compaction that came to an early end without anybody's fault.
 pub(super) const RESTS_MS: Millis = 30_000;
+/// Whoever waits for a partition to be clean says so again and again; this long after the last time nobody does any more.
+const WANTED_MS: Millis = 300_000;
 /// Files looked into in one turn, to find their first record.
 const FIRST_LOOKS: usize = 16;
 /// How long a partition is left alone after its first failure; twice as long after each further one, up to an hour.
@@ -178,8 +180,8 @@ pub(super) struct Cleaning {
     /// Files that may still be looked into in this turn.
     first_looks: usize,
     known: BTreeMap<GroupId, Known>,
-    /// Up to where others wait for a group to be clean.
-    wanted: BTreeMap<GroupId, Offset>,
+    /// Up to where others wait for a group to be clean, and until when that counts (none: it has just been said).
+    wanted: BTreeMap<GroupId, (Offset, Option<Millis>)>,
     pub(super) running: Option<Running>,
     is_out: bool,
 }
@@ -215,8 +217,8 @@ impl Cleaning {
 
     /// A group is to be clean up to here, or further.
     pub(super) fn want(&mut self, group: GroupId, until: Offset) {
-        let wanted = self.wanted.entry(group).or_insert(until);
-        *wanted = until.max(*wanted);
+        let wanted = self.wanted.entry(group).or_insert((until, None));
+        *wanted = (until.max(wanted.0), None);
     }
 }
 
@@ -385,7 +387,7 @@ impl Shard {
     /// How one partition stands.
     fn look_at_dirt(&mut self, now: Now, group: GroupId, replica: ReplicaId) -> Option<(Look, Policy)> {
         let first_dirty = self.engine.store_ref().cleaned(group).ok()?.clean;
-        let is_wanted = self.is_wanted(group, first_dirty);
+        let is_wanted = self.is_wanted(now, group, first_dirty);
         let p = self.partitions.get(&group)?;
         let (policy, committed) = (policy_of(&p.config), p.high_watermark);
         let closed = self.engine.store_ref().closed_files(group).ok()?;
@@ -406,9 +408,10 @@ impl Shard {
     }
 
     /// Whether another replica waits for this one to be clean to where it is not. What is appended to is closed for that.
-    fn is_wanted(&mut self, group: GroupId, clean: Offset) -> bool {
-        let Some(until) = self.cleaning.wanted.get(&group).copied() else { return false };
-        if clean >= until {
+    fn is_wanted(&mut self, now: Now, group: GroupId, clean: Offset) -> bool {
+        let Some((until, counts)) = self.cleaning.wanted.get_mut(&group) else { return false };
+        let (until, counts) = (*until, *counts.get_or_insert(now.mono + WANTED_MS));
+        if clean >= until || now.mono >= counts {
             self.cleaning.wanted.remove(&group);
             return false;
         }
