@@ -1,6 +1,8 @@
 //! Compacted topics on real disks: the last value of every key stays, the space of the others comes back, and neither a kill in the middle
-//! of it nor a change of leader shows to a stock client. `__consumer_offsets` shrinks under the commits of a group that goes on.
+//! of it nor a change of leader shows to a stock client. `__consumer_offsets` shrinks under the commits of a group that goes on. Of keys that are
+//! deleted nothing is left in the files of any replica, tombstones included.
 
+use super::replica;
 use super::system::{BROKERS, Cluster, Layout};
 use super::{rounds, shared};
 use kontiki::client::cluster::{Client, ClientOptions};
@@ -8,6 +10,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,20 +24,37 @@ const RECORDS: usize = 20_000;
 fn start(name: &str) -> Cluster {
     let environment = vec![
         ("KONTIKI_KAFKA_LOG_CLEANER_BACKOFF_MS", "300"),
+        // It closes files that are older than segment.ms.
+        ("KONTIKI_KAFKA_LOG_RETENTION_CHECK_INTERVAL_MS", "500"),
         ("KONTIKI_KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS", "1"),
         ("KONTIKI_KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR", "3"),
         ("KONTIKI_KAFKA_OFFSETS_TOPIC_SEGMENT_BYTES", "1048576"),
     ];
     let cluster = Cluster::start_in(name, Layout { environment, ..Layout::default() });
+    let small = ["segment.bytes=1048576", "min.cleanable.dirty.ratio=0.2", "delete.retention.ms=1000"];
+    create(&cluster, TOPIC, &small);
+    cluster
+}
+
+/// A compacted topic of one partition on three brokers.
+fn create(cluster: &Cluster, topic: &str, configs: &[&str]) {
     let created = Command::new(env!("CARGO_BIN_EXE_kontiki"))
-        .args(["topic", "create", TOPIC, "--partitions", "1", "--replicas", "3"])
-        .args(["-c", "cleanup.policy=compact", "-c", "segment.bytes=1048576"])
-        .args(["-c", "min.cleanable.dirty.ratio=0.2", "-c", "delete.retention.ms=1000"])
+        .args([
+            "topic",
+            "create",
+            topic,
+            "--partitions",
+            "1",
+            "--replicas",
+            "3",
+            "-c",
+            "cleanup.policy=compact",
+        ])
+        .args(configs.iter().flat_map(|config| ["-c", config]))
         .args(["-B", &cluster.bootstrap()])
         .output()
         .expect("kontiki");
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
-    cluster
 }
 
 /// Writes records `from..to`, the key of each its number modulo the keys.
@@ -207,4 +228,107 @@ fn offsets_topic_shrinks_under_commits_and_a_new_coordinator_knows_the_last() {
     println!(
         "{commits} commits, {largest} bytes at most, {left} in the end; the next coordinator knew the last"
     );
+}
+
+const DELETED: &str = "deleted";
+
+/// Writes lines `key:value`; without a value, the tombstone of the key.
+fn feed(cluster: &Cluster, lines: &str) {
+    let path = cluster.dir().join("records");
+    fs::write(&path, lines).expect("a file");
+    let written = Command::new("kcat")
+        .args(["-P", "-q", "-Z", "-t", DELETED, "-p", "0", "-K", ":", "-b", &cluster.bootstrap(), "-l"])
+        .arg(&path)
+        .stdin(Stdio::null())
+        .output()
+        .expect("kcat");
+    assert!(written.status.success(), "kcat: {}", String::from_utf8_lossy(&written.stderr));
+}
+
+/// Keys and values that a stock client reads from the start.
+fn keys(cluster: &Cluster) -> BTreeMap<String, String> {
+    let read = Command::new("kcat")
+        .args(["-C", "-q", "-e", "-t", DELETED, "-o", "beginning", "-f", "%k %S\n", "-X", "check.crcs=true"])
+        .args(["-b", &cluster.bootstrap()])
+        .stdin(Stdio::null())
+        .output()
+        .expect("kcat");
+    assert!(read.status.success(), "kcat: {}", String::from_utf8_lossy(&read.stderr));
+    let text = String::from_utf8(read.stdout).expect("text");
+    let pair = |line: &str| line.split_once(' ').map(|(key, size)| (key.to_owned(), size.to_owned()));
+    text.lines().filter_map(pair).collect()
+}
+
+/// Whether the files of a broker hold a record whose key begins so, tombstones included. None: they change while they are read.
+fn holds(cluster: &Cluster, broker: u32, prefix: &str) -> Option<bool> {
+    let files = replica::dump(env!("CARGO_BIN_EXE_kontiki"), &cluster.data_dir(broker)).ok()?;
+    let keys = replica::keys(&files).ok()?;
+    Some(keys.iter().any(|key| key.starts_with(prefix)))
+}
+
+/// Writes something now and then, so that there is something to compact, until nothing of these keys is left anywhere.
+fn feed_until_gone(cluster: &Cluster, prefix: &str) {
+    let mut ticks = 0;
+    until("nothing of deleted keys is left in any replica", || {
+        ticks += 1;
+        feed(cluster, &format!("tick:{ticks}\n"));
+        std::thread::sleep(Duration::from_millis(300));
+        BROKERS.iter().all(|broker| holds(cluster, *broker, prefix) == Some(false))
+    });
+}
+
+/// Flips a bit of the last frame of the largest closed file of every replica that has one.
+fn damage_closed(dir: &Path) -> Vec<PathBuf> {
+    let list = |dir: &Path| fs::read_dir(dir).expect("a directory").flatten().map(|entry| entry.path());
+    let mut damaged = Vec::new();
+    for group in list(&dir.join("groups")).filter(|path| path.is_dir()) {
+        // The one that is appended to is longer than what is in it.
+        let closed = list(&group).filter(|path| path.extension().is_some_and(|end| end == "segment"));
+        let closed = closed.map(|path| (fs::read(&path).expect("a readable segment"), path));
+        let is_closed = |(bytes, _): &(Vec<u8>, PathBuf)| bytes.len() > 64 + 80 && bytes.len() % 4096 != 0;
+        let largest = closed.filter(is_closed).max_by_key(|(bytes, _)| bytes.len());
+        if let Some((bytes, path)) = largest {
+            let at = bytes.iter().rposition(|byte| *byte != 0).expect("it has bytes");
+            let file = fs::File::options().write(true).open(&path).expect("a writable segment");
+            file.write_all_at(&[bytes[at] ^ 0x20], at as u64).expect("a byte");
+            damaged.push(path);
+        }
+    }
+    damaged
+}
+
+#[test]
+fn nothing_of_deleted_keys_is_left_in_any_replica_also_where_a_file_was_damaged() {
+    let _beside_others = shared();
+    let mut cluster = start("tombstones");
+    create(
+        &cluster,
+        DELETED,
+        &["segment.ms=1000", "min.cleanable.dirty.ratio=0.01", "delete.retention.ms=500"],
+    );
+    let some = |prefix: &str, value: &str| -> String {
+        (0..40).map(|n| format!("{prefix}-{n}:{value}\n")).collect()
+    };
+    feed(&cluster, &(some("first", "value") + &some("second", "value") + &some("kept", "value")));
+    feed(&cluster, &some("first", ""));
+    feed_until_gone(&cluster, "first-");
+    let victim = BROKERS[2];
+    cluster.kill(victim);
+    let damaged = damage_closed(&cluster.data_dir(victim));
+    feed(&cluster, &some("second", ""));
+    cluster.spawn(victim);
+    cluster.await_in_sync(DELETED, Duration::from_secs(60));
+    feed_until_gone(&cluster, "second-");
+    let is_mended = |path: &PathBuf| !path.exists();
+    assert!(!damaged.is_empty(), "no file was damaged");
+    until("the damaged file is no more", || damaged.iter().all(is_mended));
+    until("nothing is damaged", || {
+        let health = cluster.health(victim);
+        health.is_some_and(|health| health["damaged"].as_array().is_some_and(|rows| rows.is_empty()))
+    });
+    let read = keys(&cluster);
+    let expected: Vec<String> = (0..40).map(|n| format!("kept-{n}")).chain(["tick".to_owned()]).collect();
+    assert!(expected.iter().all(|key| read.contains_key(key)), "{read:?}");
+    assert_eq!(read.len(), expected.len(), "{read:?}");
+    BROKERS.iter().for_each(|broker| assert_eq!(holds(&cluster, *broker, "first-"), Some(false)));
 }

@@ -99,6 +99,18 @@ pub fn records(run: &str, replica: &Replica) -> Result<Vec<Record>, String> {
     Ok(found)
 }
 
+/// The keys of all records in a replica, whatever wrote them.
+pub fn keys(replica: &Replica) -> Result<Vec<String>, String> {
+    let mut found = Vec::new();
+    for ((group, base), batch) in replica.iter().filter(|(_, batch)| !batch.is_empty()) {
+        let set = RecordBatchDecoder::decode(&mut batch.slice(FRAME_HEADER..))
+            .map_err(|e| format!("batch {base} of {group}: {e}"))?;
+        let keys = set.records.into_iter().filter_map(|record| record.key);
+        found.extend(keys.map(|key| String::from_utf8_lossy(&key).into_owned()));
+    }
+    Ok(found)
+}
+
 /// Whether two copies of a batch agree: the same bytes, or one has less of the same records, since each replica compacts for itself.
 fn agree(a: &Bytes, b: &Bytes) -> bool {
     let records = |frame: &Bytes| {

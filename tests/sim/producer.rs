@@ -169,8 +169,10 @@ impl Producer {
             self.number += 1;
             let mut value = format!("{}/{number}/{}/{i}/", self.id.unwrap_or(-1), self.number).into_bytes();
             value.resize(value.len().max(len), b'a' + (self.number % 26) as u8);
-            let key = style.keys.map(|keys| Bytes::from(format!("key-{}", world.rng.below(keys))));
-            let is_tombstone = key.is_some() && world.rng.chance(150);
+            // Other keys after a while: what was deleted then stays deleted.
+            let era = self.number / 60;
+            let key = style.keys.map(|keys| Bytes::from(format!("key-{era}-{}", world.rng.below(keys))));
+            let is_tombstone = key.is_some() && world.rng.chance(300);
             values.push((key, (!is_tombstone).then(|| Bytes::from(value))));
         }
         let stamp = match self.id {
