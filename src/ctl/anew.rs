@@ -5,7 +5,7 @@
 //! whose disk is another one (`generations`). Invariants:
 //! - exactly the replica that was named gets another id, in the generation that was spoken of and not while that ends: who is sealed is
 //!   counted by its id;
-//! - no copy of a partition is given up beside which one alone is left, where there are to be more.
+//! - no whole copy of a partition is given up beside which one alone is left.
 
 use super::image::{Change, Image, Partition};
 use crate::segment::{GroupId, LogId, NodeId, ReplicaId};
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 /// Replicas in one record: some hundred bytes each.
 const REPLICAS_PER_RECORD: usize = 1_000;
-/// Copies that are left meanwhile, where there are to be as many.
+/// Copies that are left meanwhile where a whole one is given up.
 pub const LEFT: usize = 2;
 
 /// A leader's word that a replica of its group has no vote and is to begin anew.
@@ -31,6 +31,8 @@ pub struct Forsaken {
     pub generation: u64,
     /// Entry of the committed configuration in which it has no vote.
     pub configuration: LogId,
+    /// Its copy is whole but for what is damaged; else it ends before what it lacks.
+    pub is_whole: bool,
 }
 
 /// Of these, those that may be placed anew.
@@ -53,7 +55,7 @@ fn check(partition: &Partition, one: &Forsaken) -> Result<ReplicaId, &'static st
         return Err("it is not one of the replicas that are to be there");
     };
     let checks = [
-        (partition.can_spare_one(), "it is one of too few"),
+        (partition.can_spare_one(one.is_whole), "it is one of too few"),
         (partition.sealing.is_none(), "the generation is to end"),
         (partition.generation == one.generation, "it is said of another generation"),
         (one.configuration >= partition.configured, "it is said of an older configuration"),
@@ -85,9 +87,9 @@ impl Image {
 }
 
 impl Partition {
-    /// Whether enough copies are left without one of them.
-    pub fn can_spare_one(&self) -> bool {
-        self.replicas.len() > LEFT.min(self.target().len())
+    /// Whether enough copies are left without one of them, which is whole or was on its way.
+    pub fn can_spare_one(&self, is_whole: bool) -> bool {
+        self.replicas.len() > if is_whole { LEFT } else { 1 }
     }
 
     /// One replica has another id from the record of this number on.

@@ -433,11 +433,12 @@ fn put_body(b: &mut BytesMut, body: &Body) {
             b.put_u64_le(*nonce);
             b.put_u8(*vote as u8);
         }
-        Body::Fetch { from, to, needs } => {
+        Body::Fetch { from, to, needs, end } => {
             b.put_u8(45);
             b.put_u64_le(from.0);
             b.put_u64_le(to.0);
             put_offset_if(b, *needs);
+            put_log_id(b, *end);
         }
         Body::Fetched { entries, cleaned, of } => {
             b.put_u8(46);
@@ -480,7 +481,10 @@ fn get_body(b: &mut Bytes) -> Result<Body> {
         41 => Body::VoteIfAll { vote: get_bool(b)? },
         42 => Body::InDoubt { matched: get_log_id(b)?, last: get_log_id(b)?, sequence: get_u64(b)? },
         43 => Body::AskEnd { nonce: get_u64(b)?, vote: get_bool(b)? },
-        45 => Body::Fetch { from: Index(get_u64(b)?), to: Index(get_u64(b)?), needs: get_offset_if(b)? },
+        45 => {
+            let (from, to) = (Index(get_u64(b)?), Index(get_u64(b)?));
+            Body::Fetch { from, to, needs: get_offset_if(b)?, end: get_log_id(b)? }
+        }
         46 => {
             let cleaned = get_cleaned(b)?;
             let of = get_log_id(b)?;

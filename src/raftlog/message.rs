@@ -217,6 +217,8 @@ pub enum Body {
         to: Index,
         /// Tombstones may be missing here behind what is asked for: only a copy helps that is clean to this offset (decisions/0022, rule B).
         needs: Option<Offset>,
+        /// The last entry of the asker's log.
+        end: LogId,
     },
     /// Some of them, from the first on; none if they are not here. Taken only if they are the very entries that were lost.
     Fetched {
@@ -224,7 +226,8 @@ pub enum Body {
         entries: Vec<EntryMeta>,
         /// How clean the copy is that they come from, as of when they were read.
         cleaned: Cleaned,
-        /// An entry of its log behind all that it is clean to: to whose log that entry does not belong, `cleaned` speaks of another one.
+        /// An entry of its log behind all that it is clean to, or the asker's last if it holds that: to whose log this entry does not belong,
+        /// `cleaned` speaks of another one.
         of: LogId,
     },
     /// A replica in doubt asks for the leader's end as of now.

@@ -41,8 +41,6 @@ impl Cleaned {
             }
             self.clean = end;
         }
-        // What lay behind is not missing here any more.
-        self.dropped = self.dropped.min(end);
     }
 
     /// What two copies are together, if something is made of both: as clean as the less clean one, and all is missing that is in either.

@@ -176,7 +176,7 @@ fn bodies() -> Vec<(Body, Vec<Bytes>)> {
         (Body::AppendRejected { probed: Index(7), hint: last, last }, Vec::new()),
         (Body::BeatReply { sequence: 2, matched: last, last }, Vec::new()),
         (Body::InstallLogStart { start }, Vec::new()),
-        (Body::Fetch { from: Index(4), to: Index(9), needs: Some(Offset(77)) }, Vec::new()),
+        (Body::Fetch { from: Index(4), to: Index(9), needs: Some(Offset(77)), end: last }, Vec::new()),
         (
             Body::Fetched {
                 entries: vec![meta(4, 5), meta(5, 0)],

@@ -3,9 +3,10 @@
 //!
 //! Not here: why a replica cannot go on (`raftlog::core::fresh`, `raftlog::engine::repair`), what the controllers heed (`ctl::anew`), how the
 //! old replica goes (`orders`, `leaving`). Called by the look at members. Invariants:
-//! - whose leader has asked the controllers takes, gives and mends nothing while that is repeated: what its leader saw stays so;
-//! - a leader asks for who has no vote in a committed configuration of its generation in which two others have one that are there (one where
-//!   there is to be one), and makes no voter of it while that asks;
+//! - in two steps: the leader grants it, and from then on makes no voter of that replica; this takes, gives and mends nothing any more, and
+//!   says so; then the leader asks the controllers. What it saw stays so;
+//! - granted is it to who has no vote in a committed configuration of the leader's generation. One that stands apart is on its way, and one
+//!   sound leader is enough; of one whose copy is whole but for what is damaged two others have to vote that are there;
 //! - nothing is remembered that a restart would miss: who cannot go on finds out again.
 
 use super::control::Target;
@@ -19,6 +20,7 @@ use crate::mutation::{Mutation, on};
 use crate::raftlog::core::{Core, Millis, PeerProgress, Role};
 use crate::raftlog::message::Configuration;
 use crate::segment::{Doubt, GroupId, NodeId, ReplicaId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// How often a replica asks, and for how long its leader heeds that.
@@ -33,16 +35,27 @@ const BATCH: usize = 1_000;
 #[derive(Default)]
 pub(super) struct Anew {
     told: Millis,
-    /// Replicas of groups led here that have asked, and until when that is heeded.
-    asked: BTreeMap<(GroupId, ReplicaId), Millis>,
-    /// Replicas here whose leader has asked the controllers, and until when that is heeded.
+    /// Replicas of groups led here to which it was granted, and until when that is heeded.
+    granted: BTreeMap<(GroupId, ReplicaId), Millis>,
+    /// Replicas here to which their leaders have granted it, and until when that is heeded.
     forsaken: BTreeMap<GroupId, Millis>,
 }
 
 impl Anew {
-    pub(super) fn has_asked(&self, now: Millis, group: GroupId, replica: ReplicaId) -> bool {
-        self.asked.get(&(group, replica)).is_some_and(|until| *until > now)
+    pub(super) fn was_granted(&self, now: Millis, group: GroupId, replica: ReplicaId) -> bool {
+        self.granted.get(&(group, replica)).is_some_and(|until| *until > now)
     }
+}
+
+/// A replica asks to be placed anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plea {
+    group: GroupId,
+    replica: ReplicaId,
+    /// Its copy is whole but for what is damaged.
+    is_whole: bool,
+    /// It was granted, and takes nothing any more.
+    is_forsaken: bool,
 }
 
 /// Replicas here that begin anew, as one look found them.
@@ -50,7 +63,7 @@ impl Anew {
 pub(super) struct Found {
     /// What each waits for.
     pub(super) waits: Vec<(GroupId, String)>,
-    ready: BTreeMap<NodeId, Vec<(GroupId, ReplicaId)>>,
+    ready: BTreeMap<NodeId, Vec<Plea>>,
 }
 
 impl Shard {
@@ -74,16 +87,20 @@ impl Shard {
     pub(super) fn look_at_anew(&self, now: Now, placed: &Placed, leader: Option<NodeId>, found: &mut Found) {
         let group = placed.group;
         let Some(why) = self.begins_anew(now, group) else { return };
-        let own = self.engine.core(group).map(|core| core.replica());
-        let waits = match (leader, own.filter(|own| placed.target().contains(own))) {
+        let Some(core) = self.engine.core(group) else { return };
+        let (replica, is_forsaken) = (core.replica(), core.is_forsaken());
+        let is_whole = self.engine.is_refused(now.mono, group);
+        if !placed.target().contains(&replica) {
             // It has been, or it is to go anyhow.
-            (_, None) => return,
-            _ if !placed.can_spare_one() => {
+            return;
+        }
+        let waits = match leader {
+            _ if !placed.can_spare_one(is_whole) => {
                 "too few others are left; add a replica, or move it to another broker"
             }
-            (None, _) => "waits for a leader",
-            (Some(leader), Some(own)) => {
-                found.ready.entry(leader).or_default().push((group, own));
+            None => "waits for a leader",
+            Some(leader) => {
+                found.ready.entry(leader).or_default().push(Plea { group, replica, is_whole, is_forsaken });
                 "asks to be placed anew"
             }
         };
@@ -98,63 +115,70 @@ impl Shard {
             self.members.anew.forsaken.remove(&group);
             self.engine.forsake(group, false);
         }
-        self.members.anew.asked.retain(|_, until| *until > now.mono);
+        self.members.anew.granted.retain(|_, until| *until > now.mono);
         let is_failed = self.drain.is_some() || self.status.storage_failure.is_some();
         if found.ready.is_empty() || is_failed || now.mono < self.members.anew.told + REPEAT_MS {
             return;
         }
         let Some(incarnation) = self.registered_as() else { return };
         self.members.anew.told = now.mono;
-        for (leader, mut replicas) in found.ready {
-            while !replicas.is_empty() {
-                let replicas = replicas.split_off(replicas.len().saturating_sub(BATCH));
-                tracing::warn!(%leader, replicas = replicas.len(), "replicas here cannot go on and ask to be placed anew");
+        for (leader, mut pleas) in found.ready {
+            while !pleas.is_empty() {
+                let pleas = pleas.split_off(pleas.len().saturating_sub(BATCH));
+                tracing::warn!(%leader, replicas = pleas.len(), "replicas here cannot go on and ask to be placed anew");
                 let rpc = self.next_id();
-                self.send_rpc(now, leader, rpc, &Ask::Anew { incarnation, replicas });
+                self.send_rpc(now, leader, rpc, &Ask::Anew { incarnation, pleas });
             }
         }
     }
 
-    /// Replicas of another node ask for it; answered with those that the controllers are asked for.
-    pub(super) fn on_anew(
+    /// Replicas of another node ask for it; answered with those to which it is granted.
+    pub(super) fn on_pleas(
         &mut self,
         now: Now,
         (from, rpc): (NodeId, u64),
         incarnation: u64,
-        replicas: Vec<(GroupId, ReplicaId)>,
+        pleas: Vec<Plea>,
     ) {
         let is_now = self.image.brokers.get(&from).is_some_and(|broker| broker.incarnation == incarnation);
-        let (mut forsaken, mut asked) = (Vec::new(), Vec::new());
-        for (group, replica) in replicas.into_iter().take(BATCH).filter(|_| is_now) {
-            let leads = self.partitions.get(&group).is_some_and(|p| p.role == Role::Leader);
-            if leads && replica.node == from {
-                self.members.anew.asked.insert((group, replica), now.mono + ASKED_MS);
-                let one = self.forsaken(now, group, replica);
-                asked.extend(one.is_some().then_some((group, replica)));
-                forsaken.extend(one);
+        let (mut forsaken, mut granted) = (Vec::new(), Vec::new());
+        for plea in pleas.into_iter().take(BATCH).filter(|_| is_now) {
+            let leads = self.partitions.get(&plea.group).is_some_and(|p| p.role == Role::Leader);
+            if leads
+                && plea.replica.node == from
+                && let Some(one) = self.forsaken(now, &plea)
+            {
+                let (group, replica) = (plea.group, plea.replica);
+                self.members.anew.granted.insert((group, replica), now.mono + ASKED_MS);
+                granted.push((group, replica));
+                forsaken.extend(plea.is_forsaken.then_some(one));
             }
         }
-        self.answer_rpc(now, from, rpc, &Answer::Anew { replicas: asked });
+        self.answer_rpc(now, from, rpc, &Answer::Granted { replicas: granted });
         if !forsaken.is_empty() {
             let command = CtlCommand::Anew { replicas: forsaken };
             self.route(now, command, now.mono + ANSWER_MS, Target::Internal);
         }
     }
 
-    /// The controllers are asked to place these anew.
-    pub(super) fn on_anew_asked(&mut self, now: Now, from: NodeId, replicas: Vec<(GroupId, ReplicaId)>) {
+    /// Leaders grant it to these: they say so themselves at once.
+    pub(super) fn on_granted(&mut self, now: Now, from: NodeId, replicas: Vec<(GroupId, ReplicaId)>) {
         for (group, replica) in replicas {
             let is_leader = |core: &Core| core.leader().is_some_and(|leader| leader.node == from);
             let is_it = |core: &&Core| core.replica() == replica && is_leader(core);
             if self.engine.core(group).filter(is_it).is_some() && self.begins_anew(now, group).is_some() {
-                self.members.anew.forsaken.insert(group, now.mono + ASKED_MS);
+                let is_news = self.members.anew.forsaken.insert(group, now.mono + ASKED_MS).is_none();
                 self.engine.forsake(group, true);
+                if is_news {
+                    self.members.anew.told = 0;
+                }
             }
         }
     }
 
     /// What the controllers are told, if the group does without this replica.
-    fn forsaken(&mut self, now: Now, group: GroupId, replica: ReplicaId) -> Option<Forsaken> {
+    fn forsaken(&mut self, now: Now, plea: &Plea) -> Option<Forsaken> {
+        let Plea { group, replica, is_whole, .. } = *plea;
         let peers = self.engine.progress(group);
         let core = self.engine.core(group)?;
         let (_, _, placed) = self.image.group(group)?;
@@ -178,10 +202,9 @@ impl Shard {
             }
         };
         let is_placed = placed.replicas.contains(&replica);
-        let is_due =
-            is_settled && is_placed && does_without(configuration, replica, placed.target().len(), is_there);
+        let is_due = is_settled && is_placed && does_without(configuration, replica, is_whole, is_there);
         let (node, assignment, generation) = (replica.node, replica.assignment, placed.generation);
-        is_due.then_some(Forsaken { group, node, assignment, generation, configuration: id })
+        is_due.then_some(Forsaken { group, node, assignment, generation, configuration: id, is_whole })
     }
 }
 
@@ -189,12 +212,12 @@ impl Shard {
 fn does_without(
     configuration: &Configuration,
     replica: ReplicaId,
-    to_be: usize,
+    is_whole: bool,
     is_there: impl Fn(ReplicaId) -> bool,
 ) -> bool {
     let others = configuration.voters.iter().filter(|voter| **voter != replica && is_there(**voter)).count();
     let has_vote = configuration.is_voter(replica) && !on(Mutation::PlaceVotersAnew);
-    !configuration.is_joint() && !has_vote && others >= LEFT.min(to_be)
+    !configuration.is_joint() && !has_vote && others >= if is_whole { LEFT } else { 1 }
 }
 
 #[cfg(test)]
@@ -213,7 +236,7 @@ pub(crate) mod tests {
             ..Configuration::default()
         };
         let may = |configuration: &Configuration, there: &[i32]| {
-            does_without(configuration, replica(3), 3, |voter| there.contains(&voter.node.0))
+            does_without(configuration, replica(3), true, |voter| there.contains(&voter.node.0))
         };
         assert!(may(&of(&[1, 2], &[3]), &[1, 2]));
         assert!(may(&of(&[1, 2, 4], &[]), &[1, 2]), "it is no member");
@@ -221,9 +244,13 @@ pub(crate) mod tests {
         assert!(!may(&of(&[1, 2, 3, 4], &[]), &[1, 2, 4]), "it was asked for while it votes");
         assert!(!may(&of(&[1], &[3]), &[1]), "one copy is left");
         assert!(!may(&of(&[1, 2], &[3]), &[1]), "one copy is left");
-        let moves = of(&[1], &[3]);
-        assert!(does_without(&moves, replica(3), 1, |_| true), "it is to be the only one, and is on its way");
-        assert!(!does_without(&moves, replica(3), 2, |_| true), "one copy is left of two");
+        let one = of(&[1], &[3]);
+        assert!(does_without(&one, replica(3), false, |_| true), "it is on its way");
+        assert!(!does_without(&one, replica(3), false, |_| false), "nothing is left");
+        assert!(
+            !does_without(&of(&[1, 3], &[]), replica(3), false, |_| true),
+            "it was asked for while it votes"
+        );
         let joint = Configuration { old_voters: vec![replica(3)], ..of(&[1, 2], &[3]) };
         assert!(!may(&joint, &[1, 2, 3]), "it votes in the old half");
     }

@@ -236,7 +236,7 @@ impl Shard {
                 self.note_unfit(now, from, groups);
                 self.answer_rpc(now, from, id, &Answer::Ok);
             }
-            Ask::Anew { incarnation, replicas } => self.on_anew(now, (from, id), incarnation, replicas),
+            Ask::Anew { incarnation, pleas } => self.on_pleas(now, (from, id), incarnation, pleas),
             Ask::Clean { incarnation, words } => self.on_words(now, from, id, incarnation, words),
             Ask::Holdings { groups } => {
                 let holdings = self.holdings(&groups);
@@ -292,7 +292,7 @@ impl Shard {
                     self.control.waiting.push(request);
                 }
             }
-            Answer::Anew { replicas } => self.on_anew_asked(now, from, replicas),
+            Answer::Granted { replicas } => self.on_granted(now, from, replicas),
             Answer::Clean { floors } => self.on_floors(now, from, floors),
             Answer::Quorum { quorum } => self.on_quorum(id, quorum),
             Answer::ControllerGeneration { decision } => self.on_controller_generation(now, from, decision),

@@ -299,7 +299,7 @@ impl Shard {
                 return !is_sound;
             }
             if self.is_unfit(now, group, replica.node)
-                || self.members.anew.has_asked(now.mono, group, replica)
+                || self.members.anew.was_granted(now.mono, group, replica)
             {
                 return true;
             }

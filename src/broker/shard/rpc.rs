@@ -1,6 +1,7 @@
 //! Questions nodes ask each other outside Raft, as JSON on the peer protocol.
 //! New variants and fields may be added; an unknown question is answered `Unknown`.
 
+use super::anew::Plea;
 use crate::broker::api::Quorum;
 use crate::ctl::command::{Command, Error, Reply};
 use crate::ctl::lease::Lease;
@@ -53,7 +54,7 @@ pub enum Ask {
         /// Registration number of this broker.
         incarnation: u64,
         /// Which.
-        replicas: Vec<(GroupId, ReplicaId)>,
+        pleas: Vec<Plea>,
     },
     /// Replicas here of groups that the asked one leads say in its epoch to where they are clean; answered with the least of all members.
     Clean {
@@ -140,8 +141,8 @@ pub enum Answer {
         /// As its survivor decided.
         decision: Option<Decision>,
     },
-    /// The controllers are asked to place these anew.
-    Anew {
+    /// To these it is granted to be placed anew, if they say that they take nothing any more.
+    Granted {
         /// Which.
         replicas: Vec<(GroupId, ReplicaId)>,
     },

@@ -345,6 +345,7 @@ fn any_forsaken() -> impl Strategy<Value = Forsaken> {
         assignment,
         generation,
         configuration: LogId::default(),
+        is_whole: assignment % 2 == 0,
     })
 }
 

@@ -1021,6 +1021,7 @@ fn replica_that_cannot_go_on_gets_another_id_on_the_same_disk() {
         assignment: replica.assignment,
         generation: p.generation,
         configuration: LogId::new(0, 1, 4),
+        is_whole: true,
     };
     let one = word(&before, before.replicas[1]);
     let pair = log.image.topics["pair"].partitions[0].clone();
@@ -1033,6 +1034,10 @@ fn replica_that_cannot_go_on_gets_another_id_on_the_same_disk() {
         log.run(&Command::Anew { replicas: vec![wrong] }).unwrap();
         assert_eq!(log.index, written, "a copy is given up that is one of two, or that nobody spoke of");
     }
+    // One that was on its way is no copy.
+    let apart = Forsaken { is_whole: false, ..word(&pair, pair.replicas[0]) };
+    log.run(&Command::Anew { replicas: vec![apart] }).unwrap();
+    assert_eq!(log.index, written + 1);
     log.run(&Command::Anew { replicas: vec![one.clone(), one.clone()] }).unwrap();
     let after = log.image.topics["t"].partitions[0].clone();
     assert_eq!(after.founders(), before.replicas);

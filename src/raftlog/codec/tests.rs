@@ -55,8 +55,8 @@ fn bodies() -> Vec<Body> {
         Body::InDoubt { matched: last, last, sequence: 4 },
         Body::AskEnd { nonce: 6, vote: true },
         Body::End { nonce: 6, last },
-        Body::Fetch { from: Index(4), to: Index(9), needs: Some(Offset(77)) },
-        Body::Fetch { from: Index(4), to: Index(9), needs: None },
+        Body::Fetch { from: Index(4), to: Index(9), needs: Some(Offset(77)), end: last },
+        Body::Fetch { from: Index(4), to: Index(9), needs: None, end: last },
         Body::Fetched {
             entries: vec![meta(4, 5), meta(5, 0)],
             cleaned: Cleaned { clean: Offset(80), dropped: Offset(60) },

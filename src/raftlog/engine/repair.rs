@@ -144,7 +144,8 @@ impl Engine {
         state.asked = Some((peer, now + PATIENCE_MS));
         state.wants = (from, needs);
         let epoch = self.groups[slot].core.epoch();
-        let body = Body::Fetch { from, to, needs };
+        let end = self.groups[slot].core.last();
+        let body = Body::Fetch { from, to, needs, end };
         self.send(slot, peer, Message { epoch, body }, Vec::new(), false);
     }
 
@@ -152,13 +153,13 @@ impl Engine {
     pub(super) fn on_repair_message(&mut self, now: Millis, slot: usize, envelope: Envelope) {
         let Envelope { group, from: peer, message, payloads, .. } = envelope;
         match message.body {
-            Body::Fetch { from, to, needs } => self.answer_fetch(slot, peer, (from, to), needs),
+            Body::Fetch { from, to, needs, end } => self.answer_fetch(slot, peer, (from, to), needs, end),
             Body::InstallLogStart { start } => self.follow_start(now, group, message.epoch, start),
             Body::Fetched { entries: metas, cleaned, of } => {
                 let entries = metas.into_iter().zip(payloads);
                 let entries = entries.map(|(meta, payload)| Entry { meta, payload }).collect();
                 let is_ours = cleaned.clean == Offset(0) || self.store.holds(group, of);
-                let source = if is_ours { cleaned } else { cleaned.of_another_log() };
+                let source = if is_ours { self.known_part(group, cleaned) } else { cleaned.of_another_log() };
                 self.on_fetched(now, group, peer, entries, source);
             }
             _ => {}
@@ -196,6 +197,7 @@ impl Engine {
         to: ReplicaId,
         (from, last): (Index, Index),
         needs: Option<Offset>,
+        end: LogId,
     ) {
         let group = self.groups[slot].id;
         if self.groups[slot].core.role() == Role::Leader
@@ -225,6 +227,8 @@ impl Engine {
             Offset(0) => LogId::default(),
             clean => self.store.last_below(group, clean).unwrap_or_default(),
         };
+        // Who is behind has the same log, as far as it goes.
+        let of = if end.index < of.index && self.store.holds(group, end) { end } else { of };
         let epoch = self.groups[slot].core.epoch();
         let (metas, payloads) = entries.into_iter().map(|e| (e.meta, e.payload)).unzip();
         let message = Message { epoch, body: Body::Fetched { entries: metas, cleaned, of } };
@@ -263,6 +267,12 @@ impl Engine {
         }
         (state.given, state.refused) = (first, None);
         self.go_on(now, group);
+    }
+
+    /// What another replica's numbers say of the log that this one holds.
+    fn known_part(&self, group: GroupId, cleaned: Cleaned) -> Cleaned {
+        let end = self.store.last(group).map_or(Offset(0), |(_, end)| end);
+        Cleaned { clean: cleaned.clean.min(end), ..cleaned }
     }
 
     /// Whether peers have long been there that may not give what the group needs: they would bring what is deleted back.

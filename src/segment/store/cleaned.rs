@@ -30,8 +30,7 @@ impl Store {
     pub fn appended_from(&mut self, group: GroupId, from: Cleaned) -> Result<()> {
         let image = &self.group(group)?.image;
         let (mut cleaned, end) = (image.cleaned, image.next_offset());
-        // What lies behind the end is still to come, and says so again.
-        cleaned.appended(Cleaned { clean: from.clean.min(end), dropped: from.dropped.min(end) });
+        cleaned.appended(Cleaned { clean: from.clean.min(end), ..from });
         self.keep(group, cleaned)
     }
 
