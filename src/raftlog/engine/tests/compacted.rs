@@ -256,3 +256,25 @@ fn repair_waits_for_a_peer_that_is_clean_to_where_tombstones_are_gone_here() {
     let now = rig.now;
     assert!(!rig.engine(damaged).is_refused(now, GROUP));
 }
+
+/// A peer has cleaned beyond the end of a replica that is damaged and behind: their logs are the same as far as the shorter one goes.
+#[test]
+fn replica_that_is_behind_is_mended_by_one_that_is_clean_beyond_its_end() {
+    let mut rig = Rig::new(&[1, 2, 3], &[]);
+    let leader = rig.leader();
+    rig.produce(leader, 100);
+    rig.run(300);
+    let damaged = if leader == 2 { 3 } else { 2 };
+    rig.cleaned_to(damaged, 190, 180);
+    // Nothing new reaches it, but what it asks for.
+    rig.cut = (1..=3).flat_map(|id| [(id, damaged), (damaged, id)]).collect();
+    rig.produce(leader, 100);
+    rig.run(300);
+    (1..=3).filter(|id| *id != damaged).for_each(|id| rig.cleaned_to(id, 390, 0));
+    rig.damage(damaged, 3);
+    rig.cut.clear();
+    let end = rig.engine(damaged).store().last(GROUP).unwrap().1.0;
+    assert!(rig.engine(damaged).store().needs_repair(GROUP).is_some() && end < 390, "it is behind: {end}");
+    rig.until("it is made whole", |rig| rig.engine(damaged).store().needs_repair(GROUP).is_none());
+    assert_eq!(rig.cleaned(damaged).0, 190);
+}
