@@ -35,6 +35,8 @@ const BUSY_MS: Millis = 500;
 const BUSY_TRIES: u32 = 120;
 /// How long a partition is left alone after a compaction that came to an early end without anybody's fault.
 pub(super) const RESTS_MS: Millis = 30_000;
+/// Whoever waits for a partition to be clean says so again and again; this long after the last time nobody does any more.
+const WANTED_MS: Millis = 300_000;
 /// Files looked into in one turn, to find their first record.
 const FIRST_LOOKS: usize = 16;
 /// How long a partition is left alone after its first failure; twice as long after each further one, up to an hour.
@@ -138,8 +140,8 @@ pub(super) struct Running {
     look: Look,
     /// Files to be replaced together and their bytes, oldest first; none before all is learned.
     chunks: VecDeque<Chunk>,
-    /// Where the files end that are being rewritten.
-    rewritten_to: Offset,
+    /// What is being rewritten.
+    current: Chunk,
     /// What was learned, while nothing is given out.
     pass: Option<Box<Pass>>,
     /// Given out as soon as it is time.
@@ -178,8 +180,8 @@ pub(super) struct Cleaning {
     /// Files that may still be looked into in this turn.
     first_looks: usize,
     known: BTreeMap<GroupId, Known>,
-    /// Up to where others wait for a group to be clean.
-    wanted: BTreeMap<GroupId, Offset>,
+    /// Up to where others wait for a group to be clean, and until when that counts (none: it has just been said).
+    wanted: BTreeMap<GroupId, (Offset, Option<Millis>)>,
     pub(super) running: Option<Running>,
     is_out: bool,
 }
@@ -215,8 +217,8 @@ impl Cleaning {
 
     /// A group is to be clean up to here, or further.
     pub(super) fn want(&mut self, group: GroupId, until: Offset) {
-        let wanted = self.wanted.entry(group).or_insert(until);
-        *wanted = until.max(*wanted);
+        let wanted = self.wanted.entry(group).or_insert((until, None));
+        *wanted = (until.max(wanted.0), None);
     }
 }
 
@@ -240,6 +242,9 @@ impl Shard {
             Some(mut running) => {
                 if running.next.is_none() {
                     self.begin_chunk(now, &mut running);
+                }
+                if running.next.is_none() && running.chunks.is_empty() {
+                    return self.end_pass(running);
                 }
                 self.cleaning.running = (running.pass.is_some() || running.next.is_some()).then_some(running);
             }
@@ -267,7 +272,18 @@ impl Shard {
         let group = running.group;
         match step.outcome.take() {
             // Damage it met holds the replica out by now, and is why.
-            Some(Err(error)) => self.note_failure(now, group, Some(step), &error),
+            Some(Err(error)) => {
+                let is_same = matches!(error, Error::OutOfRange) && self.may_go_on(&running);
+                match step.job {
+                    Job::Rewrite(_) if is_same && self.leaves_out_what_is_gone(&mut running) => {
+                        self.engine.store().cancel_rewrite(group);
+                        self.cleaning.next = now.mono;
+                        running.pass = Some(step.pass);
+                        self.cleaning.running = Some(running);
+                    }
+                    _ => self.note_failure(now, group, Some(step), &error),
+                }
+            }
             _ if !self.may_go_on(&running) => self.abandon(now, group, Some(step)),
             None => self.abandon(now, group, Some(step)),
             Some(Ok(Progress::More(bytes))) => {
@@ -371,7 +387,7 @@ impl Shard {
     /// How one partition stands.
     fn look_at_dirt(&mut self, now: Now, group: GroupId, replica: ReplicaId) -> Option<(Look, Policy)> {
         let first_dirty = self.engine.store_ref().cleaned(group).ok()?.clean;
-        let is_wanted = self.is_wanted(group, first_dirty);
+        let is_wanted = self.is_wanted(now, group, first_dirty);
         let p = self.partitions.get(&group)?;
         let (policy, committed) = (policy_of(&p.config), p.high_watermark);
         let closed = self.engine.store_ref().closed_files(group).ok()?;
@@ -392,9 +408,10 @@ impl Shard {
     }
 
     /// Whether another replica waits for this one to be clean to where it is not. What is appended to is closed for that.
-    fn is_wanted(&mut self, group: GroupId, clean: Offset) -> bool {
-        let Some(until) = self.cleaning.wanted.get(&group).copied() else { return false };
-        if clean >= until {
+    fn is_wanted(&mut self, now: Now, group: GroupId, clean: Offset) -> bool {
+        let Some((until, counts)) = self.cleaning.wanted.get_mut(&group) else { return false };
+        let (until, counts) = (*until, *counts.get_or_insert(now.mono + WANTED_MS));
+        if clean >= until || now.mono >= counts {
             self.cleaning.wanted.remove(&group);
             return false;
         }
@@ -493,7 +510,7 @@ impl Shard {
             chunks: VecDeque::new(),
             pass: None,
             next: Some(CleanerStep::new(Job::Learn(Box::new(reader)), Box::new(Pass::new(terms)))),
-            rewritten_to: look.first_dirty,
+            current: Chunk::default(),
             busy: 0,
             bytes_read: 0,
             bytes_left: closed.iter().filter(is_dirty).map(|file| file.bytes).sum(),
@@ -518,6 +535,7 @@ impl Shard {
             },
             Job::Rewrite(rewrite) => match self.swap(&running, &pass, *rewrite) {
                 Ok(Ended::Replaced | Ended::Unchanged) => {}
+                Ok(Ended::Void) if self.leaves_out_what_is_gone(&mut running) => {}
                 Ok(Ended::Void) => return self.abandon(now, group, None),
                 Err(error) => return self.note_failure(now, group, None, &error),
             },
@@ -541,9 +559,24 @@ impl Shard {
         }
         let ended = store.end_rewrite(rewrite)?;
         if matches!(ended, Ended::Replaced | Ended::Unchanged) {
-            store.note_cleaned(group, running.rewritten_to.min(pass.end()))?;
+            store.note_cleaned(group, running.current.end().min(pass.end()))?;
         }
         Ok(ended)
+    }
+
+    /// What is being rewritten is put back, but for the files that the log start has passed meanwhile; false: there are none. Their successors
+    /// know as much of the log as before.
+    fn leaves_out_what_is_gone(&self, running: &mut Running) -> bool {
+        let closed = self.engine.store_ref().closed_files(running.group).unwrap_or_default();
+        let is_here = |number: u64| closed.iter().any(|file| file.number == number);
+        let Chunk { mut files, bytes } = std::mem::take(&mut running.current);
+        let before = files.len();
+        files.retain(|(number, _)| is_here(*number));
+        let is_less = files.len() < before && !closed.is_empty();
+        if is_less && !files.is_empty() {
+            running.chunks.push_front(Chunk { files, bytes });
+        }
+        is_less
     }
 
     /// Files that become one: as many neighbours as make up one segment.
@@ -570,8 +603,8 @@ impl Shard {
         self.cleaning.next = now.mono;
         match self.engine.store().begin_rewrite(group, &chunk.numbers(), committed) {
             Ok(Some(rewrite)) => {
-                (running.bytes_left, running.rewritten_to) = (chunk.bytes, chunk.end());
-                running.chunks.pop_front();
+                running.bytes_left = chunk.bytes;
+                running.current = running.chunks.pop_front().unwrap_or_default();
                 running.next =
                     running.pass.take().map(|pass| CleanerStep::new(Job::Rewrite(Box::new(rewrite)), pass));
             }
@@ -582,6 +615,10 @@ impl Shard {
             Ok(None) => {
                 running.pass = None;
                 self.abandon(now, group, None);
+            }
+            // The log start has passed them.
+            Err(Error::OutOfRange) if chunk.files.len() == 1 && self.is_gone(group, chunk) => {
+                running.chunks.pop_front();
             }
             // Something without entries lies between them.
             Err(Error::OutOfRange) if chunk.files.len() > 1 => {
@@ -595,6 +632,12 @@ impl Shard {
                 self.note_failure(now, group, None, &error);
             }
         }
+    }
+
+    fn is_gone(&self, group: GroupId, chunk: &Chunk) -> bool {
+        let closed = self.engine.store_ref().closed_files(group).unwrap_or_default();
+        !closed.is_empty()
+            && chunk.files.iter().all(|(number, _)| closed.iter().all(|file| file.number != *number))
     }
 
     fn end_pass(&mut self, running: Running) {

@@ -170,13 +170,86 @@ fn partition_that_is_asked_to_be_clean_is_compacted_whatever_the_ratio() {
     assert!(cleaned(&alone, group).clean < end);
     alone.shard.want_clean(group, end);
     alone.shard.want_clean(group, Offset(1));
+    // There is no more than that.
+    alone.shard.want_clean(group, Offset(1_000_000));
     alone.run(5_000);
     assert_eq!(cleaned(&alone, group).clean, end, "what was appended to is closed for it");
     assert_eq!(of_key(&mut alone, group, 1).len(), 1);
     let status = alone.shard.status().cleaner.clone();
     assert_eq!(status.passes, passes + 1);
+    put(&mut alone, group, 1, Some(9));
     alone.run(5_000);
     assert_eq!(alone.shard.status().cleaner.passes, passes + 1, "once");
+}
+
+/// A log start that moved ended it, and what had been learned for hours was lost.
+#[test]
+fn compaction_goes_on_when_retention_takes_the_oldest_files() {
+    let settings = [("log.cleaner.backoff.ms", "200"), ("log.retention.check.interval.ms", "100")];
+    let settings = settings.map(|(key, value)| (key, value.to_owned()));
+    let mut alone = Alone::start_with(SimFs::new(1), None, &settings);
+    alone.run(5_000);
+    alone.wall_ms = 1_000_000;
+    let rate = ("log.cleaner.io.max.bytes.per.second".to_owned(), "1".to_owned());
+    Arc::make_mut(&mut alone.shard.image).configs.extend([rate]);
+    let configs = [
+        ("cleanup.policy", "compact,delete"),
+        ("internal.segment.bytes", "8192"),
+        ("min.cleanable.dirty.ratio", "0.2"),
+        ("retention.ms", "50000"),
+    ];
+    let configs = configs.map(|(key, value)| (key.to_owned(), Some(value.to_owned()))).into();
+    alone.ask_for_topic_with("t", &[], configs);
+    alone.run(200);
+    let group = alone.shard.image.topics["t"].partitions[0].group;
+    (0..150).for_each(|n| put(&mut alone, group, n % 5, Some(n)));
+    alone.wall_ms += 30_000;
+    (0..150).for_each(|n| put(&mut alone, group, n % 5, Some(n)));
+    alone.run(1_000);
+    assert!(alone.shard.cleaning.running.is_some(), "all has been read");
+    let files = alone.shard.engine.store().closed_files(group).unwrap();
+    assert!(files.len() > 3);
+    // The older half is too old by now.
+    alone.wall_ms += 30_000;
+    alone.run(1_000);
+    let left = alone.shard.engine.store().closed_files(group).unwrap();
+    assert!(left.len() < files.len() && !left.is_empty(), "{} of {}", left.len(), files.len());
+    Arc::make_mut(&mut alone.shard.image).configs.remove("log.cleaner.io.max.bytes.per.second");
+    // The step that waited takes its turn; nobody who has given up comes back so soon.
+    alone.run(62_000);
+    assert!(alone.shard.status().cleaner.passes > 0);
+    let end = left.last().unwrap().next_offset;
+    assert!(cleaned(&alone, group).clean >= end, "{end}: {:?}", cleaned(&alone, group));
+}
+
+/// It was learned to its end, but only what is in place counts: the rest still holds what the keys behind replace.
+#[test]
+fn partition_is_clean_as_far_as_its_files_are_in_place() {
+    let (mut alone, group) = with_compacted("compact");
+    let rate = ("log.cleaner.io.max.bytes.per.second".to_owned(), "1".to_owned());
+    Arc::make_mut(&mut alone.shard.image).configs.extend([rate]);
+    alone.run(1_000);
+    // It begins when all is there.
+    let now = alone.now();
+    alone.shard.abandon(now, group, None);
+    (0..150).for_each(|n| put(&mut alone, group, n, Some(n)));
+    let closed = alone.shard.engine.store().closed_files(group).unwrap();
+    assert!(closed.len() > 2 && cleaned(&alone, group) == Cleaned::default());
+    alone.run(RESTS_MS + 1_000);
+    let (mut now, mut seen) = (alone.now(), Vec::new());
+    while seen.len() < 2 {
+        now.mono += 61_000;
+        alone.shard.tick_cleaning(now);
+        let mut step = alone.shard.take_cleaning(now).expect("one is due");
+        step.run();
+        alone.shard.handle(now, Input::Cleaned(Box::new(step)));
+        let clean = cleaned(&alone, group).clean;
+        seen.extend(Some(clean).filter(|clean| *clean > Offset(0)));
+    }
+    assert_eq!(seen, [closed[0].next_offset, closed[1].next_offset]);
+    // It ends here: nothing else counts.
+    alone.shard.abandon(now, group, None);
+    assert_eq!(cleaned(&alone, group).clean, closed[1].next_offset);
 }
 
 /// What it has written says nothing of the log that it is handed back to: not even a file that is whole is put in its place.

@@ -74,7 +74,9 @@ impl Shard {
 
     /// Another replica cannot be repaired before this one is clean up to here: a pass is due whatever the dirty ratio.
     pub(super) fn want_clean(&mut self, group: GroupId, until: Offset) {
-        self.cleaning.want(group, until);
+        // What is missing may lie behind the end of every log: more than all of it cannot be clean.
+        let end = self.engine.store_ref().last(group).map_or(Offset(0), |(_, end)| end);
+        self.cleaning.want(group, until.min(end));
     }
 
     /// Whether a pass of the group should wait a moment: its leader is asked how clean the others are.

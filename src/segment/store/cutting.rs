@@ -34,6 +34,8 @@ impl Store {
         g.is_granted = false;
         let is_aside = std::mem::take(&mut g.is_aside);
         let is_in_place = g.image.is_cut_in_place(&cut);
+        let mut cleaned = g.image.cleaned;
+        cleaned.cut(rest.last().map_or(cut.next_offset, EntryMeta::next_offset));
         let dropped = g.image.cut(&cut, number);
         g.changes += 1;
         let trim = g.segments.last().and_then(|s| {
@@ -65,7 +67,9 @@ impl Store {
         // In the same round: whole after a crash, or not there. They were durable before, and are strict here.
         let bytes = bytes_of(&rest);
         let entries = rest.into_iter().map(|meta| Entry { meta, payload: Bytes::new() }).collect();
-        self.push_run(group, entries, bytes, false)
+        self.push_run(group, entries, bytes, false)?;
+        // What a compaction took of them it may have taken because of what is cut now: no matter where the cut of the file is.
+        self.keep(group, cleaned)
     }
 
     /// Where the log ends if entries from `from` on go, and the entries that are to be written again behind it: a gap is cut before its first

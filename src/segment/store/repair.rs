@@ -323,6 +323,12 @@ impl Store {
         let Some(mut session) = self.repairs.remove(&group) else { return Mended::Taken };
         let joined = session.with(source);
         let may_mend = cleaned.may_mend(session.range(), joined);
+        let is_waiting = matches!(session.state, State::Waiting(..));
+        if is_waiting && !may_mend && cleaned.may_mend(session.range(), source) {
+            // What another one gave is why: the copy is begun again, for whoever may give all of it.
+            self.discard(group, session.new);
+            return Mended::Refused;
+        }
         session.state = match session.state {
             State::Waiting(copy, _) if may_mend => {
                 session.source = Some(joined);

@@ -544,3 +544,42 @@ fn copy_that_an_install_drops_has_its_other_name_before_a_manifest_forgets_it() 
     let aside = files_of(&fs, ".fenced");
     assert!(aside.iter().any(|(path, _)| path.to_string_lossy().contains(&name)), "{name}: {aside:?}");
 }
+
+/// Whoever could mend all of it was refused for what another one had given, for ever.
+#[test]
+fn repair_is_begun_again_for_a_copy_that_does_not_fit_to_the_one_before() {
+    let (fs, entries, _) = written(3);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    let file = store.closed_files(G).expect("there")[1].clone();
+    let (r, e) = (file.base_offset.0, file.next_offset.0);
+    store.note_cleaned(G, file.next_offset).expect("taken");
+    commit(&mut store, &mut writer).expect("durable");
+    writer.close().expect("closed");
+    drop(store);
+    let (path, len) = files_of(&fs, ".segment")[1].clone();
+    fs.flip(&path, 64 + 300, 3);
+    fs.flip(&path, len.min(14_000) - 300, 3);
+    let Opened { mut store, mut writer, .. } = boot(&fs);
+    look(&mut store, &entries);
+    commit(&mut store, &mut writer).expect("the damage is recorded");
+    let (mut given, mut refused) = (0, 0);
+    for _ in 0..200 {
+        match store.repair(G).expect("repaired") {
+            Repair::Whole => break,
+            Repair::Working => {}
+            Repair::Needs(from, to, _) => {
+                let some = entries.iter().filter(|e| e.meta.id.index >= from && e.meta.id.index <= to);
+                // One that has never been cleaned, then one that has been, and misses something: each of them would do.
+                let (count, from) = if given == 0 { (1, source(0, 0)) } else { (100, source(e, r + 2)) };
+                given += 1;
+                refused +=
+                    u32::from(store.mend(G, some.take(count).cloned().collect(), from) == Mended::Refused);
+            }
+        }
+        commit(&mut store, &mut writer).expect("durable");
+        writer.idle();
+    }
+    assert_eq!((store.needs_repair(G), refused), (None, 1), "{given}");
+    assert_eq!(store.cleaned(G).expect("there"), source(e, r + 2));
+    assert_eq!(read_all(&mut store, 1).expect("whole"), entries);
+}

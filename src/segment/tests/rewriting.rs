@@ -235,10 +235,12 @@ fn check_files(fs: &SimFs, store: &Store, what: &str) {
 
 #[test]
 fn every_walk_of_a_compacted_log_sees_the_entries_that_were_there() {
+    let mut in_gaps = 0;
     for seed in 0..seeds(60) {
         let mut random = StdRng::seed_from_u64(seed);
         let fs = SimFs::new(seed);
         let (mut store, mut writer, mut entries) = log(&fs, &mut random, 150);
+        let mut cleaned = Cleaned::default();
         for round in 0..6 {
             let what = format!("seed {seed}, round {round}");
             if random.random_bool(0.3) {
@@ -273,7 +275,15 @@ fn every_walk_of_a_compacted_log_sees_the_entries_that_were_there() {
                     if random.random_bool(0.3) {
                         store.set_aside(G, index).expect("copied");
                     }
+                    let clean = Offset(random.random_range(0..=store.last(G).expect("there").1.0));
+                    store.note_cleaned(G, clean).expect("taken");
+                    cleaned.cleaned_to(clean);
                     store.truncate(G, index).expect("cut");
+                    // Wherever in a gap: what is gone is gone from there on.
+                    cleaned.cut(entries[from].meta.base_offset);
+                    assert_eq!(store.cleaned(G).expect("there"), cleaned, "{what}");
+                    in_gaps +=
+                        u32::from(entries[from].payload.is_empty() && entries[from - 1].payload.is_empty());
                     entries.truncate(from);
                 }
                 _ => {}
@@ -303,6 +313,7 @@ fn every_walk_of_a_compacted_log_sees_the_entries_that_were_there() {
             }
             settle(&mut store, &mut writer).expect("durable");
             check(&mut store, &entries, &mut random, &what);
+            assert_eq!(store.cleaned(G).expect("there"), cleaned, "{what}");
             check_files(&fs, &store, &what);
             let mut scrubber = store.scrubber();
             super::scrubbing::pass(&mut store, &mut scrubber);
@@ -311,6 +322,7 @@ fn every_walk_of_a_compacted_log_sees_the_entries_that_were_there() {
             assert_eq!(report.expect("dumped").problems, Vec::<String>::new(), "{what}");
         }
     }
+    assert!(in_gaps > 20, "{in_gaps}");
 }
 
 /// The entries of a log before and after a rewrite, and the directory right before the job begins.
