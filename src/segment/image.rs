@@ -376,7 +376,7 @@ impl GroupImage {
         let end = rewritten.map(|file| file.next_offset).max();
         if (clean > start || end.is_some()) && !on(Mutation::BelieveCleanAfterLoss) {
             self.cleaned.drops_to(end.map_or(clean, |end| end.max(clean)));
-            self.cleaned.cut(start);
+            self.cleaned.clean = clean.min(start);
         }
     }
 

@@ -33,7 +33,7 @@ impl Cleaned {
     }
 
     /// The entries from `end` on are gone: cut, or lost. What was removed because of something behind is missing now, tombstones too that
-    /// a later record had replaced.
+    /// a later record had replaced; what was missing behind is no matter of this log any more.
     pub fn cut(&mut self, end: Offset) {
         if end < self.clean {
             if !on(Mutation::ForgetWhatACutTookAlong) {
@@ -41,6 +41,7 @@ impl Cleaned {
             }
             self.clean = end;
         }
+        self.dropped = self.dropped.min(end);
     }
 
     /// What two copies are together, if something is made of both: as clean as the less clean one, and all is missing that is in either.
@@ -52,6 +53,12 @@ impl Cleaned {
     /// before: nothing counts as clean, and whatever was cleaned may be missing.
     pub fn of_another_log(self) -> Self {
         Self { clean: Offset(0), dropped: self.dropped.max(self.clean) }
+    }
+
+    /// What they are worth to one whose log is the same up to `end`, as far as is known: not clean beyond. What was removed because of entries
+    /// behind, that one is still to get.
+    pub fn known_to(self, end: Offset) -> Self {
+        Self { clean: self.clean.min(end), ..self }
     }
 
     /// Rule B: whether entries of `source` may go into a damaged file with the offsets `file` here. If several copies have given entries of
@@ -85,11 +92,11 @@ impl Cleaned {
         }
     }
 
-    /// Entries of a leader are appended. `least`: to where the log is clean with them ([`Brought::clean_to`]), and below where tombstones may
-    /// be missing in them.
-    pub fn appended(&mut self, least: Self) {
-        self.clean = self.clean.max(least.clean);
-        self.dropped = self.dropped.max(least.dropped);
+    /// Entries of a leader are appended, and the log ends at `end`. `least`: to where it is clean with them ([`Brought::clean_to`]), and below
+    /// where tombstones may be missing in what that leader sends. Of what it has not sent yet none is missing.
+    pub fn appended(&mut self, least: Self, end: Offset) {
+        self.clean = self.clean.max(least.clean.min(end));
+        self.dropped = self.dropped.max(least.dropped.min(end));
     }
 
     /// A pass has put all files up to `m` in place.

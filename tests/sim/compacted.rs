@@ -61,7 +61,7 @@ fn twice(world: &mut World) -> Time {
 }
 
 fn story(world: &mut World, counts: &Counts) -> Time {
-    let healed = if world.plan.seed % 4 == 0 { twice(world) } else { run::whole(world) };
+    let healed = if world.plan.seed.is_multiple_of(4) { twice(world) } else { run::whole(world) };
     counts.batches.fetch_add(world.check.compacted, Ordering::Relaxed);
     counts.tombstones.fetch_add(world.check.dropped, Ordering::Relaxed);
     healed

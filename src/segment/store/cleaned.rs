@@ -30,7 +30,7 @@ impl Store {
     pub fn appended_from(&mut self, group: GroupId, from: Cleaned) -> Result<()> {
         let image = &self.group(group)?.image;
         let (mut cleaned, end) = (image.cleaned, image.next_offset());
-        cleaned.appended(Cleaned { clean: from.clean.min(end), ..from });
+        cleaned.appended(from, end);
         self.keep(group, cleaned)
     }
 
@@ -51,8 +51,9 @@ impl Store {
     /// # Errors
     /// `UnknownGroup`; `Failed` if latched.
     pub fn note_dropped(&mut self, group: GroupId, d: Offset) -> Result<()> {
-        let mut cleaned = self.cleaned(group)?;
-        cleaned.drops_to(d);
+        let image = &self.group(group)?.image;
+        let (mut cleaned, end) = (image.cleaned, image.next_offset());
+        cleaned.drops_to(d.min(end));
         self.keep(group, cleaned)
     }
 

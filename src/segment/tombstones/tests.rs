@@ -23,7 +23,8 @@ fn cut_says_that_what_was_removed_because_of_the_rest_is_missing() {
     assert_eq!(cut(of(40, 10), 50), of(40, 10), "nothing was removed because of what is cut");
     assert_eq!(cut(of(40, 10), 40), of(40, 10));
     assert_eq!(cut(of(40, 10), 30), of(30, 30));
-    assert_eq!(cut(of(40, 35), 30), of(30, 35), "too high is safe");
+    assert_eq!(cut(of(40, 35), 30), of(30, 30));
+    assert_eq!(cut(of(20, 35), 30), of(20, 30), "what was missing behind is no matter of this log any more");
     assert_eq!(Cleaned::starting_at(Offset(7)), of(7, 0));
 }
 
@@ -58,9 +59,10 @@ fn append_over_what_is_missing_is_taken_only_where_what_was_deleted_cannot_be() 
         "no further than the log"
     );
     let mut taker = of(10, 0);
-    taker.appended(of(30, 60));
-    taker.appended(of(20, 40));
-    assert_eq!(taker, of(30, 60));
+    taker.appended(of(30, 60), Offset(50));
+    assert_eq!(taker, of(30, 50), "no further than the log");
+    taker.appended(of(20, 40), Offset(70));
+    assert_eq!(taker, of(30, 50));
 }
 
 #[test]

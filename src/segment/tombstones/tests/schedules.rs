@@ -365,7 +365,7 @@ fn files_repaired_one_after_the_other_are_as_clean_as_their_source() {
 
 /// Schedule 11.
 #[test]
-fn survivor_in_the_middle_of_being_brought_up_brings_the_others_up_anew() {
+fn survivor_in_the_middle_of_being_brought_up_is_followed_by_the_others() {
     let mut world = World::of(2);
     put(&mut world, "x a x -a x x");
     settle(&mut world, &[1]);
@@ -379,9 +379,35 @@ fn survivor_in_the_middle_of_being_brought_up_brings_the_others_up_anew() {
     let other = world.add();
     bring(&mut world, other, 2);
     bring(&mut world, other, usize::MAX);
-    world.commit();
+    settle(&mut world, &[0, 1]);
     world.check();
-    assert_eq!((world.replicas[other].len(), world.replicas[other].wants_anew), (6, false));
+    for id in [0, 1, other] {
+        assert_eq!((world.replicas[id].len(), world.replicas[id].wants_anew), (6, false), "{id}");
+    }
+}
+
+/// A replica that is damaged, and behind what the others have cleaned since: they give, as far as they know it.
+#[test]
+fn replica_behind_what_its_peers_have_cleaned_is_mended() {
+    let schedule = |world: &mut World| {
+        put(world, "x a x -a");
+        settle(world, &[1, 2]);
+        (0..3).for_each(|id| clean(world, id));
+        put(world, "x a x");
+        settle(world, &[1]);
+        (0..2).for_each(|id| clean(world, id));
+        world.damage(2, 0..1);
+        mend(world, 2, 1, 9);
+        world.finish(2, false);
+    };
+    let mut world = World::of(3);
+    schedule(&mut world);
+    world.check();
+    assert!(world.replicas[2].is_sound() && world.replicas[2].numbers == of(4, 0));
+    let mut without = World::of(3);
+    without.left_out = Some(Rule::KnownEnd);
+    schedule(&mut without);
+    assert!(!without.replicas[2].is_sound(), "it waits");
 }
 
 /// `a` of one copy and what is left of its tombstone of another, in one file of a replica that is clean and has dropped nothing.

@@ -18,6 +18,8 @@ pub enum Rule {
     UnknownWhenLost,
     /// Numbers of a copy count if its last clean entry is known here.
     SameLog,
+    /// Whoever asks names its last entry, so that copies that are clean beyond it may give.
+    KnownEnd,
     /// A pass ends when something else has changed the files or the numbers.
     PassEnds,
     /// Sources of one file are judged together.
@@ -168,7 +170,7 @@ pub enum Message {
         at: usize,
         entries: Vec<(Entry, Slot)>,
         numbers: Cleaned,
-        /// Index and epoch of the source's last entry below `clean`.
+        /// Index and epoch of the source's last entry below `clean`, or of the last one of whoever asked.
         last: Option<(usize, u64)>,
     },
     Word {
@@ -463,7 +465,7 @@ impl World {
             let clean = replica.brought.map_or(Offset(0), |brought| brought.clean_to(end));
             let dropped = if offset(first) < dropped { dropped } else { Offset(0) };
             if leader.is_some() {
-                replica.numbers.appended(Cleaned { clean, dropped });
+                replica.numbers.appended(Cleaned { clean, dropped }, end);
             }
         }
         replica.commit = replica.commit.max(commit.min(at + entries.len()));
@@ -635,6 +637,7 @@ impl World {
 
     /// Asks a copy for what is next in a damaged file.
     pub fn ask(&mut self, id: usize, source: usize, count: usize) {
+        let names_own = self.keeps(Rule::KnownEnd);
         let replica = &mut self.replicas[id];
         let Some(first) = replica.log.iter().position(|(_, slot)| slot.is_bad) else { return };
         let file = replica.file(first);
@@ -643,11 +646,19 @@ impl World {
         let at =
             file.into_iter().find(|index| replica.log[*index].1.is_bad && !session.taken.contains_key(index));
         let Some(at) = at else { return };
+        let asking = replica.log.last().map(|(entry, _)| (replica.log.len() - 1, entry.epoch));
+        let asking = asking.filter(|_| names_own);
         let source = &self.replicas[source];
+        // The last entry of the one that asks, if this one has it and is clean beyond.
+        let asking = asking.filter(|(last, epoch)| {
+            *last + 1 < source.numbers.clean.0 as usize
+                && source.log.get(*last).is_some_and(|(entry, _)| entry.epoch == *epoch)
+        });
         let readable = source.log.iter().skip(at).take_while(|(_, slot)| !slot.is_bad);
         let entries: Vec<(Entry, Slot)> = readable.take(count).copied().collect();
         let (numbers, clean) = (source.numbers, source.numbers.clean.0 as usize);
         let last = clean.checked_sub(1).map(|last| (last, source.log[last].0.epoch));
+        let last = asking.or(last);
         self.messages.push(Message::Fetched { to: id, at, entries, numbers, last });
     }
 
@@ -666,7 +677,11 @@ impl World {
             replica.log.get(index).is_some_and(|(entry, _)| entry.epoch == epoch)
         };
         let is_known = last.is_none_or(knows) || !of_same;
-        let one = if is_known { numbers } else { numbers.of_another_log() };
+        let one = match last {
+            _ if !is_known => numbers.of_another_log(),
+            Some((last, _)) if of_same => numbers.known_to(offset(last + 1)),
+            _ => numbers,
+        };
         let all = session.source.map_or(one, |others| others.joined(one));
         let file = offsets(&session.file);
         if !replica.numbers.may_mend(file, if joins { all } else { one }) {
@@ -769,8 +784,8 @@ impl World {
     /// The numbers say of the log what is not so.
     fn wrong_numbers(&self, id: usize, replica: &Replica) -> Option<String> {
         let Cleaned { clean, dropped } = replica.numbers;
-        if clean > offset(replica.len()) {
-            return Some(format!("clean is beyond the end in {id}"));
+        if clean > offset(replica.len()) || dropped > offset(replica.len()) {
+            return Some(format!("clean or dropped is beyond the end in {id}"));
         }
         let cleaned = &replica.log[..clean.0 as usize];
         for (index, (entry, slot)) in replica.log.iter().enumerate() {
