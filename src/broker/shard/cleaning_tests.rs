@@ -488,6 +488,24 @@ fn segment_ms_counts_from_the_first_record_of_the_segment() {
     assert_eq!(segments, [1, 1, 1, 2, 2, 2]);
 }
 
+/// It waited for the next look at retention, five minutes later.
+#[test]
+fn short_segment_ms_does_not_wait_for_the_next_look_at_retention() {
+    let mut alone = Alone::new();
+    alone.run(15_000);
+    let configs = [("segment.ms".to_owned(), Some("1000".to_owned()))].into();
+    alone.ask_for_topic_with("t", &[], configs);
+    alone.run(200);
+    let group = alone.shard.image.topics["t"].partitions[0].group;
+    for n in 0..3 {
+        alone.wall_ms += 2_500;
+        put(&mut alone, group, n, Some(n));
+        alone.wall_ms += 2_500;
+        alone.run(2_500);
+    }
+    assert_eq!(alone.shard.engine.store().segments(group).unwrap().len(), 4);
+}
+
 #[test]
 fn power_cut_anywhere_in_a_compaction_loses_nothing_and_the_next_one_goes_on() {
     let (mut cut, mut compacted) = (0, 0);

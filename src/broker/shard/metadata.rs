@@ -722,13 +722,14 @@ impl Shard {
         self.tell_generation(now, group);
     }
 
-    /// Tells the engine how the topic's records become durable.
+    /// Tells the engine how the topic's records become durable; and its segments are looked at in time.
     pub(super) fn set_flush(&mut self, now: Now, group: GroupId) {
         if let Some(p) = self.partitions.get(&group) {
             let config = &p.config;
             let flush =
                 Flush { is_async: config.flush_async, ms: config.flush_ms, messages: config.flush_messages };
             self.engine.set_flush(now.mono, group, flush);
+            self.upkeep.rolls_within(now.mono, config.segment_ms);
         }
         self.set_lease(now, group);
     }

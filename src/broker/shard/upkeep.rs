@@ -31,6 +31,8 @@ const HINTS_PER_FRAME: usize = 1_000;
 /// Active segments looked into at one time, to find their first record, and what is read of each.
 /// Each may wait for a disk, on the thread that sends heartbeats.
 const FIRST_LOOKS: usize = 16;
+/// Active segments are looked at no more often, however short `segment.ms` is.
+const ROLL_MS: Millis = 1_000;
 const FIRST_BYTES: usize = 64 << 10;
 
 /// Timers of the upkeep.
@@ -38,6 +40,7 @@ pub struct Upkeep {
     next_in_sync: Millis,
     next_look: Millis,
     next_retention: Millis,
+    next_roll: Millis,
     next_snapshot: Millis,
     next_repeat: Millis,
     next_scrub: Millis,
@@ -64,6 +67,7 @@ impl Upkeep {
             next_in_sync: now,
             next_look: now,
             next_retention: now + retention_ms.min(10_000),
+            next_roll: now + retention_ms.min(10_000),
             next_snapshot: now + SNAPSHOT_MS,
             next_repeat: now + REPEAT_MS,
             next_scrub: now + (node.scrub_interval.as_millis() as u64).min(FIRST_SCRUB_MS),
@@ -79,7 +83,7 @@ impl Upkeep {
 
     pub(super) fn deadline(&self) -> Millis {
         let next = self.next_in_sync.min(self.next_look).min(self.next_retention).min(self.next_snapshot);
-        next.min(self.next_repeat).min(self.next_expiry)
+        next.min(self.next_repeat).min(self.next_expiry).min(self.next_roll)
     }
 
     pub(super) fn expiration_ms(&self) -> i64 {
@@ -88,6 +92,13 @@ impl Upkeep {
 
     pub(super) fn in_sync_now(&mut self) {
         self.next_look = 0;
+    }
+
+    /// A partition has this `segment.ms`: its segment is looked at about as often, with the others.
+    pub(super) fn rolls_within(&mut self, now: Millis, segment_ms: i64) {
+        let ms = u64::try_from(segment_ms).ok().filter(|ms| *ms > 0).unwrap_or(u64::MAX);
+        let most = self.retention_ms.max(100);
+        self.next_roll = self.next_roll.min(now + ms.clamp(ROLL_MS.min(most), most));
     }
 }
 
@@ -116,6 +127,9 @@ impl Shard {
         if now.mono >= self.upkeep.next_retention {
             self.upkeep.next_retention = now.mono + self.upkeep.retention_ms.max(100);
             self.retain(now);
+        }
+        if now.mono >= self.upkeep.next_roll {
+            self.roll_old(now);
         }
         if now.mono >= self.upkeep.next_snapshot {
             self.upkeep.next_snapshot = now.mono + SNAPSHOT_MS;
@@ -370,29 +384,45 @@ impl Shard {
         self.status.leaderless = groups.filter(|g| self.hint_of(**g).is_none()).count();
     }
 
-    /// Retention by time and size, by whole segments, where `cleanup.policy` says `delete`; rolls active segments that are old (segment.ms).
-    /// Every replica rolls its own files; the log start moves by the leader's word.
-    fn retain(&mut self, now: Now) {
-        let in_service = self.partitions.values().filter(|p| p.out_of_service.is_none());
-        let mut groups: Vec<GroupId> = in_service.map(|p| p.group).collect();
-        groups.sort_unstable();
+    /// Closes active segments that are older than `segment.ms`; every replica its own. As often as the shortest one asks for: a topic whose
+    /// segments are to be compacted soon need not wait for the next look at retention.
+    fn roll_old(&mut self, now: Now) {
+        self.upkeep.next_roll = Millis::MAX;
+        let groups = self.groups_in_service();
         self.upkeep.begun.retain(|group, _| groups.binary_search(group).is_ok());
         let mut looks = FIRST_LOOKS;
         for group in groups {
-            let Some(p) = self.partitions.get(&group) else { continue };
-            let config = p.config.clone();
-            let (leads, start, high) = (p.role == Role::Leader, p.start, p.high_watermark);
+            let Some(segment_ms) = self.partitions.get(&group).map(|p| p.config.segment_ms) else { continue };
+            self.upkeep.rolls_within(now.mono, segment_ms);
             let Ok(segments) = self.engine.store_ref().segments(group) else { continue };
             if let Some(active) = segments.last().filter(|s| s.active && s.next_offset > s.base_offset)
-                && config.segment_ms > 0
+                && segment_ms > 0
                 // One without any record of its own (all were compacted away elsewhere) has no age yet.
                 && active.max_timestamp >= 0
-                && (now.wall_ms.saturating_sub(active.max_timestamp) > config.segment_ms
-                    || now.wall_ms.saturating_sub(self.began(group, active, &mut looks)) > config.segment_ms)
+                && (now.wall_ms.saturating_sub(active.max_timestamp) > segment_ms
+                    || now.wall_ms.saturating_sub(self.began(group, active, &mut looks)) > segment_ms)
                 && let Err(error) = self.engine.store().roll(group)
             {
                 tracing::warn!(%group, %error, "active segment could not be rolled");
             }
+        }
+        self.upkeep.rolls_within(now.mono, i64::MAX);
+    }
+
+    fn groups_in_service(&self) -> Vec<GroupId> {
+        let in_service = self.partitions.values().filter(|p| p.out_of_service.is_none());
+        let mut groups: Vec<GroupId> = in_service.map(|p| p.group).collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    /// Retention by time and size, by whole segments, where `cleanup.policy` says `delete`. The log start moves by the leader's word.
+    fn retain(&mut self, now: Now) {
+        for group in self.groups_in_service() {
+            let Some(p) = self.partitions.get(&group) else { continue };
+            let config = p.config.clone();
+            let (leads, start, high) = (p.role == Role::Leader, p.start, p.high_watermark);
+            let Ok(segments) = self.engine.store_ref().segments(group) else { continue };
             if !config.deletes {
                 continue;
             }
