@@ -31,6 +31,10 @@ impl Store {
         let image = &self.group(group)?.image;
         let (mut cleaned, end) = (image.cleaned, image.next_offset());
         cleaned.appended(from, end);
+        if cleaned.dropped == image.cleaned.dropped && from.clean >= end {
+            // It rises with the log: a record for each append would be a sync for each where entries are loose. So file by file.
+            cleaned.clean = image.cleaned.clean.max(image.active().base_offset);
+        }
         self.keep(group, cleaned)
     }
 

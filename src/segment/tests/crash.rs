@@ -140,7 +140,13 @@ impl Run {
             22 => {
                 let mut offset = || Offset(self.random.random_range(0..model.last().1.0 + 9));
                 let from = Cleaned { clean: offset(), dropped: offset() };
-                model.cleaned.appended(from, model.last().1);
+                let (before, end) = (model.cleaned, model.last().1);
+                model.cleaned.appended(from, end);
+                if model.cleaned.dropped == before.dropped && from.clean >= end {
+                    let segments = self.store.segments(id).expect("there");
+                    let active = segments.last().expect("one").base_offset;
+                    model.cleaned.clean = before.clean.max(active);
+                }
                 self.store.appended_from(id, from)
             }
             17 if self.random.random_bool(0.3) => {
