@@ -272,7 +272,7 @@ impl Engine {
     /// What another replica's numbers say of the log that this one holds.
     fn known_part(&self, group: GroupId, cleaned: Cleaned) -> Cleaned {
         let end = self.store.last(group).map_or(Offset(0), |(_, end)| end);
-        Cleaned { clean: cleaned.clean.min(end), ..cleaned }
+        cleaned.known_to(end)
     }
 
     /// Whether peers have long been there that may not give what the group needs: they would bring what is deleted back.
