@@ -41,6 +41,8 @@ pub struct Upkeep {
     next_look: Millis,
     next_retention: Millis,
     next_roll: Millis,
+    /// Those are looked at whose `segment.ms` is longer than the pause between looks at retention.
+    next_slow_roll: Millis,
     next_snapshot: Millis,
     next_repeat: Millis,
     next_scrub: Millis,
@@ -68,6 +70,7 @@ impl Upkeep {
             next_look: now,
             next_retention: now + retention_ms.min(10_000),
             next_roll: now + retention_ms.min(10_000),
+            next_slow_roll: now,
             next_snapshot: now + SNAPSHOT_MS,
             next_repeat: now + REPEAT_MS,
             next_scrub: now + (node.scrub_interval.as_millis() as u64).min(FIRST_SCRUB_MS),
@@ -387,6 +390,10 @@ impl Shard {
     /// Closes active segments that are older than `segment.ms`; every replica its own. As often as the shortest one asks for: a topic whose
     /// segments are to be compacted soon need not wait for the next look at retention.
     fn roll_old(&mut self, now: Now) {
+        let is_slow = now.mono >= self.upkeep.next_slow_roll;
+        if is_slow {
+            self.upkeep.next_slow_roll = now.mono + self.upkeep.retention_ms.max(100);
+        }
         self.upkeep.next_roll = Millis::MAX;
         let groups = self.groups_in_service();
         self.upkeep.begun.retain(|group, _| groups.binary_search(group).is_ok());
@@ -394,6 +401,10 @@ impl Shard {
         for group in groups {
             let Some(segment_ms) = self.partitions.get(&group).map(|p| p.config.segment_ms) else { continue };
             self.upkeep.rolls_within(now.mono, segment_ms);
+            // Those with long ones do not pay for one with a short one.
+            if !is_slow && u64::try_from(segment_ms).is_ok_and(|ms| ms >= self.upkeep.retention_ms) {
+                continue;
+            }
             let Ok(segments) = self.engine.store_ref().segments(group) else { continue };
             if let Some(active) = segments.last().filter(|s| s.active && s.next_offset > s.base_offset)
                 && segment_ms > 0

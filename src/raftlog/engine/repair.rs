@@ -25,6 +25,8 @@ const PACE_MS: Millis = 10;
 const PATIENCE_MS: Millis = 1_000;
 /// Refused by that rule for so long, and by everybody, a replica does not expect to be made whole any more. A peer's pass takes minutes.
 const REFUSED_MS: Millis = 300_000;
+/// And how long it waits between two questions from then on: every answer is read and sent to be thrown away.
+const RESIGNED_MS: Millis = 30_000;
 /// Payload bytes in one answer.
 const ANSWER_BYTES: usize = 1 << 20;
 
@@ -222,10 +224,13 @@ impl Engine {
             entries.clear();
             self.events.push(GroupEvent::WantsClean { group, until });
         }
-        // Where it cannot be found, the numbers are another log's to whoever reads them.
-        let of = match cleaned.clean {
-            Offset(0) => LogId::default(),
-            clean => self.store.last_below(group, clean).unwrap_or_default(),
+        let (cleaned, of) = match cleaned.clean {
+            Offset(0) => (cleaned, LogId::default()),
+            // Where it cannot be found, the numbers are another log's to whoever reads them.
+            clean => match self.store.last_below(group, clean) {
+                Ok(of) => (cleaned, of),
+                Err(_) => (cleaned.of_another_log(), LogId::default()),
+            },
         };
         // Who is behind has the same log, as far as it goes.
         let of = if end.index < of.index && self.store.holds(group, end) { end } else { of };
@@ -243,30 +248,43 @@ impl Engine {
         entries: Vec<Entry>,
         source: Cleaned,
     ) {
+        if self.core(group).is_some_and(|core| core.is_forsaken()) {
+            return;
+        }
+        let resigned = self.is_refused(now, group);
         let Some(state) = self.repairs.groups.get_mut(&group) else { return };
         if state.asked.is_none_or(|(peer, _)| peer != from) {
             return;
         }
         state.asked = None;
         let first = entries.first().map(|entry| entry.meta.id.index);
-        let is_refused = match first {
-            None => state.wants.1.is_some_and(|needed| source.clean < needed),
-            Some(_) => self.store.mend(group, entries, source) == Mended::Refused,
+        let mended = match first {
+            None if state.wants.1.is_none_or(|needed| source.clean >= needed) => None,
+            None => Some(Mended::Refused),
+            Some(_) => Some(self.store.mend(group, entries, source)),
         };
-        if is_refused && state.refused.is_none_or(|(at, _)| at != state.wants.0) {
-            state.refused = Some((state.wants.0, now));
+        if matches!(mended, Some(Mended::Refused | Mended::Again)) {
+            // What was taken before may be asked for again: only what comes after that is news.
+            let (at, since) = state.refused.unwrap_or((state.wants.0, now));
+            state.refused = Some((at.max(state.wants.0), since));
         }
-        if first.is_none() || is_refused {
-            state.turn += 1;
-            // After a round of all of them, with patience.
-            if state.turn % 3 == 0 {
-                state.not_before = now + PATIENCE_MS;
-                self.store.yield_repair(group);
+        match mended {
+            Some(Mended::Taken) => {
+                state.given = first;
+                state.refused = state.refused.filter(|(at, _)| first.is_none_or(|first| first < *at));
+                return self.go_on(now, group);
             }
-            return;
+            // It is asked again, from the first on.
+            Some(Mended::Again) => {}
+            Some(Mended::Refused) | None => state.turn += 1,
         }
-        (state.given, state.refused) = (first, None);
-        self.go_on(now, group);
+        if mended.is_some() && first.is_some() {
+            state.not_before = now + if resigned { RESIGNED_MS } else { PATIENCE_MS };
+        } else if state.turn % 3 == 0 {
+            // After a round of all of them, with patience.
+            state.not_before = now + PATIENCE_MS;
+            self.store.yield_repair(group);
+        }
     }
 
     /// What another replica's numbers say of the log that this one holds.

@@ -56,6 +56,8 @@ pub enum Mended {
     Taken,
     /// Nothing was taken: the peer misses what would be missed here, or brings what is missing here (docs/decisions/0022).
     Refused,
+    /// It does not go with what others gave, which was thrown away: asked for all of it, this peer may do.
+    Again,
 }
 
 /// One damaged file on its way to a new one.
@@ -327,7 +329,7 @@ impl Store {
         if is_waiting && !may_mend && cleaned.may_mend(session.range(), source) {
             // What another one gave is why: the copy is begun again, for whoever may give all of it.
             self.discard(group, session.new);
-            return Mended::Refused;
+            return Mended::Again;
         }
         session.state = match session.state {
             State::Waiting(copy, _) if may_mend => {

@@ -573,7 +573,7 @@ fn repair_is_begun_again_for_a_copy_that_does_not_fit_to_the_one_before() {
                 let (count, from) = if given == 0 { (1, source(0, 0)) } else { (100, source(e, r + 2)) };
                 given += 1;
                 refused +=
-                    u32::from(store.mend(G, some.take(count).cloned().collect(), from) == Mended::Refused);
+                    u32::from(store.mend(G, some.take(count).cloned().collect(), from) == Mended::Again);
             }
         }
         commit(&mut store, &mut writer).expect("durable");

@@ -278,3 +278,29 @@ fn replica_that_is_behind_is_mended_by_one_that_is_clean_beyond_its_end() {
     rig.until("it is made whole", |rig| rig.engine(damaged).store().needs_repair(GROUP).is_none());
     assert_eq!(rig.cleaned(damaged).0, 190);
 }
+
+/// One peer has only the begin of what is damaged, and may not be put together with the other one, which has all: that one was asked for
+/// the rest for ever.
+#[test]
+fn repair_is_begun_again_with_the_peer_that_has_all_of_it() {
+    // Whoever is asked first: questions that nobody hears make it the next one's turn.
+    for unheard in [0, 1_000] {
+        let mut rig = Rig::new(&[1, 2, 3], &[]);
+        let whole = rig.leader();
+        let (damaged, part) = (whole % 3 + 1, (whole + 1) % 3 + 1);
+        rig.produce(whole, 100);
+        rig.run(300);
+        rig.cut = (1..=3).flat_map(|id| [(id, part), (part, id)]).collect();
+        rig.produce(whole, 200);
+        rig.run(300);
+        rig.cleaned_to(damaged, 590, 0);
+        rig.cleaned_to(whole, 590, 500);
+        rig.cut = (1..=3).flat_map(|id| (1..=3).map(move |other| (id, other))).collect();
+        rig.damage(damaged, 3);
+        rig.run(unheard);
+        rig.cut.clear();
+        rig.until("it is made whole", |rig| rig.engine(damaged).store().needs_repair(GROUP).is_none());
+        assert!(rig.last(part) < rig.last(damaged), "it has all by now");
+        assert_eq!(rig.cleaned(damaged), (590, 500));
+    }
+}
