@@ -42,14 +42,16 @@ pub fn health(cluster: &Cluster, ask: &[u32]) -> Option<Value> {
     all["items"].get(0).cloned()
 }
 
-/// Waits until it says that so many controllers vote, and all of them are heard; who is the heir of two.
+/// Waits until it says that so many controllers vote, that this is settled, and all of them are heard; who is the heir of two.
 pub fn await_controllers(cluster: &Cluster, ask: &[u32], voters: usize) -> Option<u32> {
     let start = Instant::now();
     loop {
         let health = health(cluster, ask).unwrap_or_default();
         let reasons = health["reasons"].to_string();
         let known = health["controllers"].as_array().map_or(0, Vec::len);
-        if known == voters && !reasons.contains("silent") {
+        // Before the last step of the change is committed nobody is named as heir.
+        let is_settled = !reasons.contains("silent") && !reasons.contains("being changed");
+        if known == voters && is_settled {
             return health["heir"].as_u64().map(|id| id as u32);
         }
         assert!(start.elapsed() < Duration::from_secs(40), "not {voters} controllers: {health}");
