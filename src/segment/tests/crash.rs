@@ -240,7 +240,8 @@ impl Run {
         for group in &opened.groups {
             assert_eq!(group.needs_repair, None, "seed {seed}: group {} is sound", group.group);
             let entries = read_all(&mut self.store, group.group.0);
-            let entries = entries.unwrap_or_else(|e| panic!("seed {seed}: group {}: {e}", group.group));
+            let entries =
+                entries.unwrap_or_else(|e| panic!("seed {seed}: group {} is sound: {e}", group.group));
             let configurations: Vec<_> = entries
                 .iter()
                 .filter(|e| e.meta.kind == EntryKind::Configuration)
@@ -311,7 +312,7 @@ impl Run {
     /// Reads at random places, against the model. A reader may keep what it scanned in an index, so the power may go off under it.
     fn check_reads(&mut self) {
         if let Err(error) = self.try_reads() {
-            assert!(self.fs.is_off(), "seed {}: {error}", self.seed);
+            assert!(self.fs.is_off(), "seed {}: what is there is sound: {error}", self.seed);
         }
     }
 
